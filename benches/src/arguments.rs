@@ -1,0 +1,55 @@
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+
+/// Measures sealing, storing, anchoring and releasing on this machine, and prints under which conditions.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "medanchor-benches")]
+pub(crate) struct Arguments {
+    /// Smaller payloads and fewer rounds: about a minute.
+    #[arg(long)]
+    pub(crate) brief: bool,
+    /// Print one JSON object on standard output and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Measure this part alone; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<Part>,
+    /// Keep files below this folder while measuring, instead of the system's temporary one: its disk is what
+    /// is measured.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Seal and open in memory.
+    Seal,
+    /// Seal and open from file to file, beside `age`.
+    Age,
+    /// Put and get records through a network of three nodes and a witness.
+    Records,
+    /// How long the log takes to commit and to publish, alone and with 64 clients.
+    Anchors,
+    /// How long an access request takes.
+    Grants,
+}
+
+impl Arguments {
+    /// Whether this part is wanted.
+    pub(crate) fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// Whether something is wanted that needs a network.
+    pub(crate) fn wants_network(&self) -> bool {
+        [Part::Records, Part::Anchors, Part::Grants]
+            .into_iter()
+            .any(|part| self.wants(part))
+    }
+
+    /// `full`, or `brief` when it is asked for.
+    pub(crate) fn choose<T>(&self, full: T, brief: T) -> T {
+        if self.brief { brief } else { full }
+    }
+}

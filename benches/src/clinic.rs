@@ -1,0 +1,134 @@
+use crate::author::Author;
+use anyhow::{Context, Result};
+use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, Statement};
+use medanchor_cli::{CustodyOptions, EnrolOptions, OwnKeys, Session, operations};
+use medanchor_dag::{CustodyId, Did};
+use medanchor_envelope::Recipient;
+use medanchor_testnet::{Home, Network, NetworkOptions};
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// A running network of three hospitals and a witness, with a device that stores under a patient's custody
+/// key and a clinician who may read. Its nodes are stopped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Clinic {
+    /// The device's home.
+    pub(crate) device: Home,
+    /// The clinician's home.
+    pub(crate) clinician: Home,
+    /// The patient's custody key.
+    pub(crate) custody: CustodyId,
+    /// Its public key.
+    custody_key: Recipient,
+    operator: Session,
+    operator_keys: OwnKeys,
+    _network: Network,
+}
+
+impl Clinic {
+    /// Starts the network in `dir` and enrols everybody. Call it outside of a runtime's tasks.
+    pub(crate) fn start(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<Self> {
+        let options = NetworkOptions {
+            program: std::env::current_exe().context("find this program")?,
+            nodes: 3,
+            witness: true,
+        };
+        let mut network = Network::found(dir, &options)?;
+        network.start()?;
+        let device = network.invite(0, "device")?;
+        let clinician = network.invite(0, "clinician")?;
+        let operator = session(&network.operator(0)?)?;
+        let operator_keys = operator.home.own_keys()?;
+        let device_did = session(&device)?.home.own_keys()?.did();
+        let clinician_did = session(&clinician)?.home.own_keys()?.did();
+        let made = runtime.block_on(async {
+            enrol(&operator, device_did, PrincipalKind::Device, "device").await?;
+            enrol(&operator, clinician_did, PrincipalKind::Person, "clinician").await?;
+            let options = CustodyOptions {
+                kind: CustodyKind::Person,
+                writers: Vec::new(),
+                controller: None,
+            };
+            operations::new_custody(&operator, &options).await
+        })?;
+        let mut public = [0; 32];
+        hex::decode_to_slice(&made.public_key, &mut public).context("read the custody key")?;
+        Ok(Self {
+            device,
+            clinician,
+            custody: made.custody.parse()?,
+            custody_key: Recipient::from_bytes(public)?,
+            operator,
+            operator_keys,
+            _network: network,
+        })
+    }
+
+    /// A new device, enrolled, that seals to the patient's custody key.
+    pub(crate) async fn author(&self) -> Result<Author> {
+        let author = Author::new(self.custody, self.custody_key)?;
+        enrol(
+            &self.operator,
+            author.key.did(),
+            PrincipalKind::Device,
+            "device",
+        )
+        .await?;
+        Ok(author)
+    }
+
+    /// A statement that names no record, so that no node has to hold any: somebody is enrolled.
+    pub(crate) fn enrolment(&self) -> Result<medanchor_anchor::SignedStatement> {
+        let who = medanchor_dag::SigningKey::generate()?.did();
+        let body = Body::Enrolled(Box::new(Enrolled {
+            who,
+            kind: PrincipalKind::Device,
+            org: self.operator_keys.did(),
+            roles: vec!["device".to_owned()],
+            label: None,
+            manufacturer: None,
+            model: None,
+        }));
+        let statement = statement(&self.operator.origin, body)?;
+        Ok(statement.sign(&[&self.operator_keys.signing]))
+    }
+
+    /// The operator's client.
+    pub(crate) fn operator(&self) -> &Session {
+        &self.operator
+    }
+}
+
+/// A session of this user's, with connections of its own. Call it within a runtime.
+pub(crate) fn session(home: &Home) -> Result<Session> {
+    Session::open(&medanchor_cli::Home::new(home.path()))
+}
+
+/// A statement that ends in ten minutes.
+pub(crate) fn statement(origin: &str, body: Body) -> Result<Statement> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).context("draw a nonce")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    Ok(Statement::new(
+        origin,
+        body,
+        nonce,
+        u64::try_from(now)? + VALID_FOR_MS,
+    ))
+}
+
+async fn enrol(by: &Session, who: Did, kind: PrincipalKind, role: &str) -> Result<()> {
+    let options = EnrolOptions {
+        who,
+        kind,
+        roles: vec![role.to_owned()],
+        label: None,
+        manufacturer: None,
+        model: None,
+    };
+    operations::enrol(by, &options).await.map(drop)
+}
+
+const VALID_FOR_MS: u64 = 10 * 60 * 1000;

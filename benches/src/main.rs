@@ -1,0 +1,117 @@
+//! Benchmarks: what sealing, storing, anchoring and releasing cost on this machine, and beside `age`.
+//!
+//! They assert no target and fail only when something is broken. How to read them: `benches/README.md`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a report for the terminal is what this program is for"
+)]
+
+mod anchors;
+mod arguments;
+mod author;
+mod beside_age;
+mod block_file;
+mod clinic;
+mod conditions;
+mod cpu;
+mod file_commands;
+mod grants;
+mod interrupt;
+mod memory;
+mod payload;
+mod records;
+mod report;
+mod samples;
+
+use crate::{
+    arguments::{Arguments, Part},
+    clinic::Clinic,
+    interrupt::Interrupt,
+    report::Report,
+};
+use anyhow::{Context, Result};
+use clap::Parser;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next();
+    let second = arguments.next();
+    // Nodes, tools and the commands beside `age` are this same program, run again under another name.
+    match second.as_ref().and_then(|name| name.to_str()) {
+        Some(name @ (file_commands::SEAL_FILE | file_commands::OPEN_FILE)) => {
+            file_commands::main(name, arguments)
+        }
+        Some("medanchord") => medanchor_node::main(second.into_iter().chain(arguments)),
+        Some("medanchor") => medanchor_cli::main(second.into_iter().chain(arguments)),
+        _ => benches(program.into_iter().chain(second).chain(arguments)),
+    }
+}
+
+fn benches(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done when the terminal is gone.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    match measure(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("medanchor-benches: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures every part that is wanted.
+fn measure(arguments: &Arguments) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    let _entered = runtime.enter();
+    let interrupt = Interrupt::listen()?;
+    let folder = match &arguments.dir {
+        Some(dir) => TempDir::new_in(dir),
+        None => TempDir::new(),
+    };
+    let folder = folder.context("create a temporary folder")?;
+    let mut report = Report::new(arguments.json, &conditions::conditions(folder.path())?);
+    if arguments.wants(Part::Seal) {
+        memory::measure(arguments, &mut report, &interrupt)?;
+    }
+    if arguments.wants(Part::Age) {
+        let dir = folder_in(folder.path(), "age")?;
+        beside_age::measure(arguments, &dir, &mut report, &interrupt)?;
+    }
+    if arguments.wants_network() {
+        let dir = folder_in(folder.path(), "network")?;
+        let clinic = Clinic::start(&dir, &runtime)?;
+        if arguments.wants(Part::Records) {
+            let dir = folder_in(folder.path(), "records")?;
+            records::measure(arguments, &clinic, &runtime, &dir, &mut report, &interrupt)?;
+        }
+        if arguments.wants(Part::Anchors) {
+            let measured = anchors::measure(arguments, &clinic, &mut report, &interrupt);
+            runtime.block_on(measured)?;
+        }
+        if arguments.wants(Part::Grants) {
+            let measured = grants::measure(arguments, &clinic, &mut report, &interrupt);
+            runtime.block_on(measured)?;
+        }
+    }
+    report.finish();
+    Ok(())
+}
+
+fn folder_in(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    std::fs::create_dir(&path).context("create a folder")?;
+    Ok(path)
+}

@@ -1,0 +1,161 @@
+mod access;
+mod consent;
+mod context;
+mod custody;
+mod form;
+mod principal;
+mod record;
+
+use crate::{
+    Appended, Batch, Body, Entry, Kind, Leaf, Opening, Outcome, State, Statement, Table, Tables,
+    TablesError,
+    entry::{SIZE, TIME, Write, hash_key},
+    tree,
+};
+use context::{Context, Network, Refusal};
+use form::check_form;
+
+/// The log as a state machine: the same batches in the same order make the same leaves everywhere.
+#[derive(Debug)]
+pub struct Log;
+
+/// What became of one statement of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It has a leaf: a new one or, when it was said before, the first.
+    Leaf(Appended),
+    /// It can never be recorded as it is: no leaf was written. The code is stable.
+    Rejected(&'static str),
+}
+
+impl Log {
+    /// A statement may be made for this long ahead of log time, in ms.
+    pub const MAX_VALIDITY_MS: u64 = 24 * 60 * 60 * 1000;
+
+    /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
+    /// when the batch was proposed, whichever is later.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails: the transaction must then be abandoned. Bad input is no error; it is
+    /// answered with [`Applied::Rejected`] or a leaf that says why it was refused.
+    pub fn apply(tables: &mut dyn Tables, batch: &Batch) -> Result<Vec<Applied>, TablesError> {
+        if batch.v != 1 || batch.entries.len() > Batch::MAX_ENTRIES {
+            return Ok(vec![Applied::Rejected("malformed"); batch.entries.len()]);
+        }
+        let at = State::new(&*tables).log_time()?.max(batch.proposed_at);
+        let mut network = Network::load(State::new(&*tables), &batch.holds, at)?;
+        let mut applied = Vec::with_capacity(batch.entries.len());
+        for entry in &batch.entries {
+            applied.push(apply_entry(tables, network.as_ref(), entry, at)?);
+            if network.is_none() && matches!(entry.signed.statement.body, Body::Founded(_)) {
+                network = Network::load(State::new(&*tables), &batch.holds, at)?;
+            }
+        }
+        Ok(applied)
+    }
+}
+
+fn apply_entry(
+    tables: &mut dyn Tables,
+    network: Option<&Network>,
+    entry: &Entry,
+    at: u64,
+) -> Result<Applied, TablesError> {
+    let state = State::new(&*tables);
+    let first = first_leaf(state, &entry.signed.statement)?;
+    if let Some(first) = &first
+        && is_settled(first)
+    {
+        return Ok(Applied::Leaf(first.clone()));
+    }
+    let context = Context {
+        state,
+        network,
+        signed: &entry.signed,
+        index: state.tree_size()?,
+        at,
+    };
+    let (outcome, writes) = match judge(&context) {
+        Ok(writes) => (Outcome::Ok, writes),
+        Err(Refusal::Leaf(outcome)) => (outcome, Vec::new()),
+        Err(Refusal::Rejected(code)) => return Ok(Applied::Rejected(code)),
+        Err(Refusal::Tables(error)) => return Err(error),
+    };
+    match first {
+        Some(first) if first.leaf.outcome == outcome => Ok(Applied::Leaf(first)),
+        _ => append(tables, entry, at, outcome, &writes).map(Applied::Leaf),
+    }
+}
+
+/// Every rule, from the cheapest to the most specific: what the statement writes when it takes effect.
+fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
+    let signed = context.signed;
+    check_form(signed)?;
+    context.check_origin()?;
+    context.check_signatures()?;
+    context.check_authors()?;
+    context.check_expiry()?;
+    match &signed.statement.body {
+        Body::Founded(body) => principal::founded(context, body),
+        Body::Enrolled(body) => principal::enrolled(context, body),
+        Body::Suspended(body) => principal::suspended(context, body),
+        Body::Reinstated(body) => principal::reinstated(context, body),
+        Body::Revoked(body) => principal::revoked(context, body),
+        Body::Custody(body) => custody::custody(context, body),
+        Body::Consented(body) => consent::consented(context, body),
+        Body::Withdrawn(body) => consent::withdrawn(context, body),
+        Body::Anchored(body) => record::anchored(context, body),
+        Body::AccessRequest(_) => Err(Refusal::Rejected("not-for-the-log")),
+        Body::Released(body) => access::released(context, body),
+        Body::Refused(body) => access::refused(context, body),
+    }
+}
+
+fn first_leaf(state: State<'_>, statement: &Statement) -> Result<Option<Appended>, TablesError> {
+    let Some(index) = state.statement(&statement.hash())? else {
+        return Ok(None);
+    };
+    Ok(state.leaf(index)?.map(|leaf| Appended { index, leaf }))
+}
+
+/// Whether saying it again can only get the same answer. A refused `anchored` is judged again: it has no
+/// nonce, so its device could never say it otherwise once the cause is gone.
+fn is_settled(first: &Appended) -> bool {
+    first.leaf.kind != Kind::Anchored || first.leaf.outcome == Outcome::Ok
+}
+
+fn append(
+    tables: &mut dyn Tables,
+    entry: &Entry,
+    at: u64,
+    outcome: Outcome,
+    writes: &[Write],
+) -> Result<Appended, TablesError> {
+    let statement = &entry.signed.statement;
+    let index = State::new(&*tables).tree_size()?;
+    let opening = Opening(entry.clone());
+    let leaf = Leaf {
+        v: 1,
+        kind: statement.body.kind(),
+        at,
+        outcome,
+        record: match &statement.body {
+            Body::Anchored(anchored) => Some(anchored.record),
+            _ => None,
+        },
+        opening: opening.commitment(),
+    };
+    let bytes = leaf.to_bytes();
+    let key = index.to_be_bytes();
+    tables.put(Table::Leaves, &key, &bytes)?;
+    tables.put(Table::Openings, &key, &opening.to_bytes())?;
+    tables.put(Table::Statements, &hash_key(&statement.hash()), &key)?;
+    tables.put(Table::Meta, SIZE, &(index + 1).to_be_bytes())?;
+    tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
+    tree::append(tables, index, &bytes)?;
+    for write in writes {
+        tables.put(write.table, &write.key, &write.value)?;
+    }
+    Ok(Appended { index, leaf })
+}

@@ -1,0 +1,100 @@
+use super::{
+    context::{Context, Refusal, require},
+    form::request_of,
+};
+use crate::{
+    AccessRequest, Kind, Outcome, Refused, Released, SignedStatement, Table,
+    entry::{Write, hash_key},
+};
+use medanchor_dag::{CustodyId, Did};
+
+/// Signed by a listed broker, for a requester that is active, on a decision whose every ground still
+/// stands (I5).
+pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Write>, Refusal> {
+    let (request, requester) = parts(&body.request)?;
+    let custody = common_custody(context, request)?;
+    require_broker(context, &custody)?;
+    let expiry = body.request.statement.not_after_unix_ms;
+    let in_time = expiry.is_some_and(|not_after| not_after >= context.at);
+    require(in_time, Outcome::Expired)?;
+    context.known(requester)?;
+    require(!is_released(context, &body.request)?, Outcome::Conflict)?;
+    // INVARIANT (I5): the basis is compared with the state at this very leaf.
+    let basis = context.state.basis(request, requester)?;
+    let stands = basis.as_ref() == Some(&body.basis) && body.valid_until >= context.at;
+    require(stands, Outcome::Stale)?;
+    let requester = context.active(requester)?;
+    context.active(&requester.org)?;
+    Ok(vec![answers(context, &body.request)])
+}
+
+/// Signed by a listed broker of the first known record's custody key or, when none is known, by any node.
+pub(super) fn refused(context: &Context<'_>, body: &Refused) -> Result<Vec<Write>, Refusal> {
+    let (request, _) = parts(&body.request)?;
+    match first_custody(context, request)? {
+        Some(custody) => require_broker(context, &custody)?,
+        None => require_node(context)?,
+    }
+    if is_released(context, &body.request)? {
+        return Ok(Vec::new());
+    }
+    Ok(vec![answers(context, &body.request)])
+}
+
+fn parts(request: &SignedStatement) -> Result<(&AccessRequest, &Did), Refusal> {
+    let parts = request_of(request).zip(request.author());
+    parts.ok_or(Refusal::Rejected("malformed"))
+}
+
+/// The one custody key of all the records.
+fn common_custody(context: &Context<'_>, request: &AccessRequest) -> Result<CustodyId, Refusal> {
+    let mut common = None;
+    for record in &request.records {
+        let record = context.state.record(record)?.ok_or(Outcome::Unknown)?;
+        let custody = record.anchored.custody;
+        require(
+            *common.get_or_insert(custody) == custody,
+            Outcome::Forbidden,
+        )?;
+    }
+    common.ok_or(Refusal::Rejected("malformed"))
+}
+
+fn first_custody(
+    context: &Context<'_>,
+    request: &AccessRequest,
+) -> Result<Option<CustodyId>, Refusal> {
+    for record in &request.records {
+        if let Some(record) = context.state.record(record)? {
+            return Ok(Some(record.anchored.custody));
+        }
+    }
+    Ok(None)
+}
+
+fn require_broker(context: &Context<'_>, custody: &CustodyId) -> Result<(), Refusal> {
+    let entry = context.state.custody(custody)?.ok_or(Outcome::Unknown)?;
+    let mut brokers = entry.custody.brokers.iter();
+    let signed = brokers.any(|broker| context.is_signed_by(broker));
+    require(signed, Outcome::Forbidden)
+}
+
+fn require_node(context: &Context<'_>) -> Result<(), Refusal> {
+    let mut members = context.network()?.members().iter();
+    let signed = members.any(|member| context.is_signed_by(&member.node));
+    require(signed, Outcome::Forbidden)
+}
+
+/// Whether keys were released on this request before. A refusal does not settle it: a consent may follow.
+fn is_released(context: &Context<'_>, request: &SignedStatement) -> Result<bool, Refusal> {
+    let Some(index) = context.state.request(&request.statement.hash())? else {
+        return Ok(false);
+    };
+    let leaf = context.state.leaf(index)?;
+    Ok(leaf.is_some_and(|leaf| leaf.kind == Kind::Released))
+}
+
+fn answers(context: &Context<'_>, request: &SignedStatement) -> Write {
+    let key = hash_key(&request.statement.hash());
+    Write::number(Table::Requests, key, context.index)
+}

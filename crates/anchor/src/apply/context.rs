@@ -1,0 +1,204 @@
+use crate::{
+    Body, FoundedEntry, Hold, LeafIndex, Log, Member, Outcome, PrincipalEntry, SignedStatement,
+    State, Statement, TablesError,
+};
+use medanchor_dag::{Did, Hash};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a statement does not take effect.
+pub(super) enum Refusal {
+    /// There is no leaf.
+    Rejected(&'static str),
+    /// There is a leaf that says why.
+    Leaf(Outcome),
+    /// The storage failed.
+    Tables(TablesError),
+}
+
+impl From<TablesError> for Refusal {
+    fn from(error: TablesError) -> Self {
+        Self::Tables(error)
+    }
+}
+
+impl From<Outcome> for Refusal {
+    fn from(outcome: Outcome) -> Self {
+        Self::Leaf(outcome)
+    }
+}
+
+/// `Ok` if `condition` holds, else refused with `outcome`.
+pub(super) fn require(condition: bool, outcome: Outcome) -> Result<(), Refusal> {
+    if condition {
+        Ok(())
+    } else {
+        Err(outcome.into())
+    }
+}
+
+/// What holds for a whole batch, read and checked once.
+pub(super) struct Network {
+    founded: FoundedEntry,
+    /// Who holds what a statement names, by the statement's hash.
+    held: BTreeMap<Hash, BTreeSet<Did>>,
+}
+
+impl Network {
+    /// `None` before leaf 0.
+    pub(super) fn load(
+        state: State<'_>,
+        holds: &[Hold],
+        at: u64,
+    ) -> Result<Option<Self>, TablesError> {
+        let Some(founded) = state.founded()? else {
+            return Ok(None);
+        };
+        let mut network = Self {
+            founded,
+            held: BTreeMap::new(),
+        };
+        for hold in holds {
+            network.count(hold, at);
+        }
+        Ok(Some(network))
+    }
+
+    /// Notes who holds what. Only a member's node counts: its organisation cannot be suspended.
+    fn count(&mut self, hold: &Hold, at: u64) {
+        let counts = hold.until >= at
+            && self.member_of_node(&hold.holder).is_some()
+            && hold.verify(&self.founded.origin).is_ok();
+        if counts {
+            for statement in &hold.statements {
+                let holders = self.held.entry(*statement).or_default();
+                holders.insert(hold.holder);
+            }
+        }
+    }
+
+    pub(super) fn copies(&self) -> usize {
+        usize::from(self.founded.founded.copies)
+    }
+
+    /// The nodes that hold what a statement names, sorted.
+    pub(super) fn holders(&self, statement: &Statement) -> Vec<Did> {
+        let holders = self.held.get(&statement.hash());
+        holders.into_iter().flatten().copied().collect()
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.founded.founded.members
+    }
+
+    pub(super) fn is_member(&self, org: &Did) -> bool {
+        self.members().iter().any(|member| member.org == *org)
+    }
+
+    pub(super) fn member_of_node(&self, node: &Did) -> Option<&Member> {
+        self.members().iter().find(|member| member.node == *node)
+    }
+}
+
+/// One statement, and all that it is judged by.
+pub(super) struct Context<'a> {
+    pub(super) state: State<'a>,
+    /// `None` before leaf 0.
+    pub(super) network: Option<&'a Network>,
+    pub(super) signed: &'a SignedStatement,
+    /// Its leaf, if it gets one.
+    pub(super) index: LeafIndex,
+    /// Log time, unix ms.
+    pub(super) at: u64,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn check_origin(&self) -> Result<(), Refusal> {
+        let founding = matches!(self.signed.statement.body, Body::Founded(_));
+        match self.network {
+            None if founding => Ok(()),
+            None => Err(Refusal::Rejected("not-founded")),
+            Some(_) if founding => Err(Refusal::Rejected("already-founded")),
+            Some(network) if network.founded.origin == self.signed.statement.origin => Ok(()),
+            Some(_) => Err(Refusal::Rejected("wrong-origin")),
+        }
+    }
+
+    /// Every signature, also those inside the body.
+    pub(super) fn check_signatures(&self) -> Result<(), Refusal> {
+        let inside = match &self.signed.statement.body {
+            Body::Released(body) => body.request.verifies(),
+            Body::Refused(body) => body.request.verifies(),
+            Body::Custody(body) => body
+                .held_by
+                .iter()
+                .all(|held| held.is_valid(body.custody, body.epoch, &body.key)),
+            _ => true,
+        };
+        if inside && self.signed.verifies() {
+            Ok(())
+        } else {
+            Err(Refusal::Rejected("bad-signature"))
+        }
+    }
+
+    /// Nobody unknown writes to the log. The founders enrol themselves.
+    pub(super) fn check_authors(&self) -> Result<(), Refusal> {
+        let Some(network) = self.network else {
+            return Ok(());
+        };
+        for (author, _) in &self.signed.signatures {
+            let known =
+                network.member_of_node(author).is_some() || self.state.principal(author)?.is_some();
+            if !known {
+                return Err(Refusal::Rejected("unknown-author"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_expiry(&self) -> Result<(), Refusal> {
+        let Some(not_after) = self.signed.statement.not_after_unix_ms else {
+            return Ok(());
+        };
+        if not_after > self.at.saturating_add(Log::MAX_VALIDITY_MS) {
+            return Err(Refusal::Rejected("expiry-too-far"));
+        }
+        require(not_after >= self.at, Outcome::Expired)
+    }
+
+    /// The network that the statement is said in.
+    pub(super) fn network(&self) -> Result<&'a Network, Refusal> {
+        self.network.ok_or(Refusal::Rejected("not-founded"))
+    }
+
+    pub(super) fn is_signed_by(&self, who: &Did) -> bool {
+        self.signed.signatures.iter().any(|(by, _)| by == who)
+    }
+
+    /// A principal that the statement names.
+    pub(super) fn known(&self, who: &Did) -> Result<PrincipalEntry, Refusal> {
+        let entry = self.state.principal(who)?;
+        entry.ok_or(Refusal::Leaf(Outcome::Unknown))
+    }
+
+    pub(super) fn require_known<'d>(
+        &self,
+        all: impl IntoIterator<Item = &'d Did>,
+    ) -> Result<(), Refusal> {
+        all.into_iter()
+            .try_for_each(|who| self.known(who).map(drop))
+    }
+
+    /// A principal that the statement names and that must be active.
+    pub(super) fn active(&self, who: &Did) -> Result<PrincipalEntry, Refusal> {
+        let entry = self.known(who)?;
+        require(entry.is_active(), Outcome::Inactive)?;
+        Ok(entry)
+    }
+
+    /// `who` must have signed, and be active.
+    pub(super) fn require_authority(&self, who: &Did) -> Result<PrincipalEntry, Refusal> {
+        require(self.is_signed_by(who), Outcome::Forbidden)?;
+        self.active(who)
+    }
+}

@@ -1,0 +1,54 @@
+use super::context::{Context, Refusal, require};
+use crate::{Attestation, Custody, CustodyEntry, Outcome, PrincipalKind, entry::Write};
+
+/// Signed by its owner organisation; held by two that may hold it, one of them a listed broker.
+pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write>, Refusal> {
+    let network = context.network()?;
+    let owner = context.known(&body.owner)?;
+    require(
+        owner.kind == PrincipalKind::Organisation,
+        Outcome::Forbidden,
+    )?;
+    context.require_authority(&body.owner)?;
+    let mut brokers = body.brokers.iter();
+    let are_nodes = brokers.all(|broker| network.member_of_node(broker).is_some());
+    require(are_nodes, Outcome::Unknown)?;
+    context.require_known(body.writers.iter().chain(&body.controller))?;
+    require_holders(context, body)?;
+    let newest_consent = follows(context, body)?;
+    Ok(vec![Write::custody(&CustodyEntry {
+        custody: body.clone(),
+        since: context.index,
+        newest_consent,
+    })])
+}
+
+/// A new id begins with epoch 0; a known one goes on with the next epoch, the same owner and kind, and
+/// the consents given under it.
+fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<u64>, Refusal> {
+    let Some(before) = context.state.custody(&body.custody)? else {
+        require(body.epoch == 0, Outcome::Conflict)?;
+        return Ok(None);
+    };
+    let follows = before.custody.epoch.checked_add(1) == Some(body.epoch)
+        && before.custody.owner == body.owner
+        && before.custody.kind == body.kind;
+    require(follows, Outcome::Conflict)?;
+    Ok(before.newest_consent)
+}
+
+fn require_holders(context: &Context<'_>, body: &Custody) -> Result<(), Refusal> {
+    let is_broker = |held: &Attestation| body.brokers.contains(&held.by);
+    let mut holders = 0;
+    for held in &body.held_by {
+        let is_owners = match context.state.principal(&held.by)? {
+            Some(holder) => holder.org == body.owner && holder.is_active(),
+            None => false,
+        };
+        if is_owners || is_broker(held) {
+            holders += 1;
+        }
+    }
+    let enough = holders >= 2 && body.held_by.iter().any(is_broker);
+    require(enough, Outcome::Forbidden)
+}

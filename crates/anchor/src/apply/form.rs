@@ -1,0 +1,199 @@
+use super::context::Refusal;
+use crate::{
+    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Member, Period,
+    PrincipalKind, Refused, Released, SignedStatement, Statement,
+};
+use cid::Cid;
+use medanchor_dag::Codec;
+use std::collections::BTreeSet;
+
+/// Rejects a statement whose strings, lists or numbers are outside the bounds that `Statement` documents.
+pub(super) fn check_form(signed: &SignedStatement) -> Result<(), Refusal> {
+    if is_well_formed(signed) {
+        Ok(())
+    } else {
+        Err(Refusal::Rejected("malformed"))
+    }
+}
+
+fn is_well_formed(signed: &SignedStatement) -> bool {
+    signed.check_form().is_ok()
+        && is_origin(&signed.statement.origin)
+        && is_body(&signed.statement)
+        && signed.statement.to_bytes().len() <= Statement::MAX_BYTES
+}
+
+fn is_body(statement: &Statement) -> bool {
+    match &statement.body {
+        Body::Founded(body) => is_founded(body),
+        Body::Enrolled(body) => is_enrolled(body),
+        Body::Suspended(_) | Body::Reinstated(_) | Body::Revoked(_) | Body::Withdrawn(_) => true,
+        Body::Custody(body) => is_custody(body),
+        Body::Consented(body) => is_consented(body),
+        Body::Anchored(body) => is_anchored(body),
+        Body::AccessRequest(body) => is_access_request(body),
+        Body::Released(body) => is_released(statement, body),
+        Body::Refused(body) => is_refused(statement, body),
+    }
+}
+
+fn is_founded(body: &Founded) -> bool {
+    let members = &body.members;
+    let keys = || members.iter().flat_map(|member| [member.org, member.node]);
+    let most_cosigners = members.len() + body.witnesses.len();
+    (1..=32).contains(&members.len())
+        && members.iter().all(is_member)
+        && are_distinct(keys())
+        && are_distinct(members.iter().map(|member| &member.name))
+        && are_distinct(members.iter().map(|member| member.node_id))
+        && body.witnesses.len() <= 32
+        && body.witnesses.iter().all(|key| is_verifier_key(key))
+        && (1..=most_cosigners).contains(&usize::from(body.quorum))
+        && (1..=members.len()).contains(&usize::from(body.copies))
+        && is_dag_cbor(&body.policy)
+}
+
+fn is_member(member: &Member) -> bool {
+    let name = |c| matches!(c, 'a'..='z' | '0'..='9' | '-');
+    is_text(&member.name, 1, 32, name)
+        && member.node_id >= 1
+        && is_verifier_key(&member.log_key)
+        && is_verifier_key(&member.cosigner_key)
+        && is_text(&member.peer_id, 1, 128, |c| c.is_ascii_alphanumeric())
+}
+
+fn is_enrolled(body: &Enrolled) -> bool {
+    let role = |c| matches!(c, 'a'..='z' | '-');
+    let is_organisation = body.kind == PrincipalKind::Organisation;
+    is_organisation == (body.org == body.who)
+        && body.roles.len() <= 16
+        && body.roles.is_sorted_by(|one, next| one < next)
+        && body.roles.iter().all(|text| is_text(text, 1, 32, role))
+        && is_label(body.label.as_deref())
+        && is_label(body.manufacturer.as_deref())
+        && is_label(body.model.as_deref())
+}
+
+fn is_custody(body: &Custody) -> bool {
+    body.kem == 0x0020
+        && body.key.len() == 32
+        && (1..=16).contains(&body.brokers.len())
+        && are_distinct(&body.brokers)
+        && body.writers.len() <= 64
+        && are_distinct(&body.writers)
+        && body.held_by.len() <= 32
+        && are_distinct(body.held_by.iter().map(|held| held.by))
+}
+
+fn is_consented(body: &Consented) -> bool {
+    (1..=64).contains(&body.parties.len())
+        && are_distinct(&body.parties)
+        && (1..=64).contains(&body.purposes.len())
+        && are_distinct(&body.purposes)
+        && body.purposes.iter().all(|code| is_purpose(code))
+        && are_distinct(&body.classes)
+        && is_period(&body.captured)
+        && is_period(&body.valid)
+}
+
+fn is_anchored(body: &Anchored) -> bool {
+    let prev = body
+        .prev
+        .as_ref()
+        .map(|bytes| Cid::try_from(bytes.as_slice()));
+    is_dag_cbor(&body.record)
+        && is_dag_cbor(&body.wrap)
+        && prev.is_none_or(|prev| prev.is_ok_and(|prev| is_dag_cbor(&prev)))
+}
+
+fn is_access_request(body: &AccessRequest) -> bool {
+    let role = |c| matches!(c, 'a'..='z' | '-');
+    (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
+        && body.records.iter().all(is_dag_cbor)
+        && are_distinct(&body.records)
+        && is_purpose(&body.purpose)
+        && is_text(&body.role, 1, 32, role)
+        && body.recipient.len() == 32
+        && body
+            .second_factor
+            .as_ref()
+            .is_none_or(|factor| is_text(&factor.method, 1, 32, |c| c.is_ascii_graphic()))
+}
+
+fn is_released(statement: &Statement, body: &Released) -> bool {
+    let policy = |c: char| c.is_ascii_graphic();
+    let wraps = request_of(&body.request).map(|request| request.records.len());
+    is_request(statement, &body.request)
+        && wraps == Some(body.wraps.len())
+        && body.policies.len() <= 64
+        && body.policies.is_sorted_by(|one, next| one < next)
+        && body.policies.iter().all(|id| is_text(id, 1, 64, policy))
+        && body.basis.devices.len() <= AccessRequest::MAX_RECORDS
+}
+
+fn is_refused(statement: &Statement, body: &Refused) -> bool {
+    let code = |c| matches!(c, 'a'..='z' | '-');
+    is_request(statement, &body.request)
+        && is_text(&body.code, 1, 64, code)
+        && body.basis.devices.len() <= AccessRequest::MAX_RECORDS
+}
+
+/// An access request made in the same network, signed by the requester alone.
+fn is_request(statement: &Statement, request: &SignedStatement) -> bool {
+    request_of(request).is_some()
+        && request.signatures.len() == 1
+        && request.statement.origin == statement.origin
+        && request.check_form().is_ok()
+        && is_body(&request.statement)
+}
+
+/// The access request in a signed statement.
+pub(super) fn request_of(request: &SignedStatement) -> Option<&AccessRequest> {
+    match &request.statement.body {
+        Body::AccessRequest(body) => Some(body),
+        _ => None,
+    }
+}
+
+/// C2SP: a key name is not empty and has neither spaces nor a plus sign.
+fn is_origin(text: &str) -> bool {
+    is_text(text, 1, 128, |c| c.is_ascii_graphic() && c != '+')
+}
+
+fn is_verifier_key(text: &str) -> bool {
+    is_text(text, 1, 512, |c| c.is_ascii_graphic())
+}
+
+/// An HL7 ActReason code.
+fn is_purpose(text: &str) -> bool {
+    is_text(text, 2, 16, |c| c.is_ascii_uppercase())
+}
+
+fn is_label(text: Option<&str>) -> bool {
+    text.is_none_or(|text| text.chars().count() <= 64 && !text.chars().any(char::is_control))
+}
+
+fn is_text(text: &str, least: usize, most: usize, allowed: impl Fn(char) -> bool) -> bool {
+    (least..=most).contains(&text.len()) && text.chars().all(allowed)
+}
+
+fn is_period(period: &Period) -> bool {
+    match (period.from, period.until) {
+        (Some(from), Some(until)) => from <= until,
+        _ => true,
+    }
+}
+
+fn is_dag_cbor(cid: &Cid) -> bool {
+    cid.version() == cid::Version::V1
+        && cid.codec() == Codec::DagCbor.code()
+        && cid.hash().code() == SHA2_256
+        && cid.hash().digest().len() == 32
+}
+
+fn are_distinct<T: Ord>(items: impl IntoIterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    items.into_iter().all(|item| seen.insert(item))
+}
+
+const SHA2_256: u64 = 0x12;

@@ -1,0 +1,85 @@
+use super::context::{Context, Refusal, require};
+use crate::{
+    Anchored, Outcome, PrincipalKind, RecordEntry, Status, StreamEntry, Table,
+    entry::{Write, hash_key, record_key, stream_key},
+};
+use medanchor_dag::Did;
+
+/// Signed by its device, allowed by its custody key, and held by enough nodes (I1).
+pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Write>, Refusal> {
+    let holders = require_held(context)?;
+    let device_org = require_device(context, body)?;
+    let custody = context.state.custody(&body.custody)?;
+    let custody = custody.ok_or(Outcome::Unknown)?.custody;
+    let may_write = device_org == custody.owner || custody.writers.contains(&device_org);
+    require(may_write, Outcome::Forbidden)?;
+    require_new(context, body)?;
+    let record = RecordEntry {
+        anchored: body.clone(),
+        index: context.index,
+        at: context.at,
+        holders,
+    };
+    Ok(vec![
+        Write::entry(Table::Records, record_key(&body.record), &record),
+        Write::number(Table::Headers, hash_key(&body.header), context.index),
+        advance(context, body)?,
+    ])
+}
+
+/// INVARIANT (I1): nothing is anchored that fewer than the founded number of nodes say they hold. They say
+/// it of this very statement: a hold for the same record with another wrap is worth nothing.
+fn require_held(context: &Context<'_>) -> Result<Vec<Did>, Refusal> {
+    let network = context.network()?;
+    let holders = network.holders(&context.signed.statement);
+    if holders.len() < network.copies() {
+        return Err(Refusal::Rejected("not-held"));
+    }
+    Ok(holders)
+}
+
+/// The organisation of the device that signed. A revoked device's late record needs that organisation's
+/// counter-signature.
+fn require_device(context: &Context<'_>, body: &Anchored) -> Result<Did, Refusal> {
+    let device = context.known(&body.device)?;
+    let may_anchor = matches!(device.kind, PrincipalKind::Device | PrincipalKind::Service);
+    let signed = context.is_signed_by(&body.device);
+    require(may_anchor && signed, Outcome::Forbidden)?;
+    let counter_signed = context.is_signed_by(&device.org);
+    let vouched_for = device.standing == Status::Revoked && counter_signed;
+    require(device.is_active() || vouched_for, Outcome::Inactive)?;
+    context.active(&device.org)?;
+    Ok(device.org)
+}
+
+fn require_new(context: &Context<'_>, body: &Anchored) -> Result<(), Refusal> {
+    let is_new = context.state.record(&body.record)?.is_none()
+        && context.state.header(&body.header)?.is_none();
+    require(is_new, Outcome::Conflict)
+}
+
+/// The stream's new head. What does not follow the old one is counted, not refused: the record exists.
+fn advance(context: &Context<'_>, body: &Anchored) -> Result<Write, Refusal> {
+    let head = context.state.stream(&body.device, &body.stream)?;
+    let follows = match &head {
+        None => body.seq == 0,
+        Some(head) => {
+            let prev = body.prev.as_ref().map(|prev| prev.as_slice());
+            head.seq.checked_add(1) == Some(body.seq)
+                && prev == Some(head.record.to_bytes().as_slice())
+        }
+    };
+    let flagged = head.as_ref().map_or(0, |head| head.gaps_and_forks);
+    let (seq, record) = match head {
+        Some(head) if body.seq <= head.seq => (head.seq, head.record),
+        _ => (body.seq, body.record),
+    };
+    let entry = StreamEntry {
+        seq,
+        record,
+        gaps_and_forks: flagged.saturating_add(u64::from(!follows)),
+        since: context.index,
+    };
+    let key = stream_key(&body.device, &body.stream);
+    Ok(Write::entry(Table::Streams, key, &entry))
+}

@@ -1,0 +1,171 @@
+use crate::{Anchored, Consented, Custody, Founded, LeafIndex, Nonce, PrincipalKind, Table};
+use cid::Cid;
+use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
+use serde::{Deserialize, Serialize};
+
+/// How the network began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoundedEntry {
+    /// The network's name.
+    pub origin: String,
+    /// Its organisations and rules.
+    pub founded: Founded,
+    /// The leaf that last changed them.
+    pub since: LeafIndex,
+}
+
+/// What the log says of a principal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalEntry {
+    /// What it is.
+    pub kind: PrincipalKind,
+    /// The organisation it belongs to; an organisation belongs to itself.
+    pub org: Did,
+    /// Roles it may act in, sorted.
+    pub roles: Vec<String>,
+    /// Whether it may act.
+    pub standing: Status,
+    /// The leaf that last changed this entry.
+    pub since: LeafIndex,
+    /// The leaf that enrolled it.
+    pub enrolled_at: LeafIndex,
+}
+
+impl PrincipalEntry {
+    /// Whether it may act.
+    pub fn is_active(&self) -> bool {
+        self.standing == Status::Active
+    }
+}
+
+/// Whether a principal may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It may.
+    Active,
+    /// Not until it is reinstated.
+    Suspended,
+    /// Never again.
+    Revoked,
+}
+
+/// What the log says of a custody key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustodyEntry {
+    /// The current epoch.
+    pub custody: Custody,
+    /// The leaf that last changed it.
+    pub since: LeafIndex,
+    /// The leaf of the newest consent given or withdrawn under it.
+    pub newest_consent: Option<LeafIndex>,
+}
+
+/// What the log says of a consent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsentEntry {
+    /// The consent as it was last given.
+    pub consented: Consented,
+    /// Whether it was withdrawn after that.
+    pub withdrawn: bool,
+    /// The leaf that gave or withdrew it.
+    pub since: LeafIndex,
+}
+
+/// What the log says of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordEntry {
+    /// The statement that anchored it.
+    pub anchored: Anchored,
+    /// Its leaf.
+    pub index: LeafIndex,
+    /// Log time of its leaf, unix ms.
+    pub at: u64,
+    /// The nodes that said that they hold it, sorted.
+    pub holders: Vec<Did>,
+}
+
+/// The head of a device's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamEntry {
+    /// The highest number anchored.
+    pub seq: u64,
+    /// The record with that number.
+    pub record: Cid,
+    /// How many records did not follow the head at their time. They are anchored all the same.
+    pub gaps_and_forks: u64,
+    /// The leaf that last changed this entry.
+    pub since: LeafIndex,
+}
+
+/// A row that an accepted statement sets.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) table: Table,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+impl Write {
+    /// Sets an entry.
+    pub(crate) fn entry<T: Serialize>(table: Table, key: impl Into<Vec<u8>>, entry: &T) -> Self {
+        Self {
+            table,
+            key: key.into(),
+            value: to_canonical(entry),
+        }
+    }
+
+    /// Sets a number.
+    pub(crate) fn number(table: Table, key: impl Into<Vec<u8>>, number: u64) -> Self {
+        Self {
+            table,
+            key: key.into(),
+            value: number.to_be_bytes().to_vec(),
+        }
+    }
+
+    pub(crate) fn principal(who: &Did, entry: &PrincipalEntry) -> Self {
+        Self::entry(Table::Principals, *who.as_bytes(), entry)
+    }
+
+    pub(crate) fn custody(entry: &CustodyEntry) -> Self {
+        let key = *entry.custody.custody.as_bytes();
+        Self::entry(Table::Custodies, key, entry)
+    }
+
+    pub(crate) fn consent(entry: &ConsentEntry) -> Self {
+        let key = consent_key(&entry.consented.custody, &entry.consented.consent);
+        Self::entry(Table::Consents, key, entry)
+    }
+}
+
+/// Row of `Table::Meta`: how the network began.
+pub(crate) const FOUNDED: &[u8] = b"founded";
+/// Row of `Table::Meta`: number of leaves.
+pub(crate) const SIZE: &[u8] = b"size";
+/// Row of `Table::Meta`: log time of the newest leaf.
+pub(crate) const TIME: &[u8] = b"time";
+
+pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {
+    [custody.as_bytes().as_slice(), consent.as_slice()].concat()
+}
+
+pub(crate) fn stream_key(device: &Did, stream: &StreamId) -> Vec<u8> {
+    [device.as_bytes().as_slice(), stream.as_bytes()].concat()
+}
+
+/// Records are keyed by digest, so that one DAG has one entry whatever codec its CID claims.
+pub(crate) fn record_key(record: &Cid) -> Vec<u8> {
+    record.hash().digest().to_vec()
+}
+
+pub(crate) fn hash_key(hash: &Hash) -> Vec<u8> {
+    hash.as_bytes().to_vec()
+}

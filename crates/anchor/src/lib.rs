@@ -1,0 +1,60 @@
+//! Is the log as a deterministic state machine over ordered tables, with proofs anyone can check offline.
+//!
+//! Scope: what may be said ([`Statement`]), how a batch of it changes the [`State`] and the log
+//! ([`Log::apply`]), the RFC 6962 Merkle tree over the leaves, C2SP checkpoints, co-signatures and
+//! receipts, and the policy by which a receipt is believed. Formats: `docs/formats.md`.
+//!
+//! Nothing here reads a clock, draws a random number or iterates a hash map: time and salts arrive as
+//! data in the [`Batch`], so that every replica computes the same leaves.
+//!
+//! Out of scope: ordering and durability (`medanchor-raft`), evaluation of access policies
+//! (`medanchor-policy`).
+#![deny(clippy::indexing_slicing)]
+
+mod apply;
+mod batch;
+mod checkpoint;
+mod cosignature;
+mod entry;
+mod leaf;
+mod note;
+mod ports;
+mod proof;
+mod receipt;
+mod state;
+mod statement;
+mod tables;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
+pub mod tree;
+mod trust;
+mod witness;
+
+pub use apply::{Applied, Log};
+pub use batch::{Batch, Entry, Hold, HoldError};
+pub use checkpoint::{Checkpoint, CheckpointError, SignError};
+pub use cosignature::cosign;
+pub use entry::{
+    ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry, Status, StreamEntry,
+};
+pub use leaf::{Leaf, LeafIndex, Opening, Outcome};
+pub use note::{
+    NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,
+};
+pub use ports::{Append, AppendError, Appended, BoxError, Prove, Read, ReadError, Submission};
+pub use proof::{InclusionError, TlogProof, TlogProofError};
+pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
+pub use state::State;
+pub use statement::{
+    AccessRequest, Anchored, Attestation, Basis, Body, Class, Consented, Custody, CustodyKind,
+    Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released, SecondFactor,
+    SignedStatement, Standing, Statement, StatementError, Withdrawn,
+};
+pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};
+pub use tree::{ConsistencyProof, InclusionProof, ProofError};
+pub use trust::{
+    CheckedCheckpoint, Cosigner, PolicyError, PolicyLineError, PolicyWarning, Strength, TrustError,
+    TrustPolicy,
+};
+pub use witness::{AddCheckpoint, AddCheckpointError, Seen};

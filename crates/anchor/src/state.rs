@@ -1,0 +1,385 @@
+use crate::{
+    AccessRequest, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
+    InclusionProof, Leaf, LeafIndex, Member, Nonce, Opening, PrincipalEntry, RecordEntry,
+    StreamEntry, Table, TablesError, View,
+    entry::{FOUNDED, SIZE, TIME, consent_key, hash_key, record_key, stream_key},
+    tree,
+};
+use cid::Cid;
+use medanchor_dag::{CustodyId, Did, Hash, StreamId, from_canonical, sha256};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{cmp::Reverse, fmt};
+
+/// The log and what follows from it, read from tables as they were at one moment.
+#[derive(Clone, Copy)]
+pub struct State<'v>(&'v dyn View);
+
+impl<'v> State<'v> {
+    /// Reads from `view`.
+    pub fn new(view: &'v dyn View) -> Self {
+        Self(view)
+    }
+
+    /// How the network began; `None` before leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn founded(&self) -> Result<Option<FoundedEntry>, TablesError> {
+        self.entry(Table::Meta, FOUNDED)
+    }
+
+    /// The organisations that keep the log.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn members(&self) -> Result<Vec<Member>, TablesError> {
+        Ok(self
+            .founded()?
+            .map_or_else(Vec::new, |entry| entry.founded.members))
+    }
+
+    /// A principal.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn principal(&self, who: &Did) -> Result<Option<PrincipalEntry>, TablesError> {
+        self.entry(Table::Principals, who.as_bytes())
+    }
+
+    /// Up to `limit` principals after the one given, in the order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn principals(
+        &self,
+        after: Option<&Did>,
+        limit: usize,
+    ) -> Result<Vec<(Did, PrincipalEntry)>, TablesError> {
+        let from = after.map(|did| following(did.as_bytes()));
+        let rows = self
+            .0
+            .range(Table::Principals, &from.unwrap_or_default(), None, limit)?;
+        rows.iter()
+            .map(|(key, value)| Ok((Did::new(array(key)?), parse(value)?)))
+            .collect()
+    }
+
+    /// A custody key.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn custody(&self, custody: &CustodyId) -> Result<Option<CustodyEntry>, TablesError> {
+        self.entry(Table::Custodies, custody.as_bytes())
+    }
+
+    /// Up to `limit` custody keys after the one given, in the order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn custodies(
+        &self,
+        after: Option<&CustodyId>,
+        limit: usize,
+    ) -> Result<Vec<CustodyEntry>, TablesError> {
+        let from = after.map(|id| following(id.as_bytes()));
+        let rows = self
+            .0
+            .range(Table::Custodies, &from.unwrap_or_default(), None, limit)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Every consent that was given under a custody key, also those withdrawn or over.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn consents(&self, custody: &CustodyId) -> Result<Vec<ConsentEntry>, TablesError> {
+        let until = successor(custody.as_bytes());
+        let rows = self.0.range(
+            Table::Consents,
+            custody.as_bytes(),
+            until.as_deref(),
+            usize::MAX,
+        )?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// One consent.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn consent(
+        &self,
+        custody: &CustodyId,
+        consent: &Nonce,
+    ) -> Result<Option<ConsentEntry>, TablesError> {
+        self.entry(Table::Consents, &consent_key(custody, consent))
+    }
+
+    /// A record.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn record(&self, record: &Cid) -> Result<Option<RecordEntry>, TablesError> {
+        let entry: Option<RecordEntry> = self.entry(Table::Records, &record_key(record))?;
+        Ok(entry.filter(|entry| entry.anchored.record == *record))
+    }
+
+    /// The head of a device's stream.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn stream(
+        &self,
+        device: &Did,
+        stream: &StreamId,
+    ) -> Result<Option<StreamEntry>, TablesError> {
+        self.entry(Table::Streams, &stream_key(device, stream))
+    }
+
+    /// The leaf of the record with this header hash.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn header(&self, header: &Hash) -> Result<Option<LeafIndex>, TablesError> {
+        self.number(Table::Headers, &hash_key(header))
+    }
+
+    /// The leaf of a statement.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn statement(&self, statement: &Hash) -> Result<Option<LeafIndex>, TablesError> {
+        self.number(Table::Statements, &hash_key(statement))
+    }
+
+    /// The leaf that answered an access request.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn request(&self, request: &Hash) -> Result<Option<LeafIndex>, TablesError> {
+        self.number(Table::Requests, &hash_key(request))
+    }
+
+    /// A leaf.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn leaf(&self, index: LeafIndex) -> Result<Option<Leaf>, TablesError> {
+        self.entry(Table::Leaves, &index.to_be_bytes())
+    }
+
+    /// Up to `limit` leaves from `from` on, as the bytes that the tree is made of.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn leaves(&self, from: LeafIndex, limit: usize) -> Result<Vec<Vec<u8>>, TablesError> {
+        let rows = self
+            .0
+            .range(Table::Leaves, &from.to_be_bytes(), None, limit)?;
+        Ok(rows.into_iter().map(|(_, leaf)| leaf).collect())
+    }
+
+    /// What a leaf commits to; `None` also when it was deleted.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn opening(&self, index: LeafIndex) -> Result<Option<Opening>, TablesError> {
+        self.entry(Table::Openings, &index.to_be_bytes())
+    }
+
+    /// Number of leaves.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn tree_size(&self) -> Result<u64, TablesError> {
+        Ok(self.number(Table::Meta, SIZE)?.unwrap_or(0))
+    }
+
+    /// Root of the whole tree.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn root(&self) -> Result<Hash, TablesError> {
+        self.root_at(self.tree_size()?)
+    }
+
+    /// Root of the tree of the first `size` leaves.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails or holds fewer leaves.
+    pub fn root_at(&self, size: u64) -> Result<Hash, TablesError> {
+        tree::root(self.0, size)
+    }
+
+    /// Proves that leaf `index` is in the tree of the first `size` leaves.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails or holds fewer leaves, or `index` is not below `size`.
+    pub fn inclusion_proof(
+        &self,
+        index: LeafIndex,
+        size: u64,
+    ) -> Result<InclusionProof, TablesError> {
+        tree::inclusion(self.0, index, size)
+    }
+
+    /// Proves that the tree of the first `old` leaves is a prefix of that of the first `new`.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails or holds fewer leaves, or `old` is more than `new`.
+    pub fn consistency_proof(&self, old: u64, new: u64) -> Result<ConsistencyProof, TablesError> {
+        tree::consistency(self.0, old, new)
+    }
+
+    /// Log time of the newest leaf, unix ms; 0 before leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn log_time(&self) -> Result<u64, TablesError> {
+        Ok(self.number(Table::Meta, TIME)?.unwrap_or(0))
+    }
+
+    /// All members in the order in which their nodes should hold a record, best first: rendezvous
+    /// hashing, so that every node computes the same and a new member moves few records.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn holders(&self, record: &Cid) -> Result<Vec<Member>, TablesError> {
+        let mut members = self.members()?;
+        members.sort_by_cached_key(|member| Reverse(placement_score(record, &member.node)));
+        Ok(members)
+    }
+
+    /// What a decision on `request` reads: policy fills it in, and [`crate::Log::apply`] compares it.
+    /// `None` before leaf 0. What is absent counts as unchanged since leaf 0, and the custody key is that
+    /// of the first known record.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn basis(
+        &self,
+        request: &AccessRequest,
+        requester: &Did,
+    ) -> Result<Option<Basis>, TablesError> {
+        let Some(founded) = self.founded()? else {
+            return Ok(None);
+        };
+        let requester = self.principal(requester)?;
+        let requester_org = match &requester {
+            Some(requester) => self.principal(&requester.org)?,
+            None => None,
+        };
+        let mut custody = None;
+        let mut devices = Vec::with_capacity(request.records.len());
+        for record in &request.records {
+            let record = self.record(record)?;
+            let device = match &record {
+                Some(record) => self.principal(&record.anchored.device)?,
+                None => None,
+            };
+            devices.push(device.map_or(0, |device| device.since));
+            custody = custody.or(record.map(|record| record.anchored.custody));
+        }
+        let custody = match custody {
+            Some(custody) => self.custody(&custody)?,
+            None => None,
+        };
+        Ok(Some(Basis {
+            policy: founded.since,
+            custody: custody.as_ref().map_or(0, |custody| custody.since),
+            consent: custody.and_then(|custody| custody.newest_consent),
+            requester: requester.map_or(0, |requester| requester.since),
+            requester_org: requester_org.map_or(0, |org| org.since),
+            devices,
+        }))
+    }
+
+    fn entry<T: Serialize + DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<T>, TablesError> {
+        let row = self.0.get(table, key)?;
+        row.map(|value| parse(&value)).transpose()
+    }
+
+    fn number(&self, table: Table, key: &[u8]) -> Result<Option<u64>, TablesError> {
+        let row = self.0.get(table, key)?;
+        row.map(|value| array(&value).map(u64::from_be_bytes))
+            .transpose()
+    }
+}
+
+impl fmt::Debug for State<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State(..)")
+    }
+}
+
+/// A stored row is not what this version writes: it was made by another one, or damaged.
+#[derive(Debug, thiserror::Error)]
+#[error("row of {0} bytes is not of the expected length")]
+struct RowLength(usize);
+
+fn placement_score(record: &Cid, node: &Did) -> [u8; 32] {
+    let mut bytes = b"medanchor/v1/placement\0".to_vec();
+    bytes.extend_from_slice(&record.to_bytes());
+    bytes.extend_from_slice(node.as_bytes());
+    sha256(&bytes)
+}
+
+fn parse<T: Serialize + DeserializeOwned>(value: &[u8]) -> Result<T, TablesError> {
+    from_canonical(value, MAX_ROW_BYTES).map_err(|error| TablesError(Box::new(error)))
+}
+
+fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], TablesError> {
+    value
+        .try_into()
+        .map_err(|_| TablesError(Box::new(RowLength(value.len()))))
+}
+
+/// The first key after `key`.
+fn following(key: &[u8]) -> Vec<u8> {
+    let mut next = key.to_vec();
+    next.push(0);
+    next
+}
+
+/// The first key that does not begin with `prefix`; `None` when every later key does.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut next = prefix.to_vec();
+    while let Some(last) = next.pop() {
+        if let Some(more) = last.checked_add(1) {
+            next.push(more);
+            return Some(next);
+        }
+    }
+    None
+}
+
+/// An opening is the largest row.
+const MAX_ROW_BYTES: usize = 64 * 1024;

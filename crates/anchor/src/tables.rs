@@ -1,0 +1,157 @@
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// One of the ordered tables that hold the log and the state. Keys are bytes, integers in them
+/// big-endian, so that the order of keys is the order of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Single values by name: sizes, times, the founding statement.
+    Meta,
+    /// Leaf index (u64) to the leaf's canonical bytes.
+    Leaves,
+    /// Tree level (u8) and index (u64) to the hash of a complete subtree.
+    Nodes,
+    /// Leaf index (u64) to the opening's canonical bytes. Rows may be deleted: that redacts the leaf.
+    Openings,
+    /// Statement hash to leaf index (u64): finds retries.
+    Statements,
+    /// Principal (32-byte key) to its entry.
+    Principals,
+    /// Custody id to its entry.
+    Custodies,
+    /// Custody id and consent id to the consent.
+    Consents,
+    /// Record digest to its entry.
+    Records,
+    /// Header hash to leaf index (u64): finds a second record under one header.
+    Headers,
+    /// Device (32-byte key) and stream id to the stream's head.
+    Streams,
+    /// Request hash to the leaf index (u64) that answered it.
+    Requests,
+}
+
+impl Table {
+    /// Every table, in the order in which a snapshot writes them.
+    pub const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Leaves,
+        Self::Nodes,
+        Self::Openings,
+        Self::Statements,
+        Self::Principals,
+        Self::Custodies,
+        Self::Consents,
+        Self::Records,
+        Self::Headers,
+        Self::Streams,
+        Self::Requests,
+    ];
+
+    /// The name that is written to disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta-1",
+            Self::Leaves => "leaves-1",
+            Self::Nodes => "nodes-1",
+            Self::Openings => "openings-1",
+            Self::Statements => "statements-1",
+            Self::Principals => "principals-1",
+            Self::Custodies => "custodies-1",
+            Self::Consents => "consents-1",
+            Self::Records => "records-1",
+            Self::Headers => "headers-1",
+            Self::Streams => "streams-1",
+            Self::Requests => "requests-1",
+        }
+    }
+}
+
+/// A row: key and value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// Ordered tables as they were at one moment.
+pub trait View {
+    /// The value at `key`.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError>;
+
+    /// Up to `limit` rows with `from <= key`, and `key < until` where `until` is given, in key order.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        until: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>, TablesError>;
+}
+
+/// Ordered tables within one transaction: reads see the writes before them, and all writes take effect
+/// together or not at all.
+pub trait Tables: View {
+    /// Sets the value at `key`.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails; the transaction must then be abandoned.
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), TablesError>;
+
+    /// Removes the value at `key`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails; the transaction must then be abandoned.
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), TablesError>;
+}
+
+/// The storage below the tables failed, or holds what this version cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("tables failed")]
+pub struct TablesError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Tables in memory, for tests and tools that replay a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryTables(BTreeMap<(Table, Vec<u8>), Vec<u8>>);
+
+impl View for MemoryTables {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
+        Ok(self.0.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        until: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>, TablesError> {
+        let start = Bound::Included((table, from.to_vec()));
+        let rows = self.0.range((start, Bound::Unbounded));
+        Ok(rows
+            .take_while(|((of, key), _)| {
+                *of == table && until.is_none_or(|until| key.as_slice() < until)
+            })
+            .take(limit)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
+    }
+}
+
+impl Tables for MemoryTables {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), TablesError> {
+        self.0.insert((table, key.to_vec()), value.to_vec());
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), TablesError> {
+        self.0.remove(&(table, key.to_vec()));
+        Ok(())
+    }
+}

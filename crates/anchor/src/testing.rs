@@ -1,0 +1,400 @@
+//! A small network in memory: three member organisations, and keys that follow from their names.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "only tests use it: what goes wrong here is a failed test"
+)]
+
+use crate::{
+    AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Class, Consented,
+    Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member, MemoryTables, Nonce,
+    Outcome, Period, PrincipalKind, Released, SignedStatement, Standing, State, Statement,
+    Withdrawn,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use cid::Cid;
+use medanchor_dag::{Codec, CustodyId, Did, Hash, SigningKey, StreamId, cid_of, sha256};
+
+/// The network's name.
+pub const ORIGIN: &str = "test.example/medanchor";
+/// Names of the member organisations. The node of `a` signs as `a/node`.
+pub const MEMBERS: [&str; 3] = ["hospital-a", "hospital-b", "hospital-c"];
+/// Log time of the founding, unix ms.
+pub const BEGINNING: u64 = 1_800_000_000_000;
+/// One hour in ms: how long statements are valid.
+pub const HOUR: u64 = 60 * 60 * 1000;
+
+/// The key of a name: its seed is the name's SHA-256.
+pub fn key(name: &str) -> SigningKey {
+    SigningKey::from_seed(&sha256(name.as_bytes()))
+}
+
+/// The key of a member's node.
+pub fn node_key(member: &str) -> SigningKey {
+    key(&format!("{member}/node"))
+}
+
+/// The public key of a name.
+pub fn did(name: &str) -> Did {
+    key(name).did()
+}
+
+/// The id that follows from a name.
+pub fn custody_id(name: &str) -> CustodyId {
+    CustodyId::new(first_16(name))
+}
+
+/// The stream id that follows from a name.
+pub fn stream_id(name: &str) -> StreamId {
+    StreamId::new(first_16(name))
+}
+
+/// The consent id that follows from a name.
+pub fn consent_id(name: &str) -> Nonce {
+    Nonce::new(first_16(name))
+}
+
+/// The CID of a DAG-CBOR block that a name stands for.
+pub fn cid(name: &str) -> Cid {
+    cid_of(Codec::DagCbor, &sha256(name.as_bytes()))
+}
+
+/// The founding statement's body: three copies would need every node, so two.
+pub fn founded(policy: Cid) -> Founded {
+    let members = MEMBERS.iter().zip(1..).map(|(name, node_id)| Member {
+        org: did(name),
+        name: (*name).to_owned(),
+        node: node_key(name).did(),
+        node_id,
+        log_key: verifier_key(ORIGIN, 0x01, &did(&format!("{name}/log"))),
+        cosigner_key: verifier_key(
+            &format!("{ORIGIN}/{name}"),
+            0x04,
+            &did(&format!("{name}/cosigner")),
+        ),
+        certificate: Hash::of(name.as_bytes()),
+        peer_id: "12D3KooWTest".to_owned(),
+    });
+    Founded {
+        members: members.collect(),
+        witnesses: Vec::new(),
+        quorum: 3,
+        copies: 2,
+        policy,
+    }
+}
+
+/// A signed-note verifier key (C2SP signed-note, `vkey`).
+pub fn verifier_key(name: &str, algorithm: u8, did: &Did) -> String {
+    let mut typed = vec![algorithm];
+    typed.extend_from_slice(did.as_bytes());
+    let named = [name.as_bytes(), b"\n", &typed].concat();
+    let hash: String = sha256(&named)
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{name}+{hash}+{}", STANDARD.encode(typed))
+}
+
+/// A log in memory, and a clock that tests move.
+#[derive(Debug)]
+pub struct World {
+    /// The log and its state.
+    pub tables: MemoryTables,
+    /// When the next batch is proposed, unix ms.
+    pub now: u64,
+    /// Every batch so far.
+    pub batches: Vec<Batch>,
+    next_nonce: u128,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// The network after its founding, under a policy set that does not exist.
+    pub fn new() -> Self {
+        Self::with_policy(cid("policy"))
+    }
+
+    /// The network after its founding.
+    pub fn with_policy(policy: Cid) -> Self {
+        let mut world = Self::empty();
+        let orgs = MEMBERS.map(key);
+        let authors: Vec<&SigningKey> = orgs.iter().collect();
+        world.accept(Body::Founded(founded(policy)), &authors);
+        world
+    }
+
+    /// Before leaf 0.
+    pub fn empty() -> Self {
+        Self {
+            tables: MemoryTables::default(),
+            now: BEGINNING,
+            batches: Vec::new(),
+            next_nonce: 0,
+        }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State<'_> {
+        State::new(&self.tables)
+    }
+
+    /// A statement with a nonce of its own, valid for an hour; `anchored` has neither.
+    pub fn statement(&mut self, body: Body) -> Statement {
+        match body {
+            Body::Anchored(anchored) => Statement::anchored(ORIGIN, anchored),
+            body => {
+                self.next_nonce += 1;
+                let nonce = self.next_nonce.to_be_bytes();
+                Statement::new(ORIGIN, body, nonce, self.now + HOUR)
+            }
+        }
+    }
+
+    /// Applies statements in one batch; every member's node says that it holds what they name.
+    pub fn apply(&mut self, signed: Vec<SignedStatement>) -> Vec<Applied> {
+        let until = self.now + HOUR;
+        let anchored = signed.iter().filter(|signed| is_anchored(signed));
+        let statements: Vec<Hash> = anchored.map(|signed| signed.statement.hash()).collect();
+        let hold = |name: &&str| Hold::sign(&node_key(name), ORIGIN, statements.clone(), until);
+        let holds = match statements.len() {
+            0 => Vec::new(),
+            _ => MEMBERS.iter().map(hold).collect(),
+        };
+        self.apply_with(signed, holds)
+    }
+
+    /// Applies statements in one batch with these holds.
+    pub fn apply_with(&mut self, signed: Vec<SignedStatement>, holds: Vec<Hold>) -> Vec<Applied> {
+        let entry = |signed: SignedStatement| Entry {
+            salt: *Hash::of(&signed.to_bytes()).as_bytes(),
+            signed,
+        };
+        let batch = Batch {
+            v: 1,
+            proposed_at: self.now,
+            entries: signed.into_iter().map(entry).collect(),
+            holds,
+        };
+        self.batches.push(batch.clone());
+        Log::apply(&mut self.tables, &batch).expect("memory does not fail")
+    }
+
+    /// Applies one statement.
+    pub fn submit(&mut self, signed: SignedStatement) -> Applied {
+        let mut applied = self.apply(vec![signed]);
+        applied.pop().expect("one answer per statement")
+    }
+
+    /// Says something signed by `authors`.
+    pub fn say(&mut self, body: Body, authors: &[&SigningKey]) -> Applied {
+        let signed = self.statement(body).sign(authors);
+        self.submit(signed)
+    }
+
+    /// Says something that must take effect.
+    pub fn accept(&mut self, body: Body, authors: &[&SigningKey]) -> Appended {
+        match self.say(body, authors) {
+            Applied::Leaf(appended) if appended.leaf.outcome == Outcome::Ok => appended,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    /// Enrols `name` under organisation `org`; an organisation by the first member.
+    pub fn enrol(&mut self, name: &str, kind: PrincipalKind, org: &str, roles: &[&str]) -> Did {
+        let author = match kind {
+            PrincipalKind::Organisation => key(MEMBERS[0]),
+            _ => key(org),
+        };
+        self.accept(enrolled(name, kind, org, roles), &[&author]);
+        did(name)
+    }
+
+    /// Changes the standing of a principal of `org`.
+    pub fn stand(&mut self, kind: Kind, who: &str, org: &str) -> Appended {
+        self.accept(standing(kind, who), &[&key(org)])
+    }
+
+    /// A custody key of `owner`, a member whose node is its broker.
+    pub fn custody(&mut self, name: &str, owner: &str, kind: CustodyKind) -> CustodyId {
+        let custody = custody(name, owner, kind);
+        let id = custody.custody;
+        self.accept(Body::Custody(custody), &[&key(owner)]);
+        id
+    }
+
+    /// Consent for `party` to use what `custody` protects for `purpose`, given by its owner.
+    pub fn consent(&mut self, name: &str, custody: &str, party: &str, purpose: &str) -> Appended {
+        let owner = self.owner_of(custody);
+        let signed = self
+            .statement(Body::Consented(consented(name, custody, party, purpose)))
+            .sign(&[&owner]);
+        match self.submit(signed) {
+            Applied::Leaf(appended) if appended.leaf.outcome == Outcome::Ok => appended,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    /// Withdraws a consent, by the custody's owner.
+    pub fn withdraw(&mut self, name: &str, custody: &str) -> Appended {
+        let owner = self.owner_of(custody);
+        let withdrawn = Withdrawn {
+            consent: consent_id(name),
+            custody: custody_id(custody),
+        };
+        self.accept(Body::Withdrawn(withdrawn), &[&owner])
+    }
+
+    /// Anchors record `name` of `device` in its stream `main`.
+    pub fn anchor(&mut self, name: &str, device: &str, custody: &str, class: Class) -> Cid {
+        let anchored = self.anchored(name, device, custody, class);
+        let record = anchored.record;
+        self.accept(Body::Anchored(anchored), &[&key(device)]);
+        record
+    }
+
+    /// The statement body that continues the device's stream `main`.
+    pub fn anchored(&self, name: &str, device: &str, custody: &str, class: Class) -> Anchored {
+        let head = self
+            .state()
+            .stream(&did(device), &stream_id("main"))
+            .expect("memory does not fail");
+        Anchored {
+            record: cid(name),
+            wrap: cid(&format!("{name}/wrap")),
+            custody: custody_id(custody),
+            device: did(device),
+            stream: stream_id("main"),
+            seq: head.as_ref().map_or(0, |head| head.seq + 1),
+            prev: head.map(|head| serde_bytes::ByteBuf::from(head.record.to_bytes())),
+            class,
+            captured_at: self.now,
+            size: 500,
+            header: Hash::of(format!("{name}/header").as_bytes()),
+        }
+    }
+
+    /// An access request by `requester`.
+    pub fn request(
+        &mut self,
+        requester: &str,
+        role: &str,
+        purpose: &str,
+        records: &[Cid],
+    ) -> SignedStatement {
+        let request = AccessRequest {
+            records: records.to_vec(),
+            purpose: purpose.to_owned(),
+            role: role.to_owned(),
+            recipient: sha256(requester.as_bytes()).to_vec(),
+            at: self.state().tree_size().expect("memory does not fail"),
+            second_factor: None,
+        };
+        self.statement(Body::AccessRequest(request))
+            .sign(&[&key(requester)])
+    }
+
+    /// A release on the state as it is now.
+    pub fn released(&self, request: &SignedStatement) -> Released {
+        let Body::AccessRequest(body) = &request.statement.body else {
+            panic!("not an access request");
+        };
+        let requester = request.author().expect("a request is signed");
+        let basis = self.state().basis(body, requester);
+        Released {
+            request: request.clone(),
+            policies: vec!["test".to_owned()],
+            wraps: vec![Hash::of(b"wrap"); body.records.len()],
+            basis: basis
+                .expect("memory does not fail")
+                .expect("the network is founded"),
+            valid_until: self.now + HOUR,
+        }
+    }
+
+    fn owner_of(&self, custody: &str) -> SigningKey {
+        let entry = self.state().custody(&custody_id(custody));
+        let owner = entry
+            .expect("memory does not fail")
+            .expect("custody exists")
+            .custody
+            .owner;
+        let name = MEMBERS.into_iter().find(|name| did(name) == owner);
+        key(name.expect("a member owns it"))
+    }
+}
+
+/// Enrols `name` under organisation `org`.
+pub fn enrolled(name: &str, kind: PrincipalKind, org: &str, roles: &[&str]) -> Body {
+    let mut roles: Vec<String> = roles.iter().map(|role| (*role).to_owned()).collect();
+    roles.sort();
+    Body::Enrolled(Box::new(Enrolled {
+        who: did(name),
+        kind,
+        org: did(org),
+        roles,
+        label: None,
+        manufacturer: None,
+        model: None,
+    }))
+}
+
+/// Suspends, reinstates or revokes `who`.
+pub fn standing(kind: Kind, who: &str) -> Body {
+    let body = Standing { who: did(who) };
+    match kind {
+        Kind::Suspended => Body::Suspended(body),
+        Kind::Reinstated => Body::Reinstated(body),
+        Kind::Revoked => Body::Revoked(body),
+        other => panic!("`{other}` changes no standing"),
+    }
+}
+
+/// Epoch 0 of a custody key of `owner`, held by its node and by itself.
+pub fn custody(name: &str, owner: &str, kind: CustodyKind) -> Custody {
+    let id = custody_id(name);
+    let public_key = sha256(format!("{name}/key").as_bytes()).to_vec();
+    let attest = |holder: &SigningKey| Attestation::sign(holder, id, 0, &public_key);
+    Custody {
+        custody: id,
+        owner: did(owner),
+        kind,
+        kem: 0x0020,
+        epoch: 0,
+        brokers: vec![node_key(owner).did()],
+        writers: Vec::new(),
+        controller: None,
+        held_by: vec![attest(&node_key(owner)), attest(&key(owner))],
+        key: public_key,
+    }
+}
+
+/// Consent for `party` and `purpose`, without any other limit.
+pub fn consented(name: &str, custody: &str, party: &str, purpose: &str) -> Consented {
+    Consented {
+        consent: consent_id(name),
+        custody: custody_id(custody),
+        parties: vec![did(party)],
+        purposes: vec![purpose.to_owned()],
+        classes: Vec::new(),
+        captured: Period::default(),
+        valid: Period::default(),
+    }
+}
+
+fn is_anchored(signed: &SignedStatement) -> bool {
+    matches!(signed.statement.body, Body::Anchored(_))
+}
+
+fn first_16(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let hash = sha256(name.as_bytes());
+    bytes.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    bytes
+}

@@ -1,0 +1,295 @@
+//! The examples in `docs/formats.md` are what this crate writes and reads.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here is a failed test"
+)]
+
+use medanchor_anchor::{
+    AddCheckpoint, Attestation, Batch, Body, Checkpoint, Class, CustodyKind, Entry, Founded, Hold,
+    Kind, Leaf, Opening, PrincipalKind, Receipt, Refused, SignedNote, SignedStatement, Statement,
+    Strength, TrustPolicy, Withdrawn, cosign,
+    testing::{
+        BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
+        founded, key, node_key, standing, stream_id,
+    },
+    tree,
+};
+use medanchor_dag::{Hash, Record, from_canonical, to_canonical};
+use serde_json::Value;
+use std::fmt::Write as _;
+
+const FORMATS: &str = include_str!("../../../docs/formats.md");
+
+#[test]
+fn header_and_record() {
+    let vectors: Value = serde_json::from_str(include_str!("vectors/medanchor-v1.json")).unwrap();
+    let vector = &vectors["three_chunks"];
+    let bytes = |name: &str| hex::decode(vector[name].as_str().unwrap()).unwrap();
+    check("header", &bytes("header_cbor"));
+    check("record", &bytes("record_cbor"));
+    let record = Record::from_bytes(example("record")).unwrap();
+    record.verify_signature().unwrap();
+    assert_eq!(record.header_bytes(), example("header"));
+    assert_eq!(record.cid().to_string(), vector["record_cid"]);
+    assert!(FORMATS.contains(vector["record_cid"].as_str().unwrap()));
+}
+
+#[test]
+fn statement_of_every_kind() {
+    for statement in statements() {
+        let name = format!("statement {}", statement.body.kind());
+        check(&name, &statement.to_bytes());
+        let read = Statement::from_bytes(&example(&name)).unwrap();
+        assert_eq!(read, statement);
+    }
+}
+
+#[test]
+fn signed_statement() {
+    let signed = suspension();
+    check("signed statement", &signed.to_bytes());
+    let read = SignedStatement::from_bytes(&example("signed statement")).unwrap();
+    assert!(read.verifies());
+    assert_eq!(read, signed);
+}
+
+#[test]
+fn attestation() {
+    let key_bytes = [0x5a; 32];
+    let held = Attestation::sign(
+        &node_key("hospital-a"),
+        custody_id("patient"),
+        0,
+        &key_bytes,
+    );
+    check("attestation", &to_canonical(&held));
+    let read: Attestation = from_canonical(&example("attestation"), 1024).unwrap();
+    assert!(read.is_valid(custody_id("patient"), 0, &key_bytes));
+}
+
+#[test]
+fn hold() {
+    let hold = example_hold();
+    check("hold", &to_canonical(&hold));
+    let read: Hold = from_canonical(&example("hold"), 1024).unwrap();
+    read.verify(ORIGIN).unwrap();
+    assert_eq!(read, hold);
+}
+
+#[test]
+fn batch() {
+    let batch = Batch {
+        v: 1,
+        proposed_at: BEGINNING,
+        entries: vec![entry()],
+        holds: vec![example_hold()],
+    };
+    check("batch", &batch.to_bytes());
+    assert_eq!(Batch::from_bytes(&example("batch")).unwrap(), batch);
+}
+
+#[test]
+fn opening_and_leaf() {
+    let (opening, leaf) = (Opening(entry()), leaf());
+    check("opening", &opening.to_bytes());
+    check("leaf", &leaf.to_bytes());
+    let read = Leaf::from_bytes(&example("leaf")).unwrap();
+    let opened = Opening::from_bytes(&example("opening")).unwrap();
+    assert_eq!(read.opening, opened.commitment());
+}
+
+#[test]
+fn checkpoint() {
+    let note = note();
+    check_text("checkpoint", &note.to_string());
+    let read = SignedNote::parse(&text_example("checkpoint")).unwrap();
+    let checked = policy().check(&read, Strength::Published).unwrap();
+    assert_eq!(checked.checkpoint.size, 1);
+}
+
+#[test]
+fn trust_policy() {
+    check_text("policy", &policy().to_string());
+    let read: TrustPolicy = text_example("policy").parse().unwrap();
+    assert_eq!(read, policy());
+}
+
+#[test]
+fn receipt() {
+    let receipt = Receipt {
+        leaf: leaf(),
+        opening: Some(Opening(entry())),
+        index: 0,
+        proof: medanchor_anchor::InclusionProof(vec![]),
+        checkpoint: note(),
+    };
+    check_text("receipt", &receipt.to_string());
+    let read: Receipt = text_example("receipt").parse().unwrap();
+    read.verify(&policy(), Strength::Published).unwrap();
+}
+
+#[test]
+fn witness_request() {
+    let request = AddCheckpoint {
+        old_size: 0,
+        proof: medanchor_anchor::ConsistencyProof(vec![]),
+        note: signed_checkpoint(),
+    };
+    check_text("add-checkpoint", &request.to_string());
+    let read: AddCheckpoint = text_example("add-checkpoint").parse().unwrap();
+    let keys: Vec<_> = policy().logs().cloned().collect();
+    assert_eq!(read.decide(None, &keys).unwrap().size, 1);
+}
+
+/// One of each kind; `reinstated` and `revoked` look like `suspended`.
+fn statements() -> Vec<Statement> {
+    let mut world = World::new();
+    world.enrol("monitor", PrincipalKind::Device, "hospital-a", &["device"]);
+    world.enrol("lab", PrincipalKind::Organisation, "lab", &["researcher"]);
+    world.custody("patient", "hospital-a", CustodyKind::Person);
+    world.consent("study", "patient", "lab", "HRESCH");
+    let record = world.anchor("record", "monitor", "patient", Class::Ecg);
+    let anchored = world.anchored("next", "monitor", "patient", Class::Ecg);
+    assert_eq!(anchored.stream, stream_id("main"));
+    let request = world.request("lab", "researcher", "HRESCH", &[record]);
+    let released = world.released(&request);
+    let refused = Refused {
+        request: request.clone(),
+        code: "no-consent".to_owned(),
+        basis: released.basis.clone(),
+    };
+    let withdrawn = Withdrawn {
+        consent: consent_id("study"),
+        custody: custody_id("patient"),
+    };
+    let bodies = [
+        Body::Founded(small_network()),
+        enrolled("monitor", PrincipalKind::Device, "hospital-a", &["device"]),
+        standing(Kind::Suspended, "monitor"),
+        Body::Custody(custody("patient", "hospital-a", CustodyKind::Person)),
+        Body::Consented(consented("study", "patient", "lab", "HRESCH")),
+        Body::Withdrawn(withdrawn),
+        Body::Anchored(anchored),
+        request.statement.body,
+        Body::Released(Box::new(released)),
+        Body::Refused(Box::new(refused)),
+    ];
+    bodies
+        .into_iter()
+        .map(|body| match body {
+            Body::Anchored(anchored) => Statement::anchored(ORIGIN, anchored),
+            body => Statement::new(ORIGIN, body, [7; 16], BEGINNING + HOUR),
+        })
+        .collect()
+}
+
+/// One organisation alone: short enough to print.
+fn small_network() -> Founded {
+    let mut network = founded(cid("policy"));
+    network.members.truncate(1);
+    network.quorum = 1;
+    network.copies = 1;
+    network
+}
+
+fn suspension() -> SignedStatement {
+    let body = standing(Kind::Suspended, "monitor");
+    Statement::new(ORIGIN, body, [7; 16], BEGINNING + HOUR).sign(&[&key("hospital-a")])
+}
+
+fn entry() -> Entry {
+    Entry {
+        salt: [0xa5; 32],
+        signed: suspension(),
+    }
+}
+
+fn example_hold() -> Hold {
+    let statements = vec![Hash::of(b"statement")];
+    Hold::sign(
+        &node_key("hospital-a"),
+        ORIGIN,
+        statements,
+        BEGINNING + HOUR,
+    )
+}
+
+fn leaf() -> Leaf {
+    Leaf {
+        v: 1,
+        kind: Kind::Suspended,
+        at: BEGINNING,
+        outcome: medanchor_anchor::Outcome::Ok,
+        record: None,
+        opening: Opening(entry()).commitment(),
+    }
+}
+
+fn signed_checkpoint() -> SignedNote {
+    let checkpoint = Checkpoint {
+        origin: ORIGIN.to_owned(),
+        size: 1,
+        root: tree::leaf_hash(&leaf().to_bytes()),
+    };
+    checkpoint.sign(&key("hospital-a/log")).unwrap()
+}
+
+fn note() -> SignedNote {
+    let mut note = signed_checkpoint();
+    let cosigner = key("hospital-a/cosigner");
+    let name = format!("{ORIGIN}/hospital-a");
+    note.add(cosign(&note, &name, &cosigner, BEGINNING / 1000).unwrap())
+        .unwrap();
+    note
+}
+
+fn policy() -> TrustPolicy {
+    TrustPolicy::founded(&small_network()).unwrap()
+}
+
+/// Asserts that the block `hex <name>` holds these bytes.
+fn check(name: &str, expected: &[u8]) {
+    if block(&format!("hex {name}")).is_none_or(|_| example(name) != expected) {
+        let mut lines = String::new();
+        for line in hex::encode(expected).as_bytes().chunks(100) {
+            writeln!(lines, "{}", std::str::from_utf8(line).unwrap()).unwrap();
+        }
+        panic!("docs/formats.md should say\n```hex {name}\n{lines}```");
+    }
+}
+
+/// Asserts that the block `text <name>` holds this text.
+fn check_text(name: &str, expected: &str) {
+    if block(&format!("text {name}")) != Some(expected) {
+        panic!("docs/formats.md should say\n```text {name}\n{expected}```");
+    }
+}
+
+fn example(name: &str) -> Vec<u8> {
+    let block = block(&format!("hex {name}")).expect("the document has the example");
+    hex::decode(block.replace('\n', "")).unwrap()
+}
+
+fn text_example(name: &str) -> String {
+    let block = block(&format!("text {name}"));
+    block.expect("the document has the example").to_owned()
+}
+
+fn block(info: &str) -> Option<&'static str> {
+    let (_, rest) = FORMATS.split_once(&format!("\n```{info}\n"))?;
+    Some(rest.split_once("```")?.0)
+}
+
+#[test]
+fn labels_are_all_listed() {
+    for label in [
+        Statement::LABEL,
+        Hold::LABEL,
+        Attestation::LABEL,
+        "medanchor/v1/opening",
+    ] {
+        assert!(FORMATS.contains(label), "{label}");
+    }
+}

@@ -1,0 +1,150 @@
+use crate::{outcome, rejected};
+use medanchor_anchor::{
+    Attestation, Body, Consented, CustodyKind, Kind, Outcome, Period, PrincipalKind, Withdrawn,
+    testing::{
+        MEMBERS, World, consent_id, consented, custody, custody_id, did, enrolled, key, node_key,
+        standing,
+    },
+};
+
+const OWNER: &str = MEMBERS[0];
+const PARTNER: &str = MEMBERS[1];
+
+fn world() -> World {
+    let mut world = World::new();
+    world.enrol("patient", PrincipalKind::Person, OWNER, &["patient"]);
+    let mut body = custody("patient-1", OWNER, CustodyKind::Person);
+    body.controller = Some(did("patient"));
+    world.accept(Body::Custody(body), &[&key(OWNER)]);
+    world
+}
+
+fn consent() -> Consented {
+    consented("study", "patient-1", PARTNER, "HRESCH")
+}
+
+fn withdrawal(name: &str) -> Body {
+    Body::Withdrawn(Withdrawn {
+        consent: consent_id(name),
+        custody: custody_id("patient-1"),
+    })
+}
+
+#[test]
+fn consent_is_given_by_controller_or_owner_only() {
+    let mut world = world();
+    let mut give = |author: &str| outcome(&world.say(Body::Consented(consent()), &[&key(author)]));
+    assert_eq!(give("patient"), Outcome::Ok);
+    assert_eq!(give(OWNER), Outcome::Ok);
+    assert_eq!(give(PARTNER), Outcome::Forbidden);
+}
+
+#[test]
+fn suspended_controller_gives_no_consent() {
+    let mut world = world();
+    world.stand(Kind::Suspended, "patient", OWNER);
+    let applied = world.say(Body::Consented(consent()), &[&key("patient")]);
+    assert_eq!(outcome(&applied), Outcome::Inactive);
+}
+
+#[test]
+fn consent_names_only_who_is_known() {
+    let mut world = world();
+    let mut stranger = consent();
+    stranger.parties = vec![did("stranger")];
+    let mut elsewhere = consent();
+    elsewhere.custody = custody_id("other");
+    for body in [stranger, elsewhere] {
+        let applied = world.say(Body::Consented(body), &[&key(OWNER)]);
+        assert_eq!(outcome(&applied), Outcome::Unknown);
+    }
+}
+
+#[test]
+fn consent_is_withdrawn_once_and_may_be_given_again() {
+    let mut world = world();
+    let unknown = world.say(withdrawal("study"), &[&key("patient")]);
+    assert_eq!(outcome(&unknown), Outcome::Unknown);
+    world.accept(Body::Consented(consent()), &[&key(OWNER)]);
+    let by_partner = world.say(withdrawal("study"), &[&key(PARTNER)]);
+    assert_eq!(outcome(&by_partner), Outcome::Forbidden);
+    let end = world.accept(withdrawal("study"), &[&key("patient")]);
+    let entries = world.state().consents(&custody_id("patient-1")).unwrap();
+    assert!(entries[0].withdrawn && entries[0].since == end.index);
+    let twice = world.say(withdrawal("study"), &[&key("patient")]);
+    assert_eq!(outcome(&twice), Outcome::Conflict);
+    world.accept(Body::Consented(consent()), &[&key("patient")]);
+    let entries = world.state().consents(&custody_id("patient-1")).unwrap();
+    assert_eq!((entries.len(), entries[0].withdrawn), (1, false));
+}
+
+#[test]
+fn newest_consent_is_the_head_and_survives_rotation() {
+    let mut world = world();
+    let head = |world: &World| {
+        let entry = world.state().custody(&custody_id("patient-1")).unwrap();
+        entry.unwrap().newest_consent
+    };
+    assert_eq!(head(&world), None);
+    let given = world.accept(Body::Consented(consent()), &[&key(OWNER)]);
+    assert_eq!(head(&world), Some(given.index));
+    let end = world.accept(withdrawal("study"), &[&key(OWNER)]);
+    assert_eq!(head(&world), Some(end.index));
+    let mut rotated = custody("patient-1", OWNER, CustodyKind::Person);
+    rotated.epoch = 1;
+    let attest = |holder| Attestation::sign(holder, rotated.custody, 1, &rotated.key);
+    rotated.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
+    world.accept(Body::Custody(rotated), &[&key(OWNER)]);
+    assert_eq!(head(&world), Some(end.index));
+}
+
+#[test]
+fn consents_of_one_custody_are_not_those_of_the_next() {
+    let mut world = world();
+    world.custody("patient-2", OWNER, CustodyKind::Person);
+    for name in ["one", "two", "three"] {
+        world.consent(name, "patient-1", PARTNER, "TREAT");
+    }
+    world.consent("four", "patient-2", PARTNER, "TREAT");
+    let count = |name| world.state().consents(&custody_id(name)).unwrap().len();
+    assert_eq!((count("patient-1"), count("patient-2")), (3, 1));
+}
+
+#[test]
+fn consent_out_of_bounds_is_rejected() {
+    let backwards = Period {
+        from: Some(2),
+        until: Some(1),
+    };
+    let mut bodies = vec![consent(); 6];
+    bodies[0].parties.clear();
+    bodies[1].purposes.clear();
+    bodies[2].purposes = vec!["hresch".into()];
+    bodies[3].purposes = vec!["HRESCH".into(); 2];
+    bodies[4].captured = backwards;
+    bodies[5].valid = backwards;
+    for body in bodies {
+        let applied = world().say(Body::Consented(body.clone()), &[&key(OWNER)]);
+        assert_eq!(rejected(&applied), "malformed", "{body:?}");
+    }
+}
+
+#[test]
+fn suspended_owner_gives_no_consent() {
+    let mut world = World::new();
+    world.accept(
+        enrolled("clinic", PrincipalKind::Organisation, "clinic", &[]),
+        &[&key(OWNER)],
+    );
+    let mut body = custody("patient-3", OWNER, CustodyKind::Person);
+    body.owner = did("clinic");
+    let attest = |holder| Attestation::sign(holder, body.custody, 0, &body.key);
+    body.held_by = vec![attest(&node_key(OWNER)), attest(&key("clinic"))];
+    world.accept(Body::Custody(body), &[&key("clinic")]);
+    world.accept(standing(Kind::Suspended, "clinic"), &[&key(OWNER)]);
+    let given = Body::Consented(consented("study", "patient-3", PARTNER, "HRESCH"));
+    assert_eq!(
+        outcome(&world.say(given, &[&key("clinic")])),
+        Outcome::Inactive
+    );
+}

@@ -1,0 +1,35 @@
+//! What the log accepts, refuses and remembers.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what goes wrong here is a failed test"
+)]
+
+mod access;
+mod consent;
+mod custody;
+mod log;
+mod principal;
+mod properties;
+mod record;
+mod vectors;
+
+use medanchor_anchor::{Applied, Outcome};
+
+/// A named change to a good body.
+type Change<T> = (&'static str, fn(&mut T));
+
+fn outcome(applied: &Applied) -> Outcome {
+    match applied {
+        Applied::Leaf(appended) => appended.leaf.outcome,
+        Applied::Rejected(code) => panic!("rejected: {code}"),
+    }
+}
+
+fn rejected(applied: &Applied) -> &'static str {
+    match applied {
+        Applied::Rejected(code) => code,
+        Applied::Leaf(appended) => panic!("leaf: {:?}", appended.leaf),
+    }
+}

@@ -1,0 +1,740 @@
+use crate::{
+    AnchoredRecord, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey, CreatedKey,
+    Decision, Get, LeafEntry, LeafName, ListedCustody, ListedPrincipal, MAX_CIDS, Missing,
+    NodeError, NodeStatus, ReceiptOf, Stored, StreamHead, Submit, Submitted, block, convert,
+    error::Failure,
+    log,
+    pb::{
+        access::{
+            self as access_pb, access_service_client::AccessServiceClient,
+            custody_service_client::CustodyServiceClient,
+        },
+        anchor::{self as anchor_pb, anchor_service_client::AnchorServiceClient},
+        block::{self as block_pb, block_service_client::BlockServiceClient},
+        registry::{self as registry_pb, registry_service_client::RegistryServiceClient},
+    },
+    registry,
+};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use medanchor_anchor::{
+    ConsentEntry, LeafIndex, PrincipalKind, Receipt, SignedStatement, Strength,
+};
+use medanchor_dag::{Block, Cid, CustodyId, Did, StreamId};
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+/// A typed client of the network's nodes.
+///
+/// A call goes to the node that answered last; when that cannot serve it, the others are tried in order.
+/// Every call is safe to repeat, so that a call whose answer was lost is simply made again. Connections
+/// are made when they are needed; clones share them.
+#[derive(Clone)]
+pub struct Client {
+    nodes: Arc<[Node]>,
+    preferred: Arc<AtomicUsize>,
+}
+
+struct Node {
+    name: String,
+    channel: Channel,
+}
+
+impl Client {
+    /// A client of these nodes. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when there is no node, or an address or the certificates cannot be used.
+    pub fn new(config: &ClientConfig) -> Result<Self, ConfigError> {
+        if config.nodes.is_empty() {
+            return Err(ConfigError::NoNodes);
+        }
+        let connect = |address: &crate::NodeAddress| {
+            Ok(Node {
+                name: address.name.clone(),
+                channel: config.channel(address)?,
+            })
+        };
+        Ok(Self {
+            nodes: config.nodes.iter().map(connect).collect::<Result<_, _>>()?,
+            preferred: Arc::new(AtomicUsize::new(0)),
+        })
+    }
+
+    /// The nodes' short names, in order.
+    pub fn node_names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| node.name.as_str())
+    }
+
+    /// A client of one of the nodes alone.
+    pub fn only(&self, node: &str) -> Option<Self> {
+        let node = self.nodes.iter().find(|known| known.name == node)?;
+        Some(Self {
+            nodes: Arc::new([Node {
+                name: node.name.clone(),
+                channel: node.channel.clone(),
+            }]),
+            preferred: Arc::new(AtomicUsize::new(0)),
+        })
+    }
+
+    /// Records a statement. With a `strength` it waits for a receipt that strong; without, until the leaf
+    /// is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; recording the same statement again is safe.
+    pub async fn submit(
+        &self,
+        signed: &SignedStatement,
+        strength: Option<Strength>,
+    ) -> Result<Submitted, ClientError> {
+        let request = anchor_pb::SubmitRequest::from(Submit {
+            signed: signed.clone(),
+            strength,
+        });
+        self.call(
+            &request,
+            APPEND_DEADLINE,
+            Submitted::try_from,
+            |channel, request| async { anchor(channel).submit(request).await },
+        )
+        .await
+    }
+
+    /// The receipt of a leaf, not verified yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn receipt(
+        &self,
+        leaf: LeafName,
+        strength: Strength,
+    ) -> Result<(LeafIndex, Receipt), ClientError> {
+        let request = anchor_pb::ReceiptRequest::from(ReceiptOf { leaf, strength });
+        let parse = |response: anchor_pb::ReceiptResponse| {
+            Ok((response.leaf_index, log::receipt(&response.receipt)?))
+        };
+        self.call(&request, APPEND_DEADLINE, parse, |channel, request| async {
+            anchor(channel).receipt(request).await
+        })
+        .await
+    }
+
+    /// Leaves in order from index `from`, at most `limit` (`None`: to the end of the log). When a node
+    /// fails midway, the stream goes on from another.
+    pub fn leaves(
+        &self,
+        from: LeafIndex,
+        limit: Option<u64>,
+    ) -> impl Stream<Item = Result<LeafEntry, ClientError>> + use<> {
+        let walk = Leaves {
+            client: self.clone(),
+            next: from,
+            left: limit,
+            open: None,
+            retries_left: self.nodes.len(),
+        };
+        stream::try_unfold(walk, |mut walk| async {
+            Ok(walk.advance().await?.map(|leaf| (leaf, walk)))
+        })
+    }
+
+    /// The newest published checkpoint (C2SP tlog-checkpoint), `None` before the first. Not verified yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn checkpoint(&self) -> Result<Option<String>, ClientError> {
+        let parse = |response: anchor_pb::CheckpointResponse| {
+            convert::at_most(
+                "checkpoint",
+                response.checkpoint.as_bytes(),
+                MAX_CHECKPOINT_BYTES,
+            )?;
+            Ok((!response.checkpoint.is_empty()).then_some(response.checkpoint))
+        };
+        let request = anchor_pb::CheckpointRequest {};
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            anchor(channel).checkpoint(request).await
+        })
+        .await
+    }
+
+    /// Has a signed access request decided. A denial is an answer, not an error.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; the same request again gets the same grant until it expires.
+    pub async fn request(&self, signed: &SignedStatement) -> Result<Decision, ClientError> {
+        let request = access_pb::RequestRequest {
+            signed_statement: signed.to_bytes(),
+        };
+        self.call(
+            &request,
+            APPEND_DEADLINE,
+            Decision::try_from,
+            |channel, request| async {
+                AccessServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .request(request)
+                    .await
+            },
+        )
+        .await
+    }
+
+    /// Has a custody key made on the first node that answers; nothing is in the log yet. Use
+    /// [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn create_custody_key(&self, create: CreateKey) -> Result<CreatedKey, ClientError> {
+        let request = access_pb::CreateKeyRequest::from(create);
+        self.call(
+            &request,
+            READ_DEADLINE,
+            CreatedKey::try_from,
+            |channel, request| async {
+                CustodyServiceClient::new(channel).create_key(request).await
+            },
+        )
+        .await
+    }
+
+    /// Which of the blocks the node that answers holds, in the order of `cids`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn has(&self, cids: &[Cid]) -> Result<Vec<bool>, ClientError> {
+        let mut held = Vec::with_capacity(cids.len());
+        for part in cids.chunks(MAX_CIDS) {
+            let request = block_pb::HasRequest {
+                cids: block::cids_to_pb(part),
+            };
+            let parse = |response: block_pb::HasResponse| {
+                if response.held.len() == part.len() {
+                    Ok(response.held)
+                } else {
+                    Err(ConvertError::malformed("held", "not one answer per block"))
+                }
+            };
+            let answer = self
+                .call(&request, READ_DEADLINE, parse, |channel, request| async {
+                    blocks(channel).has(request).await
+                })
+                .await?;
+            held.extend(answer);
+        }
+        Ok(held)
+    }
+
+    /// Stores blocks. All of them are fsynced when this returns. They are sent in windows of
+    /// [`PUT_WINDOW_BYTES`], so that memory does not grow with their number and a window can be sent again
+    /// to another node.
+    ///
+    /// When a node fails midway, the blocks may lie on several nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; some of the blocks may have been stored. Putting them again is safe.
+    pub async fn put(
+        &self,
+        blocks: impl Stream<Item = Block> + Send,
+    ) -> Result<Stored, ClientError> {
+        let windows = windows(blocks).map(|window| self.put_window(window));
+        windows
+            .buffered(PUT_WINDOWS_IN_FLIGHT)
+            .try_fold(Stored::default(), |sum, stored| async move {
+                Ok(Stored {
+                    blocks: sum.blocks.saturating_add(stored.blocks),
+                    size_bytes: sum.size_bytes.saturating_add(stored.size_bytes),
+                })
+            })
+            .await
+    }
+
+    async fn put_window(&self, window: Vec<Block>) -> Result<Stored, ClientError> {
+        let sent = window.len();
+        let parse = |response: block_pb::PutResponse| {
+            if usize::try_from(response.blocks) != Ok(sent) {
+                return Err(ConvertError::malformed(
+                    "blocks",
+                    "not all blocks were stored",
+                ));
+            }
+            Ok(Stored {
+                blocks: response.blocks,
+                size_bytes: response.size_bytes,
+            })
+        };
+        self.call(&window, PUT_DEADLINE, parse, |channel, window| async move {
+            let (metadata, extensions, window) = window.into_parts();
+            let messages = stream::iter(window.into_iter().map(block_pb::PutRequest::from));
+            let request = Request::from_parts(metadata, extensions, messages);
+            blocks(channel).put(request).await
+        })
+        .await
+    }
+
+    /// Streams blocks from the node that answers, in the order of `cids`, each verified.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] when no node begins to answer; in the stream, when the node fails midway: the rest
+    /// has to be asked for again.
+    pub async fn blocks(
+        &self,
+        cids: &[Cid],
+        local_only: bool,
+    ) -> Result<impl Stream<Item = Result<Result<Block, Missing>, ClientError>> + use<>, ClientError>
+    {
+        let request = block_pb::GetRequest::from(Get {
+            cids: cids.to_vec(),
+            local_only,
+        });
+        let (node, answers) = self
+            .try_nodes(|node| {
+                let request = Request::new(request.clone());
+                async move {
+                    let mut client = blocks(node.channel.clone());
+                    let answers = node.within(READ_DEADLINE, client.get(request)).await?;
+                    Ok((node.name.clone(), answers.into_inner()))
+                }
+            })
+            .await?;
+        let cids = stream::iter(cids.to_vec());
+        Ok(stream::try_unfold(
+            (node, answers, cids),
+            |(node, mut answers, mut cids)| async {
+                let Some(cid) = cids.next().await else {
+                    return Ok(None);
+                };
+                let block = next_block(&node, &mut answers, cid).await?;
+                Ok(Some((block, (node, answers, cids))))
+            },
+        ))
+    }
+
+    /// One block from one node, by the node's place in the order.
+    pub(crate) async fn block_from(
+        &self,
+        node: usize,
+        cid: &Cid,
+        local_only: bool,
+    ) -> Result<Result<Block, Missing>, ClientError> {
+        let Some(node) = self.nodes.get(node) else {
+            return Ok(Err(Missing::NotFound));
+        };
+        let request = block_pb::GetRequest::from(Get {
+            cids: vec![*cid],
+            local_only,
+        });
+        let mut client = blocks(node.channel.clone());
+        let get = client.get(Request::new(request));
+        let answers = node.within(BLOCK_DEADLINE, get).await;
+        let mut answers = answers
+            .map_err(|failure| failure.after(1, &node.name))?
+            .into_inner();
+        next_block(&node.name, &mut answers, *cid).await
+    }
+
+    /// Who is enrolled, at most [`crate::MAX_ROWS`] after `after` in key order. No `kinds` means all.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn principals(
+        &self,
+        kinds: &[PrincipalKind],
+        after: Option<Did>,
+    ) -> Result<Vec<ListedPrincipal>, ClientError> {
+        let request = registry_pb::ListPrincipalsRequest {
+            kinds: kinds
+                .iter()
+                .map(|&kind| registry::principal_kind_name(kind).to_owned())
+                .collect(),
+            after: after.map_or_else(String::new, |did| did.to_string()),
+            limit: registry::MAX_ROWS,
+        };
+        let parse = |response: registry_pb::ListPrincipalsResponse| {
+            rows("principals", response.principals, ListedPrincipal::try_from)
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_principals(request).await
+        })
+        .await
+    }
+
+    /// Custody keys, at most [`crate::MAX_ROWS`] after `after` in the order of ids.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn custodies(
+        &self,
+        after: Option<CustodyId>,
+    ) -> Result<Vec<ListedCustody>, ClientError> {
+        let request = registry_pb::ListCustodiesRequest {
+            after: after.map_or_else(Vec::new, |custody| custody.as_bytes().to_vec()),
+            limit: registry::MAX_ROWS,
+        };
+        let parse = |response: registry_pb::ListCustodiesResponse| {
+            rows("custodies", response.custodies, ListedCustody::try_from)
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_custodies(request).await
+        })
+        .await
+    }
+
+    /// The consents given for a custody key, in force or withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn consents(&self, custody: CustodyId) -> Result<Vec<ConsentEntry>, ClientError> {
+        let request = registry_pb::ListConsentsRequest {
+            custody: custody.as_bytes().to_vec(),
+        };
+        let parse = |response: registry_pb::ListConsentsResponse| {
+            rows("consents", response.consents, |entry| {
+                registry::consent_from_pb(&entry)
+            })
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_consents(request).await
+        })
+        .await
+    }
+
+    /// What the log holds of a record.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NotFound`] when it holds nothing.
+    pub async fn record(&self, record: &Cid) -> Result<AnchoredRecord, ClientError> {
+        let request = registry_pb::GetRecordRequest {
+            record: record.to_bytes(),
+        };
+        let parse = |response| {
+            let entry = AnchoredRecord::try_from(response)?;
+            if entry.anchored.record == *record {
+                Ok(entry)
+            } else {
+                Err(ConvertError::malformed("anchored", "another record"))
+            }
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).get_record(request).await
+        })
+        .await
+    }
+
+    /// The head of a device's stream, `None` when it has no record.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn stream(
+        &self,
+        device: &Did,
+        stream: &StreamId,
+    ) -> Result<Option<StreamHead>, ClientError> {
+        let request = registry_pb::GetStreamRequest {
+            device: device.to_string(),
+            stream: stream.as_bytes().to_vec(),
+        };
+        let parse = |response| registry::stream_head(&response);
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).get_stream(request).await
+        })
+        .await
+    }
+
+    /// The view that the node that answers has of itself. Use [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn status(&self) -> Result<NodeStatus, ClientError> {
+        let request = registry_pb::StatusRequest {};
+        self.call(
+            &request,
+            READ_DEADLINE,
+            NodeStatus::try_from,
+            |channel, request| async { registry_client(channel).status(request).await },
+        )
+        .await
+    }
+
+    /// One unary call: sent to the nodes in order until one answers with what `parse` accepts.
+    async fn call<Q, A, T, F>(
+        &self,
+        request: &Q,
+        deadline: Duration,
+        parse: impl Fn(A) -> Result<T, ConvertError>,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.try_nodes(|node| {
+            let mut message = Request::new(request.clone());
+            message.set_timeout(deadline);
+            let sent = send(node.channel.clone(), message);
+            let parse = &parse;
+            async move {
+                let answer = node.within(deadline, sent).await?;
+                parse(answer.into_inner()).map_err(Failure::Invalid)
+            }
+        })
+        .await
+    }
+
+    /// Tries the nodes in order, the preferred one first, until one succeeds or says what all would say.
+    ///
+    /// The attempt is no `AsyncFn`: its futures could not be shown to be `Send`.
+    async fn try_nodes<'c, T, F>(
+        &'c self,
+        attempt: impl Fn(&'c Node) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let (before, from) = self.nodes.split_at_checked(preferred).unwrap_or_default();
+        let mut last = None;
+        for (index, node) in (preferred..).zip(from).chain((0..).zip(before)) {
+            match attempt(node).await {
+                Ok(answer) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(Failure::Final(error)) => return Err(error),
+                Err(failure) => {
+                    tracing::debug!(node = node.name, ?failure, "node did not serve a call");
+                    last = Some((node, failure));
+                }
+            }
+        }
+        let tried = self.nodes.len();
+        #[expect(clippy::expect_used, reason = "`new` refuses an empty list of nodes")]
+        let (node, failure) = last.expect("at least one node was tried");
+        Err(failure.after(tried, &node.name))
+    }
+}
+
+impl Client {
+    /// The next call begins with another node.
+    fn prefer_another(&self) {
+        let next = self.preferred.load(Ordering::Relaxed).saturating_add(1);
+        let next = next.checked_rem(self.nodes.len()).unwrap_or(0);
+        self.preferred.store(next, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.node_names()).finish()
+    }
+}
+
+impl Node {
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(answer) => answer.map_err(|status| Failure::new(&self.name, &status)),
+            Err(_) => Err(Failure::Node(NodeError::timed_out(&self.name))),
+        }
+    }
+}
+
+/// Where a walk over the leaves stands.
+struct Leaves {
+    client: Client,
+    next: LeafIndex,
+    left: Option<u64>,
+    open: Option<(String, Streaming<anchor_pb::ListLeavesResponse>)>,
+    retries_left: usize,
+}
+
+impl Leaves {
+    async fn advance(&mut self) -> Result<Option<LeafEntry>, ClientError> {
+        loop {
+            if self.left == Some(0) {
+                return Ok(None);
+            }
+            let (node, leaves) = match &mut self.open {
+                Some(open) => open,
+                None => self
+                    .open
+                    .insert(open_leaves(&self.client, self.next, self.left).await?),
+            };
+            match next_leaf(node, leaves, self.next).await {
+                Ok(Some(entry)) => {
+                    self.next = self.next.saturating_add(1);
+                    self.left = self.left.map(|left| left.saturating_sub(1));
+                    self.retries_left = self.client.nodes.len();
+                    return Ok(Some(entry));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) if self.retries_left == 0 => return Err(error),
+                Err(_) => {
+                    self.retries_left -= 1;
+                    self.open = None;
+                    self.client.prefer_another();
+                }
+            }
+        }
+    }
+}
+
+async fn open_leaves(
+    client: &Client,
+    from: LeafIndex,
+    limit: Option<u64>,
+) -> Result<(String, Streaming<anchor_pb::ListLeavesResponse>), ClientError> {
+    let request = anchor_pb::ListLeavesRequest {
+        from_index: from,
+        limit: limit.unwrap_or(0),
+    };
+    client
+        .try_nodes(|node| async move {
+            let mut client = anchor(node.channel.clone());
+            let leaves = client.list_leaves(Request::new(request));
+            let leaves = node.within(READ_DEADLINE, leaves).await?;
+            Ok((node.name.clone(), leaves.into_inner()))
+        })
+        .await
+}
+
+async fn next_leaf(
+    node: &str,
+    leaves: &mut Streaming<anchor_pb::ListLeavesResponse>,
+    expected: LeafIndex,
+) -> Result<Option<LeafEntry>, ClientError> {
+    let Some(response) = next_message(node, leaves).await? else {
+        return Ok(None);
+    };
+    let entry = LeafEntry::try_from(response);
+    let entry = entry.and_then(|entry| {
+        if entry.index == expected {
+            Ok(entry)
+        } else {
+            Err(ConvertError::malformed(
+                "leaf_index",
+                "leaves are not in order",
+            ))
+        }
+    });
+    entry
+        .map(Some)
+        .map_err(|source| ClientError::InvalidAnswer {
+            node: node.to_owned(),
+            source,
+        })
+}
+
+async fn next_block(
+    node: &str,
+    answers: &mut Streaming<block_pb::GetResponse>,
+    cid: Cid,
+) -> Result<Result<Block, Missing>, ClientError> {
+    let answer = match next_message(node, answers).await? {
+        Some(response) => block::answer(cid, response),
+        None => Err(ConvertError::Missing("cid")),
+    };
+    answer.map_err(|source| ClientError::InvalidAnswer {
+        node: node.to_owned(),
+        source,
+    })
+}
+
+async fn next_message<T>(
+    node: &str,
+    messages: &mut Streaming<T>,
+) -> Result<Option<T>, ClientError> {
+    let failure = match tokio::time::timeout(MESSAGE_DEADLINE, messages.message()).await {
+        Ok(Ok(message)) => return Ok(message),
+        Ok(Err(status)) => Failure::new(node, &status),
+        Err(_) => Failure::Node(NodeError::timed_out(node)),
+    };
+    Err(failure.after(1, node))
+}
+
+/// Blocks in windows of at most [`PUT_WINDOW_BYTES`], or one block.
+fn windows(blocks: impl Stream<Item = Block> + Send) -> impl Stream<Item = Vec<Block>> + Send {
+    let blocks = Box::pin(blocks.peekable());
+    stream::unfold(blocks, |mut blocks| async {
+        let mut window = vec![blocks.next().await?];
+        let mut size = window
+            .iter()
+            .map(|block| block.bytes().len())
+            .sum::<usize>();
+        while let Some(next) = blocks.as_mut().peek().await {
+            size = size.saturating_add(next.bytes().len());
+            if size > PUT_WINDOW_BYTES {
+                break;
+            }
+            window.extend(blocks.next().await);
+        }
+        Some((window, blocks))
+    })
+}
+
+fn rows<A, T>(
+    field: &'static str,
+    rows: Vec<A>,
+    parse: impl Fn(A) -> Result<T, ConvertError>,
+) -> Result<Vec<T>, ConvertError> {
+    let limit = usize::try_from(registry::MAX_ROWS).unwrap_or(usize::MAX);
+    if rows.len() > limit {
+        return Err(ConvertError::TooMany { field, limit });
+    }
+    rows.into_iter().map(parse).collect()
+}
+
+fn anchor(channel: Channel) -> AnchorServiceClient<Channel> {
+    AnchorServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn blocks(channel: Channel) -> BlockServiceClient<Channel> {
+    BlockServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn registry_client(channel: Channel) -> RegistryServiceClient<Channel> {
+    RegistryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// The largest message that is accepted or sent, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// How much [`Client::put`] sends in one call, in bytes.
+pub const PUT_WINDOW_BYTES: usize = 16 << 20;
+/// One window is on its way while the other is being written to disk.
+const PUT_WINDOWS_IN_FLIGHT: usize = 2;
+const MAX_CHECKPOINT_BYTES: usize = 128 * 1024;
+
+/// A statement waits for its holders, a quorum and co-signatures.
+const APPEND_DEADLINE: Duration = Duration::from_secs(30);
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+/// A window at 256 KiB/s.
+const PUT_DEADLINE: Duration = Duration::from_secs(64);
+/// Another node is tried after this.
+const BLOCK_DEADLINE: Duration = Duration::from_secs(10);
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(15);

@@ -1,0 +1,435 @@
+use crate::{ConvertError, convert, pb::registry as pb};
+use medanchor_anchor::{
+    Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, PrincipalKind, Status,
+};
+use medanchor_dag::{Cid, CustodyId, Did, StreamId, from_canonical, to_canonical};
+
+/// The most rows in one answer of a list.
+pub const MAX_ROWS: u32 = 1000;
+
+/// Who is enrolled, as a node's state has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedPrincipal {
+    /// Its signing key.
+    pub did: Did,
+    /// What it is.
+    pub kind: PrincipalKind,
+    /// The organisation it belongs to.
+    pub org: Did,
+    /// Whether it may act.
+    pub standing: Status,
+    /// Roles it may act in.
+    pub roles: Vec<String>,
+    /// Label given at enrolment; empty when its opening was deleted.
+    pub label: String,
+    /// Leaf that last changed it.
+    pub leaf_index: LeafIndex,
+}
+
+/// A custody key, as a node's state has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedCustody {
+    /// The stable id.
+    pub custody: CustodyId,
+    /// The organisation that answers for it.
+    pub owner: Did,
+    /// Whose or what data it protects.
+    pub kind: CustodyKind,
+    /// The current public key (X25519).
+    pub public_key: [u8; 32],
+    /// Epoch of the key.
+    pub epoch: u32,
+    /// Nodes that may release under it.
+    pub brokers: Vec<Did>,
+    /// Organisations besides the owner whose devices may write under it.
+    pub writers: Vec<Did>,
+    /// Leaf that last changed it.
+    pub leaf_index: LeafIndex,
+}
+
+/// An anchored record, as a node's state has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnchoredRecord {
+    /// What its device signed.
+    pub anchored: Anchored,
+    /// Its leaf.
+    pub leaf_index: LeafIndex,
+    /// The nodes that signed for it.
+    pub holders: Vec<Did>,
+}
+
+/// The head of a device's stream, as a node's state has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamHead {
+    /// The highest number in it.
+    pub seq: u64,
+    /// The record with that number.
+    pub record: Cid,
+    /// Numbers that are missing or stand twice.
+    pub gaps_and_forks: u64,
+}
+
+/// A node's own view of itself and its network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The network's name.
+    pub origin: String,
+    /// The node's short name.
+    pub node: String,
+    /// The node's signing key.
+    pub did: Did,
+    /// Software version.
+    pub version: String,
+    /// `leader`, `follower`, `candidate` or `stopped`.
+    pub role: String,
+    /// The leader's short name, when there is one.
+    pub leader: Option<String>,
+    /// Leaves in the log, as applied there.
+    pub tree_size: u64,
+    /// Leaves under the newest published checkpoint.
+    pub published_size: u64,
+    /// Co-signatures on it.
+    pub cosignatures: u32,
+    /// Blocks on the node's disk.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub blocks_size_bytes: u64,
+    /// Corrupt blocks found and fetched again since start.
+    pub blocks_repaired: u64,
+    /// The other nodes.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// How a node sees another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Short name.
+    pub node: String,
+    /// Whether the private swarm reaches it.
+    pub swarm_connected: bool,
+    /// Address of its gRPC service.
+    pub address: String,
+}
+
+/// The name of a principal's standing, as messages write it.
+pub fn standing_name(standing: Status) -> &'static str {
+    match standing {
+        Status::Active => "active",
+        Status::Suspended => "suspended",
+        Status::Revoked => "revoked",
+    }
+}
+
+/// The name of a kind of principal, as statements and messages write it.
+pub fn principal_kind_name(kind: PrincipalKind) -> &'static str {
+    match kind {
+        PrincipalKind::Organisation => "organisation",
+        PrincipalKind::Person => "person",
+        PrincipalKind::Device => "device",
+        PrincipalKind::Service => "service",
+    }
+}
+
+/// The kind of principal with this name.
+///
+/// # Errors
+///
+/// [`ConvertError`] when there is none.
+pub fn principal_kind(name: &str) -> Result<PrincipalKind, ConvertError> {
+    match name {
+        "organisation" => Ok(PrincipalKind::Organisation),
+        "person" => Ok(PrincipalKind::Person),
+        "device" => Ok(PrincipalKind::Device),
+        "service" => Ok(PrincipalKind::Service),
+        _ => Err(ConvertError::malformed("kind", "not a kind of principal")),
+    }
+}
+
+/// The name of a kind of custody key, as statements and messages write it.
+pub fn custody_kind_name(kind: CustodyKind) -> &'static str {
+    match kind {
+        CustodyKind::Person => "person",
+        CustodyKind::Dataset => "dataset",
+        CustodyKind::Open => "open",
+    }
+}
+
+/// The kind of custody key with this name.
+///
+/// # Errors
+///
+/// [`ConvertError`] when there is none.
+pub fn custody_kind(name: &str) -> Result<CustodyKind, ConvertError> {
+    match name {
+        "person" => Ok(CustodyKind::Person),
+        "dataset" => Ok(CustodyKind::Dataset),
+        "open" => Ok(CustodyKind::Open),
+        _ => Err(ConvertError::malformed("kind", "not a kind of custody key")),
+    }
+}
+
+impl TryFrom<pb::Principal> for ListedPrincipal {
+    type Error = ConvertError;
+
+    fn try_from(entry: pb::Principal) -> Result<Self, ConvertError> {
+        let standing = match entry.standing.as_str() {
+            "active" => Status::Active,
+            "suspended" => Status::Suspended,
+            "revoked" => Status::Revoked,
+            _ => return Err(ConvertError::malformed("standing", "not a standing")),
+        };
+        if entry.roles.len() > MAX_ROLES {
+            return Err(ConvertError::TooMany {
+                field: "roles",
+                limit: MAX_ROLES,
+            });
+        }
+        let roles = entry.roles.into_iter();
+        Ok(Self {
+            did: convert::did("did", &entry.did)?,
+            kind: principal_kind(&entry.kind)?,
+            org: convert::did("org", &entry.org)?,
+            standing,
+            roles: roles
+                .map(|role| convert::text("roles", role, MAX_NAME_BYTES))
+                .collect::<Result<_, _>>()?,
+            label: convert::text("label", entry.label, MAX_TEXT_BYTES)?,
+            leaf_index: entry.leaf_index,
+        })
+    }
+}
+
+impl From<ListedPrincipal> for pb::Principal {
+    fn from(entry: ListedPrincipal) -> Self {
+        Self {
+            did: entry.did.to_string(),
+            kind: principal_kind_name(entry.kind).to_owned(),
+            org: entry.org.to_string(),
+            standing: standing_name(entry.standing).to_owned(),
+            roles: entry.roles,
+            label: entry.label,
+            leaf_index: entry.leaf_index,
+        }
+    }
+}
+
+impl TryFrom<pb::Custody> for ListedCustody {
+    type Error = ConvertError;
+
+    fn try_from(entry: pb::Custody) -> Result<Self, ConvertError> {
+        Ok(Self {
+            custody: convert::custody_id("custody", &entry.custody)?,
+            owner: convert::did("owner", &entry.owner)?,
+            kind: custody_kind(&entry.kind)?,
+            public_key: convert::array("public_key", &entry.public_key)?,
+            epoch: entry.epoch,
+            brokers: convert::dids("brokers", &entry.brokers, MAX_BROKERS)?,
+            writers: convert::dids("writers", &entry.writers, MAX_WRITERS)?,
+            leaf_index: entry.leaf_index,
+        })
+    }
+}
+
+impl From<ListedCustody> for pb::Custody {
+    fn from(entry: ListedCustody) -> Self {
+        Self {
+            custody: entry.custody.as_bytes().to_vec(),
+            owner: entry.owner.to_string(),
+            kind: custody_kind_name(entry.kind).to_owned(),
+            public_key: entry.public_key.to_vec(),
+            epoch: entry.epoch,
+            brokers: entry.brokers.iter().map(Did::to_string).collect(),
+            writers: entry.writers.iter().map(Did::to_string).collect(),
+            leaf_index: entry.leaf_index,
+        }
+    }
+}
+
+/// The consent in an answer.
+pub(crate) fn consent_from_pb(entry: &pb::Consent) -> Result<ConsentEntry, ConvertError> {
+    let consented: Consented = from_canonical(&entry.body, MAX_BODY_BYTES)
+        .map_err(|error| ConvertError::malformed("body", error))?;
+    if consented.consent.as_slice() != entry.consent.as_slice() {
+        return Err(ConvertError::malformed("consent", "the body is of another"));
+    }
+    Ok(ConsentEntry {
+        consented,
+        withdrawn: entry.withdrawn,
+        since: entry.leaf_index,
+    })
+}
+
+impl From<ConsentEntry> for pb::Consent {
+    fn from(entry: ConsentEntry) -> Self {
+        Self {
+            consent: entry.consented.consent.to_vec(),
+            body: to_canonical(&entry.consented),
+            withdrawn: entry.withdrawn,
+            leaf_index: entry.since,
+        }
+    }
+}
+
+/// The record asked for.
+///
+/// # Errors
+///
+/// [`ConvertError`] when the CID is malformed.
+pub fn record_asked_for(request: &pb::GetRecordRequest) -> Result<Cid, ConvertError> {
+    convert::cid("record", &request.record)
+}
+
+impl TryFrom<pb::GetRecordResponse> for AnchoredRecord {
+    type Error = ConvertError;
+
+    fn try_from(response: pb::GetRecordResponse) -> Result<Self, ConvertError> {
+        Ok(Self {
+            anchored: from_canonical(&response.anchored, MAX_BODY_BYTES)
+                .map_err(|error| ConvertError::malformed("anchored", error))?,
+            leaf_index: response.leaf_index,
+            holders: convert::dids("holders", &response.holders, MAX_HOLDERS)?,
+        })
+    }
+}
+
+impl From<AnchoredRecord> for pb::GetRecordResponse {
+    fn from(entry: AnchoredRecord) -> Self {
+        Self {
+            anchored: to_canonical(&entry.anchored),
+            leaf_index: entry.leaf_index,
+            holders: entry.holders.iter().map(Did::to_string).collect(),
+        }
+    }
+}
+
+/// The stream asked for.
+///
+/// # Errors
+///
+/// [`ConvertError`] when a field is malformed.
+pub fn stream_asked_for(request: &pb::GetStreamRequest) -> Result<(Did, StreamId), ConvertError> {
+    Ok((
+        convert::did("device", &request.device)?,
+        StreamId::new(convert::array("stream", &request.stream)?),
+    ))
+}
+
+/// The custody key whose consents are asked for.
+///
+/// # Errors
+///
+/// [`ConvertError`] when the id is malformed.
+pub fn consents_asked_for(request: &pb::ListConsentsRequest) -> Result<CustodyId, ConvertError> {
+    convert::custody_id("custody", &request.custody)
+}
+
+/// The head of a stream in an answer, `None` when the stream has no record.
+pub(crate) fn stream_head(
+    response: &pb::GetStreamResponse,
+) -> Result<Option<StreamHead>, ConvertError> {
+    if !response.exists {
+        return Ok(None);
+    }
+    Ok(Some(StreamHead {
+        seq: response.seq,
+        record: convert::cid("record", &response.record)?,
+        gaps_and_forks: response.gaps_and_forks,
+    }))
+}
+
+impl From<Option<StreamHead>> for pb::GetStreamResponse {
+    fn from(entry: Option<StreamHead>) -> Self {
+        entry.map_or_else(Self::default, |entry| Self {
+            exists: true,
+            seq: entry.seq,
+            record: entry.record.to_bytes(),
+            gaps_and_forks: entry.gaps_and_forks,
+        })
+    }
+}
+
+impl TryFrom<pb::StatusResponse> for NodeStatus {
+    type Error = ConvertError;
+
+    fn try_from(status: pb::StatusResponse) -> Result<Self, ConvertError> {
+        if status.peers.len() > MAX_PEERS {
+            return Err(ConvertError::TooMany {
+                field: "peers",
+                limit: MAX_PEERS,
+            });
+        }
+        let leader = convert::text("leader", status.leader, MAX_NAME_BYTES)?;
+        Ok(Self {
+            origin: convert::text("origin", status.origin, MAX_TEXT_BYTES)?,
+            node: convert::text("node", status.node, MAX_NAME_BYTES)?,
+            did: convert::did("did", &status.did)?,
+            version: convert::text("version", status.version, MAX_NAME_BYTES)?,
+            role: convert::text("role", status.role, MAX_NAME_BYTES)?,
+            leader: (!leader.is_empty()).then_some(leader),
+            tree_size: status.tree_size,
+            published_size: status.published_size,
+            cosignatures: status.cosignatures,
+            blocks: status.blocks,
+            blocks_size_bytes: status.blocks_size_bytes,
+            blocks_repaired: status.blocks_repaired,
+            peers: status
+                .peers
+                .into_iter()
+                .map(PeerStatus::try_from)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<NodeStatus> for pb::StatusResponse {
+    fn from(status: NodeStatus) -> Self {
+        Self {
+            origin: status.origin,
+            node: status.node,
+            did: status.did.to_string(),
+            version: status.version,
+            role: status.role,
+            leader: status.leader.unwrap_or_default(),
+            tree_size: status.tree_size,
+            published_size: status.published_size,
+            cosignatures: status.cosignatures,
+            blocks: status.blocks,
+            blocks_size_bytes: status.blocks_size_bytes,
+            blocks_repaired: status.blocks_repaired,
+            peers: status.peers.into_iter().map(pb::PeerStatus::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::PeerStatus> for PeerStatus {
+    type Error = ConvertError;
+
+    fn try_from(peer: pb::PeerStatus) -> Result<Self, ConvertError> {
+        Ok(Self {
+            node: convert::text("node", peer.node, MAX_NAME_BYTES)?,
+            swarm_connected: peer.swarm_connected,
+            address: convert::text("address", peer.address, MAX_TEXT_BYTES)?,
+        })
+    }
+}
+
+impl From<PeerStatus> for pb::PeerStatus {
+    fn from(peer: PeerStatus) -> Self {
+        Self {
+            node: peer.node,
+            swarm_connected: peer.swarm_connected,
+            address: peer.address,
+        }
+    }
+}
+
+const MAX_ROLES: usize = 16;
+const MAX_BROKERS: usize = 16;
+const MAX_WRITERS: usize = 64;
+const MAX_HOLDERS: usize = 64;
+const MAX_PEERS: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
+/// 64 characters of 4 bytes.
+const MAX_TEXT_BYTES: usize = 256;
+/// A statement's body is smaller than the statement.
+const MAX_BODY_BYTES: usize = medanchor_anchor::Statement::MAX_BYTES;

@@ -1,0 +1,322 @@
+//! Whatever a peer sends is a domain type or an error, and what we send is read back as it was.
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
+use medanchor_api::{
+    AnchoredRecord, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
+    ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Submit, Submitted, access_request,
+    consents_asked_for, has_cids,
+    pb::{access, anchor, block, registry},
+    record_asked_for, stream_asked_for,
+};
+use medanchor_dag::{Block, Codec, CustodyId, SigningKey};
+use proptest::{collection::vec, prelude::*};
+use prost::Message;
+
+fn arbitrary_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 0..80),
+        Just(vec![0; 16]),
+        Just(vec![7; 32]),
+        Just(valid_block().cid().to_bytes()),
+        Just(signed().to_bytes()),
+    ]
+}
+
+fn arbitrary_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        Just(key().did().to_string()),
+        Just("device".to_owned()),
+        Just("active".to_owned()),
+        Just("dataset".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_log_messages_never_panic(
+        bytes in arbitrary_bytes(),
+        more in arbitrary_bytes(),
+        number in any::<u64>(),
+        strength in any::<i32>(),
+        which in 0..4,
+    ) {
+        let _ = Submit::try_from(anchor::SubmitRequest {
+            signed_statement: bytes.clone(),
+            strength,
+        });
+        let _ = Submitted::try_from(anchor::SubmitResponse {
+            leaf_index: number,
+            leaf: bytes.clone(),
+            receipt: more.clone(),
+        });
+        let leaf = match which {
+            0 => None,
+            1 => Some(anchor::receipt_request::Leaf::LeafIndex(number)),
+            2 => Some(anchor::receipt_request::Leaf::Record(bytes.clone())),
+            _ => Some(anchor::receipt_request::Leaf::StatementHash(bytes.clone())),
+        };
+        let _ = ReceiptOf::try_from(anchor::ReceiptRequest { strength, leaf });
+        let _ = LeafEntry::try_from(anchor::ListLeavesResponse {
+            leaf_index: number,
+            leaf: bytes,
+            opening: more,
+        });
+    }
+
+    #[test]
+    fn arbitrary_access_messages_never_panic(
+        bytes in arbitrary_bytes(),
+        wraps in vec(arbitrary_bytes(), 0..4),
+        text in arbitrary_text(),
+        grant in any::<bool>(),
+    ) {
+        let _ = access_request(&access::RequestRequest { signed_statement: bytes.clone() });
+        let decision = if grant {
+            access::request_response::Decision::Grant(access::Grant {
+                wraps,
+                receipt: bytes.clone(),
+            })
+        } else {
+            access::request_response::Decision::Denial(access::Denial {
+                code: text.clone(),
+                reason: text,
+                receipt: bytes.clone(),
+            })
+        };
+        let _ = Decision::try_from(access::RequestResponse { decision: Some(decision) });
+        let _ = CreateKey::try_from(access::CreateKeyRequest {
+            custody: bytes.clone(),
+            epoch: 0,
+            recovery_recipient: bytes.clone(),
+        });
+        let _ = CreatedKey::try_from(access::CreateKeyResponse {
+            public_key: bytes.clone(),
+            attestation: bytes.clone(),
+            recovery_copy: bytes,
+        });
+    }
+
+    #[test]
+    fn arbitrary_block_messages_never_panic(
+        cids in vec(arbitrary_bytes(), 0..4),
+        data in arbitrary_bytes(),
+    ) {
+        let cids: Vec<bytes::Bytes> = cids.into_iter().map(bytes::Bytes::from).collect();
+        let _ = has_cids(&block::HasRequest { cids: cids.clone() });
+        let cid = cids.first().cloned().unwrap_or_default();
+        let _ = Block::try_from(block::PutRequest { cid, data: data.into() });
+        let _ = Get::try_from(block::GetRequest { cids, local_only: true });
+    }
+
+    #[test]
+    fn arbitrary_registry_messages_never_panic(
+        bytes in arbitrary_bytes(),
+        texts in vec(arbitrary_text(), 4),
+        number in any::<u64>(),
+    ) {
+        let text = |at: usize| texts[at].clone();
+        let _ = ListedPrincipal::try_from(registry::Principal {
+            did: text(0),
+            kind: text(1),
+            org: text(2),
+            standing: text(3),
+            roles: texts.clone(),
+            label: text(0),
+            leaf_index: number,
+        });
+        let _ = ListedCustody::try_from(registry::Custody {
+            custody: bytes.clone(),
+            owner: text(0),
+            kind: text(1),
+            public_key: bytes.clone(),
+            epoch: 1,
+            brokers: texts.clone(),
+            writers: texts.clone(),
+            leaf_index: number,
+        });
+        let _ = AnchoredRecord::try_from(registry::GetRecordResponse {
+            anchored: bytes.clone(),
+            leaf_index: number,
+            holders: texts.clone(),
+        });
+        let _ = NodeStatus::try_from(registry::StatusResponse {
+            did: text(0),
+            origin: text(1),
+            leader: text(2),
+            ..registry::StatusResponse::default()
+        });
+        let _ = record_asked_for(&registry::GetRecordRequest { record: bytes.clone() });
+        let _ = consents_asked_for(&registry::ListConsentsRequest { custody: bytes.clone() });
+        let _ = stream_asked_for(&registry::GetStreamRequest {
+            device: text(0),
+            stream: bytes,
+        });
+    }
+
+    #[test]
+    fn arbitrary_wire_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = anchor::SubmitResponse::decode(bytes.as_slice()).map(Submitted::try_from);
+        let _ = access::RequestResponse::decode(bytes.as_slice()).map(Decision::try_from);
+        let _ = registry::StatusResponse::decode(bytes.as_slice()).map(NodeStatus::try_from);
+    }
+
+    #[test]
+    fn principal_is_read_back_as_it_was_sent(
+        roles in vec("[a-z-]{1,32}", 0..=16),
+        label in "[a-zA-Z0-9 ]{0,64}",
+        leaf_index in any::<u64>(),
+    ) {
+        let listed = ListedPrincipal {
+            did: key().did(),
+            kind: PrincipalKind::Device,
+            org: key().did(),
+            standing: Status::Suspended,
+            roles,
+            label,
+            leaf_index,
+        };
+        let sent = registry::Principal::from(listed.clone());
+        prop_assert_eq!(ListedPrincipal::try_from(sent).unwrap(), listed);
+    }
+}
+
+#[test]
+fn statement_is_read_back_as_it_was_sent() {
+    let submit = Submit {
+        signed: signed(),
+        strength: None,
+    };
+    let sent = anchor::SubmitRequest::from(submit.clone());
+    assert_eq!(Submit::try_from(sent).unwrap(), submit);
+}
+
+#[test]
+fn unspecified_strength_means_published() {
+    let sent = anchor::SubmitRequest {
+        signed_statement: signed().to_bytes(),
+        strength: 0,
+    };
+    let submit = Submit::try_from(sent).unwrap();
+    assert_eq!(submit.strength, Some(medanchor_anchor::Strength::Published));
+}
+
+#[test]
+fn status_is_read_back_as_it_was_sent() {
+    let status = NodeStatus {
+        origin: "example.org/log".to_owned(),
+        node: "a".to_owned(),
+        did: key().did(),
+        version: "0.1.0".to_owned(),
+        role: "follower".to_owned(),
+        leader: Some("b".to_owned()),
+        tree_size: 7,
+        published_size: 6,
+        cosignatures: 3,
+        blocks: 5,
+        blocks_size_bytes: 4,
+        blocks_repaired: 1,
+        peers: vec![PeerStatus {
+            node: "b".to_owned(),
+            swarm_connected: true,
+            address: "127.0.0.1:7000".to_owned(),
+        }],
+    };
+    let sent = registry::StatusResponse::from(status.clone());
+    assert_eq!(NodeStatus::try_from(sent).unwrap(), status);
+}
+
+#[test]
+fn names_with_control_characters_are_refused() {
+    let mut status = registry::StatusResponse {
+        did: key().did().to_string(),
+        ..registry::StatusResponse::default()
+    };
+    assert!(NodeStatus::try_from(status.clone()).is_ok());
+    status.node = "\u{1b}[2J".to_owned();
+    assert!(NodeStatus::try_from(status).is_err());
+}
+
+#[test]
+fn uploaded_block_must_hash_to_its_cid() {
+    let good = block::PutRequest::from(valid_block());
+    assert!(Block::try_from(good.clone()).is_ok());
+    let mut bad = good;
+    bad.data = bytes::Bytes::from_static(b"something else");
+    assert!(Block::try_from(bad).is_err());
+}
+
+#[test]
+fn more_cids_than_the_limit_are_refused() {
+    let cid = bytes::Bytes::from(valid_block().cid().to_bytes());
+    let request = |count| block::HasRequest {
+        cids: vec![cid.clone(); count],
+    };
+    assert!(has_cids(&request(1024)).is_ok());
+    assert!(has_cids(&request(1025)).is_err());
+}
+
+#[test]
+fn opening_must_be_the_one_the_leaf_commits_to() {
+    use medanchor_anchor::{Entry, Kind, Leaf, Opening, Outcome};
+    let opening = Opening(Entry {
+        salt: [1; 32],
+        signed: signed(),
+    });
+    let leaf = Leaf {
+        v: 1,
+        kind: Kind::Suspended,
+        at: 1,
+        outcome: Outcome::Ok,
+        record: None,
+        opening: opening.commitment(),
+    };
+    let entry = LeafEntry {
+        index: 3,
+        leaf,
+        opening: Some(opening),
+    };
+    let sent = anchor::ListLeavesResponse::from(entry.clone());
+    assert_eq!(LeafEntry::try_from(sent.clone()).unwrap(), entry);
+    let mut other = entry;
+    other.opening = Some(Opening(Entry {
+        salt: [2; 32],
+        signed: signed(),
+    }));
+    let swapped = anchor::ListLeavesResponse {
+        opening: anchor::ListLeavesResponse::from(other).opening,
+        ..sent
+    };
+    assert!(LeafEntry::try_from(swapped).is_err());
+}
+
+#[test]
+fn custody_key_request_is_read_back_as_it_was_sent() {
+    let create = CreateKey {
+        custody: CustodyId::new([5; 16]),
+        epoch: 2,
+        recovery_recipient: [9; 32],
+    };
+    let sent = access::CreateKeyRequest::from(create);
+    assert_eq!(CreateKey::try_from(sent).unwrap(), create);
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_seed(&[3; 32])
+}
+
+fn valid_block() -> Block {
+    Block::new(Codec::Raw, &b"sealed"[..]).unwrap()
+}
+
+fn signed() -> medanchor_anchor::SignedStatement {
+    let who = key().did();
+    Statement::new(
+        "example.org/log",
+        Body::Suspended(Standing { who }),
+        [1; 16],
+        9,
+    )
+    .sign(&[&key()])
+}

@@ -1,0 +1,419 @@
+use crate::{
+    grants::Grants,
+    store::{Rows, Store},
+};
+use medanchor_anchor::Row;
+use medanchor_dag::{CborError, CustodyId, from_canonical, to_canonical};
+use medanchor_envelope::{FormatError, Identity, OpenError, Recipient, RecipientError, SealedKey};
+use redb::{ReadTransaction, ReadableTable};
+use serde::{Deserialize, Serialize};
+use serde_bytes::{ByteArray, ByteBuf};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// A broker's custody keys, on disk.
+///
+/// The key-encryption key is an X25519 private key. Each custody key is kept as a [`SealedKey`] to it:
+/// the very form in which a second holder keeps its copy, bound to custody, epoch and public key. So a
+/// copy of the file is worth nothing without the key-encryption key, which is kept elsewhere.
+///
+/// Synchronous: call it from a thread that may block.
+pub struct Custody {
+    store: Store,
+    store_key: Identity,
+}
+
+/// A custody key that this broker holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldKey {
+    /// The custody id.
+    pub custody: CustodyId,
+    /// Epoch of the key.
+    pub epoch: u32,
+    /// The public half (X25519).
+    pub public_key: [u8; 32],
+}
+
+/// A custody key that this broker holds, with a copy for a second holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedKey {
+    /// The public half (X25519).
+    pub public_key: [u8; 32],
+    /// The private half, sealed to the second holder: canonical DAG-CBOR of a [`SealedKey`].
+    pub recovery_copy: Vec<u8>,
+}
+
+/// Why the key store could not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CustodyError {
+    /// The store was made under another key-encryption key: start with that one.
+    #[error("key store was made under another key-encryption key")]
+    OtherKek,
+    /// This broker does not hold the key: ask another broker of the custody, or restore a copy.
+    #[error("custody key `{custody}` epoch {epoch} is not held here")]
+    NotHeld {
+        /// The custody id.
+        custody: CustodyId,
+        /// Epoch of the key.
+        epoch: u32,
+    },
+    /// The second holder's public key is not usable: let it make another.
+    #[error("public key of the second holder is not 32 bytes of a sound X25519 key")]
+    SecondHolder(#[source] Option<RecipientError>),
+    /// The operating system gave no random bytes: try again.
+    #[error("no random bytes from the operating system")]
+    NoRandomness(#[source] getrandom::Error),
+    /// A stored row is damaged: restore the store, or the key from its second holder.
+    #[error("row of the key store is damaged")]
+    Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Reading or writing failed; what was acknowledged is intact.
+    #[error("key store failed")]
+    Storage(#[from] redb::Error),
+}
+
+impl Custody {
+    /// Opens the key store at `path`, or makes it. `kek` is the key-encryption key: 32 random bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`CustodyError::OtherKek`], or when the storage fails.
+    pub fn open(path: &Path, kek: Zeroizing<[u8; 32]>) -> Result<Self, CustodyError> {
+        let custody = Self {
+            store: Store::open(
+                path,
+                &[KEYS, META, crate::grants::GRANTS, crate::grants::EXPIRY],
+            )?,
+            store_key: Identity::from_bytes(kek),
+        };
+        let expected = custody.store_key.recipient();
+        let made_under = custody.store.write(|txn| {
+            let mut meta = txn.open_table(META)?;
+            let made_under = meta.get(STORE_KEY)?.map(|row| row.value().to_vec());
+            if made_under.is_none() {
+                meta.insert(STORE_KEY, expected.as_bytes().as_slice())?;
+            }
+            Ok(made_under)
+        })?;
+        match made_under {
+            Some(key) if key != expected.as_bytes() => Err(CustodyError::OtherKek),
+            _ => Ok(custody),
+        }
+    }
+
+    /// Makes a custody key, keeps it durably, and seals a copy to a second holder, whose public key is
+    /// given. Asked again, it answers with the same key.
+    ///
+    /// # Errors
+    ///
+    /// [`CustodyError`]; asking again is safe.
+    pub fn create(
+        &self,
+        custody: CustodyId,
+        epoch: u32,
+        second_holder: &[u8],
+    ) -> Result<CreatedKey, CustodyError> {
+        let second_holder = second_holder
+            .try_into()
+            .map_err(|_| CustodyError::SecondHolder(None))?;
+        let second_holder = Recipient::from_bytes(second_holder)
+            .map_err(|error| CustodyError::SecondHolder(Some(error)))?;
+        let key = self.create_key(custody, epoch)?;
+        let copy = self.recovery_copy(custody, epoch, &second_holder)?;
+        Ok(CreatedKey {
+            public_key: *key.as_bytes(),
+            recovery_copy: copy.to_bytes(),
+        })
+    }
+
+    /// Makes a custody key and keeps it durably, or finds the one made before.
+    ///
+    /// # Errors
+    ///
+    /// [`CustodyError`]; asking again is safe.
+    pub fn create_key(&self, custody: CustodyId, epoch: u32) -> Result<Recipient, CustodyError> {
+        let fresh = Identity::generate().map_err(CustodyError::NoRandomness)?;
+        let row = KeyRow::seal(&fresh, &self.store_key, custody, epoch);
+        let kept = self.store.write(|txn| {
+            let mut keys = txn.open_table(KEYS)?;
+            let key = key_of(custody, epoch);
+            let kept = keys.get(key.as_slice())?.map(|row| row.value().to_vec());
+            if kept.is_none() {
+                keys.insert(key.as_slice(), to_canonical(&row).as_slice())?;
+            }
+            Ok(kept)
+        })?;
+        match kept {
+            Some(kept) => KeyRow::parse(&kept)?.recipient(),
+            None => Ok(fresh.recipient()),
+        }
+    }
+
+    /// A copy of a private key, sealed to another holder.
+    ///
+    /// # Errors
+    ///
+    /// [`CustodyError::NotHeld`], or when the store is damaged or fails.
+    pub fn recovery_copy(
+        &self,
+        custody: CustodyId,
+        epoch: u32,
+        to: &Recipient,
+    ) -> Result<SealedKey, CustodyError> {
+        let key = key_of(custody, epoch);
+        let row = self.store.read(|txn| {
+            let keys = txn.open_table(KEYS)?;
+            Ok(keys.get(key.as_slice())?.map(|row| row.value().to_vec()))
+        })?;
+        let row = row.ok_or(CustodyError::NotHeld { custody, epoch })?;
+        let identity = KeyRow::parse(&row)?.open(&self.store_key, custody, epoch)?;
+        Ok(identity.seal_copy(to, *custody.as_bytes(), epoch))
+    }
+
+    /// Every key that is held here, in the order of id and epoch.
+    ///
+    /// # Errors
+    ///
+    /// When the store is damaged or fails.
+    pub fn list(&self) -> Result<Vec<HeldKey>, CustodyError> {
+        let rows = self.store.read(|txn| rows(txn, &[], &[0xff; 21]))?;
+        let held = |(key, row): &Row| {
+            let (custody, epoch) = parse_key(key)?;
+            let public_key = KeyRow::parse(row)?.key.into_array();
+            Ok(HeldKey {
+                custody,
+                epoch,
+                public_key,
+            })
+        };
+        rows.iter().map(held).collect()
+    }
+
+    /// The private key of a custody, of whatever epoch, whose public half has this id.
+    pub(crate) fn identity(
+        &self,
+        custody: CustodyId,
+        key_id: &[u8; 32],
+    ) -> Result<Option<Identity>, CustodyError> {
+        let (first, last) = (key_of(custody, 0), key_of(custody, u32::MAX));
+        for (key, row) in self.store.read(|txn| rows(txn, &first, &last))? {
+            let row = KeyRow::parse(&row)?;
+            if row.recipient()?.id() == *key_id {
+                let (_, epoch) = parse_key(&key)?;
+                return row.open(&self.store_key, custody, epoch).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The grants that were made and are not over.
+    pub(crate) fn grants(&self) -> Grants<'_> {
+        Grants::new(&self.store)
+    }
+}
+
+impl std::fmt::Debug for Custody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Custody").finish_non_exhaustive()
+    }
+}
+
+/// A custody key as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyRow {
+    v: u8,
+    /// The public half.
+    key: ByteArray<32>,
+    /// The private half, sealed to the store's key.
+    sealed: ByteBuf,
+}
+
+impl KeyRow {
+    fn seal(key: &Identity, store_key: &Identity, custody: CustodyId, epoch: u32) -> Self {
+        let sealed = key.seal_copy(&store_key.recipient(), *custody.as_bytes(), epoch);
+        Self {
+            v: 1,
+            key: ByteArray::new(*key.recipient().as_bytes()),
+            sealed: ByteBuf::from(sealed.to_bytes()),
+        }
+    }
+
+    fn parse(row: &[u8]) -> Result<Self, CustodyError> {
+        from_canonical(row, MAX_ROW_BYTES).map_err(|error: CborError| damaged(error))
+    }
+
+    fn recipient(&self) -> Result<Recipient, CustodyError> {
+        Recipient::from_bytes(*self.key).map_err(damaged)
+    }
+
+    fn open(
+        &self,
+        store_key: &Identity,
+        custody: CustodyId,
+        epoch: u32,
+    ) -> Result<Identity, CustodyError> {
+        let sealed =
+            SealedKey::from_bytes(&self.sealed).map_err(|error: FormatError| damaged(error))?;
+        sealed
+            .open(store_key, *custody.as_bytes(), epoch, &self.recipient()?)
+            .map_err(|error: OpenError| damaged(error))
+    }
+}
+
+fn rows(txn: &ReadTransaction, first: &[u8], last: &[u8]) -> Result<Vec<Row>, redb::Error> {
+    let keys = txn.open_table(KEYS)?;
+    let mut rows = Vec::new();
+    for row in keys.range(first..=last)? {
+        let (key, row) = row?;
+        rows.push((key.value().to_vec(), row.value().to_vec()));
+    }
+    Ok(rows)
+}
+
+/// Custody id, then the epoch big-endian.
+fn key_of(custody: CustodyId, epoch: u32) -> Vec<u8> {
+    [custody.as_bytes().as_slice(), &epoch.to_be_bytes()].concat()
+}
+
+fn parse_key(key: &[u8]) -> Result<(CustodyId, u32), CustodyError> {
+    let parts = key.split_first_chunk().and_then(|(custody, epoch)| {
+        let epoch = u32::from_be_bytes(epoch.try_into().ok()?);
+        Some((CustodyId::new(*custody), epoch))
+    });
+    parts.ok_or_else(|| damaged(KeyLength))
+}
+
+fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> CustodyError {
+    CustodyError::Damaged(Box::new(error))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("key of a row is not 20 bytes")]
+struct KeyLength;
+
+const KEYS: Rows = Rows::new("custody-keys-1");
+const META: Rows = Rows::new("meta-1");
+const STORE_KEY: &[u8] = b"store-key";
+const MAX_ROW_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> CustodyId {
+        CustodyId::new([7; 16])
+    }
+
+    fn kek(byte: u8) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new([byte; 32])
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Custody {
+        Custody::open(&folder.path().join("custody.redb"), kek(1)).unwrap()
+    }
+
+    #[test]
+    fn key_is_made_once_and_survives_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let first = store.create_key(id(), 0).unwrap();
+        assert_eq!(store.create_key(id(), 0).unwrap(), first);
+        let next = store.create_key(id(), 1).unwrap();
+        assert_ne!(next, first);
+        drop(store);
+
+        let store = open(&folder);
+        assert_eq!(store.create_key(id(), 0).unwrap(), first);
+        let held = |epoch, key: Recipient| HeldKey {
+            custody: id(),
+            epoch,
+            public_key: *key.as_bytes(),
+        };
+        assert_eq!(store.list().unwrap(), [held(0, first), held(1, next)]);
+        for key in [first, next] {
+            let identity = store.identity(id(), &key.id()).unwrap().unwrap();
+            assert_eq!(identity.recipient(), key);
+        }
+        let other = CustodyId::new([8; 16]);
+        assert!(store.identity(other, &first.id()).unwrap().is_none());
+    }
+
+    #[test]
+    fn second_holder_opens_its_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let holder = Identity::generate().unwrap();
+        let created = store
+            .create(id(), 3, holder.recipient().as_bytes())
+            .unwrap();
+        let copy = SealedKey::from_bytes(&created.recovery_copy).unwrap();
+        let key = store.create_key(id(), 3).unwrap();
+        assert_eq!(&created.public_key, key.as_bytes());
+        let opened = copy.open(&holder, *id().as_bytes(), 3, &key).unwrap();
+        assert_eq!(opened.recipient(), key);
+    }
+
+    #[test]
+    fn copies_are_refused_for_unknown_keys_and_unsound_holders() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let holder = Identity::generate().unwrap().recipient();
+        assert!(matches!(
+            store.recovery_copy(id(), 0, &holder),
+            Err(CustodyError::NotHeld { .. })
+        ));
+        for holder in [&[0; 32][..], &[9; 31], &[]] {
+            assert!(matches!(
+                store.create(id(), 0, holder),
+                Err(CustodyError::SecondHolder(_))
+            ));
+        }
+        assert_eq!(store.list().unwrap(), []);
+    }
+
+    #[test]
+    fn store_does_not_open_under_another_kek() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(&folder));
+        let opened = Custody::open(&folder.path().join("custody.redb"), kek(2));
+        assert!(matches!(opened, Err(CustodyError::OtherKek)));
+        open(&folder);
+    }
+
+    #[test]
+    fn file_holds_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = store.create_key(id(), 0).unwrap();
+        let secret = store.identity(id(), &key.id()).unwrap().unwrap().to_bytes();
+        drop(store);
+        let file = std::fs::read(folder.path().join("custody.redb")).unwrap();
+        let holds = |bytes: &[u8]| file.windows(bytes.len()).any(|window| window == bytes);
+        assert!(holds(key.as_bytes()));
+        assert!(!holds(secret.as_ref()));
+        assert!(!holds(&secret[..16]));
+        assert!(!holds(&[1; 32]));
+    }
+
+    #[test]
+    fn damaged_row_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = store.create_key(id(), 0).unwrap();
+        let other = Identity::generate().unwrap();
+        let mut row = KeyRow::seal(&other, &other, id(), 0);
+        row.key = ByteArray::new(*key.as_bytes());
+        let put = |row: &[u8]| {
+            store.store.write(|txn| {
+                txn.open_table(KEYS)?
+                    .insert(key_of(id(), 0).as_slice(), row)?;
+                Ok(())
+            })
+        };
+        put(&to_canonical(&row)).unwrap();
+        let opened = store.identity(id(), &key.id());
+        assert!(matches!(opened, Err(CustodyError::Damaged(_))));
+        put(b"nonsense").unwrap();
+        assert!(matches!(store.list(), Err(CustodyError::Damaged(_))));
+    }
+}

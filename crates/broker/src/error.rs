@@ -1,0 +1,60 @@
+use crate::{CustodyError, grants::GrantsError};
+use medanchor_anchor::{AppendError, BoxError, ReadError, TablesError};
+use medanchor_dag::{Did, SourceError};
+
+/// Why a request is not answered yet. No key was released; asking again with the same request is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// This node may not release under the custody key: send the request to one of these nodes.
+    #[error("not a broker of the custody key")]
+    NotBroker {
+        /// The nodes that may.
+        brokers: Vec<Did>,
+    },
+    /// This node is a broker of the custody key but does not hold its private half: send the request to
+    /// another broker, and restore the key here.
+    #[error("custody key is not held here")]
+    NotHeld,
+    /// The decision could not be recorded.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The state could not be read, or the leaf not be proved yet.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record or its wrap could not be fetched: try again later, or another broker.
+    #[error("record could not be fetched")]
+    Fetch(#[from] SourceError),
+    /// What the decision rests on keeps changing: try again.
+    #[error("state changed while the request was decided")]
+    Unsettled,
+    /// The key store failed.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    /// The broker's own storage failed, or its process is stopping.
+    #[error("broker failed")]
+    Failed(#[source] BoxError),
+}
+
+impl From<TablesError> for ReleaseError {
+    fn from(error: TablesError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl From<GrantsError> for ReleaseError {
+    fn from(error: GrantsError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl From<getrandom::Error> for ReleaseError {
+    fn from(error: getrandom::Error) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl From<tokio::task::JoinError> for ReleaseError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}

@@ -1,0 +1,205 @@
+use crate::store::{Rows, Store};
+use medanchor_anchor::SignedStatement;
+use medanchor_dag::{CborError, Hash, from_canonical, to_canonical};
+use medanchor_envelope::Wrap;
+use redb::ReadableTable;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// The grants that this broker has made, by request: an identical retry gets the same one. They hold
+/// sealed wraps only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grants<'s>(&'s Store);
+
+/// A grant that is ready to be anchored, or was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeptGrant {
+    v: u8,
+    /// One wrap per record, in the order of the request: canonical bytes.
+    pub(crate) wraps: Vec<ByteBuf>,
+    /// The statement that releases them.
+    pub(crate) released: SignedStatement,
+    /// When it is over, unix ms.
+    pub(crate) not_after: u64,
+}
+
+/// Why a grant could not be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GrantsError {
+    #[error("kept grant is damaged")]
+    Damaged(#[from] CborError),
+    #[error("grant store failed")]
+    Storage(#[from] redb::Error),
+}
+
+impl KeptGrant {
+    pub(crate) fn new(wraps: &[Wrap], released: SignedStatement, not_after: u64) -> Self {
+        Self {
+            v: 1,
+            wraps: wraps.iter().map(|wrap| wrap.to_bytes().into()).collect(),
+            released,
+            not_after,
+        }
+    }
+}
+
+impl<'s> Grants<'s> {
+    pub(crate) fn new(store: &'s Store) -> Self {
+        Self(store)
+    }
+
+    /// The grant made on this request, unless it is over at `now`, unix ms.
+    pub(crate) fn find(self, request: &Hash, now: u64) -> Result<Option<KeptGrant>, GrantsError> {
+        let row = self.0.read(|txn| {
+            let grants = txn.open_table(GRANTS)?;
+            let row = grants.get(request.as_bytes().as_slice())?;
+            Ok(row.map(|row| row.value().to_vec()))
+        })?;
+        let grant = row.map(|row| parse(&row)).transpose()?;
+        Ok(grant.filter(|grant| grant.not_after >= now))
+    }
+
+    /// Keeps a grant, unless one was made on the same request; returns the one that is kept. It is on
+    /// disk when this returns. Some that are over at `now`, unix ms, are removed.
+    pub(crate) fn keep(
+        self,
+        request: &Hash,
+        grant: KeptGrant,
+        now: u64,
+    ) -> Result<KeptGrant, GrantsError> {
+        let first = self.0.write(|txn| {
+            let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
+            let over: Vec<Vec<u8>> = expiry
+                .range(..now.to_be_bytes().as_slice())?
+                .take(SWEEP)
+                .map(|row| row.map(|(key, _)| key.value().to_vec()))
+                .collect::<Result<_, _>>()?;
+            for key in over {
+                expiry.remove(key.as_slice())?;
+                if let Some((_, request)) = key.split_at_checked(8) {
+                    grants.remove(request)?;
+                }
+            }
+            let key = request.as_bytes().as_slice();
+            let first = grants.get(key)?.map(|row| row.value().to_vec());
+            if first.is_none() {
+                grants.insert(key, to_canonical(&grant).as_slice())?;
+                expiry.insert(
+                    expiry_key(grant.not_after, request).as_slice(),
+                    [].as_slice(),
+                )?;
+            }
+            Ok(first)
+        })?;
+        match first {
+            Some(first) => Ok(parse(&first)?),
+            None => Ok(grant),
+        }
+    }
+
+    /// Forgets a grant that did not take effect, if it is still the one that is kept.
+    pub(crate) fn forget(self, request: &Hash, grant: &KeptGrant) -> Result<(), GrantsError> {
+        let row = to_canonical(grant);
+        self.0.write(|txn| {
+            let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
+            let key = request.as_bytes().as_slice();
+            let same = grants.get(key)?.is_some_and(|kept| kept.value() == row);
+            if same {
+                grants.remove(key)?;
+                expiry.remove(expiry_key(grant.not_after, request).as_slice())?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+fn parse(row: &[u8]) -> Result<KeptGrant, CborError> {
+    from_canonical(row, MAX_ROW_BYTES)
+}
+
+/// The end big-endian, then the request's hash.
+fn expiry_key(not_after: u64, request: &Hash) -> Vec<u8> {
+    [not_after.to_be_bytes().as_slice(), request.as_bytes()].concat()
+}
+
+/// Request hash to the grant.
+pub(crate) const GRANTS: Rows = Rows::new("grants-1");
+/// When a grant is over, and its request hash, to nothing.
+pub(crate) const EXPIRY: Rows = Rows::new("grants-expiry-1");
+
+/// How many grants are swept at once.
+const SWEEP: usize = 64;
+/// 256 wraps of about 350 bytes and the statement.
+const MAX_ROW_BYTES: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_anchor::testing::{World, cid};
+
+    const TABLES: [Rows; 2] = [GRANTS, EXPIRY];
+
+    fn hash(name: &str) -> Hash {
+        Hash::of(name.as_bytes())
+    }
+
+    /// Grants of one statement are told apart by their end and wraps.
+    fn grant(world: &mut World, not_after: u64) -> KeptGrant {
+        let request = world.request("ines", "researcher", "HRESCH", &[cid("record")]);
+        KeptGrant::new(&[], request, not_after)
+    }
+
+    #[test]
+    fn first_grant_is_kept_until_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grants.redb");
+        let mut world = World::empty();
+        let (first, second) = (grant(&mut world, 100), grant(&mut world, 200));
+        let store = Store::open(&path, &TABLES).unwrap();
+        let kept = Grants(&store).keep(&hash("a"), first.clone(), 50).unwrap();
+        assert_eq!(kept, first);
+        let kept = Grants(&store).keep(&hash("a"), second, 50).unwrap();
+        assert_eq!(kept, first);
+        drop(store);
+
+        let store = Store::open(&path, &TABLES).unwrap();
+        let find = |now| Grants(&store).find(&hash("a"), now).unwrap();
+        assert_eq!(find(100), Some(first));
+        assert_eq!(find(101), None);
+        assert_eq!(Grants(&store).find(&hash("b"), 0).unwrap(), None);
+    }
+
+    #[test]
+    fn grant_is_forgotten_only_as_the_one_that_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("grants.redb"), &TABLES).unwrap();
+        let grants = Grants(&store);
+        let mut world = World::empty();
+        let (first, second) = (grant(&mut world, 100), grant(&mut world, 100));
+        grants.keep(&hash("a"), first.clone(), 0).unwrap();
+        grants.forget(&hash("a"), &second).unwrap();
+        assert_eq!(grants.find(&hash("a"), 0).unwrap(), Some(first.clone()));
+        grants.forget(&hash("a"), &first).unwrap();
+        assert_eq!(grants.find(&hash("a"), 0).unwrap(), None);
+        let kept = grants.keep(&hash("a"), second.clone(), 0).unwrap();
+        assert_eq!(kept, second);
+    }
+
+    #[test]
+    fn grants_that_are_over_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("grants.redb"), &TABLES).unwrap();
+        let grants = Grants(&store);
+        let mut world = World::empty();
+        for (name, not_after) in [("a", 10), ("b", 20), ("c", 30)] {
+            let grant = grant(&mut world, not_after);
+            grants.keep(&hash(name), grant, 0).unwrap();
+        }
+        let new = grant(&mut world, 40);
+        grants.keep(&hash("d"), new, 20).unwrap();
+        let is_kept = |name| grants.find(&hash(name), 0).unwrap().is_some();
+        assert_eq!(["a", "b", "c", "d"].map(is_kept), [false, true, true, true]);
+    }
+}

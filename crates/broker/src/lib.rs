@@ -1,0 +1,25 @@
+//! Has a request decided, records the decision, and only then releases a re-wrapped key.
+//!
+//! Scope: the custody keys that a node holds ([`Custody`]), and the one way in which they are used
+//! ([`Broker::release`]): decide, re-wrap in memory, anchor, hand out (invariants I2, I5 and I8 in
+//! `docs/architecture.md`).
+//!
+//! Out of scope: what is permitted (`medanchor-policy`), the log itself (`medanchor-anchor`), finding a
+//! broker of a custody key and the wire (`medanchor-node`).
+#![deny(clippy::indexing_slicing)]
+
+mod answer;
+mod broker;
+mod custody;
+mod error;
+mod grants;
+mod judgement;
+mod records;
+mod refusals;
+mod request;
+mod store;
+
+pub use answer::{Answer, Denial, Grant};
+pub use broker::{Broker, BrokerParts, Clock};
+pub use custody::{CreatedKey, Custody, CustodyError, HeldKey};
+pub use error::ReleaseError;

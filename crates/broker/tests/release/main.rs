@@ -1,0 +1,356 @@
+//! The one way out for a key: decide, re-wrap, anchor, hand out.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod hospital;
+
+use hospital::{Fault, Hospital, ask};
+use medanchor_anchor::{
+    Body, Kind, Opening, Outcome, SignedStatement, Statement, Strength, TrustPolicy,
+    testing::{self, HOUR, key},
+};
+use medanchor_broker::{Answer, Denial, Grant, ReleaseError};
+use medanchor_dag::{Class, Hash};
+
+const PAYLOAD: &[u8] = b"one heart beat";
+
+fn grant(answer: Result<Answer, ReleaseError>) -> Grant {
+    match answer {
+        Ok(Answer::Grant(grant)) => grant,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+fn denial(answer: Result<Answer, ReleaseError>) -> Denial {
+    match answer {
+        Ok(Answer::Denial(denial)) => denial,
+        other => panic!("not denied: {other:?}"),
+    }
+}
+
+/// The hashes of the wraps that a `released` statement names.
+fn released_wraps(opening: &Opening) -> Vec<Hash> {
+    match &opening.0.signed.statement.body {
+        Body::Released(released) => released.wraps.clone(),
+        other => panic!("not released: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn permitted_request_opens_the_records() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD), hospital.put(b"the next")];
+    let request = hospital.request("ines", "HRESCH", &records);
+    let answer = grant(hospital.broker().release(request.clone()).await);
+
+    let policy = TrustPolicy::founded(&testing::founded(hospital.policy())).unwrap();
+    let verified = answer.receipt.verify(&policy, Strength::Witnessed).unwrap();
+    assert_eq!(verified.leaf.kind, Kind::Released);
+    assert_eq!(verified.leaf.outcome, Outcome::Ok);
+    let named = released_wraps(verified.opening.unwrap());
+    let given: Vec<Hash> = answer.wraps.iter().map(|wrap| Hash::of(wrap)).collect();
+    assert_eq!(named, given);
+
+    let open = |n: usize| hospital.open("ines", &records, &answer, n);
+    assert_eq!(open(0), PAYLOAD);
+    assert_eq!(open(1), b"the next");
+}
+
+#[tokio::test]
+async fn denied_request_leaves_a_refused_leaf() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HMARKT", &records);
+    let denied = denial(hospital.broker().release(request.clone()).await);
+    let receipt = denied.receipt.unwrap();
+    assert_eq!(receipt.leaf.kind, Kind::Refused);
+    assert_eq!(receipt.leaf.outcome, Outcome::Ok);
+    let Body::Refused(body) = receipt.opening.unwrap().0.signed.statement.body else {
+        panic!("not refused");
+    };
+    assert_eq!((body.code, body.request), (denied.code.clone(), request));
+    assert_eq!(denied.code, "purpose-not-covered");
+    assert!(!denied.reason.is_empty());
+}
+
+#[tokio::test]
+async fn no_wrap_leaves_before_its_leaf_and_a_retry_gets_the_grant() {
+    for fault in [Fault::Fails, Fault::FailsButPersists] {
+        let hospital = Hospital::new();
+        let records = [hospital.put(PAYLOAD)];
+        let request = hospital.request("ines", "HRESCH", &records);
+        hospital.next(fault);
+        let failed = hospital.broker().release(request.clone()).await;
+        assert!(matches!(failed, Err(ReleaseError::Append(_))));
+        let kept = hospital.last_submission();
+
+        // The broker restarts, and is asked again.
+        let answer = grant(hospital.restarted().broker().release(request).await);
+        assert_eq!(hospital.last_submission(), kept);
+        assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
+        let named = released_wraps(answer.receipt.opening.as_ref().unwrap());
+        assert_eq!(named, [Hash::of(&answer.wraps[0])]);
+        assert_eq!(hospital.open("ines", &records, &answer, 0), PAYLOAD);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_answered_while_the_leaf_is_awaited() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.next(Fault::Never);
+    let broker = hospital.broker();
+    tokio::select! {
+        answer = broker.release(request.clone()) => panic!("answered: {answer:?}"),
+        () = hospital.append_reached() => {}
+    }
+    assert_eq!(hospital.leaves_of(Kind::Released), []);
+    grant(broker.release(request).await);
+}
+
+#[tokio::test]
+async fn consent_withdrawn_before_the_leaf_denies() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.next(Fault::Before(|world| {
+        world.withdraw("study", "patient");
+    }));
+    let denied = denial(hospital.broker().release(request.clone()).await);
+    assert_eq!(denied.code, "consent-withdrawn");
+    assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Stale]);
+
+    // What was forgotten is not found by a retry.
+    let denied = denial(hospital.broker().release(request).await);
+    assert!(denied.receipt.is_some());
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Stale]);
+}
+
+#[tokio::test]
+async fn decision_is_made_again_when_the_state_moved_on() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let again = Fault::Before(|world| {
+        world.consent("more", "patient", "institute", "TREAT");
+    });
+    hospital.next(again);
+    let request = hospital.request("ines", "HRESCH", &records);
+    grant(hospital.broker().release(request).await);
+    let outcomes = [Outcome::Stale, Outcome::Ok];
+    assert_eq!(hospital.leaves_of(Kind::Released), outcomes);
+
+    let request = hospital.request("ines", "HRESCH", &records);
+    (0..4).for_each(|_| hospital.next(again));
+    let unsettled = hospital.broker().release(request).await;
+    assert!(matches!(unsettled, Err(ReleaseError::Unsettled)));
+}
+
+#[tokio::test]
+async fn identical_request_gets_the_same_grant_until_it_is_over() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    let broker = hospital.broker();
+    let (one, two) = tokio::join!(
+        broker.release(request.clone()),
+        broker.release(request.clone())
+    );
+    let first = grant(one);
+    assert_eq!(grant(two).wraps, first.wraps);
+
+    drop(broker);
+    let restarted = hospital.restarted();
+    let again = grant(restarted.broker().release(request.clone()).await);
+    assert_eq!(again.wraps, first.wraps);
+    assert_eq!(again.receipt.index, first.receipt.index);
+    assert_eq!(restarted.leaves_of(Kind::Released), [Outcome::Ok]);
+
+    restarted.wait(HOUR + 1);
+    let over = denial(restarted.broker().release(request).await);
+    assert_eq!(over.code, "request-expired");
+}
+
+#[tokio::test]
+async fn grant_that_is_not_proved_yet_is_not_handed_out() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.cut_off_witnesses(true);
+    let unproved = hospital.broker().release(request.clone()).await;
+    assert!(matches!(unproved, Err(ReleaseError::Read(_))));
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
+    hospital.cut_off_witnesses(false);
+    grant(hospital.broker().release(request).await);
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
+}
+
+#[tokio::test]
+async fn request_that_nobody_known_has_signed_leaves_no_leaf() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let good = hospital.request("ines", "HRESCH", &records);
+    let ines = key("ines");
+    let with = |change: fn(&mut Statement)| {
+        let mut statement = good.statement.clone();
+        change(&mut statement);
+        statement.sign(&[&ines])
+    };
+    fn body(statement: &mut Statement) -> &mut medanchor_anchor::AccessRequest {
+        match &mut statement.body {
+            Body::AccessRequest(body) => body,
+            other => panic!("not a request: {other:?}"),
+        }
+    }
+    let mut forged = good.clone();
+    forged.signatures[0].0 = key("mallory").did();
+    let cases: [(&str, SignedStatement); 11] = [
+        (
+            "not-enrolled",
+            good.statement.clone().sign(&[&key("nobody")]),
+        ),
+        ("bad-signature", forged),
+        (
+            "malformed-request",
+            good.statement.clone().sign(&[&ines, &key("nobody")]),
+        ),
+        ("wrong-origin", with(|s| s.origin = "other".to_owned())),
+        ("request-expired", with(|s| s.not_after_unix_ms = Some(1))),
+        (
+            "expiry-too-far",
+            with(|s| s.not_after_unix_ms = Some(u64::MAX)),
+        ),
+        ("bad-recipient", with(|s| body(s).recipient = vec![0; 32])),
+        ("bad-recipient", with(|s| body(s).recipient = vec![9; 31])),
+        ("malformed-request", with(|s| body(s).records.clear())),
+        (
+            "malformed-request",
+            with(|s| {
+                let first = body(s).records[0];
+                body(s).records.push(first);
+            }),
+        ),
+        (
+            "malformed-request",
+            with(|s| {
+                let who = key("ines").did();
+                s.body = Body::Suspended(medanchor_anchor::Standing { who });
+            }),
+        ),
+    ];
+    let size = hospital.tree_size();
+    for (code, request) in cases {
+        let denied = denial(hospital.broker().release(request).await);
+        assert_eq!(denied.code, code);
+        assert_eq!(denied.receipt, None);
+    }
+    assert_eq!(hospital.tree_size(), size);
+}
+
+#[tokio::test]
+async fn request_reaches_another_node_than_the_broker() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    let other = hospital.broker_of("hospital-b").release(request).await;
+    let broker = testing::node_key("hospital-a").did();
+    let Err(ReleaseError::NotBroker { brokers }) = other else {
+        panic!("answered: {other:?}");
+    };
+    assert_eq!(brokers, [broker]);
+    assert_eq!(hospital.leaves_of(Kind::Released), []);
+}
+
+#[tokio::test]
+async fn unknown_record_is_denied() {
+    let hospital = Hospital::new();
+    let request = hospital.request("ines", "HRESCH", &[testing::cid("nothing")]);
+    let denied = denial(hospital.broker().release(request).await);
+    assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
+}
+
+#[tokio::test]
+async fn refusals_of_one_requester_do_not_fill_the_log() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let broker = hospital.broker();
+    let mut codes = Vec::new();
+    for _ in 0..25 {
+        let request = hospital.request("ines", "HMARKT", &records);
+        codes.push(denial(broker.release(request).await).code);
+    }
+    let refused = hospital.leaves_of(Kind::Refused).len();
+    let (logged, local) = codes.split_at(refused);
+    assert!((1..25).contains(&refused));
+    assert!(logged.iter().all(|code| code != "too-many-requests"));
+    assert!(local.iter().all(|code| code == "too-many-requests"));
+    // What is permitted is not held up by it.
+    let request = hospital.request("ines", "HRESCH", &records);
+    grant(broker.release(request).await);
+}
+
+#[tokio::test]
+async fn record_that_is_not_what_was_anchored_is_refused() {
+    let hospital = Hospital::new();
+    let lie = hospital.put_as(PAYLOAD, |anchored| anchored.class = Class::Telemetry);
+    let mut other = None;
+    let donor = hospital.put_as(b"other", |anchored| other = Some(anchored.wrap));
+    let swapped = hospital.put_as(PAYLOAD, |anchored| anchored.wrap = other.unwrap());
+    let no_wrap = hospital.put_as(PAYLOAD, |anchored| anchored.wrap = donor);
+    for (record, code) in [
+        (lie, "record-mismatch"),
+        (swapped, "wrap-unusable"),
+        (no_wrap, "wrap-unusable"),
+    ] {
+        let request = hospital.request("ines", "HRESCH", &[record]);
+        let denied = denial(hospital.broker().release(request).await);
+        assert_eq!(denied.code, code);
+        assert!(denied.reason.contains(&record.to_string()));
+        assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
+    }
+}
+
+#[tokio::test]
+async fn missing_blocks_are_an_error_and_no_denial() {
+    let hospital = Hospital::new();
+    let record = hospital.put_as(PAYLOAD, |anchored| anchored.wrap = testing::cid("gone"));
+    let size = hospital.tree_size();
+    let request = hospital.request("ines", "HRESCH", &[record]);
+    let failed = hospital.broker().release(request).await;
+    assert!(matches!(failed, Err(ReleaseError::Fetch(_))));
+    assert_eq!(hospital.tree_size(), size);
+}
+
+#[tokio::test]
+async fn broker_that_lost_its_key_says_so() {
+    let hospital = Hospital::new();
+    let record = hospital.put(PAYLOAD);
+    let request = hospital.request("ines", "HRESCH", &[record]);
+    let empty = hospital.without_keys();
+    let failed = empty.broker().release(request.clone()).await;
+    assert!(matches!(failed, Err(ReleaseError::NotHeld)));
+
+    // A grant that a lost store no longer has is not made twice.
+    grant(hospital.broker().release(request.clone()).await);
+    let denied = denial(empty.broker().release(request).await);
+    assert_eq!(denied.code, "already-released");
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
+}
+
+#[tokio::test]
+async fn request_is_bound_to_its_recipient() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let one = hospital.request("ines", "HRESCH", &records);
+    let two = ask(&hospital, "ines", "HRESCH", &records, "another key");
+    let first = grant(hospital.broker().release(one).await);
+    let second = grant(hospital.broker().release(two).await);
+    assert_ne!(first.wraps, second.wraps);
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok; 2]);
+}

@@ -1,0 +1,377 @@
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use medanchor_anchor::{CustodyKind, Strength};
+use medanchor_dag::{Cid, Class, CustodyId, Did};
+use medanchor_envelope::Suite;
+use std::path::PathBuf;
+
+/// Seals, stores, releases and verifies medical-device data.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "medanchor", version, propagate_version = true)]
+pub(crate) struct Arguments {
+    /// The user's folder; absent, `~/.medanchor`.
+    #[arg(long, env = "MEDANCHOR_HOME", value_name = "DIR", global = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Use this node alone, by its name in `client.toml`; absent, all of them.
+    #[arg(long, value_name = "NAME", global = true)]
+    pub node: Option<String>,
+    /// Print one JSON object on standard output, and nothing else.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The user's own keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Custody keys, to which payloads are sealed.
+    #[command(subcommand)]
+    Custody(CustodyCommand),
+    /// Devices of the user's organisation.
+    #[command(subcommand)]
+    Device(PrincipalCommand),
+    /// People of the user's organisation.
+    #[command(subcommand)]
+    Person(PrincipalCommand),
+    /// Organisations.
+    #[command(subcommand)]
+    Org(PrincipalCommand),
+    /// Services that act for the user's organisation.
+    #[command(subcommand)]
+    Service(PrincipalCommand),
+    /// Consents.
+    #[command(subcommand)]
+    Consent(ConsentCommand),
+    /// Seal a payload, store it and have it anchored.
+    Put(PutArguments),
+    /// Ask for a record's key.
+    Request(RequestArguments),
+    /// Fetch a record and open it.
+    Get(GetArguments),
+    /// Verify a receipt, without any server.
+    Verify(VerifyArguments),
+    /// The anchor log.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// How the nodes are.
+    Status,
+}
+
+/// `medanchor key`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make them; existing ones are never overwritten.
+    New,
+    /// Show the public halves.
+    Show,
+}
+
+/// `medanchor custody`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CustodyCommand {
+    /// Make a custody key on the organisation's own node, and keep a copy here.
+    New {
+        /// Whose or what data it protects.
+        #[arg(long, value_enum)]
+        kind: KindName,
+        /// An organisation besides the owner whose devices may write under it.
+        #[arg(long = "writer", value_name = "DID")]
+        writers: Vec<Did>,
+        /// Who may give and withdraw consent besides the owner: a patient's own key.
+        #[arg(long, value_name = "DID")]
+        controller: Option<Did>,
+    },
+    /// List them.
+    List,
+}
+
+/// Kinds of custody keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindName {
+    /// One person's data.
+    Person,
+    /// A dataset, or what a receiver of firmware is sent.
+    Dataset,
+    /// For everyone who is enrolled.
+    Open,
+}
+
+/// `medanchor device`, `person`, `org` and `service`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum PrincipalCommand {
+    /// Enrol one.
+    Enrol(EnrolArguments),
+    /// List them.
+    List,
+    /// Revoke one for good.
+    Revoke {
+        /// Its did:key.
+        did: Did,
+    },
+}
+
+/// `medanchor … enrol`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EnrolArguments {
+    /// Its did:key, as its `medanchor key show` prints it.
+    pub(crate) did: Did,
+    /// A role it may act in, such as clinician, researcher, device, vendor.
+    #[arg(long = "role", value_name = "ROLE")]
+    pub(crate) roles: Vec<String>,
+    /// A short label for lists; never a patient's name.
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// A device's manufacturer.
+    #[arg(long)]
+    pub(crate) manufacturer: Option<String>,
+    /// A device's model.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+}
+
+/// `medanchor consent`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ConsentCommand {
+    /// Give consent.
+    Give {
+        /// The custody key.
+        custody: CustodyId,
+        /// An organisation, person or device it is given to.
+        #[arg(long = "party", value_name = "DID", required = true)]
+        parties: Vec<Did>,
+        /// A purpose of use, such as HRESCH; it covers the narrower ones.
+        #[arg(long = "purpose", value_name = "CODE", required = true)]
+        purposes: Vec<String>,
+        /// A data class; absent, all.
+        #[arg(long = "class", value_name = "CLASS")]
+        classes: Vec<Class>,
+        /// How many days it may be used; absent, until it is withdrawn.
+        #[arg(long)]
+        days: Option<u32>,
+    },
+    /// Withdraw a consent.
+    Withdraw {
+        /// The custody key.
+        custody: CustodyId,
+        /// The consent, as `consent give` printed it.
+        #[arg(value_parser = consent_id)]
+        consent: [u8; 16],
+    },
+    /// List the consents given for a custody key.
+    List {
+        /// The custody key.
+        custody: CustodyId,
+    },
+}
+
+/// `medanchor put`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PutArguments {
+    /// The payload; `-` is standard input, which cannot be resumed.
+    pub(crate) file: PathBuf,
+    /// The custody key to seal it to.
+    #[arg(long)]
+    pub(crate) custody: CustodyId,
+    /// What kind of data it is, such as waveform.ecg.
+    #[arg(long)]
+    pub(crate) class: Class,
+    /// The cipher.
+    #[arg(long, value_enum, default_value_t = SuiteName::Chacha20Poly1305)]
+    pub(crate) suite: SuiteName,
+    /// A full sealed chunk has 2 to the power of this many bytes.
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u8).range(16..=20))]
+    pub(crate) chunk_log2: u8,
+    /// When it was captured, unix ms; absent, the file's time, or now.
+    #[arg(long, value_name = "UNIX_MS")]
+    pub(crate) captured_at: Option<u64>,
+    /// A name, sealed beside the payload.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A media type, sealed beside the payload.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) content_type: Option<String>,
+}
+
+/// Ciphers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SuiteName {
+    /// Suite 1.
+    #[value(name = "chacha20-poly1305", alias = "1")]
+    Chacha20Poly1305,
+    /// Suite 2, for those bound to FIPS 140.
+    #[value(name = "aes-256-gcm", alias = "2")]
+    Aes256Gcm,
+}
+
+/// `medanchor request`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RequestArguments {
+    /// The record's CID.
+    pub(crate) record: Cid,
+    /// Purpose of use: an HL7 code such as TREAT or HRESCH.
+    #[arg(long)]
+    pub(crate) purpose: String,
+    /// The role to act in; absent, the first that the user is enrolled with.
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+}
+
+/// `medanchor get`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GetArguments {
+    /// The record's CID.
+    pub(crate) record: Cid,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Purpose of use to ask for when there is no grant yet.
+    #[arg(long)]
+    pub(crate) purpose: Option<String>,
+    /// The role to act in; absent, the first that the user is enrolled with.
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+}
+
+/// `medanchor verify`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The receipt.
+    pub(crate) receipt: PathBuf,
+    /// A file with the record's block, which the receipt must be of.
+    pub(crate) record: Option<PathBuf>,
+    /// The trust policy; absent, that of the user's folder.
+    #[arg(long)]
+    pub(crate) policy: Option<PathBuf>,
+    /// How strong the receipt must be.
+    #[arg(long, value_enum, default_value_t = StrengthName::Published)]
+    pub(crate) strength: StrengthName,
+}
+
+/// Strengths of receipts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StrengthName {
+    /// Some honest organisation besides the publisher's has seen it.
+    Witnessed,
+    /// The policy's whole quorum has.
+    Published,
+}
+
+/// `medanchor log`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Show a leaf, with its receipt verified.
+    Show {
+        /// The leaf's index.
+        index: u64,
+    },
+    /// List leaves, as a node tells them.
+    List {
+        /// The first.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// At most this many.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        limit: u64,
+    },
+}
+
+impl From<KindName> for CustodyKind {
+    fn from(kind: KindName) -> Self {
+        match kind {
+            KindName::Person => Self::Person,
+            KindName::Dataset => Self::Dataset,
+            KindName::Open => Self::Open,
+        }
+    }
+}
+
+impl From<SuiteName> for Suite {
+    fn from(suite: SuiteName) -> Self {
+        match suite {
+            SuiteName::Chacha20Poly1305 => Self::ChaCha20Poly1305,
+            SuiteName::Aes256Gcm => Self::Aes256Gcm,
+        }
+    }
+}
+
+impl From<StrengthName> for Strength {
+    fn from(strength: StrengthName) -> Self {
+        match strength {
+            StrengthName::Witnessed => Self::Witnessed,
+            StrengthName::Published => Self::Published,
+        }
+    }
+}
+
+fn consent_id(text: &str) -> Result<[u8; 16], String> {
+    let mut id = [0; 16];
+    hex::decode_to_slice(text, &mut id).map_err(|_| "not 32 hexadecimal digits".to_owned())?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    const DID: &str = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+    const CID: &str = "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua";
+    const CUSTODY: &str = "000102030405060708090a0b0c0d0e0f";
+
+    #[test]
+    fn arguments_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_manual_is_parsed() {
+        for line in [
+            "key new".to_owned(),
+            "key show --json".to_owned(),
+            format!("custody new --kind dataset --writer {DID}"),
+            "custody list".to_owned(),
+            format!("device enrol {DID} --role device --label Holter"),
+            "person list".to_owned(),
+            format!("org revoke {DID}"),
+            format!("service enrol {DID} --role vendor"),
+            format!("consent give {CUSTODY} --party {DID} --purpose HRESCH --class waveform.ecg"),
+            format!("consent withdraw {CUSTODY} {CUSTODY}"),
+            format!("consent list {CUSTODY}"),
+            format!("put - --custody {CUSTODY} --class telemetry --suite aes-256-gcm"),
+            format!("put ecg.dat --custody {CUSTODY} --class waveform.ecg --chunk-log2 20"),
+            format!("request {CID} --purpose TREAT --role clinician"),
+            format!("get {CID} -o out --purpose HRESCH"),
+            "verify receipt.tlog-proof record.cbor --policy policy.txt".to_owned(),
+            "log list --from 3 --limit 9".to_owned(),
+            "log show 7".to_owned(),
+            "--home /tmp/x --json status".to_owned(),
+            "--node hospital-b status".to_owned(),
+        ] {
+            let words = std::iter::once("medanchor").chain(line.split(' '));
+            let parsed = Arguments::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in [
+            "",
+            "put x",
+            "put x --custody 00 --class waveform.ecg",
+            &format!("put x --custody {CUSTODY} --class fun"),
+            &format!("put x --custody {CUSTODY} --class log --chunk-log2 21"),
+            "request not-a-cid --purpose TREAT",
+            &format!("consent give {CUSTODY} --party {DID}"),
+            "device enrol did:web:x",
+            "log show -1",
+        ] {
+            let words = std::iter::once("medanchor").chain(line.split_whitespace());
+            assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

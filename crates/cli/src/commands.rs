@@ -1,0 +1,346 @@
+use crate::{
+    CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetOptions, Home, Input,
+    PutOptions, Report, Session,
+    arguments::{
+        Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments,
+        KeyCommand, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
+    },
+    home::read_policy,
+    operations,
+};
+use anyhow::{Context, Result};
+use clap::Parser;
+use medanchor_anchor::PrincipalKind;
+use medanchor_api::ClientError;
+use serde_json::{Map, Value};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Runs `medanchor` with these arguments, the first of which is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run(arguments, &mut io::stdout(), &mut io::stderr()).into()
+}
+
+/// Runs `medanchor` with these arguments, the first of which is the program's name. What it has to say goes
+/// to `out`, errors go to `err`. Not to be called within a tokio runtime.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return explain_usage(&error, out, err),
+    };
+    let done = runtime().and_then(|runtime| runtime.block_on(execute(&arguments)));
+    let written = match &done {
+        Ok(report) => print(&arguments, report.as_ref(), out, err),
+        Err(error) => print_error(error, arguments.json, out, err),
+    };
+    match (done, written) {
+        (Err(error), _) => Exit::of(&error),
+        (Ok(_), Err(_)) => Exit::Failed,
+        (Ok(_), Ok(())) => Exit::Done,
+    }
+}
+
+async fn execute(arguments: &Arguments) -> Result<Box<dyn Report>> {
+    let home = home(arguments)?;
+    Ok(match &arguments.command {
+        Command::Key(KeyCommand::New) => Box::new(operations::new_key(&home)?),
+        Command::Key(KeyCommand::Show) => Box::new(operations::show_key(&home)?),
+        Command::Verify(verify) => Box::new(verify_receipt(&home, verify)?),
+        command => {
+            let session = Session::open(&home)?;
+            let session = match &arguments.node {
+                Some(node) => session.only(node)?,
+                None => session,
+            };
+            execute_with_nodes(&session, command, arguments.json).await?
+        }
+    })
+}
+
+async fn execute_with_nodes(
+    session: &Session,
+    command: &Command,
+    json: bool,
+) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        Command::Custody(command) => custody(session, command).await?,
+        Command::Device(command) => principal(session, PrincipalKind::Device, command).await?,
+        Command::Person(command) => principal(session, PrincipalKind::Person, command).await?,
+        Command::Org(command) => principal(session, PrincipalKind::Organisation, command).await?,
+        Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
+        Command::Consent(command) => consent(session, command).await?,
+        Command::Put(put) => Box::new(operations::put(session, &put_options(put)).await?),
+        Command::Request(asked) => {
+            let (purpose, role) = (&asked.purpose, asked.role.as_deref());
+            Box::new(operations::request(session, &asked.record, purpose, role).await?)
+        }
+        Command::Get(get) => Box::new(operations::get(session, &get_options(get, json)?).await?),
+        Command::Log(LogCommand::Show { index }) => {
+            Box::new(operations::show_leaf(session, *index).await?)
+        }
+        Command::Log(LogCommand::List { from, limit }) => {
+            Box::new(operations::list_leaves(session, *from, *limit).await?)
+        }
+        Command::Status => Box::new(operations::status(session).await?),
+        Command::Key(_) | Command::Verify(_) => anyhow::bail!("the command needs no nodes"),
+    })
+}
+
+async fn custody(session: &Session, command: &CustodyCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        CustodyCommand::New {
+            kind,
+            writers,
+            controller,
+        } => {
+            let options = CustodyOptions {
+                kind: (*kind).into(),
+                writers: writers.clone(),
+                controller: *controller,
+            };
+            Box::new(operations::new_custody(session, &options).await?)
+        }
+        CustodyCommand::List => Box::new(operations::list_custodies(session).await?),
+    })
+}
+
+async fn principal(
+    session: &Session,
+    kind: PrincipalKind,
+    command: &PrincipalCommand,
+) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        PrincipalCommand::Enrol(enrol) => {
+            Box::new(operations::enrol(session, &enrol_options(kind, enrol)).await?)
+        }
+        PrincipalCommand::List => Box::new(operations::list_principals(session, kind).await?),
+        PrincipalCommand::Revoke { did } => Box::new(operations::revoke(session, *did).await?),
+    })
+}
+
+async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        ConsentCommand::Give {
+            custody,
+            parties,
+            purposes,
+            classes,
+            days,
+        } => {
+            let options = ConsentOptions {
+                custody: *custody,
+                parties: parties.clone(),
+                purposes: purposes.clone(),
+                classes: classes.clone(),
+                days: *days,
+            };
+            Box::new(operations::give_consent(session, &options).await?)
+        }
+        ConsentCommand::Withdraw { custody, consent } => {
+            Box::new(operations::withdraw_consent(session, *custody, *consent).await?)
+        }
+        ConsentCommand::List { custody } => {
+            Box::new(operations::list_consents(session, *custody).await?)
+        }
+    })
+}
+
+fn verify_receipt(home: &Home, arguments: &VerifyArguments) -> Result<crate::Verified> {
+    let policy = match &arguments.policy {
+        Some(path) => read_policy(path)?,
+        None => home.trust_policy(&home.client_file()?)?,
+    };
+    let (receipt, record) = (&arguments.receipt, arguments.record.as_deref());
+    operations::verify(receipt, record, &policy, arguments.strength.into())
+}
+
+fn enrol_options(kind: PrincipalKind, arguments: &EnrolArguments) -> EnrolOptions {
+    EnrolOptions {
+        who: arguments.did,
+        kind,
+        roles: arguments.roles.clone(),
+        label: arguments.label.clone(),
+        manufacturer: arguments.manufacturer.clone(),
+        model: arguments.model.clone(),
+    }
+}
+
+fn put_options(arguments: &PutArguments) -> PutOptions {
+    PutOptions {
+        input: if arguments.file == Path::new("-") {
+            Input::Stdin
+        } else {
+            Input::File(arguments.file.clone())
+        },
+        custody: arguments.custody,
+        class: arguments.class,
+        suite: arguments.suite.into(),
+        chunk_log2: arguments.chunk_log2,
+        captured_at_unix_ms: arguments.captured_at,
+        filename: arguments.name.clone(),
+        content_type: arguments.content_type.clone(),
+    }
+}
+
+fn get_options(arguments: &GetArguments, json: bool) -> Result<GetOptions> {
+    let to_stdout = arguments.output == Path::new("-");
+    if to_stdout && json {
+        let problem = "--json and `-o -` both want standard output";
+        return Err(CliError::Usage(problem.to_owned()).into());
+    }
+    Ok(GetOptions {
+        record: arguments.record,
+        purpose: arguments.purpose.clone(),
+        role: arguments.role.clone(),
+        output: (!to_stdout).then(|| arguments.output.clone()),
+    })
+}
+
+fn home(arguments: &Arguments) -> Result<Home> {
+    let given = arguments.home.clone();
+    let path = given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".medanchor")));
+    let path = path.ok_or_else(|| {
+        CliError::Usage("there is no home folder: name one with --home".to_owned())
+    })?;
+    Ok(Home::new(path))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
+
+/// A payload on standard output stands there alone.
+fn print(
+    arguments: &Arguments,
+    report: &dyn Report,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<()> {
+    let payload_on_out =
+        matches!(&arguments.command, Command::Get(get) if get.output == Path::new("-"));
+    match (arguments.json, payload_on_out) {
+        (true, _) => writeln!(out, "{}", report.to_json()),
+        (false, true) => writeln!(err, "{report}"),
+        (false, false) => writeln!(out, "{report}"),
+    }
+}
+
+fn print_error(
+    error: &anyhow::Error,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<()> {
+    if json {
+        writeln!(out, "{}", error_object(error))?;
+    }
+    writeln!(err, "medanchor: {error:#}")?;
+    match Exit::of(error).hint() {
+        Some(hint) => writeln!(err, "hint: {hint}"),
+        None => Ok(()),
+    }
+}
+
+/// `{ "ok": false, "code", "error" [, "reason", "leaf_index", "hint"] }`.
+fn error_object(error: &anyhow::Error) -> Value {
+    let exit = Exit::of(error);
+    let mut object = Map::new();
+    object.insert("ok".to_owned(), false.into());
+    object.insert("code".to_owned(), stable_code(error).into());
+    object.insert("error".to_owned(), format!("{error:#}").into());
+    if let Some(hint) = exit.hint() {
+        object.insert("hint".to_owned(), hint.into());
+    }
+    match error.downcast_ref() {
+        Some(CliError::Denied {
+            reason, leaf_index, ..
+        }) => {
+            object.insert("reason".to_owned(), reason.as_str().into());
+            object.insert("leaf_index".to_owned(), (*leaf_index).into());
+        }
+        Some(CliError::Refused { leaf_index, .. }) => {
+            object.insert("leaf_index".to_owned(), (*leaf_index).into());
+        }
+        _ => (),
+    }
+    Value::Object(object)
+}
+
+fn stable_code(error: &anyhow::Error) -> String {
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        return error.code().to_owned();
+    }
+    match error.downcast_ref() {
+        Some(CliError::Denied { code, .. }) => code.clone(),
+        Some(CliError::Refused { outcome, .. }) => outcome.to_string(),
+        _ => Exit::of(error).name().to_owned(),
+    }
+}
+
+/// Help and version are no errors.
+fn explain_usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let text = error.render();
+    // Nothing can be done when the terminal is gone.
+    if error.use_stderr() {
+        let _ = write!(err, "{text}");
+        Exit::Usage
+    } else {
+        let _ = write!(out, "{text}");
+        Exit::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_in(home: &Path, line: &str) -> (u8, String, String) {
+        let words = ["medanchor", "--home"].map(OsString::from).into_iter();
+        let words = words
+            .chain([home.into()])
+            .chain(line.split(' ').map(OsString::from));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit = run(words, &mut out, &mut err);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (exit.code(), text(out), text(err))
+    }
+
+    #[test]
+    fn key_is_made_shown_and_not_overwritten() {
+        let home = tempfile::tempdir().unwrap();
+        let (code, made, _) = run_in(home.path(), "key new --json");
+        let made: Value = serde_json::from_str(&made).unwrap();
+        assert_eq!((code, &made["ok"]), (0, &Value::Bool(true)));
+        let (_, shown, _) = run_in(home.path(), "key show --json");
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), made);
+        let (code, refused, err) = run_in(home.path(), "key new --json");
+        let refused: Value = serde_json::from_str(&refused).unwrap();
+        assert_eq!((code, &refused["ok"]), (1, &Value::Bool(false)));
+        assert!(err.contains("never overwritten"), "{err}");
+    }
+
+    #[test]
+    fn wrong_usage_and_missing_files_have_their_exit_codes() {
+        let home = tempfile::tempdir().unwrap();
+        let (code, out, err) = run_in(home.path(), "fly");
+        assert_eq!((code, out.as_str()), (2, ""));
+        assert!(err.contains("fly"), "{err}");
+        let (code, out, _) = run_in(home.path(), "help");
+        assert_eq!(code, 0);
+        assert!(out.contains("put"), "{out}");
+        let (code, _, err) = run_in(home.path(), "status");
+        assert_eq!(code, 1);
+        assert!(err.starts_with("medanchor: read `"), "{err}");
+    }
+}

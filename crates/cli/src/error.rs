@@ -1,0 +1,30 @@
+use medanchor_anchor::{LeafIndex, Outcome};
+
+/// Why a command did not do as asked, beyond what its parts say.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A broker refuses the keys.
+    #[error("access is denied: {reason}")]
+    Denied {
+        /// The stable code.
+        code: String,
+        /// The condition that failed and what would change it.
+        reason: String,
+        /// The leaf that says so, when it is logged.
+        leaf_index: Option<LeafIndex>,
+    },
+    /// The log recorded the statement, but it has no effect.
+    #[error("the log refused the statement: {outcome}")]
+    Refused {
+        /// Why.
+        outcome: Outcome,
+        /// The leaf that says so.
+        leaf_index: LeafIndex,
+    },
+    /// Something does not show what it must show: do not use it.
+    #[error("{0}")]
+    NotVerified(String),
+    /// The command is not given as it must be.
+    #[error("{0}")]
+    Usage(String),
+}

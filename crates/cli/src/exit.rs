@@ -1,0 +1,164 @@
+use crate::CliError;
+use medanchor_anchor::{Outcome, ReceiptError, ReceiptFormatError, TrustError};
+use medanchor_api::{ClientError, ConfigError};
+use medanchor_dag::{ExportError, RecordError, SignatureError, SourceError};
+use medanchor_envelope::OpenError;
+use std::{error::Error, process::ExitCode};
+
+/// How a command ended: its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: it is done.
+    Done,
+    /// 1: it failed.
+    Failed,
+    /// 2: it was not given as it must be.
+    Usage,
+    /// 3: it is not permitted.
+    Denied,
+    /// 4: something did not verify.
+    NotVerified,
+    /// 5: not now; try again.
+    Unavailable,
+}
+
+impl Exit {
+    /// What an error means, judged by the first of its causes that says so.
+    pub fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(judge).unwrap_or(Self::Failed)
+    }
+
+    /// The exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Denied => 3,
+            Self::NotVerified => 4,
+            Self::Unavailable => 5,
+        }
+    }
+
+    /// The stable code of an error that has none of its own.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Done => "ok",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Denied => "denied",
+            Self::NotVerified => "not-verified",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Done | Self::Failed => None,
+            Self::Usage => Some("see `medanchor help` and the help of the command"),
+            Self::Denied => Some("ask whoever may permit it; asking again alone changes nothing"),
+            Self::NotVerified => {
+                Some("do not use it; keep it, and tell the operators of the other nodes")
+            }
+            Self::Unavailable => Some("try again later; what was recorded stays recorded"),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
+    if let Some(error) = cause.downcast_ref::<CliError>() {
+        return Some(of_ours(error));
+    }
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return Some(of_client(error));
+    }
+    if let Some(error) = cause.downcast_ref::<ExportError>() {
+        return Some(match error {
+            ExportError::Source(error) => of_source(error),
+            ExportError::Malformed(_) => Exit::NotVerified,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<SourceError>() {
+        return Some(of_source(error));
+    }
+    if cause.is::<ConfigError>() {
+        return Some(Exit::Usage);
+    }
+    let unverified = cause.is::<ReceiptError>()
+        || cause.is::<ReceiptFormatError>()
+        || cause.is::<TrustError>()
+        || cause.is::<RecordError>()
+        || cause.is::<SignatureError>()
+        || cause.is::<OpenError>();
+    unverified.then_some(Exit::NotVerified)
+}
+
+fn of_ours(error: &CliError) -> Exit {
+    match error {
+        CliError::Denied { .. }
+        | CliError::Refused {
+            outcome: Outcome::Forbidden | Outcome::Inactive,
+            ..
+        } => Exit::Denied,
+        CliError::Refused { .. } => Exit::Failed,
+        CliError::NotVerified(_) => Exit::NotVerified,
+        CliError::Usage(_) => Exit::Usage,
+    }
+}
+
+fn of_client(error: &ClientError) -> Exit {
+    match error {
+        ClientError::Unavailable { .. } => Exit::Unavailable,
+        ClientError::Denied(_) => Exit::Denied,
+        ClientError::NotFound(_) | ClientError::Rejected(_) => Exit::Failed,
+        ClientError::InvalidAnswer { .. } => Exit::NotVerified,
+    }
+}
+
+fn of_source(error: &SourceError) -> Exit {
+    match error {
+        SourceError::NotFound(_) | SourceError::Unavailable { .. } => Exit::Unavailable,
+        SourceError::Store(_) => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn errors_have_the_exit_codes_of_the_style_guide() {
+        let denied = CliError::Denied {
+            code: "no-consent".to_owned(),
+            reason: "no consent".to_owned(),
+            leaf_index: None,
+        };
+        let refused = |outcome| CliError::Refused {
+            outcome,
+            leaf_index: 1,
+        };
+        for (error, code) in [
+            (anyhow!("disk full"), 1),
+            (CliError::Usage("no file".to_owned()).into(), 2),
+            (denied.into(), 3),
+            (refused(Outcome::Forbidden).into(), 3),
+            (refused(Outcome::Inactive).into(), 3),
+            (refused(Outcome::Conflict).into(), 1),
+            (CliError::NotVerified("no".to_owned()).into(), 4),
+            (ReceiptError::Opening.into(), 4),
+            (OpenError::Commitment.into(), 4),
+            (ConfigError::NoNodes.into(), 2),
+        ] {
+            let error = error.context("do something");
+            assert_eq!(Exit::of(&error).code(), code, "{error:#}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+use crate::{OwnKeys, files};
+use anyhow::{Context, Result};
+use medanchor_anchor::TrustPolicy;
+use medanchor_api::{ClientConfig, NodeAddress};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// A user's folder: who they are, whom they believe, and what they keep.
+///
+/// | path | what |
+/// |---|---|
+/// | `client.toml` | the network's name, its nodes, the trust policy's file |
+/// | `ca.pem`, `cert.pem`, `key.pem` | TLS |
+/// | `policy.txt` | trust policy, C2SP tlog-policy |
+/// | `identity.toml` | the user's keys |
+/// | `custody/` | copies of custody keys held here as second holder |
+/// | `device-stream.toml` | where a device's stream of records stands |
+/// | `outbox/` | sealed records that are not anchored yet |
+/// | `receipts/`, `grants/` | what the log proved, and released keys |
+#[derive(Clone, Debug)]
+pub struct Home(PathBuf);
+
+/// `client.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClientFile {
+    /// The network's name.
+    pub(crate) origin: String,
+    /// The trust policy's file, relative to the home.
+    #[serde(default = "policy_file")]
+    policy: PathBuf,
+    /// The nodes, the user's own organisation's first.
+    nodes: Vec<NodeLine>,
+    /// The node that makes custody keys; absent, the first.
+    pub(crate) operator: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeLine {
+    name: String,
+    address: String,
+}
+
+impl Home {
+    /// The home at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file or folder in it.
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A folder in it, made where it does not exist.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.join(name);
+        files::create_folder(&path)
+            .with_context(|| format!("create folder `{}`", path.display()))?;
+        Ok(path)
+    }
+
+    /// The user's keys.
+    ///
+    /// # Errors
+    ///
+    /// When there are none, or the file is damaged.
+    pub fn own_keys(&self) -> Result<OwnKeys> {
+        OwnKeys::open(&self.identity())
+    }
+
+    /// Where the user's keys are.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.join("identity.toml")
+    }
+
+    pub(crate) fn client_file(&self) -> Result<ClientFile> {
+        let path = self.join("client.toml");
+        parse_client_file(&files::read_text(&path, MAX_CLIENT_BYTES)?)
+            .with_context(|| format!("parse `{}`", path.display()))
+    }
+
+    pub(crate) fn trust_policy(&self, client: &ClientFile) -> Result<TrustPolicy> {
+        read_policy(&self.join(&client.policy))
+    }
+
+    pub(crate) fn client_config(&self, client: &ClientFile) -> Result<ClientConfig> {
+        let pem = |name: &str| files::read_text(&self.join(name), MAX_PEM_BYTES);
+        let nodes = client.nodes.iter().map(|node| NodeAddress {
+            name: node.name.clone(),
+            address: node.address.clone(),
+        });
+        Ok(ClientConfig {
+            nodes: nodes.collect(),
+            ca: pem("ca.pem")?,
+            certificate: pem("cert.pem")?,
+            key: Zeroizing::new(pem("key.pem")?),
+        })
+    }
+}
+
+/// Reads a trust policy.
+pub(crate) fn read_policy(path: &Path) -> Result<TrustPolicy> {
+    let limit = u64::try_from(TrustPolicy::MAX_BYTES).unwrap_or(u64::MAX);
+    files::read_text(path, limit)?
+        .parse()
+        .with_context(|| format!("parse trust policy `{}`", path.display()))
+}
+
+fn parse_client_file(text: &str) -> Result<ClientFile> {
+    let client: ClientFile = toml::from_str(text)?;
+    anyhow::ensure!(!client.nodes.is_empty(), "no node is listed");
+    anyhow::ensure!(
+        client.nodes.len() <= MAX_NODES,
+        "more than {MAX_NODES} nodes are listed"
+    );
+    Ok(client)
+}
+
+fn policy_file() -> PathBuf {
+    PathBuf::from("policy.txt")
+}
+
+const MAX_CLIENT_BYTES: u64 = 64 * 1024;
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+const MAX_NODES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = "origin = \"example.org/log\"\npolicy = \"policy.txt\"\n\
+        [[nodes]]\nname = \"a\"\naddress = \"127.0.0.1:7000\"\n";
+
+    #[test]
+    fn client_file_is_parsed() {
+        let client = parse_client_file(GOOD).unwrap();
+        assert_eq!(client.origin, "example.org/log");
+        assert_eq!(client.nodes.len(), 1);
+        assert_eq!(client.operator, None);
+    }
+
+    #[test]
+    fn client_file_without_nodes_or_with_unknown_keys_is_refused() {
+        assert!(parse_client_file("origin = \"x\"\nnodes = []\n").is_err());
+        assert!(parse_client_file(&format!("colour = 1\n{GOOD}")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn client_file_parser_never_panics(text in any::<String>(), at in 0..GOOD.len()) {
+            let _ = parse_client_file(&text);
+            let mut changed = GOOD.to_owned();
+            changed.insert_str(at, &text);
+            let _ = parse_client_file(&changed);
+        }
+    }
+}

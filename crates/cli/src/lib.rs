@@ -1,0 +1,68 @@
+//! Every user's tool: seal, put, request, get, verify, administer.
+//!
+//! Scope: the command line ([`main`], [`run`]), the user's home folder ([`Home`]), and each command as a
+//! function that returns what it prints. A [`Session`] is a home with its keys, trust policy and nodes.
+//! Nothing that a node says is believed without a receipt or a hash where one exists.
+//!
+//! Out of scope: formats and checks (`medanchor-anchor`, `medanchor-dag`, `medanchor-envelope`) and the
+//! wire (`medanchor-api`).
+
+mod arguments;
+mod clock;
+mod commands;
+mod consent;
+mod custody;
+mod device_stream;
+mod error;
+mod exit;
+mod files;
+mod get;
+mod grant;
+mod home;
+mod key;
+mod log;
+mod outbox;
+mod own_keys;
+mod principal;
+mod progress;
+mod put;
+mod report;
+mod request;
+mod seal;
+mod session;
+mod status;
+mod verify;
+
+pub use commands::{main, run};
+pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
+pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
+pub use error::CliError;
+pub use exit::Exit;
+pub use get::{GetOptions, Got, NotedNode};
+pub use home::Home;
+pub use key::KeyShown;
+pub use log::{LeafRow, LeafShown, LogList};
+pub use own_keys::OwnKeys;
+pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};
+pub use put::{Input, PutOptions, Stored};
+pub use report::Report;
+pub use request::Granted;
+pub use session::{Said, Session};
+pub use status::{NodeRow, NodeState, StatusReport};
+pub use verify::Verified;
+
+/// The commands as functions.
+pub mod operations {
+    pub use crate::{
+        consent::{give_consent, list_consents, withdraw_consent},
+        custody::{list_custodies, new_custody},
+        get::get,
+        key::{new_key, show_key},
+        log::{list_leaves, show_leaf},
+        principal::{enrol, list_principals, revoke},
+        put::put,
+        request::request,
+        status::status,
+        verify::verify,
+    };
+}

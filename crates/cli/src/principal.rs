@@ -1,0 +1,151 @@
+use crate::Session;
+use anyhow::{Context, Result};
+use medanchor_anchor::{Body, Enrolled, PrincipalKind, Standing};
+use medanchor_api::{principal_kind_name, standing_name};
+use medanchor_dag::Did;
+use serde::Serialize;
+use std::fmt;
+
+/// Who is to be enrolled.
+#[derive(Clone, Debug)]
+pub struct EnrolOptions {
+    /// Its name: the `did` that its `medanchor key show` prints.
+    pub who: Did,
+    /// What it is.
+    pub kind: PrincipalKind,
+    /// Roles it may act in.
+    pub roles: Vec<String>,
+    /// A short label for lists; never a patient's name.
+    pub label: Option<String>,
+    /// A device's manufacturer.
+    pub manufacturer: Option<String>,
+    /// A device's model.
+    pub model: Option<String>,
+}
+
+/// A statement about a principal is in the log.
+#[derive(Clone, Debug, Serialize)]
+pub struct Changed {
+    /// The principal.
+    pub did: String,
+    /// What became of it: `enrolled` or `revoked`.
+    pub change: &'static str,
+    /// The leaf's index.
+    pub leaf_index: u64,
+}
+
+/// Who is enrolled.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrincipalList {
+    /// They, ordered by key.
+    pub principals: Vec<PrincipalRow>,
+}
+
+/// One principal.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrincipalRow {
+    /// Its did:key.
+    pub did: String,
+    /// `organisation`, `person`, `device` or `service`.
+    pub kind: &'static str,
+    /// did:key of its organisation.
+    pub org: String,
+    /// `active`, `suspended` or `revoked`.
+    pub standing: &'static str,
+    /// Roles it may act in.
+    pub roles: Vec<String>,
+    /// Its label.
+    pub label: String,
+    /// Leaf that last changed it.
+    pub leaf_index: u64,
+}
+
+/// Enrols a principal: an organisation for itself, all others under the user's own organisation.
+///
+/// # Errors
+///
+/// When the log refuses it or no node takes it.
+pub async fn enrol(session: &Session, options: &EnrolOptions) -> Result<Changed> {
+    let keys = session.home.own_keys()?;
+    let org = match options.kind {
+        PrincipalKind::Organisation => options.who,
+        _ => keys.did(),
+    };
+    let mut roles = options.roles.clone();
+    roles.sort();
+    roles.dedup();
+    let body = Body::Enrolled(Box::new(Enrolled {
+        who: options.who,
+        kind: options.kind,
+        org,
+        roles,
+        label: options.label.clone(),
+        manufacturer: options.manufacturer.clone(),
+        model: options.model.clone(),
+    }));
+    let said = session.say(&keys, body).await?;
+    Ok(Changed {
+        did: options.who.to_string(),
+        change: "enrolled",
+        leaf_index: said.leaf_index,
+    })
+}
+
+/// Revokes a principal for good, as its organisation.
+///
+/// # Errors
+///
+/// When the log refuses it or no node takes it.
+pub async fn revoke(session: &Session, who: Did) -> Result<Changed> {
+    let keys = session.home.own_keys()?;
+    let said = session.say(&keys, Body::Revoked(Standing { who })).await?;
+    Ok(Changed {
+        did: who.to_string(),
+        change: "revoked",
+        leaf_index: said.leaf_index,
+    })
+}
+
+/// Who of this kind is enrolled.
+///
+/// # Errors
+///
+/// When no node answers.
+pub async fn list_principals(session: &Session, kind: PrincipalKind) -> Result<PrincipalList> {
+    let mut principals = Vec::new();
+    let mut after = None;
+    loop {
+        let page = session.client.principals(&[kind], after).await;
+        let page = page.context("list principals")?;
+        let Some(last) = page.last() else {
+            return Ok(PrincipalList { principals });
+        };
+        after = Some(last.did);
+        principals.extend(page.into_iter().map(|entry| PrincipalRow {
+            did: entry.did.to_string(),
+            kind: principal_kind_name(entry.kind),
+            org: entry.org.to_string(),
+            standing: standing_name(entry.standing),
+            roles: entry.roles,
+            label: entry.label,
+            leaf_index: entry.leaf_index,
+        }));
+    }
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}, leaf {}", self.change, self.did, self.leaf_index)
+    }
+}
+
+impl fmt::Display for PrincipalList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} enrolled", self.principals.len())?;
+        for row in &self.principals {
+            let (did, standing, roles) = (&row.did, row.standing, row.roles.join(","));
+            write!(f, "\n{did}  {standing:<9}  {roles:<20}  {}", row.label)?;
+        }
+        Ok(())
+    }
+}

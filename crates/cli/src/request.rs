@@ -1,0 +1,194 @@
+use crate::{
+    CliError, OwnKeys, Session, clock, consent::check_purpose, grant::Grant, session::patiently,
+};
+use anyhow::{Context, Result};
+use medanchor_anchor::{AccessRequest, Body, SignedNote, Strength, Verified};
+use medanchor_api::{Decision, Denied};
+use medanchor_dag::{Cid, Hash};
+use serde::Serialize;
+use std::fmt;
+
+/// A released key, kept for [`crate::operations::get`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Granted {
+    /// The record.
+    pub record: String,
+    /// The leaf that released its key.
+    pub leaf_index: u64,
+    /// The purpose asked for.
+    pub purpose: String,
+    /// The role acted in.
+    pub role: String,
+    /// The end of the grant.
+    pub until: String,
+}
+
+/// Asks for a record's key. A released key is kept until the grant ends.
+///
+/// # Errors
+///
+/// [`CliError::Denied`] when it is refused; otherwise when no node answers, or the receipt does not show
+/// the release.
+pub async fn request(
+    session: &Session,
+    record: &Cid,
+    purpose: &str,
+    role: Option<&str>,
+) -> Result<Granted> {
+    let keys = session.home.own_keys()?;
+    let grant = ask(session, &keys, record, purpose, role).await?;
+    Ok(Granted {
+        record: record.to_string(),
+        leaf_index: grant.leaf_index,
+        purpose: grant.purpose,
+        role: grant.role,
+        until: clock::rfc3339(grant.not_after_unix_ms),
+    })
+}
+
+/// Asks for a record's key, checks what comes, and keeps it.
+pub(crate) async fn ask(
+    session: &Session,
+    keys: &OwnKeys,
+    record: &Cid,
+    purpose: &str,
+    role: Option<&str>,
+) -> Result<Grant> {
+    check_purpose(purpose)?;
+    let role = match role {
+        Some(role) => role.to_owned(),
+        None => first_role(session, keys).await?,
+    };
+    let body = Body::AccessRequest(AccessRequest {
+        records: vec![*record],
+        purpose: purpose.to_owned(),
+        role,
+        recipient: keys.recipient().as_bytes().to_vec(),
+        at: tree_size_seen(session).await?,
+        second_factor: None,
+    });
+    let signed = session.statement(body)?.sign(&[&keys.signing]);
+    let decision = patiently(async || session.client.request(&signed).await)
+        .await
+        .context("ask for the record's key")?;
+    let granted = match decision {
+        Decision::Granted(granted) => granted,
+        Decision::Denied(denied) => {
+            let request = signed.statement.hash();
+            return Err(denial(session, denied, &request).into());
+        }
+    };
+    let [wrap] = granted.wraps.as_slice() else {
+        let problem = "the broker gave another number of keys than was asked for";
+        return Err(CliError::NotVerified(problem.to_owned()).into());
+    };
+    let grant = Grant::check(session, keys, record, wrap, granted.receipt)?;
+    if grant.wrap.ctx.request != Some(*signed.statement.hash().as_bytes()) {
+        let problem = "the broker answered another request";
+        return Err(CliError::NotVerified(problem.to_owned()).into());
+    }
+    grant.keep(session, record)?;
+    Ok(grant)
+}
+
+/// The leaf is named only when its receipt shows the refusal of this very request.
+fn denial(session: &Session, denied: Denied, request: &Hash) -> CliError {
+    let said = denied.receipt.and_then(|receipt| {
+        let is_of = |verified: &Verified<'_>| {
+            let opening = verified.opening.map(|opening| &opening.0.signed);
+            opening.is_some_and(|signed| refuses(&signed.statement.body, request))
+        };
+        session.check(&receipt, Strength::Witnessed, is_of).ok()
+    });
+    CliError::Denied {
+        code: denied.code,
+        reason: denied.reason,
+        leaf_index: said.map(|said| said.leaf_index),
+    }
+}
+
+fn refuses(body: &Body, request: &Hash) -> bool {
+    match body {
+        Body::Refused(refused) => refused.request.statement.hash() == *request,
+        _ => false,
+    }
+}
+
+async fn first_role(session: &Session, keys: &OwnKeys) -> Result<String> {
+    let own = session.principal(&keys.did()).await?;
+    own.and_then(|own| own.roles.into_iter().next())
+        .ok_or_else(|| {
+            let did = keys.did();
+            CliError::Usage(format!("`{did}` has no role: name one with --role")).into()
+        })
+}
+
+/// The size of the newest tree that the trust policy accepts; 0 before the first.
+async fn tree_size_seen(session: &Session) -> Result<u64> {
+    let newest = patiently(async || session.client.checkpoint().await)
+        .await
+        .context("fetch the newest checkpoint")?;
+    let Some(text) = newest else {
+        return Ok(0);
+    };
+    let note = SignedNote::parse(&text).context("parse the newest checkpoint")?;
+    let checked = session
+        .policy
+        .check(&note, Strength::Witnessed)
+        .context("verify the newest checkpoint")?;
+    Ok(checked.checkpoint.size)
+}
+
+impl fmt::Display for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "granted  {}", self.record)?;
+        writeln!(
+            f,
+            "for      {} as {} until {}",
+            self.purpose, self.role, self.until
+        )?;
+        write!(f, "leaf     {}", self.leaf_index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_anchor::{Basis, Refused, SignedStatement, Standing, Statement};
+    use medanchor_dag::{Codec, SigningKey, cid_of};
+
+    fn request(nonce: u8) -> SignedStatement {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let body = Body::AccessRequest(AccessRequest {
+            records: vec![cid_of(Codec::DagCbor, &[2; 32])],
+            purpose: "TREAT".to_owned(),
+            role: "clinician".to_owned(),
+            recipient: vec![3; 32],
+            at: 0,
+            second_factor: None,
+        });
+        Statement::new("test.example", body, [nonce; 16], 9).sign(&[&key])
+    }
+
+    #[test]
+    fn refusal_of_another_request_is_not_taken_for_this_ones() {
+        let (own, others) = (request(1), request(2));
+        let refused = Body::Refused(Box::new(Refused {
+            request: own.clone(),
+            code: "no-consent".to_owned(),
+            basis: Basis {
+                policy: 0,
+                custody: 1,
+                consent: None,
+                requester: 2,
+                requester_org: 0,
+                devices: Vec::new(),
+            },
+        }));
+        assert!(refuses(&refused, &own.statement.hash()));
+        assert!(!refuses(&refused, &others.statement.hash()));
+        let who = SigningKey::from_seed(&[1; 32]).did();
+        let no_refusal = Body::Suspended(Standing { who });
+        assert!(!refuses(&no_refusal, &own.statement.hash()));
+    }
+}

@@ -1,0 +1,491 @@
+use crate::{CliError, Exit, Home, OwnKeys, clock, files, home::ClientFile};
+use anyhow::{Context, Result};
+use medanchor_anchor::{
+    Body, LeafIndex, Outcome, Receipt, SignedStatement, Statement, Strength, TrustPolicy, Verified,
+};
+use medanchor_api::{Client, ClientError, LeafName, ListedCustody, ListedPrincipal};
+use medanchor_dag::{CustodyId, Did};
+use std::{cmp::Reverse, path::PathBuf, time::Duration};
+
+/// A home with its trust policy and its nodes.
+#[derive(Debug)]
+pub struct Session {
+    /// The home.
+    pub home: Home,
+    /// The network's name.
+    pub origin: String,
+    /// Whom the user believes.
+    pub policy: TrustPolicy,
+    /// The nodes.
+    pub client: Client,
+    operator: Option<String>,
+}
+
+/// A statement that the log holds, with the receipt that shows it.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Its leaf's index.
+    pub leaf_index: LeafIndex,
+    /// Log time of its leaf, unix ms.
+    pub at_unix_ms: u64,
+    /// Size of the tree that the receipt's checkpoint is of.
+    pub tree_size: u64,
+    /// How many witnesses co-signed it.
+    pub cosigners: usize,
+    /// The receipt, verified.
+    pub receipt: Receipt,
+}
+
+impl Session {
+    /// Opens a home. Nothing is connected yet. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When a file of the home is missing or malformed.
+    pub fn open(home: &Home) -> Result<Self> {
+        let file = home.client_file()?;
+        let config = home.client_config(&file)?;
+        let policy = home.trust_policy(&file)?;
+        let client = Client::new(&config).context("use the nodes of `client.toml`")?;
+        let ClientFile {
+            origin, operator, ..
+        } = file;
+        Ok(Self {
+            home: home.clone(),
+            origin,
+            policy,
+            client,
+            operator,
+        })
+    }
+
+    /// The same session with one node alone.
+    ///
+    /// # Errors
+    ///
+    /// When `client.toml` lists no such node.
+    pub fn only(self, node: &str) -> Result<Self> {
+        let client = self.client.only(node);
+        let client = client.with_context(|| format!("node `{node}` is not in `client.toml`"))?;
+        Ok(Self { client, ..self })
+    }
+
+    /// A client of the node that makes custody keys.
+    pub(crate) fn operator(&self) -> Result<Client> {
+        match &self.operator {
+            Some(node) => self
+                .client
+                .only(node)
+                .with_context(|| format!("node `{node}` is not in `client.toml`")),
+            None => {
+                let first = self.client.node_names().next();
+                first
+                    .and_then(|node| self.client.only(node))
+                    .context("no node is listed")
+            }
+        }
+    }
+
+    /// Says something in the user's name.
+    ///
+    /// # Errors
+    ///
+    /// When the log does not take it, or the receipt does not verify.
+    pub async fn say(&self, keys: &OwnKeys, body: Body) -> Result<Said> {
+        let signed = self.statement(body)?.sign(&[&keys.signing]);
+        self.submit(&signed).await
+    }
+
+    /// A statement that ends soon. The log knows each by its nonce.
+    pub(crate) fn statement(&self, body: Body) -> Result<Statement> {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).context("draw a nonce")?;
+        let not_after = clock::unix_ms().saturating_add(VALID_FOR_MS);
+        Ok(Statement::new(&self.origin, body, nonce, not_after))
+    }
+
+    /// Records a signed statement and keeps its receipt.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError::Refused`] when a verified receipt shows that the log holds it as refused, and otherwise
+    /// when no node takes it or the receipt does not verify.
+    pub async fn submit(&self, signed: &SignedStatement) -> Result<Said> {
+        let strength = Strength::Published;
+        let submitted = patiently(async || self.client.submit(signed, Some(strength)).await)
+            .await
+            .context("record the statement")?;
+        let receipt = submitted.receipt.ok_or_else(|| {
+            CliError::NotVerified("the node recorded the statement but gives no receipt".to_owned())
+        })?;
+        let said = taken(&self.policy, &receipt, &signed.statement)?;
+        let name = match &signed.statement.body {
+            Body::Anchored(anchored) => anchored.record.to_string(),
+            body => format!("{:08}-{}", said.leaf_index, body.kind()),
+        };
+        self.keep_receipt(&name, &receipt)?;
+        Ok(said)
+    }
+
+    /// Checks a receipt: by the trust policy, that the leaf says ok, and that it is `the_one`.
+    pub(crate) fn check(
+        &self,
+        receipt: &Receipt,
+        strength: Strength,
+        the_one: impl FnOnce(&Verified<'_>) -> bool,
+    ) -> Result<Said> {
+        let said = shown(&self.policy, receipt, strength, the_one)?;
+        match receipt.leaf.outcome {
+            Outcome::Ok => Ok(said),
+            _ => Err(not_shown(said.leaf_index)),
+        }
+    }
+
+    /// Keeps a verified receipt under `receipts/`.
+    pub(crate) fn keep_receipt(&self, name: &str, receipt: &Receipt) -> Result<PathBuf> {
+        let path = self
+            .home
+            .folder("receipts")?
+            .join(format!("{name}.tlog-proof"));
+        files::replace(&path, receipt.to_string().as_bytes())
+            .with_context(|| format!("keep `{}`", path.display()))?;
+        Ok(path)
+    }
+
+    /// The current key of a custody, proved by the receipt of its leaf: no node can put a key of its own in
+    /// its place, and what a node cannot prove does not count. That it is the newest is what every node that
+    /// can be reached says.
+    pub(crate) async fn custody(&self, custody: CustodyId) -> Result<ListedCustody> {
+        let candidates = self.listed_custody(custody).await?;
+        let mut pauses = PAUSES.iter();
+        loop {
+            let prove =
+                async |node: &Client, listed: &ListedCustody| self.prove(node, listed).await;
+            match (newest_proved(&candidates, prove).await, pauses.next()) {
+                (Err(error), Some(&pause)) if Exit::of(&error) == Exit::Unavailable => {
+                    tokio::time::sleep(pause).await;
+                }
+                (answer, _) => return answer.context("check the custody key"),
+            }
+        }
+    }
+
+    /// What each node that can be reached says is the current key.
+    async fn listed_custody(&self, custody: CustodyId) -> Result<Vec<(ListedCustody, Client)>> {
+        let after = just_before(*custody.as_bytes()).map(CustodyId::new);
+        let names: Vec<&str> = self.client.node_names().collect();
+        let asked = names
+            .into_iter()
+            .filter_map(|node| self.client.only(node))
+            .map(async |client| {
+                let first = client.custodies(after).await?.into_iter().next();
+                let found = first.filter(|found| found.custody == custody);
+                Ok::<_, ClientError>(found.map(|found| (found, client)))
+            });
+        let mut candidates = Vec::new();
+        let mut failure = None;
+        for answer in futures::future::join_all(asked).await {
+            match answer {
+                Ok(found) => candidates.extend(found),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            _ if !candidates.is_empty() => Ok(candidates),
+            Some(error) => Err(error).context("look up the custody key"),
+            None => anyhow::bail!("the log holds no custody key `{custody}`"),
+        }
+    }
+
+    /// Has the node that named a custody key prove it.
+    async fn prove(&self, client: &Client, listed: &ListedCustody) -> Result<()> {
+        let (leaf, strength) = (LeafName::Index(listed.leaf_index), Strength::Published);
+        let (_, receipt) = client
+            .receipt(leaf, strength)
+            .await
+            .context("fetch the receipt of the custody key")?;
+        self.check(&receipt, strength, |verified| shows(verified, listed))?;
+        Ok(())
+    }
+
+    /// What a node says of a principal.
+    pub(crate) async fn principal(&self, who: &Did) -> Result<Option<ListedPrincipal>> {
+        let after = just_before(*who.as_bytes()).map(Did::new);
+        let listed = patiently(async || self.client.principals(&[], after).await)
+            .await
+            .context("look up a principal")?;
+        Ok(listed.into_iter().next().filter(|found| found.did == *who))
+    }
+}
+
+/// Tries again for a while when no node could serve a call: a leader may just have changed.
+pub(crate) async fn patiently<T>(
+    call: impl AsyncFn() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    for pause in PAUSES {
+        match call().await {
+            Err(ClientError::Unavailable { .. }) => tokio::time::sleep(pause).await,
+            answer => return answer,
+        }
+    }
+    call().await
+}
+
+/// What a published receipt shows of a statement: that it took effect, or why it was refused. A node's word
+/// alone shows neither.
+fn taken(policy: &TrustPolicy, receipt: &Receipt, statement: &Statement) -> Result<Said> {
+    let said = shown(policy, receipt, Strength::Published, |verified| {
+        let opening = verified.opening.map(|opening| &opening.0.signed);
+        opening.is_some_and(|opened| opened.statement == *statement)
+    })?;
+    match receipt.leaf.outcome {
+        Outcome::Ok => Ok(said),
+        outcome => Err(CliError::Refused {
+            outcome,
+            leaf_index: said.leaf_index,
+        }
+        .into()),
+    }
+}
+
+/// Checks a receipt by the trust policy, and that its leaf is `the_one`, whatever its outcome.
+fn shown(
+    policy: &TrustPolicy,
+    receipt: &Receipt,
+    strength: Strength,
+    the_one: impl FnOnce(&Verified<'_>) -> bool,
+) -> Result<Said> {
+    let verified = receipt
+        .verify(policy, strength)
+        .context("verify the receipt")?;
+    if !the_one(&verified) {
+        return Err(not_shown(verified.index));
+    }
+    Ok(Said {
+        leaf_index: verified.index,
+        at_unix_ms: verified.leaf.at,
+        tree_size: verified.checkpoint.checkpoint.size,
+        cosigners: verified.checkpoint.cosigners.len(),
+        receipt: receipt.clone(),
+    })
+}
+
+fn not_shown(leaf: LeafIndex) -> anyhow::Error {
+    let problem = format!("the receipt is of leaf {leaf}, which does not show what it should");
+    CliError::NotVerified(problem).into()
+}
+
+/// Whether a leaf records exactly this custody key.
+fn shows(verified: &Verified<'_>, listed: &ListedCustody) -> bool {
+    let opening = verified.opening.map(|opening| &opening.0.signed);
+    match opening.map(|signed| &signed.statement.body) {
+        Some(Body::Custody(custody)) => {
+            custody.custody == listed.custody
+                && custody.epoch == listed.epoch
+                && custody.key.as_slice() == listed.public_key.as_slice()
+        }
+        _ => false,
+    }
+}
+
+/// The key of the newest epoch that the node which named it can prove.
+async fn newest_proved<N>(
+    candidates: &[(ListedCustody, N)],
+    prove: impl AsyncFn(&N, &ListedCustody) -> Result<()>,
+) -> Result<ListedCustody> {
+    let mut candidates: Vec<_> = candidates.iter().collect();
+    candidates.sort_by_key(|(listed, _)| Reverse(listed.epoch));
+    let mut failure = None;
+    for (listed, node) in candidates {
+        match prove(node, listed).await {
+            Ok(()) => return Ok(listed.clone()),
+            // Whoever cannot answer now may be the one who can prove its key.
+            Err(error) if failure.is_none() || Exit::of(&error) == Exit::Unavailable => {
+                failure = Some(error);
+            }
+            Err(_) => (),
+        }
+    }
+    Err(failure.unwrap_or_else(|| anyhow::anyhow!("no node names a key")))
+}
+
+/// The greatest number below this big-endian one: lists go on after a key.
+fn just_before<const N: usize>(mut bytes: [u8; N]) -> Option<[u8; N]> {
+    for byte in bytes.iter_mut().rev() {
+        let borrows = *byte == 0;
+        *byte = byte.wrapping_sub(1);
+        if !borrows {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+/// How long a statement may take to reach the log.
+pub(crate) const VALID_FOR_MS: u64 = 10 * 60 * 1000;
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_anchor::{
+        Checkpoint, Custody, Entry, Leaf, MemoryTables, Opening, SignatureKind, VerifierKey,
+        cosign, tree,
+    };
+    use medanchor_dag::SigningKey;
+
+    #[test]
+    fn number_before_borrows_from_the_left() {
+        for (bytes, before) in [
+            ([0, 0, 0], None),
+            ([0, 0, 1], Some([0, 0, 0])),
+            ([1, 0, 0], Some([0, 255, 255])),
+            ([2, 1, 0], Some([2, 0, 255])),
+        ] {
+            assert_eq!(just_before(bytes), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn node_that_names_a_key_it_cannot_prove_does_not_hide_the_others() {
+        let (old, newest, liar) = (listed(0, 1), listed(1, 2), listed(u32::MAX, 9));
+        let same_epoch = listed(1, 9);
+        let prove = async |honest: &bool, _: &ListedCustody| {
+            anyhow::ensure!(*honest, "not in the log");
+            Ok(())
+        };
+        let named = [
+            (old, true),
+            (same_epoch, false),
+            (liar.clone(), false),
+            (newest.clone(), true),
+        ];
+        assert_eq!(newest_proved(&named, prove).await.unwrap(), newest);
+        assert!(newest_proved(&[(liar, false)], prove).await.is_err());
+    }
+
+    #[test]
+    fn custody_key_is_shown_by_its_own_leaf_alone() {
+        let honest = listed(1, 2);
+        let receipt = receipt(&custody_statement(&honest), Outcome::Ok, 1);
+        let verified = receipt.verify(&policy(), Strength::Published).unwrap();
+        assert!(shows(&verified, &honest));
+        assert!(!shows(&verified, &listed(1, 9)));
+        assert!(!shows(&verified, &listed(u32::MAX, 2)));
+    }
+
+    #[test]
+    fn refusal_is_believed_only_with_the_published_receipt_of_the_statement() {
+        let ours = custody_statement(&listed(0, 1));
+        let judged = |receipt: &Receipt| taken(&policy(), receipt, &ours);
+        let said = judged(&receipt(&ours, Outcome::Ok, 1)).unwrap();
+        assert_eq!((said.leaf_index, said.cosigners), (0, 1));
+
+        let refused = receipt(&ours, Outcome::Conflict, 1);
+        let error = judged(&refused).unwrap_err();
+        let Some(CliError::Refused { outcome, .. }) = error.downcast_ref() else {
+            panic!("{error:#}");
+        };
+        assert_eq!(*outcome, Outcome::Conflict);
+
+        let mut changed = receipt(&ours, Outcome::Ok, 1);
+        changed.leaf.outcome = Outcome::Conflict;
+        let mut withheld = refused;
+        withheld.opening = None;
+        let of_another = receipt(&custody_statement(&listed(0, 2)), Outcome::Conflict, 1);
+        let unpublished = receipt(&ours, Outcome::Conflict, 0);
+        for lie in [changed, withheld, of_another, unpublished] {
+            let error = judged(&lie).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::NotVerified, "{error:#}");
+        }
+    }
+
+    fn listed(epoch: u32, key: u8) -> ListedCustody {
+        ListedCustody {
+            custody: CustodyId::new([1; 16]),
+            owner: Did::new([2; 32]),
+            kind: medanchor_anchor::CustodyKind::Person,
+            public_key: [key; 32],
+            epoch,
+            brokers: Vec::new(),
+            writers: Vec::new(),
+            leaf_index: 3,
+        }
+    }
+
+    fn custody_statement(listed: &ListedCustody) -> Statement {
+        let custody = Custody {
+            custody: listed.custody,
+            owner: listed.owner,
+            kind: listed.kind,
+            kem: 0x20,
+            key: listed.public_key.to_vec(),
+            epoch: listed.epoch,
+            brokers: Vec::new(),
+            writers: Vec::new(),
+            controller: None,
+            held_by: Vec::new(),
+        };
+        Statement::new(ORIGIN, Body::Custody(custody), [1; 16], 9)
+    }
+
+    /// The receipt of a log with this leaf alone.
+    fn receipt(statement: &Statement, outcome: Outcome, cosigners: u8) -> Receipt {
+        let opening = Opening(Entry {
+            salt: [5; 32],
+            signed: statement.clone().sign(&[&SigningKey::from_seed(&[7; 32])]),
+        });
+        let leaf = Leaf {
+            v: 1,
+            kind: statement.body.kind(),
+            at: 1_792_000_000_000,
+            outcome,
+            record: None,
+            opening: opening.commitment(),
+        };
+        let mut tables = MemoryTables::default();
+        tree::append(&mut tables, 0, &leaf.to_bytes()).unwrap();
+        let checkpoint = Checkpoint {
+            origin: ORIGIN.to_owned(),
+            size: 1,
+            root: tree::root(&tables, 1).unwrap(),
+        };
+        let mut checkpoint = checkpoint.sign(&log()).unwrap();
+        for _ in 0..cosigners {
+            let signature = cosign(&checkpoint, WITNESS, &witness(), 1_000).unwrap();
+            checkpoint.add(signature).unwrap();
+        }
+        Receipt {
+            leaf,
+            opening: Some(opening),
+            index: 0,
+            proof: tree::inclusion(&tables, 0, 1).unwrap(),
+            checkpoint,
+        }
+    }
+
+    /// One of one.
+    fn policy() -> TrustPolicy {
+        let log = VerifierKey::new(ORIGIN, SignatureKind::Ed25519, log().did()).unwrap();
+        let kind = SignatureKind::Cosignature;
+        let witness = VerifierKey::new(WITNESS, kind, witness().did()).unwrap();
+        TrustPolicy::new(&[log], &[witness], 1).unwrap()
+    }
+
+    fn log() -> SigningKey {
+        SigningKey::from_seed(&[1; 32])
+    }
+
+    fn witness() -> SigningKey {
+        SigningKey::from_seed(&[2; 32])
+    }
+
+    const ORIGIN: &str = "anchor.example";
+    const WITNESS: &str = "anchor.example/org";
+}

@@ -1,0 +1,158 @@
+use crate::Session;
+use anyhow::{Context, Result};
+use medanchor_api::{ClientError, NodeStatus};
+use serde::Serialize;
+use std::fmt;
+
+/// What the nodes say of themselves; the fields at the top are of the first node that answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusReport {
+    /// The network's name.
+    pub origin: String,
+    /// That node.
+    #[serde(flatten)]
+    pub first: NodeRow,
+    /// Every node of `client.toml`, in order.
+    pub nodes: Vec<NodeState>,
+    /// What is weak in the trust policy.
+    pub policy_warnings: Vec<String>,
+}
+
+/// A node, whether or not it answers.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum NodeState {
+    /// It answers.
+    Up(Box<NodeRow>),
+    /// It does not.
+    Down {
+        /// Its short name.
+        node: String,
+        /// Why.
+        error: String,
+    },
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeRow {
+    /// Its short name.
+    pub node: String,
+    /// Its did:key.
+    pub did: String,
+    /// Software version.
+    pub version: String,
+    /// `leader`, `follower`, `candidate` or `stopped`.
+    pub role: String,
+    /// The leader it knows.
+    pub leader: Option<String>,
+    /// Leaves in the log, as applied there.
+    pub tree_size: u64,
+    /// Leaves under the newest published checkpoint.
+    pub published_size: u64,
+    /// Co-signatures on it.
+    pub cosignatures: u32,
+    /// Blocks on its disk.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub blocks_size_bytes: u64,
+    /// Corrupt blocks found and fetched again since start.
+    pub blocks_repaired: u64,
+    /// Nodes that its private swarm reaches.
+    pub swarm_peers: Vec<String>,
+}
+
+/// Asks every node.
+///
+/// # Errors
+///
+/// When none answers.
+pub async fn status(session: &Session) -> Result<StatusReport> {
+    let names: Vec<String> = session.client.node_names().map(str::to_owned).collect();
+    let asked = names.iter().filter_map(|name| session.client.only(name));
+    let answers = futures::future::join_all(asked.map(async |node| node.status().await)).await;
+    let mut origin = None;
+    let mut first = None;
+    let mut failure: Option<ClientError> = None;
+    let mut nodes = Vec::new();
+    for (node, answer) in names.into_iter().zip(answers) {
+        match answer {
+            Ok(status) => {
+                origin.get_or_insert_with(|| status.origin.clone());
+                let row = NodeRow::from(status);
+                first.get_or_insert_with(|| row.clone());
+                nodes.push(NodeState::Up(Box::new(row)));
+            }
+            Err(error) => {
+                nodes.push(NodeState::Down {
+                    node,
+                    error: error.code().to_owned(),
+                });
+                failure = Some(error);
+            }
+        }
+    }
+    let warnings = session.policy.warnings();
+    match (first, origin, failure) {
+        (Some(first), Some(origin), _) => Ok(StatusReport {
+            origin,
+            first,
+            nodes,
+            policy_warnings: warnings.iter().map(ToString::to_string).collect(),
+        }),
+        (_, _, Some(error)) => Err(error).context("ask the nodes"),
+        _ => anyhow::bail!("no node is listed"),
+    }
+}
+
+impl From<NodeStatus> for NodeRow {
+    fn from(status: NodeStatus) -> Self {
+        let reached = status.peers.into_iter().filter(|peer| peer.swarm_connected);
+        Self {
+            node: status.node,
+            did: status.did.to_string(),
+            version: status.version,
+            role: status.role,
+            leader: status.leader,
+            tree_size: status.tree_size,
+            published_size: status.published_size,
+            cosignatures: status.cosignatures,
+            blocks: status.blocks,
+            blocks_size_bytes: status.blocks_size_bytes,
+            blocks_repaired: status.blocks_repaired,
+            swarm_peers: reached.map(|peer| peer.node).collect(),
+        }
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Up(row) => write!(
+                f,
+                "{:<16} {:<9} {} leaves, {} published with {} co-signatures, {} blocks, {} repaired",
+                row.node,
+                row.role,
+                row.tree_size,
+                row.published_size,
+                row.cosignatures,
+                row.blocks,
+                row.blocks_repaired
+            ),
+            Self::Down { node, error } => write!(f, "{node:<16} {error}"),
+        }
+    }
+}
+
+impl fmt::Display for StatusReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.origin)?;
+        for node in &self.nodes {
+            write!(f, "\n{node}")?;
+        }
+        for warning in &self.policy_warnings {
+            write!(f, "\nwarning: {warning}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+use crate::{CliError, clock, files};
+use anyhow::{Context, Result};
+use medanchor_anchor::{Body, Outcome, Receipt, Strength, TrustPolicy};
+use medanchor_dag::{MAX_RECORD_BYTES, Record};
+use serde::Serialize;
+use std::{fmt, path::Path};
+
+/// A receipt that verifies.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verified {
+    /// The leaf's index.
+    pub leaf_index: u64,
+    /// Kind of the statement.
+    pub kind: String,
+    /// Log time of the leaf.
+    pub at: String,
+    /// The record, of an `anchored` leaf.
+    pub record: Option<String>,
+    /// did:key of those who signed the statement; empty when the receipt does not carry it.
+    pub signed_by: Vec<String>,
+    /// The network's name.
+    pub origin: String,
+    /// Size of the tree that the checkpoint is of.
+    pub tree_size: u64,
+    /// The log key that signed it.
+    pub log: String,
+    /// The witnesses that co-signed it.
+    pub cosigners: Vec<String>,
+    /// What is weak in the policy.
+    pub policy_warnings: Vec<String>,
+}
+
+/// Verifies a receipt by a trust policy, and that it is of a record's file where one is given. Nobody is
+/// asked.
+///
+/// # Errors
+///
+/// When a file cannot be read, or something does not verify.
+pub fn verify(
+    receipt: &Path,
+    record: Option<&Path>,
+    policy: &TrustPolicy,
+    strength: Strength,
+) -> Result<Verified> {
+    let limit = u64::try_from(Receipt::MAX_BYTES)?;
+    let receipt: Receipt = files::read_text(receipt, limit)?
+        .parse()
+        .context("parse the receipt")?;
+    let verified = receipt
+        .verify(policy, strength)
+        .context("verify the receipt")?;
+    if verified.leaf.outcome != Outcome::Ok {
+        let (index, outcome) = (verified.index, verified.leaf.outcome);
+        let problem = format!("leaf {index} says `{outcome}`: the statement has no effect");
+        return Err(CliError::NotVerified(problem).into());
+    }
+    if let Some(path) = record {
+        check_record(path, &verified)?;
+    }
+    let checkpoint = &verified.checkpoint;
+    let signed = verified.opening.map(|opening| &opening.0.signed.signatures);
+    let signers = signed.into_iter().flatten();
+    Ok(Verified {
+        leaf_index: verified.index,
+        kind: verified.leaf.kind.to_string(),
+        at: clock::rfc3339(verified.leaf.at),
+        record: verified.leaf.record.map(|cid| cid.to_string()),
+        signed_by: signers.map(|(by, _)| by.to_string()).collect(),
+        origin: checkpoint.checkpoint.origin.clone(),
+        tree_size: checkpoint.checkpoint.size,
+        log: checkpoint.log.to_string(),
+        cosigners: checkpoint
+            .cosigners
+            .iter()
+            .map(|cosigner| cosigner.key.name().to_owned())
+            .collect(),
+        policy_warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// The file holds the record that the leaf names, signed by the device that had it anchored.
+fn check_record(path: &Path, verified: &medanchor_anchor::Verified<'_>) -> Result<()> {
+    let bytes = files::read(path, u64::try_from(MAX_RECORD_BYTES)?)?;
+    let record = Record::from_bytes(bytes).context("parse the record")?;
+    record
+        .verify_signature()
+        .context("check the device's signature")?;
+    let body = verified
+        .opening
+        .map(|opening| &opening.0.signed.statement.body);
+    let by_its_device = match body {
+        Some(Body::Anchored(anchored)) => anchored.device == record.device(),
+        _ => true,
+    };
+    if verified.leaf.record == Some(*record.cid()) && by_its_device {
+        return Ok(());
+    }
+    let problem = format!("the receipt is not of record `{}`", record.cid());
+    Err(CliError::NotVerified(problem).into())
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "verified  leaf {}, {}, at {}",
+            self.leaf_index, self.kind, self.at
+        )?;
+        if let Some(record) = &self.record {
+            writeln!(f, "record    {record}")?;
+        }
+        for signer in &self.signed_by {
+            writeln!(f, "signed by {signer}")?;
+        }
+        writeln!(f, "log       {}, {} leaves", self.origin, self.tree_size)?;
+        write!(f, "witnesses {}", self.cosigners.join(", "))?;
+        for warning in &self.policy_warnings {
+            write!(f, "\nwarning   {warning}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+use super::device::Device;
+use crate::{Hash, MAX_BLOCK_BYTES, StoreError};
+use bytes::Bytes;
+use cid::Cid;
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// The files of larger blocks.
+#[derive(Debug)]
+pub(super) struct Files {
+    blocks: PathBuf,
+    temporary: PathBuf,
+    next: AtomicU64,
+    device: Arc<Device>,
+}
+
+/// A block's bytes under a temporary name. Dropping it deletes the file.
+#[derive(Debug)]
+pub(super) struct Staged {
+    digest: [u8; 32],
+    path: PathBuf,
+}
+
+impl Files {
+    /// Makes the folders that are missing and deletes what was being written when the process ended.
+    pub(super) fn open(folder: &Path, device: Arc<Device>) -> io::Result<Self> {
+        let (blocks, temporary) = (folder.join("blocks"), folder.join("tmp"));
+        fs::create_dir_all(&temporary)?;
+        for entry in fs::read_dir(&temporary)? {
+            fs::remove_file(entry?.path())?;
+        }
+        for shard in 0..=u8::MAX {
+            fs::create_dir_all(blocks.join(format!("{shard:02x}")))?;
+        }
+        device.sync_folder(&blocks)?;
+        Ok(Self {
+            blocks,
+            temporary,
+            next: AtomicU64::new(0),
+            device,
+        })
+    }
+
+    pub(super) fn has(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
+        self.path(digest)
+            .try_exists()
+            .map_err(|error| self.device.explain(error))
+    }
+
+    /// The file's bytes, not checked; at most one more than a block may have.
+    pub(super) fn read(&self, digest: &[u8; 32], cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
+        let file = match File::open(self.path(digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.device.explain(error)),
+        };
+        let limit = u64::try_from(MAX_BLOCK_BYTES).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        // A sector that cannot be read is a corrupt block: it is repaired by writing it anew.
+        file.take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|_| StoreError::Corrupt(*cid))?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes blocks' bytes under temporary names, fsynced.
+    pub(super) fn stage<'a>(
+        &self,
+        blocks: impl Iterator<Item = &'a ([u8; 32], Bytes)>,
+    ) -> Result<Vec<Staged>, StoreError> {
+        let mut staged = Vec::new();
+        let mut unsynced = Vec::new();
+        for (digest, bytes) in blocks {
+            let (name, file) = self.write(*digest, bytes)?;
+            staged.push(name);
+            unsynced.push(file);
+            if unsynced.len() == MAX_OPEN_FILES {
+                self.sync_files(&mut unsynced)?;
+            }
+        }
+        self.sync_files(&mut unsynced)?;
+        Ok(staged)
+    }
+
+    fn write(&self, digest: [u8; 32], bytes: &[u8]) -> Result<(Staged, File), StoreError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let staged = Staged {
+            digest,
+            path: self.temporary.join(number.to_string()),
+        };
+        let written = self.device.write(|| {
+            let mut file = File::create_new(&staged.path)?;
+            file.write_all(bytes)?;
+            Ok(file)
+        });
+        let file = written.map_err(|error| self.device.explain(error))?;
+        Ok((staged, file))
+    }
+
+    fn sync_files(&self, files: &mut Vec<File>) -> Result<(), StoreError> {
+        self.device
+            .sync_each(files, File::sync_all)
+            .map_err(|error| self.device.explain(error))?;
+        files.clear();
+        Ok(())
+    }
+
+    /// Gives staged files their names, durably.
+    pub(super) fn publish<'a>(
+        &self,
+        staged: impl Iterator<Item = &'a Staged>,
+    ) -> Result<(), StoreError> {
+        let mut folders = BTreeSet::new();
+        for file in staged {
+            let path = self.path(&file.digest);
+            self.device
+                .write(|| fs::rename(&file.path, &path))
+                .map_err(|error| self.device.explain(error))?;
+            folders.extend(path.parent().map(Path::to_owned));
+        }
+        let folders: io::Result<Vec<_>> = folders.iter().map(File::open).collect();
+        folders
+            .and_then(|folders| self.device.sync_each(&folders, File::sync_all))
+            .map_err(|error| self.device.explain(error))
+    }
+
+    /// Deletes a block's file, durably; it need not be there.
+    pub(super) fn remove(&self, digest: &[u8; 32]) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        let removed = self.device.write(|| match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        });
+        removed
+            .and_then(|()| match path.parent() {
+                Some(folder) => self.device.sync_folder(folder),
+                None => Ok(()),
+            })
+            .map_err(|error| self.device.explain(error))
+    }
+
+    fn path(&self, digest: &[u8; 32]) -> PathBuf {
+        let name = Hash::new(*digest).to_string();
+        let shard = name.get(..2).unwrap_or_default();
+        self.blocks.join(shard).join(&name)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Best effort: it is gone already when it was published, and swept at the next start otherwise.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// How many files are written before they are fsynced, together.
+const MAX_OPEN_FILES: usize = 64;

@@ -1,0 +1,278 @@
+use super::{FORMAT, OpenError, device::Device, is_large};
+use crate::StoreError;
+use bytes::Bytes;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+    backends::FileBackend,
+};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// A row for every block, and the totals.
+#[derive(Debug)]
+pub(super) struct Index {
+    path: PathBuf,
+    device: Arc<Device>,
+    /// `None` when it could not be opened again after a failed write.
+    database: RwLock<Option<Database>>,
+}
+
+/// What the index knows of a block.
+#[derive(Debug)]
+pub(super) enum Row {
+    /// The block's bytes, not checked.
+    Small(Vec<u8>),
+    /// The bytes are in a file.
+    Large,
+}
+
+impl Index {
+    pub(super) fn open(path: &Path, device: Arc<Device>) -> Result<Self, OpenError> {
+        let failed = |error: redb::Error| OpenError::Index(Box::new(error));
+        let database = open_database(path, &device).map_err(failed)?;
+        let found = prepare(&database).map_err(failed)?;
+        if found != FORMAT {
+            return Err(OpenError::Format { found });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            device,
+            database: RwLock::new(Some(database)),
+        })
+    }
+
+    pub(super) fn row(&self, digest: &[u8; 32]) -> Result<Option<Row>, StoreError> {
+        self.with(|database| {
+            let view = database.begin_read()?;
+            if let Some(bytes) = view.open_table(SMALL)?.get(digest)? {
+                return Ok(Some(Row::Small(bytes.value().to_vec())));
+            }
+            let large = view.open_table(LARGE)?.get(digest)?;
+            Ok(large.map(|_| Row::Large))
+        })
+    }
+
+    pub(super) fn len_blocks(&self) -> Result<u64, StoreError> {
+        self.total(BLOCKS)
+    }
+
+    pub(super) fn size_bytes(&self) -> Result<u64, StoreError> {
+        self.total(BYTES)
+    }
+
+    /// Adds rows, or replaces them, durably and all at once.
+    pub(super) fn insert<'a>(
+        &self,
+        blocks: impl Iterator<Item = &'a ([u8; 32], Bytes)>,
+    ) -> Result<(), StoreError> {
+        self.commit(|txn| {
+            let mut small = txn.open_table(SMALL)?;
+            let mut large = txn.open_table(LARGE)?;
+            let (mut count, mut bytes) = (0, 0);
+            for (digest, block) in blocks {
+                let length = length(block);
+                let is_known = if is_large(block) {
+                    large.insert(digest, length)?.is_some()
+                } else {
+                    small.insert(digest, block.as_ref())?.is_some()
+                };
+                if !is_known {
+                    count += 1;
+                    bytes += length;
+                }
+            }
+            change_total(txn, BLOCKS, |total| total.saturating_add(count))?;
+            change_total(txn, BYTES, |total| total.saturating_add(bytes))
+        })
+    }
+
+    /// Removes a row, durably. Whether it was there.
+    pub(super) fn remove(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
+        self.commit(|txn| {
+            let small = txn
+                .open_table(SMALL)?
+                .remove(digest)?
+                .map(|row| length(row.value()));
+            let large = txn
+                .open_table(LARGE)?
+                .remove(digest)?
+                .map(|row| row.value());
+            let Some(bytes) = small.or(large) else {
+                return Ok(false);
+            };
+            change_total(txn, BLOCKS, |total| total.saturating_sub(1))?;
+            change_total(txn, BYTES, |total| total.saturating_sub(bytes))?;
+            Ok(true)
+        })
+    }
+
+    /// Makes it an index of another format.
+    #[cfg(test)]
+    pub(super) fn set_format(&self, format: &str) {
+        self.commit(|txn| {
+            txn.open_table(FORMATS)?.insert(FORMAT_KEY, format)?;
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    fn total(&self, name: &str) -> Result<u64, StoreError> {
+        self.with(|database| {
+            let totals = database.begin_read()?.open_table(TOTALS)?;
+            let total = totals.get(name)?;
+            Ok(total.map_or(0, |total| total.value()))
+        })
+    }
+
+    fn commit<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let result = self.with(|database| {
+            let txn = database.begin_write()?;
+            let value = change(&txn)?;
+            txn.commit()?;
+            Ok(value)
+        });
+        if result.is_err() {
+            self.reopen();
+        }
+        result
+    }
+
+    /// After a failed write, redb accepts nothing more until it is opened again; it then stands at its
+    /// last commit. After a failed fsync it stays as it is.
+    fn reopen(&self) {
+        if self.device.has_failed() {
+            return;
+        }
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(database.take());
+        *database = open_database(&self.path, &self.device).ok();
+    }
+
+    fn with<T>(
+        &self,
+        run: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or_else(closed)?;
+        run(database).map_err(|error| match error {
+            redb::Error::Io(error) => self.device.explain(error),
+            other => StoreError::Io(Box::new(other)),
+        })
+    }
+}
+
+fn open_database(path: &Path, device: &Arc<Device>) -> Result<Database, redb::Error> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)?;
+    let file = IndexFile {
+        file: FileBackend::new(file)?,
+        device: Arc::clone(device),
+    };
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(file)?;
+    Ok(database)
+}
+
+/// Makes the tables of a new index. Returns the format.
+fn prepare(database: &Database) -> Result<String, redb::Error> {
+    let txn = database.begin_write()?;
+    let found = {
+        let mut format = txn.open_table(FORMATS)?;
+        let found = format
+            .get(FORMAT_KEY)?
+            .map(|found| found.value().to_owned());
+        if found.is_none() {
+            format.insert(FORMAT_KEY, FORMAT)?;
+        }
+        found
+    };
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    txn.open_table(SMALL)?;
+    txn.open_table(LARGE)?;
+    txn.open_table(TOTALS)?;
+    txn.commit()?;
+    Ok(FORMAT.to_owned())
+}
+
+fn change_total(
+    txn: &WriteTransaction,
+    name: &str,
+    change: impl FnOnce(u64) -> u64,
+) -> Result<(), redb::Error> {
+    let mut totals = txn.open_table(TOTALS)?;
+    let total = totals.get(name)?.map_or(0, |total| total.value());
+    totals.insert(name, change(total))?;
+    Ok(())
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+fn closed() -> StoreError {
+    StoreError::Io("index of the block store could not be opened again".into())
+}
+
+/// The index's file, on the store's device. The store's own lock keeps other processes out.
+#[derive(Debug)]
+struct IndexFile {
+    file: FileBackend,
+    device: Arc<Device>,
+}
+
+impl StorageBackend for IndexFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.device.write(|| self.file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.device.sync(|| self.file.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.device.write(|| self.file.write(offset, data))
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+/// SHA-256 digest -> the block's bytes.
+const SMALL: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("small");
+/// SHA-256 digest -> the file's length.
+const LARGE: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("large");
+/// Totals over all rows.
+const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
+const FORMATS: TableDefinition<'_, &str, &str> = TableDefinition::new("format");
+
+const BLOCKS: &str = "blocks";
+const BYTES: &str = "bytes";
+const FORMAT_KEY: &str = "format";
+
+const CACHE_BYTES: usize = 64 << 20;

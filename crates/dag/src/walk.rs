@@ -1,0 +1,79 @@
+use crate::{Block, BlockStore, Codec, StoreError, block::digest_of};
+use cid::Cid;
+use ipld_core::serde::ExtractLinks;
+use std::collections::BTreeSet;
+
+/// Why a block's links could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LinksError {
+    /// A dag-cbor block whose bytes are not DAG-CBOR.
+    #[error("block `{cid}` is not dag-cbor")]
+    Malformed {
+        /// The block.
+        cid: Cid,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A link to a block of a kind that is never stored.
+    #[error("link to `{0}`, which is not version 1, sha2-256, raw or dag-cbor")]
+    UnsupportedLink(Cid),
+}
+
+/// Why it is not known whether a DAG is whole.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    /// The store failed, or one of its blocks is corrupt.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A block of the DAG has no readable links.
+    #[error(transparent)]
+    Links(#[from] LinksError),
+}
+
+/// The links of a block, in the order they stand in it. A raw block has none.
+///
+/// # Errors
+///
+/// When the bytes are not DAG-CBOR, or a link is of a kind that is never stored.
+pub fn links(block: &Block) -> Result<Vec<Cid>, LinksError> {
+    let cid = *block.cid();
+    if cid.codec() == Codec::Raw.code() {
+        return Ok(Vec::new());
+    }
+    let links = serde_ipld_dagcbor::from_slice::<ExtractLinks<64>>(block.bytes())
+        .map_err(|error| LinksError::Malformed {
+            cid,
+            source: Box::new(error),
+        })?
+        .into_vec();
+    match links.iter().find(|link| digest_of(link).is_err()) {
+        Some(&link) => Err(LinksError::UnsupportedLink(link)),
+        None => Ok(links),
+    }
+}
+
+/// Whether the block `root` and everything below it is in `store`.
+///
+/// # Errors
+///
+/// When the store fails, an inner block is corrupt, or an inner block is not DAG-CBOR.
+pub fn is_whole(store: &dyn BlockStore, root: &Cid) -> Result<bool, WalkError> {
+    let mut seen = BTreeSet::from([*root]);
+    let mut todo = vec![*root];
+    while let Some(cid) = todo.pop() {
+        let Some(block) = store.block(&cid)? else {
+            return Ok(false);
+        };
+        for link in links(&block)? {
+            if link.codec() == Codec::Raw.code() {
+                if !store.has(&link)? {
+                    return Ok(false);
+                }
+            } else if seen.insert(link) {
+                todo.push(link);
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,130 @@
+use crate::{Header, OpenError, aead::AeadKey};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// The secret that one record's keys are derived from. Used for one payload, wiped when dropped.
+pub(crate) struct ContentKey(Zeroizing<[u8; 32]>);
+
+/// What seals and opens one record.
+pub(crate) struct RecordKeys {
+    pub(crate) payload: AeadKey,
+    pub(crate) metadata: AeadKey,
+}
+
+impl ContentKey {
+    /// A fresh random key.
+    pub(crate) fn generate() -> Result<Self, getrandom::Error> {
+        let mut key = Zeroizing::new([0; 32]);
+        getrandom::fill(key.as_mut())?;
+        Ok(Self(key))
+    }
+
+    pub(crate) fn from_bytes(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret bytes: only to be wrapped.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The keys to seal under `header`, and the commitment that the record publishes.
+    pub(crate) fn for_sealing(&self, header: &Header) -> (RecordKeys, [u8; 32]) {
+        let schedule = Schedule::new(self, header);
+        (schedule.record_keys(header), *schedule.commitment())
+    }
+
+    /// The keys to open what was sealed under `header`: only if this is the key that the record commits
+    /// to. Neither AEAD commits to its key, so without this check one ciphertext could open to different
+    /// plaintexts for different readers.
+    pub(crate) fn for_opening(
+        &self,
+        header: &Header,
+        commitment: &[u8; 32],
+    ) -> Result<RecordKeys, OpenError> {
+        let schedule = Schedule::new(self, header);
+        if bool::from(schedule.commitment().ct_eq(commitment)) {
+            Ok(schedule.record_keys(header))
+        } else {
+            Err(OpenError::Commitment)
+        }
+    }
+}
+
+/// HKDF-SHA256 (RFC 5869): `Extract(header.salt, content_key)`, then `Expand(prk, label || \0 || hh, 32)`.
+struct Schedule {
+    prk: Hkdf<Sha256>,
+    header_hash: [u8; 32],
+}
+
+impl Schedule {
+    fn new(key: &ContentKey, header: &Header) -> Self {
+        Self {
+            prk: Hkdf::new(Some(header.salt()), key.as_bytes()),
+            header_hash: header.hash(),
+        }
+    }
+
+    fn commitment(&self) -> Zeroizing<[u8; 32]> {
+        self.expand("medanchor/v1/commitment")
+    }
+
+    fn record_keys(&self, header: &Header) -> RecordKeys {
+        let key = |label| AeadKey::new(header.suite(), &self.expand(label), self.header_hash);
+        RecordKeys {
+            payload: key("medanchor/v1/payload"),
+            metadata: key("medanchor/v1/metadata"),
+        }
+    }
+
+    fn expand(&self, label: &str) -> Zeroizing<[u8; 32]> {
+        let mut key = Zeroizing::new([0; 32]);
+        #[expect(clippy::expect_used, reason = "32 bytes are less than 255 blocks")]
+        self.prk
+            .expand_multi_info(&[label.as_bytes(), &[0], &self.header_hash], key.as_mut())
+            .expect("length is within HKDF's limit");
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{RECORDS, vector};
+
+    #[test]
+    fn key_schedule_matches_vectors() {
+        for name in RECORDS {
+            let vector = vector(name);
+            let header = Header::from_bytes(&vector.bytes("header_cbor")).unwrap();
+            let key = ContentKey::from_bytes(Zeroizing::new(vector.array("content_key")));
+            let schedule = Schedule::new(&key, &header);
+            assert_eq!(schedule.header_hash, vector.array("header_hash"), "{name}");
+            assert_eq!(*schedule.commitment(), vector.array("commitment"), "{name}");
+            for (label, value) in [
+                ("medanchor/v1/payload", "payload_key"),
+                ("medanchor/v1/metadata", "metadata_key"),
+            ] {
+                assert_eq!(*schedule.expand(label), vector.array(value), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_yielded_for_the_committed_content_key_only() {
+        let header = Header::from_bytes(&vector("empty").bytes("header_cbor")).unwrap();
+        let key = ContentKey::generate().unwrap();
+        let (_, commitment) = key.for_sealing(&header);
+        assert!(key.for_opening(&header, &commitment).is_ok());
+        for bit in 0..256 {
+            let mut other = commitment;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(
+                key.for_opening(&header, &other).err(),
+                Some(OpenError::Commitment)
+            );
+        }
+    }
+}

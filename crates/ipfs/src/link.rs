@@ -1,0 +1,122 @@
+use crate::{answers::Wanted, frame::MAX_MESSAGE_BYTES, want::Ask};
+use futures::AsyncWriteExt;
+use libp2p::Stream;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// A connected peer: what is to be told to it, what it wants, and how much of its data is in memory.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: u64,
+    /// Room for messages that are being received.
+    pub(crate) memory: Arc<Semaphore>,
+    /// Cancelled when the last connection is closed.
+    pub(crate) closed: CancellationToken,
+    pub(crate) wanted: Wanted,
+    asks: Mutex<VecDeque<Ask>>,
+    asks_changed: Notify,
+    heard: Mutex<Instant>,
+}
+
+impl Link {
+    pub(crate) fn new(id: u64) -> Self {
+        Self {
+            id,
+            memory: Arc::new(Semaphore::new(MAX_RECEIVING_BYTES)),
+            closed: CancellationToken::new(),
+            wanted: Wanted::default(),
+            asks: Mutex::default(),
+            asks_changed: Notify::new(),
+            heard: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Something was received.
+    pub(crate) fn heard(&self, now: Instant) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    pub(crate) fn last_heard(&self) -> Instant {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues what is to be told to the peer. The oldest is given up when the peer reads nothing: it is
+    /// then passed over anyway.
+    pub(crate) fn tell(&self, ask: Ask) {
+        let mut asks = self.asks();
+        if asks.len() >= MAX_ASKS {
+            asks.pop_front();
+        }
+        asks.push_back(ask);
+        drop(asks);
+        self.asks_changed.notify_one();
+    }
+
+    /// What is to be told next, at most as much as one message should hold.
+    pub(crate) async fn next_asks(&self) -> Vec<Ask> {
+        loop {
+            let asks = self.take_asks();
+            if !asks.is_empty() {
+                return asks;
+            }
+            self.asks_changed.notified().await;
+        }
+    }
+
+    fn take_asks(&self) -> Vec<Ask> {
+        let mut asks = self.asks();
+        let count = asks.len().min(MAX_ASKS_IN_MESSAGE);
+        asks.drain(..count).collect()
+    }
+
+    fn asks(&self) -> MutexGuard<'_, VecDeque<Ask>> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes frames to one stream, which is opened when needed and once again when it breaks.
+pub(crate) async fn write_frames<F>(
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    limit: Duration,
+    mut open: impl FnMut() -> F,
+) where
+    F: Future<Output = Option<Stream>>,
+{
+    let mut stream = None;
+    while let Some(frame) = frames.recv().await {
+        for _ in 0..2 {
+            if stream.is_none() {
+                stream = open().await;
+            }
+            let Some(writer) = &mut stream else {
+                continue;
+            };
+            let writing = async {
+                writer.write_all(&frame).await?;
+                writer.flush().await
+            };
+            match timeout(limit, writing).await {
+                Ok(Ok(())) => break,
+                Ok(Err(_)) => stream = None,
+                // It reads nothing: what it is sent is lost, and it will be asked anew or ask anew.
+                Err(_) => {
+                    stream = None;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Several of the largest messages, so that one slow stream does not hold up the others.
+const MAX_RECEIVING_BYTES: usize = 8 * MAX_MESSAGE_BYTES;
+const MAX_ASKS: usize = 8192;
+const MAX_ASKS_IN_MESSAGE: usize = 512;

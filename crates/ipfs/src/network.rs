@@ -1,0 +1,519 @@
+use crate::{
+    PeerError,
+    allow_list::AllowList,
+    answers,
+    config::{Allowed, PeerConfig, Timing},
+    error::DialFailure,
+    exchange::{Exchange, Reach},
+    frame,
+    inbound::read_messages,
+    link::{Link, write_frames},
+    local::LocalBlocks,
+    message::{Entry, Message, WantType, Wantlist},
+    streams::{Inbound, Open, Streams},
+    want::{Ask, AskKind},
+};
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport,
+    connection_limits::{self, ConnectionLimits},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId, TransportError, timeout::TransportTimeout},
+        upgrade::Version,
+    },
+    identify,
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise, ping,
+    pnet::{PnetConfig, PreSharedKey},
+    swarm::{
+        self, DialError, NetworkBehaviour, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+    tcp, yamux,
+};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    io,
+    net::{IpAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The swarm and all that hangs on its events. One task runs it.
+pub(crate) struct Network {
+    swarm: Swarm<Behaviour>,
+    members: BTreeMap<PeerId, Member>,
+    to_open: mpsc::Receiver<(PeerId, Open)>,
+    next_link: u64,
+    parts: Parts,
+}
+
+/// What the tasks of a network share.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) local: Arc<LocalBlocks>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) timing: Timing,
+    opener: mpsc::Sender<(PeerId, Open)>,
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    // First: it refuses before anything else is set up for a connection.
+    allow_list: AllowList,
+    limits: connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    streams: Streams,
+}
+
+/// A peer that is dialled.
+struct Member {
+    addresses: Vec<Multiaddr>,
+    /// When it is dialled next, unless it is connected or being dialled.
+    due: Option<Instant>,
+    pause: Duration,
+    connected_at: Option<Instant>,
+}
+
+/// A TCP connection could not be made: nothing answers at the address.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be reached")]
+struct Unreachable(#[source] Box<dyn Error + Send + Sync>);
+
+impl Network {
+    /// Binds the configured addresses.
+    pub(crate) async fn bind(
+        config: &PeerConfig,
+        timing: Timing,
+        local: Arc<LocalBlocks>,
+    ) -> Result<(Self, Parts), PeerError> {
+        let allowed = Arc::new(config.allowed()?);
+        let listen = config.listen_addresses()?;
+        let mut swarm = new_swarm(config, Arc::clone(&allowed), timing)?;
+        listen_on(&mut swarm, listen).await?;
+        let members = members(&allowed, timing);
+        let (opener, to_open) = mpsc::channel(MAX_OPENING);
+        let parts = Parts {
+            exchange: Arc::new(Exchange::new(members.keys().copied(), timing)),
+            local,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            timing,
+            opener,
+        };
+        let network = Self {
+            swarm,
+            members,
+            to_open,
+            next_link: 0,
+            parts: parts.clone(),
+        };
+        Ok((network, parts))
+    }
+
+    /// Where peers can reach this one, with the real ports.
+    pub(crate) fn listen_addresses(&self) -> Vec<String> {
+        self.swarm.listeners().map(ToString::to_string).collect()
+    }
+
+    /// Runs until the network is to stop; all connections are closed then.
+    pub(crate) async fn run(mut self) {
+        let stopping = self.parts.stopping.clone();
+        loop {
+            self.dial_due();
+            let next = self.next_dial();
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some((peer, reply)) = self.to_open.recv() => {
+                    self.swarm.behaviour_mut().streams.open(peer, reply);
+                }
+                () = sleep_until(next) => {}
+                () = stopping.cancelled() => break,
+            }
+        }
+        self.parts.exchange.stop();
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(Inbound { peer, stream })) => {
+                self.on_stream(peer, stream);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(error),
+            })) if !matches!(error, ping::Failure::Unsupported) => {
+                tracing::info!(%peer, %error, "peer does not answer pings");
+                self.swarm.close_connection(connection);
+            }
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                num_established,
+                ..
+            } if num_established.get() == 1 => self.on_connected(peer_id),
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                num_established: 0,
+                ..
+            } => self.on_disconnected(peer_id),
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                error,
+                ..
+            } => self.on_dial_failure(peer, &error),
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr,
+                error,
+                ..
+            } => {
+                tracing::info!(
+                    from = %send_back_addr,
+                    error = &error as &dyn Error,
+                    "refused a connection: not on the allow-list, or another swarm key"
+                );
+            }
+            SwarmEvent::ListenerClosed {
+                addresses,
+                reason: Err(error),
+                ..
+            } => tracing::error!(?addresses, %error, "no longer listening"),
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId) {
+        tracing::info!(%peer, "peer connected");
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.connected_at = Some(Instant::now());
+            member.due = None;
+        }
+        self.next_link += 1;
+        let link = Arc::new(Link::new(self.next_link));
+        self.parts.exchange.connected(peer, Arc::clone(&link));
+        self.parts.attend(peer, &link);
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId) {
+        tracing::info!(%peer, "peer disconnected");
+        let mut reach = Reach::Dialling;
+        if let Some(member) = self.members.get_mut(&peer) {
+            let lasted = member.connected_at.take().map(|at| at.elapsed());
+            if lasted >= Some(self.parts.timing.settled) {
+                member.pause = self.parts.timing.first_redial;
+                member.due = Some(Instant::now());
+            } else {
+                // It may be closing the connection each time: do not dial it in a tight loop.
+                member.wait(self.parts.timing);
+                reach = Reach::Failed(DialFailure::Closed);
+            }
+        }
+        self.parts.exchange.disconnected(peer, reach);
+    }
+
+    fn on_dial_failure(&mut self, peer: PeerId, error: &DialError) {
+        if self.swarm.is_connected(&peer) {
+            return;
+        }
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.wait(self.parts.timing);
+        }
+        let failure = classify(error);
+        tracing::warn!(%peer, error = error as &dyn Error, "cannot connect: {failure}");
+        self.parts.exchange.set_reach(peer, Reach::Failed(failure));
+    }
+
+    fn on_stream(&self, peer: PeerId, stream: libp2p::Stream) {
+        let Some(link) = self.parts.exchange.link(&peer) else {
+            return;
+        };
+        let exchange = Arc::clone(&self.parts.exchange);
+        let silence = self.parts.timing.write;
+        self.parts
+            .tasks
+            .spawn(read_messages(stream, peer, link, exchange, silence));
+    }
+
+    fn dial_due(&mut self) {
+        let now = Instant::now();
+        let mut failed = Vec::new();
+        for (peer, member) in &mut self.members {
+            if member.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            member.due = None;
+            let options = DialOpts::peer_id(*peer)
+                .addresses(member.addresses.clone())
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                // From the port we listen on, two peers that dial each other at once would get one
+                // connection on which both believe to be the dialler.
+                .allocate_new_port()
+                .build();
+            if let Err(error) = self.swarm.dial(options) {
+                failed.push((*peer, error));
+            }
+        }
+        for (peer, error) in failed {
+            self.on_dial_failure(peer, &error);
+        }
+    }
+
+    fn next_dial(&self) -> Instant {
+        let due = self.members.values().filter_map(|member| member.due).min();
+        due.unwrap_or_else(|| Instant::now() + FAR_AWAY)
+    }
+}
+
+impl Member {
+    /// Pauses before it is dialled again, each time twice as long.
+    fn wait(&mut self, timing: Timing) {
+        self.due = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(timing.last_redial);
+    }
+}
+
+impl Parts {
+    /// Starts the tasks that talk to a connected peer. Wants and answers have a stream each, so that a
+    /// want never waits behind blocks.
+    fn attend(&self, peer: PeerId, link: &Arc<Link>) {
+        let (asks, frames) = mpsc::channel(1);
+        self.spawn_for(
+            link,
+            write_frames(frames, self.timing.write, self.open(peer)),
+        );
+        self.spawn_for(link, tell(Arc::clone(link), asks));
+
+        let (replies, frames) = mpsc::channel(1);
+        self.spawn_for(
+            link,
+            write_frames(frames, self.timing.write, self.open(peer)),
+        );
+        let answering = answers::answer(Arc::clone(link), Arc::clone(&self.local), replies);
+        self.spawn_for(link, answering);
+    }
+
+    fn spawn_for(&self, link: &Link, task: impl Future<Output = ()> + Send + 'static) {
+        let closed = link.closed.clone();
+        self.tasks.spawn(async move {
+            closed.run_until_cancelled_owned(task).await;
+        });
+    }
+
+    pub(crate) fn open(
+        &self,
+        peer: PeerId,
+    ) -> impl FnMut() -> futures::future::BoxFuture<'static, Option<libp2p::Stream>> + use<> {
+        let opener = self.opener.clone();
+        move || {
+            let opener = opener.clone();
+            Box::pin(async move {
+                let (reply, opened) = oneshot::channel();
+                opener.send((peer, reply)).await.ok()?;
+                opened.await.ok()
+            })
+        }
+    }
+}
+
+/// Tells a peer what is wanted from it, for as long as somebody writes it.
+async fn tell(link: Arc<Link>, frames: mpsc::Sender<Vec<u8>>) {
+    while let Ok(room) = frames.reserve().await {
+        let asks = link.next_asks().await;
+        let message = Message {
+            wantlist: Some(Wantlist {
+                entries: asks.iter().map(entry).collect(),
+                full: false,
+            }),
+            ..Message::default()
+        };
+        room.send(frame::encode(&message));
+    }
+}
+
+fn entry(ask: &Ask) -> Entry {
+    let want_type = match ask.kind {
+        AskKind::Presence => WantType::Have,
+        AskKind::Block | AskKind::Cancel => WantType::Block,
+    };
+    Entry {
+        block: ask.cid.to_bytes(),
+        priority: 1,
+        cancel: ask.kind == AskKind::Cancel,
+        want_type: want_type.into(),
+        send_dont_have: ask.kind != AskKind::Cancel,
+    }
+}
+
+fn members(allowed: &Allowed, timing: Timing) -> BTreeMap<PeerId, Member> {
+    let now = Instant::now();
+    let dialled = allowed
+        .iter()
+        .filter(|(_, addresses)| !addresses.is_empty());
+    dialled
+        .map(|(peer, addresses)| {
+            let member = Member {
+                addresses: addresses.clone(),
+                due: Some(now),
+                pause: timing.first_redial,
+                connected_at: None,
+            };
+            (*peer, member)
+        })
+        .collect()
+}
+
+fn new_swarm(
+    config: &PeerConfig,
+    allowed: Arc<Allowed>,
+    timing: Timing,
+) -> Result<Swarm<Behaviour>, PeerError> {
+    let keypair = config.key.keypair();
+    let peer_id = keypair.public().to_peer_id();
+    let transport = transport(&keypair, config.swarm_key.pre_shared_key(), timing)?;
+    let peers = u32::try_from(allowed.len()).unwrap_or(u32::MAX);
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
+        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+        .with_max_established(Some(peers.saturating_mul(MAX_CONNECTIONS_PER_PEER)));
+    // No cache: what peers say of their addresses is never dialled.
+    let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
+        .with_agent_version(concat!("medanchor/", env!("CARGO_PKG_VERSION")).into())
+        .with_cache_size(0);
+    let behaviour = Behaviour {
+        allow_list: AllowList(allowed),
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new()),
+        streams: Streams::default(),
+    };
+    let swarm_config = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(FAR_AWAY)
+        // Beyond this many, inbound streams wait in Yamux, which resets what it cannot hold.
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
+    Ok(Swarm::new(transport, behaviour, peer_id, swarm_config))
+}
+
+/// TCP, the pre-shared key, Noise, Yamux. There is no other transport: QUIC and WebRTC would bypass the
+/// pre-shared key.
+fn transport(
+    keypair: &Keypair,
+    key: PreSharedKey,
+    timing: Timing,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, PeerError> {
+    let noise = noise::Config::new(keypair).map_err(|e| PeerError::Encryption(Box::new(e)))?;
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = TransportTimeout::with_outgoing_timeout(tcp, timing.connect / 2)
+        // Twice: `Either`, further out, shows only what is below the error it holds.
+        .map_err(|error| Unreachable(Box::new(Unreachable(Box::new(error)))));
+    let private = tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
+    let secured = private
+        .upgrade(Version::V1)
+        .authenticate(noise)
+        .multiplex(yamux::Config::default())
+        .timeout(timing.connect);
+    Ok(secured.boxed())
+}
+
+/// Returns when every address is bound and its real port is known.
+async fn listen_on(
+    swarm: &mut Swarm<Behaviour>,
+    addresses: Vec<Multiaddr>,
+) -> Result<(), PeerError> {
+    for address in addresses {
+        let refused = |source: Box<dyn Error + Send + Sync>| PeerError::Listen {
+            address: address.to_string(),
+            source,
+        };
+        ensure_free(&address).map_err(|error| refused(Box::new(error)))?;
+        let listener = swarm
+            .listen_on(address.clone())
+            .map_err(|error| refused(Box::new(error)))?;
+        bound(swarm, listener)
+            .await
+            .map_err(|error| refused(Box::new(error)))?;
+    }
+    Ok(())
+}
+
+/// libp2p shares a port with whoever of the same user listens there already, and each gets some of the
+/// connections: refuse that.
+fn ensure_free(address: &Multiaddr) -> io::Result<()> {
+    let mut protocols = address.iter();
+    let ip: IpAddr = match protocols.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match protocols.next() {
+        Some(Protocol::Tcp(port)) => TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+async fn bound(swarm: &mut Swarm<Behaviour>, listener: ListenerId) -> io::Result<()> {
+    loop {
+        match swarm.select_next_some().await {
+            SwarmEvent::NewListenAddr { listener_id, .. } if listener_id == listener => {
+                return Ok(());
+            }
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } if listener_id == listener => {
+                return reason.and(Err(io::ErrorKind::NotConnected.into()));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn classify(error: &DialError) -> DialFailure {
+    match error {
+        DialError::WrongPeerId { .. } | DialError::LocalPeerId { .. } => DialFailure::OtherPeer,
+        DialError::Transport(attempts) => {
+            let unreachable = attempts.iter().all(|(_, error)| match error {
+                TransportError::Other(error) => is_unreachable(error),
+                TransportError::MultiaddrNotSupported(_) => true,
+            });
+            if unreachable {
+                DialFailure::Unreachable
+            } else {
+                DialFailure::Handshake
+            }
+        }
+        _ => DialFailure::Unreachable,
+    }
+}
+
+/// Whether [`Unreachable`] is among the causes of an error.
+fn is_unreachable(error: &io::Error) -> bool {
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    while let Some(error) = cause {
+        if error.is::<Unreachable>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
+const MAX_PENDING_INCOMING: u32 = 64;
+/// Two peers that dial each other at once have two for a while.
+const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+const MAX_NEGOTIATING_STREAMS: usize = 1024;
+const MAX_OPENING: usize = 64;
+/// Connections are kept for as long as they work.
+const FAR_AWAY: Duration = Duration::from_hours(24 * 365);

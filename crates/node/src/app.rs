@@ -1,0 +1,542 @@
+//! Wires the parts of a node and runs them until told to stop.
+
+use crate::{
+    caller::Callers,
+    channels::Channels,
+    clock,
+    config::{Config, Folder, Role},
+    cosigner::Cosigner,
+    fatal_store::FatalStore,
+    files,
+    holders::Holders,
+    http::Server,
+    keys::{self, KeyName},
+    publisher::{Publisher, PublisherParts, RemoteCosigner},
+    server::Listener,
+    services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry},
+    submit::Submitter,
+    tls::{self, Tls},
+    witness_routes,
+};
+use anyhow::{Context, Result};
+use medanchor_anchor::{Body, Founded, Member, SignedStatement, TrustPolicy, VerifierKey};
+use medanchor_api::pb::{
+    self,
+    access::{
+        access_service_server::AccessServiceServer, custody_service_server::CustodyServiceServer,
+    },
+    anchor::anchor_service_server::AnchorServiceServer,
+    block::{block_service_server::BlockServiceServer, hold_service_server::HoldServiceServer},
+    raft::checkpoint_service_server::CheckpointServiceServer,
+    registry::registry_service_server::RegistryServiceServer,
+};
+use medanchor_broker::{Broker, BrokerParts, Custody};
+use medanchor_dag::DiskStore;
+use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
+use medanchor_policy::Policies;
+use medanchor_raft::{MemberAddress, RaftServer, Replica, ReplicaConfig};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+
+/// Runs a node until `stop`, then drains: nothing new is accepted, what is under way is finished.
+///
+/// # Errors
+///
+/// When it cannot start, or cannot go on because it no longer knows its durable state.
+pub async fn run(folder: &Folder, stop: CancellationToken) -> Result<()> {
+    let config = Config::open(&folder.config())?;
+    match config.role {
+        Role::Member => run_member(folder, &config, stop).await,
+        Role::Witness => run_witness(folder, &config, stop).await,
+    }
+}
+
+async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -> Result<()> {
+    let node = Node::start(folder, config)
+        .await
+        .context("failed to start")?;
+    let tasks = TaskTracker::new();
+    tasks.spawn(Arc::clone(&node.publisher).publish_task(stop.clone()));
+    tracing::info!(node = config.name, address = %config.listen, "serving");
+    let served = node.listener.serve(node.routes, stop.clone());
+    let ended = tokio::select! {
+        served = served => served,
+        reason = node.replica.stopped() => Err(anyhow::anyhow!(reason).context(MUST_STOP)),
+        () = node.store_failed.cancelled() => Err(anyhow::anyhow!("the block store failed").context(MUST_STOP)),
+    };
+    stop.cancel();
+    tasks.close();
+    let drained = async {
+        tasks.wait().await;
+        if let Err(error) = node.replica.shutdown().await {
+            tracing::error!("the replica did not close cleanly: {error}");
+        }
+        node.peer.shutdown().await;
+    };
+    if timeout(DRAIN_WITHIN, drained).await.is_err() {
+        tracing::warn!("stopping although some work is not finished");
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) -> Result<()> {
+    let policy = open_policy(folder)?;
+    let key = keys::open_signing(&folder.keys(), KeyName::Cosigner)?;
+    let log_keys: Vec<VerifierKey> = policy.logs().cloned().collect();
+    let (seen, name) = (folder.cosigned(), config.name.as_str());
+    let cosigner = Cosigner::open(&seen, &config.origin, name, key, log_keys, None)?;
+    let tls = Tls::open(folder)?;
+    let listener = Listener::bind(config.listen, tls.server()?).await?;
+    tracing::info!(witness = config.name, address = %config.listen, "serving");
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
+    let routes = Routes::new(health_service)
+        .into_axum_router()
+        .merge(witness_routes::routes(Arc::new(cosigner)));
+    listener.serve(routes.into(), stop).await
+}
+
+/// A member's node, wired and listening.
+struct Node {
+    listener: Listener,
+    routes: Routes,
+    replica: Arc<Replica>,
+    peer: Arc<Peer>,
+    publisher: Arc<Publisher>,
+    store_failed: CancellationToken,
+}
+
+impl Node {
+    async fn start(folder: &Folder, config: &Config) -> Result<Self> {
+        let founding = open_founding(folder)?;
+        let founded = founded_of(&founding)?.clone();
+        let own = own_member(&founded, config)?.clone();
+        let policies = Policies::default_set().context("load the access policy set")?;
+        anyhow::ensure!(
+            policies.cid() == founded.policy,
+            "the network was founded with access policy set `{}`, which this version does not have",
+            founded.policy
+        );
+        let tls = Tls::open(folder)?;
+        let listener = Listener::bind(config.listen, tls.server()?).await?;
+        let channels = Channels::new(config, &tls)?;
+        let callers = Callers::new(&founded.members, &tls::own_authority(&folder.tls())?)?;
+        let key = Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?);
+
+        let store = open_store(folder).await?;
+        let store_failed = store.failed();
+        let peer = Arc::new(start_peer(folder, config, &founded, Arc::clone(&store)).await?);
+        let replica = Arc::new(open_replica(folder, config, &own, &channels, &founding).await?);
+        let publisher = Arc::new(open_publisher(folder, config, &tls, &channels, &replica)?);
+        let holders = Arc::new(Holders {
+            origin: config.origin.clone(),
+            key: Arc::clone(&key),
+            node_id: own.node_id,
+            peer_id: own.peer_id.clone(),
+            peer: Arc::clone(&peer),
+            channels: channels.clone(),
+        });
+        let submitter = Arc::new(Submitter {
+            replica: Arc::clone(&replica),
+            holders: Arc::clone(&holders),
+            publisher: Arc::clone(&publisher),
+        });
+        let kek = keys::open(&folder.keys(), KeyName::CustodyStore)?;
+        let custody = Arc::new(Custody::open(&folder.custody(), kek).context("open custody keys")?);
+        let broker = Arc::new(Broker::new(BrokerParts {
+            origin: config.origin.clone(),
+            key: Arc::clone(&key),
+            custody: Arc::clone(&custody),
+            policies: Arc::new(policies),
+            append: Arc::clone(&replica) as _,
+            read: Arc::clone(&replica) as _,
+            prove: Arc::clone(&publisher) as _,
+            blocks: Arc::clone(&peer) as _,
+            clock: Arc::new(clock::unix_ms),
+        }));
+        let cosigner = publisher.cosigner();
+        let services = Services {
+            anchor: Anchor {
+                submitter,
+                replica: Arc::clone(&replica),
+                publisher: Arc::clone(&publisher),
+                callers: callers.clone(),
+            },
+            blocks: Blocks {
+                store: Arc::clone(&store),
+                peer: Arc::clone(&peer),
+            },
+            holding: Holding {
+                holders,
+                callers: callers.clone(),
+            },
+            access: Access {
+                broker,
+                replica: Arc::clone(&replica),
+                channels: channels.clone(),
+                node: key.did(),
+            },
+            custody: CustodyKeys {
+                custody,
+                key: Arc::clone(&key),
+                callers: callers.clone(),
+            },
+            registry: Registry {
+                origin: config.origin.clone(),
+                name: config.name.clone(),
+                did: key.did(),
+                replica: Arc::clone(&replica),
+                store,
+                peer: Arc::clone(&peer),
+                publisher: Arc::clone(&publisher),
+                channels,
+            },
+            followed: Followed {
+                publisher: Arc::clone(&publisher),
+                callers: callers.clone(),
+            },
+        };
+        let caller: medanchor_raft::Caller = Arc::new(move |extensions| callers.member(extensions));
+        let raft = RaftServer::new(Replica::clone(&replica), caller);
+        let routes = services.routes(raft, cosigner).await?;
+        Ok(Self {
+            listener,
+            routes,
+            replica,
+            peer,
+            publisher,
+            store_failed,
+        })
+    }
+}
+
+struct Services {
+    anchor: Anchor,
+    blocks: Blocks,
+    holding: Holding,
+    access: Access,
+    custody: CustodyKeys,
+    registry: Registry,
+    followed: Followed,
+}
+
+impl Services {
+    async fn routes(self, raft: RaftServer, cosigner: Arc<Cosigner>) -> Result<Routes> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health
+            .set_service_status("", tonic_health::ServingStatus::Serving)
+            .await;
+        health.set_serving::<AnchorServiceServer<Anchor>>().await;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let mut routes = Routes::builder();
+        routes
+            .add_service(health_service)
+            .add_service(reflection().build_v1().context("offer reflection")?)
+            .add_service(reflection().build_v1alpha().context("offer reflection")?)
+            .add_service(AnchorServiceServer::new(self.anchor))
+            .add_service(BlockServiceServer::new(self.blocks))
+            .add_service(HoldServiceServer::new(self.holding))
+            .add_service(AccessServiceServer::new(self.access))
+            .add_service(CustodyServiceServer::new(self.custody))
+            .add_service(RegistryServiceServer::new(self.registry))
+            .add_service(CheckpointServiceServer::new(self.followed))
+            .add_service(raft.into_service());
+        let router = routes.routes().into_axum_router();
+        Ok(router.merge(witness_routes::routes(cosigner)).into())
+    }
+}
+
+fn open_founding(folder: &Folder) -> Result<SignedStatement> {
+    let path = folder.founded();
+    let bytes = std::fs::read(&path).with_context(|| format!("read `{}`", path.display()))?;
+    SignedStatement::from_bytes(&bytes).with_context(|| format!("parse `{}`", path.display()))
+}
+
+fn founded_of(founding: &SignedStatement) -> Result<&Founded> {
+    match &founding.statement.body {
+        Body::Founded(founded) => Ok(founded),
+        _ => anyhow::bail!("`founded.cbor` is not a founding statement"),
+    }
+}
+
+fn own_member<'a>(founded: &'a Founded, config: &Config) -> Result<&'a Member> {
+    founded
+        .members
+        .iter()
+        .find(|member| member.name == config.name)
+        .with_context(|| format!("the founding statement names no member `{}`", config.name))
+}
+
+fn open_policy(folder: &Folder) -> Result<TrustPolicy> {
+    let text = files::read_text(&folder.policy(), 256 * 1024)?;
+    let policy: TrustPolicy = text.parse().context("parse `policy.txt`")?;
+    for warning in policy.warnings() {
+        tracing::warn!("trust policy: {warning}");
+    }
+    Ok(policy)
+}
+
+async fn open_store(folder: &Folder) -> Result<Arc<FatalStore>> {
+    let path = folder.blocks();
+    let store = tokio::task::spawn_blocking(move || DiskStore::open(&path))
+        .await?
+        .context("open the block store")?;
+    Ok(Arc::new(FatalStore::new(store)))
+}
+
+async fn start_peer(
+    folder: &Folder,
+    config: &Config,
+    founded: &Founded,
+    store: Arc<FatalStore>,
+) -> Result<Peer> {
+    let swarm_key = files::read_text(&folder.swarm_key(), 256)?;
+    let seed = keys::open(&folder.keys(), KeyName::Peer)?;
+    let listen = config.swarm_listen.context("`swarm_listen` is missing")?;
+    let members = founded.members.iter().filter(|m| m.name != config.name);
+    let mut peers = Vec::new();
+    for member in members {
+        let address = config.members.iter().find(|a| a.node_id == member.node_id);
+        peers.push(PeerAddress {
+            peer_id: member.peer_id.clone(),
+            address: address.map(|member| multiaddr(member.swarm)),
+        });
+    }
+    for foreign in &config.foreign_peers {
+        peers.push(PeerAddress {
+            peer_id: foreign.peer_id.clone(),
+            address: foreign.address.map(multiaddr),
+        });
+    }
+    let config = PeerConfig {
+        key: PeerKey::from_seed(&seed),
+        swarm_key: SwarmKey::parse(&swarm_key).context("parse `swarm.key`")?,
+        listen: vec![multiaddr(listen)],
+        peers,
+    };
+    Peer::start(config, store)
+        .await
+        .context("join the private swarm")
+}
+
+async fn open_replica(
+    folder: &Folder,
+    config: &Config,
+    own: &Member,
+    channels: &Channels,
+    founding: &SignedStatement,
+) -> Result<Replica> {
+    let channels = channels.clone();
+    let members = config.members.iter().map(|member| MemberAddress {
+        node_id: member.node_id,
+        address: member.address.to_string(),
+    });
+    let replica = Replica::open(ReplicaConfig::new(
+        own.node_id,
+        members.collect(),
+        folder.raft(),
+        Arc::new(move |member| channels.channel(member.node_id)),
+        Arc::new(clock::unix_ms),
+    ))
+    .await
+    .context("open the replica")?;
+    replica
+        .found(founding.clone())
+        .await
+        .context("found the network")?;
+    Ok(replica)
+}
+
+fn open_publisher(
+    folder: &Folder,
+    config: &Config,
+    tls: &Tls,
+    channels: &Channels,
+    replica: &Arc<Replica>,
+) -> Result<Publisher> {
+    let policy = open_policy(folder)?;
+    let log_keys: Vec<VerifierKey> = policy.logs().cloned().collect();
+    let cosigner = Cosigner::open(
+        &folder.cosigned(),
+        &config.origin,
+        &format!("{}/{}", config.origin, config.name),
+        keys::open_signing(&folder.keys(), KeyName::Cosigner)?,
+        log_keys,
+        Some(Arc::clone(replica)),
+    )?;
+    let others = other_cosigners(config, &policy)?;
+    Ok(Publisher::new(PublisherParts {
+        origin: config.origin.clone(),
+        log_key: keys::open_signing(&folder.keys(), KeyName::Log)?,
+        policy,
+        replica: Arc::clone(replica),
+        cosigner: Arc::new(cosigner),
+        others,
+        tls: tls.client()?,
+        channels: channels.clone(),
+    }))
+}
+
+/// Where each co-signer besides this node is, with the key that it signs with.
+fn other_cosigners(config: &Config, policy: &TrustPolicy) -> Result<Vec<RemoteCosigner>> {
+    let members = config.members.iter().filter(|m| m.name != config.name);
+    let members = members.map(|m| (&m.name, m.address, format!("{}/{}", config.origin, m.name)));
+    let witnesses = config.witnesses.iter();
+    let witnesses = witnesses.map(|w| (&w.name, w.address, w.name.clone()));
+    let cosigner = |(name, address, key_name): (&String, _, String)| {
+        let key = policy.witnesses().find(|key| key.name() == key_name);
+        let key = key.with_context(|| format!("`policy.txt` has no witness `{key_name}`"))?;
+        Ok(RemoteCosigner {
+            server: Server {
+                name: name.clone(),
+                address,
+            },
+            key: key.clone(),
+        })
+    };
+    members.chain(witnesses).map(cosigner).collect()
+}
+
+fn multiaddr(address: std::net::SocketAddr) -> String {
+    let kind = if address.is_ipv4() { "ip4" } else { "ip6" };
+    format!("/{kind}/{}/tcp/{}", address.ip(), address.port())
+}
+
+const MUST_STOP: &str =
+    "this node no longer knows what is durable and stops; restart it when the disk is well";
+const DRAIN_WITHIN: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cosigner::CosignError,
+        found::{Plan, PlannedMember, found},
+    };
+    use medanchor_anchor::{
+        AddCheckpoint, AddCheckpointError, Checkpoint, ConsistencyProof, SignedNote, cosign,
+    };
+    use medanchor_dag::{Hash, SigningKey};
+
+    /// A network of one, without its services.
+    struct Alone {
+        _data: tempfile::TempDir,
+        folder: Folder,
+        config: Config,
+        replica: Arc<Replica>,
+        publisher: Publisher,
+    }
+
+    impl Alone {
+        async fn start() -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let folder = Folder::new(data.path().join("node"));
+            let plan = Plan {
+                origin: "test.example/medanchor".to_owned(),
+                members: vec![PlannedMember {
+                    name: "hospital".to_owned(),
+                    folder: folder.path().to_owned(),
+                    listen: "127.0.0.1:1".parse().unwrap(),
+                    swarm_listen: "127.0.0.1:2".parse().unwrap(),
+                }],
+                witnesses: Vec::new(),
+                copies: 1,
+                quorum: 1,
+            };
+            found(&plan, |_| unreachable!()).unwrap();
+            let config = Config::open(&folder.config()).unwrap();
+            let founding = open_founding(&folder).unwrap();
+            let own = own_member(founded_of(&founding).unwrap(), &config).unwrap();
+            let tls = Tls::open(&folder).unwrap();
+            let channels = Channels::new(&config, &tls).unwrap();
+            let replica = open_replica(&folder, &config, own, &channels, &founding);
+            let replica = Arc::new(replica.await.unwrap());
+            let publisher = open_publisher(&folder, &config, &tls, &channels, &replica).unwrap();
+            Self {
+                _data: data,
+                folder,
+                config,
+                replica,
+                publisher,
+            }
+        }
+
+        fn key(&self, name: KeyName) -> SigningKey {
+            keys::open_signing(&self.folder.keys(), name).unwrap()
+        }
+
+        fn checkpoint(&self, root: Hash) -> Checkpoint {
+            Checkpoint {
+                origin: self.config.origin.clone(),
+                size: 1,
+                root,
+            }
+        }
+
+        fn own_root(&self) -> Hash {
+            use medanchor_anchor::{Read, State};
+            let view = self.replica.view().unwrap();
+            State::new(view.as_ref()).root().unwrap()
+        }
+
+        /// A checkpoint with every signature that the trust policy asks for.
+        fn published(&self, root: Hash) -> String {
+            let note = self.checkpoint(root).sign(&self.key(KeyName::Log)).unwrap();
+            let cosigner = self.publisher.cosigner();
+            let key = self.key(KeyName::Cosigner);
+            let answer = cosign(&note, cosigner.verifier().name(), &key, 1).unwrap();
+            let mut note = note;
+            note.add_answer(&format!("{answer}\n"), cosigner.verifier())
+                .unwrap();
+            note.to_string()
+        }
+
+        async fn cosign(&self, note: SignedNote) -> Result<(), CosignError> {
+            let request = AddCheckpoint {
+                old_size: 0,
+                proof: ConsistencyProof(Vec::new()),
+                note,
+            };
+            self.publisher
+                .cosigner()
+                .add_checkpoint(request)
+                .await
+                .map(drop)
+        }
+    }
+
+    #[tokio::test]
+    async fn published_checkpoint_of_another_log_is_not_taken() {
+        let alone = Alone::start().await;
+        let forged = alone.published(Hash::of(b"another log"));
+        assert!(alone.publisher.accept(&forged).await.is_err());
+        assert_eq!(alone.publisher.newest(), None);
+        let own = alone.published(alone.own_root());
+        alone.publisher.accept(&own).await.unwrap();
+        assert_eq!(alone.publisher.newest(), Some(own));
+    }
+
+    #[tokio::test]
+    async fn stranger_is_refused_before_the_own_root_is_looked_at() {
+        let alone = Alone::start().await;
+        let forged = alone.checkpoint(Hash::of(b"another log"));
+        let stranger = SigningKey::from_seed(&[9; 32]);
+        let refused = alone.cosign(forged.sign(&stranger).unwrap()).await;
+        let unsigned = CosignError::Refused(AddCheckpointError::Unsigned);
+        assert_eq!(refused.unwrap_err().to_string(), unsigned.to_string());
+
+        let signed = forged.sign(&alone.key(KeyName::Log)).unwrap();
+        let refused = alone.cosign(signed).await;
+        let lie = CosignError::Refused(AddCheckpointError::Inconsistent);
+        assert_eq!(refused.unwrap_err().to_string(), lie.to_string());
+    }
+}

@@ -1,0 +1,144 @@
+//! Who is at the other end of a connection, by the certificate that was shown.
+
+use crate::certificates::Holder;
+use anyhow::{Context, Result};
+use medanchor_anchor::Member;
+use medanchor_dag::Hash;
+use rustls::{pki_types::UnixTime, server::danger::ClientCertVerifier};
+use rustls_pki_types::CertificateDer;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tonic::{
+    Extensions,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Who calls. Authority over data comes from signatures inside messages alone; this decides only what
+/// is between nodes, or between an operator and their own node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The node of a member, by its node id.
+    Member(u64),
+    /// The operator of this node's own organisation.
+    Operator,
+    /// Anybody else whom a member lets in.
+    Guest,
+}
+
+/// Tells callers apart.
+#[derive(Clone)]
+pub(crate) struct Callers {
+    members: Arc<BTreeMap<Hash, u64>>,
+    own_clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Callers {
+    /// Knows the members by the certificates in the founding statement, and its own organisation by its
+    /// certificate authority.
+    pub(crate) fn new(members: &[Member], own_ca_pem: &str) -> Result<Self> {
+        let members = members
+            .iter()
+            .map(|member| (member.certificate, member.node_id))
+            .collect();
+        Ok(Self {
+            members: Arc::new(members),
+            own_clients: crate::tls::client_verifier(own_ca_pem)
+                .context("use the organisation's own certificate authority")?,
+        })
+    }
+
+    /// Who sent the request with these extensions.
+    pub(crate) fn of(&self, extensions: &Extensions) -> Caller {
+        let certificates = extensions
+            .get::<TlsConnectInfo<TcpConnectInfo>>()
+            .and_then(TlsConnectInfo::peer_certs);
+        certificates
+            .as_deref()
+            .and_then(|chain| chain.first())
+            .map_or(Caller::Guest, |certificate| self.holder(certificate))
+    }
+
+    /// The member's node id, where the caller is one.
+    pub(crate) fn member(&self, extensions: &Extensions) -> Option<u64> {
+        match self.of(extensions) {
+            Caller::Member(node_id) => Some(node_id),
+            Caller::Operator | Caller::Guest => None,
+        }
+    }
+
+    fn holder(&self, certificate: &CertificateDer<'_>) -> Caller {
+        if let Some(&node_id) = self.members.get(&Hash::of(certificate)) {
+            return Caller::Member(node_id);
+        }
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(crate::clock::unix_ms()));
+        let own = self
+            .own_clients
+            .verify_client_cert(certificate, &[], now)
+            .is_ok();
+        if own && is_operator(certificate) {
+            Caller::Operator
+        } else {
+            Caller::Guest
+        }
+    }
+}
+
+/// Whether the subject's organisational unit is the operator's. Only meaningful once the issuer is known.
+fn is_operator(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
+    let mut units = certificate.subject().iter_organizational_unit();
+    units.any(|unit| unit.as_str() == Ok(Holder::Operator.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificates::Authority;
+
+    fn callers(authority_pem: &str) -> Callers {
+        Callers::new(&[], authority_pem).unwrap()
+    }
+
+    #[test]
+    fn operator_of_the_own_organisation_is_known() {
+        let (authority, own) = Authority::create("hospital-a").unwrap();
+        let operator = authority.issue(Holder::Operator, "o", &[]).unwrap();
+        let guest = authority.issue(Holder::Guest, "g", &[]).unwrap();
+        let callers = callers(&own.certificate_pem);
+        assert_eq!(callers.holder(&operator.certificate), Caller::Operator);
+        assert_eq!(callers.holder(&guest.certificate), Caller::Guest);
+    }
+
+    #[test]
+    fn operator_of_another_organisation_is_a_guest() {
+        let (_, own) = Authority::create("hospital-a").unwrap();
+        // Even one that claims the same name.
+        let (other, _) = Authority::create("hospital-a").unwrap();
+        let operator = other.issue(Holder::Operator, "o", &[]).unwrap();
+        let callers = callers(&own.certificate_pem);
+        assert_eq!(callers.holder(&operator.certificate), Caller::Guest);
+    }
+
+    #[test]
+    fn changed_certificate_is_never_the_operators() {
+        let (authority, own) = Authority::create("hospital-a").unwrap();
+        let operator = authority.issue(Holder::Operator, "o", &[]).unwrap();
+        let callers = callers(&own.certificate_pem);
+        for at in 0..operator.certificate.len() {
+            let mut changed = operator.certificate.to_vec();
+            changed[at] ^= 1;
+            assert_eq!(callers.holder(&changed.into()), Caller::Guest, "byte {at}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn bytes_that_are_no_certificate_are_a_guests(bytes: Vec<u8>) {
+            let (_, own) = Authority::create("hospital-a").unwrap();
+            let holder = callers(&own.certificate_pem).holder(&bytes.into());
+            proptest::prop_assert_eq!(holder, Caller::Guest);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The one config file of `medanchord`, `medanchord.toml`.
+
+use crate::files;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// What a `medanchord` process is and where the others are. Everything else is in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The network's name, origin of its log: `hospitals.example/medanchor`.
+    pub origin: String,
+    /// This node's short name: that of its organisation.
+    pub name: String,
+    /// What this process does.
+    pub role: Role,
+    /// Address of the gRPC services (TLS 1.3 with client certificates).
+    pub listen: SocketAddr,
+    /// Address of the private swarm. Only a storage node has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swarm_listen: Option<SocketAddr>,
+    /// The members' nodes, this one among them.
+    pub members: Vec<MemberAddress>,
+    /// Outside witnesses.
+    #[serde(default)]
+    pub witnesses: Vec<WitnessAddress>,
+    /// Peers outside the log that may join the private swarm, such as a hospital's Kubo node.
+    #[serde(default)]
+    pub foreign_peers: Vec<ForeignPeer>,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Keeps blocks and a replica of the log, and releases keys.
+    Member,
+    /// Co-signs checkpoints, and keeps nothing else.
+    Witness,
+}
+
+/// Where a member's node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberAddress {
+    /// Its short name.
+    pub name: String,
+    /// Its node id in the replicated log.
+    pub node_id: u64,
+    /// Address of its gRPC services.
+    pub address: SocketAddr,
+    /// Address of its private swarm peer.
+    pub swarm: SocketAddr,
+}
+
+/// Where an outside witness is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessAddress {
+    /// Its short name, which its certificate bears.
+    pub name: String,
+    /// Address of its HTTPS service.
+    pub address: SocketAddr,
+}
+
+/// A peer of the private swarm that is no member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignPeer {
+    /// Its libp2p peer id.
+    pub peer_id: String,
+    /// Where to dial it; absent: it dials us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+}
+
+impl Config {
+    /// Reads and checks `medanchord.toml`.
+    ///
+    /// # Errors
+    ///
+    /// Says which file, and what in it is wrong.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = files::read_text(path, MAX_BYTES)?;
+        Self::parse(&text).with_context(|| format!("read config `{}`", path.display()))
+    }
+
+    /// Parses and checks a config.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).context("parse")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written as TOML.
+    pub fn to_text(&self) -> Result<String> {
+        toml::to_string_pretty(self).context("write config")
+    }
+
+    /// This node's own entry.
+    ///
+    /// # Errors
+    ///
+    /// When the members do not name it.
+    pub fn own(&self) -> Result<&MemberAddress> {
+        self.members
+            .iter()
+            .find(|member| member.name == self.name)
+            .with_context(|| format!("`members` has no entry named `{}`", self.name))
+    }
+
+    fn check(&self) -> Result<()> {
+        let bound = |count: usize| count <= MAX_LIST;
+        anyhow::ensure!(
+            bound(self.members.len())
+                && bound(self.witnesses.len())
+                && bound(self.foreign_peers.len()),
+            "more than {MAX_LIST} members, witnesses or foreign peers"
+        );
+        let names = self.members.iter().map(|member| &member.name);
+        for name in names.chain(self.witnesses.iter().map(|witness| &witness.name)) {
+            anyhow::ensure!(is_name(name), "`{name}` is not a name: use a-z, 0-9 and -");
+        }
+        anyhow::ensure!(
+            !self.origin.is_empty() && !self.origin.contains([' ', '+', '\n']),
+            "`origin` must not be empty or have spaces or `+`"
+        );
+        if self.role == Role::Member {
+            self.own()?;
+            self.swarm_listen
+                .context("a member needs `swarm_listen`")
+                .map(drop)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where everything is in a node's data folder.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The data folder at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The config file.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("medanchord.toml")
+    }
+
+    /// Private keys.
+    pub fn keys(&self) -> PathBuf {
+        self.0.join("keys")
+    }
+
+    /// Certificates.
+    pub fn tls(&self) -> PathBuf {
+        self.0.join("tls")
+    }
+
+    /// The private swarm's key.
+    pub fn swarm_key(&self) -> PathBuf {
+        self.0.join("swarm.key")
+    }
+
+    /// The signed statement that founded the network.
+    pub fn founded(&self) -> PathBuf {
+        self.0.join("founded.cbor")
+    }
+
+    /// How clients and nodes judge a checkpoint (C2SP tlog-policy).
+    pub fn policy(&self) -> PathBuf {
+        self.0.join("policy.txt")
+    }
+
+    /// What this node has co-signed.
+    pub fn cosigned(&self) -> PathBuf {
+        self.0.join("cosigned")
+    }
+
+    /// Blocks.
+    pub fn blocks(&self) -> PathBuf {
+        self.0.join("blocks")
+    }
+
+    /// The replica.
+    pub fn raft(&self) -> PathBuf {
+        self.0.join("raft")
+    }
+
+    /// Custody keys.
+    pub fn custody(&self) -> PathBuf {
+        self.0.join("custody.redb")
+    }
+
+    /// The newest published checkpoint.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("checkpoint")
+    }
+
+    /// Home of the operator's `medanchor`.
+    pub fn operator(&self) -> PathBuf {
+        self.0.join("operator")
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.len() <= 32 && text.chars().all(fits)
+}
+
+const MAX_BYTES: u64 = 256 * 1024;
+const MAX_LIST: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config() -> Config {
+        Config {
+            origin: "example.org/log".to_owned(),
+            name: "hospital-a".to_owned(),
+            role: Role::Member,
+            listen: ([127, 0, 0, 1], 7440).into(),
+            swarm_listen: Some(([127, 0, 0, 1], 7441).into()),
+            members: vec![MemberAddress {
+                name: "hospital-a".to_owned(),
+                node_id: 1,
+                address: ([127, 0, 0, 1], 7440).into(),
+                swarm: ([127, 0, 0, 1], 7441).into(),
+            }],
+            witnesses: Vec::new(),
+            foreign_peers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn config_is_read_back_from_its_text() {
+        let text = config().to_text().unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), config());
+    }
+
+    #[test]
+    fn config_that_contradicts_itself_is_refused() {
+        let nameless = Config {
+            name: "hospital-b".to_owned(),
+            ..config()
+        };
+        let swarmless = Config {
+            swarm_listen: None,
+            ..config()
+        };
+        let spaced = Config {
+            origin: "example org".to_owned(),
+            ..config()
+        };
+        for wrong in [nameless, swarmless, spaced] {
+            let text = wrong.to_text().unwrap();
+            assert!(Config::parse(&text).is_err(), "{text}");
+        }
+        let unknown = format!("{}\nsurprise = 1\n", config().to_text().unwrap());
+        assert!(Config::parse(&unknown).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn parse_never_panics(text in ".*") {
+            let _ = Config::parse(&text);
+        }
+
+        #[test]
+        fn parse_never_panics_on_changed_text(at in 0usize..400, with in any::<char>()) {
+            let mut text: Vec<char> = config().to_text().unwrap().chars().collect();
+            let at = at % text.len();
+            text[at] = with;
+            let _ = Config::parse(&text.into_iter().collect::<String>());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The command line of `medanchord`.
+
+use crate::{
+    app,
+    config::Folder,
+    found::{self, Plan, PlannedMember},
+};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::{ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Storage node, log replica and access broker of one organisation, or an outside witness.
+#[derive(Debug, Parser)]
+#[command(name = "medanchord", version)]
+struct Arguments {
+    /// Data folder with `medanchord.toml`. One that does not exist yet becomes a network of one node.
+    #[arg(long, env = "MEDANCHOR_DATA", default_value = "medanchor-data")]
+    data: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Address of the gRPC services of a new network of one.
+    #[arg(long, default_value = "127.0.0.1:7440")]
+    listen: SocketAddr,
+    /// Address of the private swarm of a new network of one.
+    #[arg(long, default_value = "127.0.0.1:7441")]
+    swarm_listen: SocketAddr,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node. This is what happens without a command.
+    Run,
+    /// Make a home folder for somebody whom this node's organisation lets in.
+    Invite {
+        /// Who it is for: stands in the certificate.
+        name: String,
+        /// The folder to make; give it to them as `MEDANCHOR_HOME`.
+        #[arg(long)]
+        home: PathBuf,
+    },
+}
+
+/// Runs `medanchord` with these arguments, the first of which is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done when the terminal is gone.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<()> {
+    log_to_stderr();
+    let folder = Folder::new(&arguments.data);
+    match &arguments.command {
+        Some(Command::Invite { name, home }) => found::invite(&folder, name, home),
+        None | Some(Command::Run) => {
+            if !folder.config().exists() {
+                found_alone(&folder, arguments)?;
+            }
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("start the runtime")?;
+            runtime.block_on(run_until_signalled(&folder))
+        }
+    }
+}
+
+/// A network of one: to try it, or for a single site.
+fn found_alone(folder: &Folder, arguments: &Arguments) -> Result<()> {
+    let plan = Plan {
+        origin: "localhost/medanchor".to_owned(),
+        members: vec![PlannedMember {
+            name: "hospital".to_owned(),
+            folder: folder.path().to_owned(),
+            listen: arguments.listen,
+            swarm_listen: arguments.swarm_listen,
+        }],
+        witnesses: Vec::new(),
+        copies: 1,
+        quorum: 1,
+    };
+    found::found(&plan, |_| PathBuf::new()).context("found a network of one node")?;
+    tracing::info!(
+        "founded a network of one node in `{}`; use it with `medanchor --home {} status`",
+        folder.path().display(),
+        folder.operator().display()
+    );
+    Ok(())
+}
+
+async fn run_until_signalled(folder: &Folder) -> Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+        tracing::info!("stopping: finishing what is under way");
+        stopping.cancel();
+    });
+    app::run(folder, stop).await
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MEDANCHOR_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Fails only when a test has set a subscriber already.
+    let _ = log.try_init();
+}
+
+/// Our own parts say what an operator should know; the libraries below only what went wrong.
+const DEFAULT_LOG: &str = "info,openraft=warn,libp2p_swarm=warn";

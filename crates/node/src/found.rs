@@ -1,0 +1,390 @@
+//! Founds a network: makes every key and certificate, the founding statement that all organisations
+//! sign, and a data folder for each node and each witness.
+
+use crate::{
+    certificates::{Authority, Holder, Issued},
+    clock,
+    config::{Config, Folder, MemberAddress, Role, WitnessAddress},
+    cosigner::SeenFile,
+    files::{self, Mode},
+    keys::{self, KeyName},
+};
+use anyhow::{Context, Result};
+use medanchor_anchor::{
+    Body, Founded, Member, Nonce, SignatureKind, SignedStatement, Statement, TrustPolicy,
+    VerifierKey,
+};
+use medanchor_dag::{Hash, SigningKey};
+use medanchor_ipfs::{PeerKey, SwarmKey};
+use medanchor_policy::Policies;
+use serde::Serialize;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+/// What network to found.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The network's name, origin of its log.
+    pub origin: String,
+    /// The founding organisations, each with one node.
+    pub members: Vec<PlannedMember>,
+    /// Outside witnesses.
+    pub witnesses: Vec<WitnessAddress>,
+    /// Nodes that hold a record before it is anchored.
+    pub copies: u8,
+    /// Co-signatures that a published checkpoint carries.
+    pub quorum: u8,
+}
+
+/// An organisation that founds the network.
+#[derive(Clone, Debug)]
+pub struct PlannedMember {
+    /// Its short name.
+    pub name: String,
+    /// Its node's data folder, which must not exist or be empty.
+    pub folder: PathBuf,
+    /// Address of its node's gRPC services.
+    pub listen: SocketAddr,
+    /// Address of its node's private swarm peer.
+    pub swarm_listen: SocketAddr,
+}
+
+/// Founds a network on this machine, with the data folders of all members and witnesses.
+///
+/// `witness_folder` names the data folder of a witness.
+///
+/// # Errors
+///
+/// When a folder is in use already or cannot be written, or the plan contradicts itself.
+pub fn found(plan: &Plan, witness_folder: impl Fn(&str) -> PathBuf) -> Result<()> {
+    plan.check()?;
+    let members = plan
+        .members
+        .iter()
+        .zip(1u64..)
+        .map(|(planned, node_id)| NewMember::create(planned, node_id, &plan.origin))
+        .collect::<Result<Vec<_>>>()?;
+    let witnesses = plan
+        .witnesses
+        .iter()
+        .map(|witness| NewWitness::create(witness, &witness_folder(&witness.name)))
+        .collect::<Result<Vec<_>>>()?;
+    let founded = founded(plan, &members, &witnesses)?;
+    let network = Network {
+        policy: TrustPolicy::founded(&founded)
+            .context("make the trust policy")?
+            .to_string(),
+        authorities: authorities(&members, &witnesses),
+        swarm_key: SwarmKey::generate().context("draw random bytes")?,
+        members: plan.addresses(),
+        founded: sign(plan, founded, &members)?,
+    };
+    for member in &members {
+        member.write(plan, &network)?;
+    }
+    for witness in &witnesses {
+        witness.write(plan, &network)?;
+    }
+    Ok(())
+}
+
+/// Makes a home folder for somebody whom a node's organisation lets in: certificates, addresses and the
+/// trust policy, but no identity, which its owner makes with `medanchor key new`.
+///
+/// # Errors
+///
+/// When the node's folder has no certificate authority, or the home cannot be written.
+pub fn invite(node: &Folder, name: &str, home: &Path) -> Result<()> {
+    let config = Config::open(&node.config())?;
+    let key = Zeroizing::new(files::read_text(&node.tls().join("authority.key"), 4096)?);
+    let authority = Authority::open(&config.name, &key)?;
+    let issued = authority.issue(Holder::Guest, name, &[])?;
+    let ca = files::read_text(&node.tls().join("ca.pem"), MAX_PEM_BYTES)?;
+    let policy = files::read_text(&node.policy(), MAX_POLICY_BYTES)?;
+    write_home(home, &config, &ca, &policy, &issued)
+}
+
+impl Plan {
+    fn check(&self) -> Result<()> {
+        let cosigners = self.members.len() + self.witnesses.len();
+        anyhow::ensure!(!self.members.is_empty(), "a network needs a member");
+        anyhow::ensure!(
+            usize::from(self.copies) <= self.members.len() && self.copies > 0,
+            "copies must be 1 to {}",
+            self.members.len()
+        );
+        anyhow::ensure!(
+            usize::from(self.quorum) <= cosigners && self.quorum > 0,
+            "quorum must be 1 to {cosigners}"
+        );
+        for member in &self.members {
+            let path = &member.folder;
+            let free = !path.exists() || path.read_dir().is_ok_and(|mut all| all.next().is_none());
+            anyhow::ensure!(free, "folder `{}` is not empty", path.display());
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> Vec<MemberAddress> {
+        self.members
+            .iter()
+            .zip(1..)
+            .map(|(member, node_id)| MemberAddress {
+                name: member.name.clone(),
+                node_id,
+                address: member.listen,
+                swarm: member.swarm_listen,
+            })
+            .collect()
+    }
+}
+
+/// What every node of the new network is given.
+struct Network {
+    founded: SignedStatement,
+    policy: String,
+    authorities: String,
+    swarm_key: SwarmKey,
+    members: Vec<MemberAddress>,
+}
+
+struct NewMember<'a> {
+    planned: &'a PlannedMember,
+    folder: Folder,
+    org: SigningKey,
+    authority: Authority,
+    authority_cert: Issued,
+    certificate: Issued,
+    entry: Member,
+}
+
+impl<'a> NewMember<'a> {
+    fn create(planned: &'a PlannedMember, node_id: u64, origin: &str) -> Result<Self> {
+        let folder = Folder::new(&planned.folder);
+        files::create_folder(&folder.keys())?;
+        let name = &planned.name;
+        let (authority, authority_cert) = Authority::create(name)?;
+        let certificate = authority.issue(Holder::Node, name, &hosts(name))?;
+        let log = keys::create_signing(&folder.keys(), KeyName::Log)?;
+        let cosigner = keys::create_signing(&folder.keys(), KeyName::Cosigner)?;
+        let node = keys::create_signing(&folder.keys(), KeyName::Node)?;
+        let peer = PeerKey::from_seed(&*keys::create(&folder.keys(), KeyName::Peer)?);
+        keys::create(&folder.keys(), KeyName::CustodyStore)?;
+        let org = SigningKey::generate().context("draw random bytes")?;
+        let entry = Member {
+            org: org.did(),
+            name: name.clone(),
+            node: node.did(),
+            node_id,
+            log_key: verifier_key(origin, SignatureKind::Ed25519, &log)?,
+            cosigner_key: verifier_key(
+                &format!("{origin}/{name}"),
+                SignatureKind::Cosignature,
+                &cosigner,
+            )?,
+            certificate: Hash::of(&certificate.certificate),
+            peer_id: peer.peer_id(),
+        };
+        Ok(Self {
+            planned,
+            folder,
+            org,
+            authority,
+            authority_cert,
+            certificate,
+            entry,
+        })
+    }
+
+    fn write(&self, plan: &Plan, network: &Network) -> Result<()> {
+        let config = Config {
+            origin: plan.origin.clone(),
+            name: self.planned.name.clone(),
+            role: Role::Member,
+            listen: self.planned.listen,
+            swarm_listen: Some(self.planned.swarm_listen),
+            members: network.members.clone(),
+            witnesses: plan.witnesses.clone(),
+            foreign_peers: Vec::new(),
+        };
+        write_node(&self.folder, &config, network, &self.certificate)?;
+        let key = self.authority_cert.key_pem.as_bytes();
+        files::create(&self.folder.tls().join("authority.key"), Mode::Secret, key)?;
+        let own_ca = self.authority_cert.certificate_pem.as_bytes();
+        files::create(&self.folder.tls().join("own-ca.pem"), Mode::Public, own_ca)?;
+        let swarm = network.swarm_key.to_text();
+        files::create(&self.folder.swarm_key(), Mode::Secret, swarm.as_bytes())?;
+        let founded = network.founded.to_bytes();
+        files::create(&self.folder.founded(), Mode::Public, &founded)?;
+        self.write_operator(&config, network)
+    }
+
+    /// The operator's home holds the organisation's own key: whoever has it speaks for the organisation.
+    fn write_operator(&self, config: &Config, network: &Network) -> Result<()> {
+        let home = self.folder.operator();
+        let operator = format!("operator of {}", self.planned.name);
+        let issued = self.authority.issue(Holder::Operator, &operator, &[])?;
+        let ca = &network.authorities;
+        write_home(&home, config, ca, &network.policy, &issued)?;
+        let mut receive = Zeroizing::new([0; 32]);
+        getrandom::fill(receive.as_mut()).context("draw random bytes")?;
+        let (seed, receive) = (self.org.to_seed(), Zeroizing::new(hex::encode(*receive)));
+        let text = Zeroizing::new(format!(
+            "version = 1\ndid = \"{}\"\nsigning_seed = \"{}\"\nreceive_private = \"{}\"\n",
+            self.org.did(),
+            *Zeroizing::new(hex::encode(*seed)),
+            *receive,
+        ));
+        files::create(&home.join("identity.toml"), Mode::Secret, text.as_bytes())
+    }
+}
+
+struct NewWitness<'a> {
+    address: &'a WitnessAddress,
+    folder: Folder,
+    authority_cert: Issued,
+    certificate: Issued,
+    cosigner_key: String,
+}
+
+impl<'a> NewWitness<'a> {
+    fn create(address: &'a WitnessAddress, folder: &Path) -> Result<Self> {
+        let folder = Folder::new(folder);
+        files::create_folder(&folder.keys())?;
+        let (authority, authority_cert) = Authority::create(&address.name)?;
+        let certificate = authority.issue(Holder::Node, &address.name, &hosts(&address.name))?;
+        let cosigner = keys::create_signing(&folder.keys(), KeyName::Cosigner)?;
+        Ok(Self {
+            address,
+            folder,
+            authority_cert,
+            certificate,
+            cosigner_key: verifier_key(&address.name, SignatureKind::Cosignature, &cosigner)?,
+        })
+    }
+
+    fn write(&self, plan: &Plan, network: &Network) -> Result<()> {
+        let config = Config {
+            origin: plan.origin.clone(),
+            name: self.address.name.clone(),
+            role: Role::Witness,
+            listen: self.address.address,
+            swarm_listen: None,
+            members: network.members.clone(),
+            witnesses: plan.witnesses.clone(),
+            foreign_peers: Vec::new(),
+        };
+        write_node(&self.folder, &config, network, &self.certificate)
+    }
+}
+
+fn write_node(
+    folder: &Folder,
+    config: &Config,
+    network: &Network,
+    certificate: &Issued,
+) -> Result<()> {
+    files::create_folder(&folder.tls())?;
+    write_certificate(&folder.tls(), &network.authorities, certificate)?;
+    let policy = network.policy.as_bytes();
+    files::create(&folder.policy(), Mode::Public, policy)?;
+    SeenFile::create(&folder.cosigned(), &config.origin)?;
+    // Last: a folder without a config is one whose founding did not finish.
+    let text = config.to_text()?;
+    files::create(&folder.config(), Mode::Public, text.as_bytes())
+}
+
+fn write_certificate(folder: &Path, authorities: &str, issued: &Issued) -> Result<()> {
+    let (certificate, key) = (&issued.certificate_pem, &issued.key_pem);
+    files::create(&folder.join("ca.pem"), Mode::Public, authorities.as_bytes())?;
+    files::create(
+        &folder.join("cert.pem"),
+        Mode::Public,
+        certificate.as_bytes(),
+    )?;
+    files::create(&folder.join("key.pem"), Mode::Secret, key.as_bytes())
+}
+
+/// A home folder of `medanchor`, without an identity.
+fn write_home(home: &Path, config: &Config, ca: &str, policy: &str, own: &Issued) -> Result<()> {
+    #[derive(Serialize)]
+    struct Client<'a> {
+        origin: &'a str,
+        policy: &'a str,
+        nodes: Vec<Node<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Node<'a> {
+        name: &'a str,
+        address: String,
+    }
+    files::create_folder(home)?;
+    write_certificate(home, ca, own)?;
+    files::create(&home.join("policy.txt"), Mode::Public, policy.as_bytes())?;
+    // The inviting organisation's node first: the client tries them in this order.
+    let mut members: Vec<_> = config.members.iter().collect();
+    members.sort_by_key(|member| member.name != config.name);
+    let nodes = members.iter().map(|member| Node {
+        name: &member.name,
+        address: member.address.to_string(),
+    });
+    let client = Client {
+        origin: &config.origin,
+        policy: "policy.txt",
+        nodes: nodes.collect(),
+    };
+    let text = toml::to_string(&client).context("write client.toml")?;
+    files::create(&home.join("client.toml"), Mode::Public, text.as_bytes())
+}
+
+fn founded(
+    plan: &Plan,
+    members: &[NewMember<'_>],
+    witnesses: &[NewWitness<'_>],
+) -> Result<Founded> {
+    Ok(Founded {
+        members: members.iter().map(|member| member.entry.clone()).collect(),
+        witnesses: witnesses.iter().map(|w| w.cosigner_key.clone()).collect(),
+        quorum: plan.quorum,
+        copies: plan.copies,
+        policy: Policies::default_set()
+            .context("load the default policy set")?
+            .cid(),
+    })
+}
+
+/// Every founding organisation signs.
+fn sign(plan: &Plan, founded: Founded, members: &[NewMember<'_>]) -> Result<SignedStatement> {
+    let mut nonce = Nonce::new([0; 16]);
+    getrandom::fill(nonce.as_mut()).context("draw random bytes")?;
+    let body = Body::Founded(founded);
+    let not_after = clock::unix_ms() + FOUNDED_WITHIN_MS;
+    let statement = Statement::new(&plan.origin, body, nonce.into_array(), not_after);
+    let authors: Vec<&SigningKey> = members.iter().map(|member| &member.org).collect();
+    Ok(statement.sign(&authors))
+}
+
+fn authorities(members: &[NewMember<'_>], witnesses: &[NewWitness<'_>]) -> String {
+    let members = members.iter().map(|member| &member.authority_cert);
+    let witnesses = witnesses.iter().map(|witness| &witness.authority_cert);
+    members
+        .chain(witnesses)
+        .map(|issued| issued.certificate_pem.as_str())
+        .collect()
+}
+
+fn hosts(name: &str) -> [String; 3] {
+    [name, "localhost", "127.0.0.1"].map(str::to_owned)
+}
+
+fn verifier_key(name: &str, kind: SignatureKind, key: &SigningKey) -> Result<String> {
+    let key = VerifierKey::new(name, kind, key.did()).context("name a log key")?;
+    Ok(key.to_string())
+}
+
+const FOUNDED_WITHIN_MS: u64 = 24 * 3600 * 1000 - 60_000;
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+const MAX_POLICY_BYTES: u64 = 256 * 1024;

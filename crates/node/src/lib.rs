@@ -1,0 +1,34 @@
+//! The daemon `medanchord`: reads the config, wires the parts, serves, and drains on shutdown.
+//!
+//! Scope: one process per organisation with the private IPFS peer, a replica of the anchor log, the
+//! access broker and the gRPC services on one port; or an outside witness, which co-signs and nothing
+//! else. [`found`] makes the keys, certificates and config files of a new network.
+//!
+//! Out of scope: what a user does with a payload (`medanchor-cli`). This crate never names
+//! `medanchor-envelope`: a node without custody keys is blind.
+
+mod app;
+mod caller;
+mod certificates;
+mod channels;
+mod clock;
+mod config;
+mod cosigner;
+mod daemon;
+mod fatal_store;
+mod files;
+mod found;
+mod holders;
+mod http;
+mod keys;
+mod publisher;
+mod server;
+mod services;
+mod submit;
+mod tls;
+mod witness_routes;
+
+pub use app::run;
+pub use config::{Config, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress};
+pub use daemon::main;
+pub use found::{Plan, PlannedMember, found, invite};

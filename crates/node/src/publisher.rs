@@ -1,0 +1,466 @@
+//! Publishing checkpoints: the leader signs, every organisation and witness co-signs, everybody is told.
+
+use crate::{
+    channels::Channels,
+    cosigner::{self, Cosigner},
+    http::{self, Server},
+};
+use anyhow::{Context, Result};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use hyper::StatusCode;
+use medanchor_anchor::{
+    AddCheckpoint, BoxError, Checkpoint, LeafIndex, Prove, Read, ReadError, Receipt, SignedNote,
+    State, Strength, TrustPolicy, VerifierKey,
+};
+use medanchor_api::pb::{
+    anchor::{CheckpointRequest, anchor_service_client::AnchorServiceClient},
+    raft::{PublishRequest, checkpoint_service_client::CheckpointServiceClient},
+};
+use medanchor_dag::SigningKey;
+use medanchor_raft::{Replica, Role};
+use rustls::ClientConfig;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+
+/// Publishes checkpoints while this node leads, and proves leaves with the newest.
+pub(crate) struct Publisher {
+    origin: String,
+    log_key: SigningKey,
+    policy: TrustPolicy,
+    replica: Arc<Replica>,
+    cosigner: Arc<Cosigner>,
+    /// The co-signers besides this node.
+    others: Vec<RemoteCosigner>,
+    tls: Arc<ClientConfig>,
+    channels: Channels,
+    /// What each co-signer has seen last, as far as this node knows.
+    seen_by: Mutex<BTreeMap<String, u64>>,
+    newest: watch::Sender<Newest>,
+}
+
+/// A checkpoint that enough co-signers have signed.
+#[derive(Debug)]
+struct Published {
+    checkpoint: Checkpoint,
+    note: SignedNote,
+    strength: Strength,
+}
+
+/// The newest checkpoints that this node knows.
+#[derive(Debug, Default)]
+struct Newest {
+    /// Co-signed by the policy's quorum.
+    published: Option<Arc<Published>>,
+    /// Co-signed by enough to open a grant, or by more.
+    witnessed: Option<Arc<Published>>,
+}
+
+impl Newest {
+    fn of(&self, strength: Strength) -> Option<&Arc<Published>> {
+        match strength {
+            Strength::Published => self.published.as_ref(),
+            Strength::Witnessed => self.witnessed.as_ref(),
+        }
+    }
+
+    fn any(&self) -> Option<&Arc<Published>> {
+        self.published.as_ref().or(self.witnessed.as_ref())
+    }
+
+    /// Whether anything is newer now. Of one size, the one with more signatures counts.
+    fn advance(&mut self, checkpoint: &Arc<Published>) -> bool {
+        let newer = |known: &Option<Arc<Published>>| {
+            let rank = |of: &Published| (of.checkpoint.size, of.note.signatures().len());
+            known
+                .as_ref()
+                .is_none_or(|known| rank(known) < rank(checkpoint))
+        };
+        let witnessed = newer(&self.witnessed);
+        let published = checkpoint.strength == Strength::Published && newer(&self.published);
+        if witnessed {
+            self.witnessed = Some(Arc::clone(checkpoint));
+        }
+        if published {
+            self.published = Some(Arc::clone(checkpoint));
+        }
+        witnessed || published
+    }
+}
+
+/// A co-signer on another machine.
+pub(crate) struct RemoteCosigner {
+    pub(crate) server: Server,
+    pub(crate) key: VerifierKey,
+}
+
+/// What a publisher is made of.
+pub(crate) struct PublisherParts {
+    pub(crate) origin: String,
+    pub(crate) log_key: SigningKey,
+    pub(crate) policy: TrustPolicy,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) cosigner: Arc<Cosigner>,
+    pub(crate) others: Vec<RemoteCosigner>,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) channels: Channels,
+}
+
+impl Publisher {
+    /// The co-signer that this node answers others with.
+    pub(crate) fn cosigner(&self) -> Arc<Cosigner> {
+        Arc::clone(&self.cosigner)
+    }
+
+    pub(crate) fn new(parts: PublisherParts) -> Self {
+        Self {
+            origin: parts.origin,
+            log_key: parts.log_key,
+            policy: parts.policy,
+            replica: parts.replica,
+            cosigner: parts.cosigner,
+            others: parts.others,
+            tls: parts.tls,
+            channels: parts.channels,
+            seen_by: Mutex::default(),
+            newest: watch::Sender::new(Newest::default()),
+        }
+    }
+
+    /// Publishes whenever something waits and none is in flight, until `stop`.
+    pub(crate) async fn publish_task(self: Arc<Self>, stop: CancellationToken) {
+        let work = async {
+            loop {
+                self.something_waits().await;
+                let began = Instant::now();
+                if let Err(error) = self.publish().await {
+                    tracing::warn!("no checkpoint was published: {error:#}");
+                    sleep(RETRY_AFTER).await;
+                }
+                sleep_until(began + AT_LEAST_APART).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => (),
+            () = work => (),
+        }
+    }
+
+    /// Takes a checkpoint that another node says is published. Signatures are not enough: a witness without
+    /// a replica may have co-signed a log that only its publisher knows, and under that no leaf could be
+    /// proved here. So the own replica must have computed the same root.
+    pub(crate) async fn accept(&self, text: &str) -> Result<()> {
+        let note = SignedNote::parse(text).context("parse the checkpoint")?;
+        let published = self.check(note).context("check the checkpoint")?;
+        let Checkpoint { size, root, .. } = published.checkpoint;
+        let own = cosigner::own_root(&self.replica, size).await?;
+        let own = own.with_context(|| format!("this replica has not applied {size} leaves yet"))?;
+        if own != root {
+            tracing::error!(
+                size,
+                "a published checkpoint contradicts this node's own replica: somebody shows another log"
+            );
+            anyhow::bail!("the checkpoint of {size} leaves contradicts this node's own replica");
+        }
+        self.advance(published);
+        Ok(())
+    }
+
+    /// The newest published checkpoint.
+    pub(crate) fn newest(&self) -> Option<String> {
+        let newest = self.newest.borrow();
+        newest.any().map(|newest| newest.note.to_string())
+    }
+
+    /// Leaves under the newest published checkpoint.
+    pub(crate) fn published_size(&self) -> u64 {
+        let newest = self.newest.borrow();
+        newest.any().map_or(0, |newest| newest.checkpoint.size)
+    }
+
+    /// Co-signatures on the newest published checkpoint.
+    pub(crate) fn cosignatures(&self) -> u32 {
+        let newest = self.newest.borrow();
+        let signatures = newest.any().map_or(0, |n| n.note.signatures().len());
+        u32::try_from(signatures.saturating_sub(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Until this node leads a log that is longer than what was published, or it is time to sign again.
+    async fn something_waits(&self) {
+        let mut replica = self.replica.watch();
+        let waits = replica.wait_for(|status| {
+            let newest = self.newest.borrow();
+            let published = newest.of(Strength::Published);
+            let covered =
+                published.is_some_and(|newest| newest.checkpoint.size >= status.tree_size);
+            status.role == Role::Leader && status.tree_size > 0 && !covered
+        });
+        if timeout(REISSUE_AFTER, waits)
+            .await
+            .is_ok_and(|w| w.is_err())
+        {
+            // The replica has stopped; the node is about to.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn publish(&self) -> Result<()> {
+        if self.replica.status().role != Role::Leader {
+            return Ok(());
+        }
+        let checkpoint = self.checkpoint()?;
+        let note = checkpoint.sign(&self.log_key)?;
+        let note = self.cosign(&checkpoint, note).await;
+        self.advance(self.check(note.clone())?);
+        self.tell_followers(&note).await;
+        anyhow::ensure!(
+            self.policy.check(&note, Strength::Published).is_ok(),
+            "too few co-signers answered: the checkpoint of {} leaves has {} co-signatures",
+            checkpoint.size,
+            note.signatures().len() - 1
+        );
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        let view = self.replica.view()?;
+        let state = State::new(view.as_ref());
+        Ok(Checkpoint {
+            origin: self.origin.clone(),
+            size: state.tree_size()?,
+            root: state.root()?,
+        })
+    }
+
+    /// Asks every co-signer at once. Once the quorum is there, stragglers get a little longer.
+    async fn cosign(&self, checkpoint: &Checkpoint, note: SignedNote) -> SignedNote {
+        let mut asked: FuturesUnordered<BoxFuture<'_, Result<(String, &VerifierKey)>>> =
+            FuturesUnordered::new();
+        asked.push(Box::pin(self.cosign_here(checkpoint, &note)));
+        for cosigner in &self.others {
+            asked.push(Box::pin(self.cosign_there(cosigner, checkpoint, &note)));
+        }
+        let mut signed = note.clone();
+        let mut deadline = Instant::now() + COSIGN_WITHIN;
+        while let Ok(Some(answer)) = timeout_at(deadline, asked.next()).await {
+            // Only a good signature of the one that was asked is taken: no answer can spoil the note.
+            let added = answer.and_then(|(answer, key)| Ok(signed.add_answer(&answer, key)?));
+            if let Err(error) = added {
+                tracing::debug!("a co-signer did not sign: {error:#}");
+            }
+            if self.policy.check(&signed, Strength::Published).is_ok() {
+                deadline = deadline.min(Instant::now() + STRAGGLERS);
+            }
+        }
+        signed
+    }
+
+    /// This node's own answer.
+    async fn cosign_here(
+        &self,
+        checkpoint: &Checkpoint,
+        note: &SignedNote,
+    ) -> Result<(String, &VerifierKey)> {
+        let request = self.add_checkpoint(self.cosigner.last_size(), checkpoint, note)?;
+        let signature = self.cosigner.add_checkpoint(request).await?;
+        Ok((format!("{signature}\n"), self.cosigner.verifier()))
+    }
+
+    /// The answer of another co-signer, with the key that must have signed it.
+    async fn cosign_there<'a>(
+        &self,
+        cosigner: &'a RemoteCosigner,
+        checkpoint: &Checkpoint,
+        note: &SignedNote,
+    ) -> Result<(String, &'a VerifierKey)> {
+        let server = &cosigner.server;
+        let mut seen = self.last_seen_by(&server.name);
+        // A second time when it says that it has seen another size.
+        for _ in 0..2 {
+            let request = self.add_checkpoint(seen, checkpoint, note)?.to_string();
+            let path = "/add-checkpoint";
+            let (status, answer) = http::post(&self.tls, server, path, request).await?;
+            let answer = std::str::from_utf8(&answer).context("read the answer")?;
+            match status {
+                StatusCode::OK => {
+                    self.set_last_seen_by(&server.name, checkpoint.size);
+                    return Ok((answer.to_owned(), &cosigner.key));
+                }
+                StatusCode::CONFLICT => {
+                    seen = answer.trim_end().parse().context("read the size")?;
+                    self.set_last_seen_by(&server.name, seen);
+                }
+                status => anyhow::bail!("`{}` answered {status}: {answer}", server.name),
+            }
+        }
+        anyhow::bail!("`{}` changes its mind about what it has seen", server.name)
+    }
+
+    fn add_checkpoint(
+        &self,
+        old_size: u64,
+        new: &Checkpoint,
+        note: &SignedNote,
+    ) -> Result<AddCheckpoint> {
+        anyhow::ensure!(
+            old_size <= new.size,
+            "it has seen a larger log of {old_size} leaves"
+        );
+        let view = self.replica.view()?;
+        Ok(AddCheckpoint {
+            old_size,
+            proof: State::new(view.as_ref()).consistency_proof(old_size, new.size)?,
+            note: note.clone(),
+        })
+    }
+
+    async fn tell_followers(&self, note: &SignedNote) {
+        let tellings = self.channels.all().map(|remote| async {
+            let mut request = Request::new(PublishRequest {
+                checkpoint: note.to_string(),
+            });
+            request.set_timeout(TELL_WITHIN);
+            let told = CheckpointServiceClient::new(remote.channel.clone())
+                .publish(request)
+                .await;
+            if let Err(status) = told {
+                tracing::debug!("`{}` was not told of the checkpoint: {status}", remote.name);
+            }
+        });
+        futures::future::join_all(tellings).await;
+    }
+
+    /// Takes the newest checkpoint that any other node has. Those that do not answer are left out: the
+    /// leader tells of the next one by itself.
+    async fn ask_others(&self) {
+        let answers = self.channels.all().map(|remote| async {
+            let mut request = Request::new(CheckpointRequest {});
+            request.set_timeout(TELL_WITHIN);
+            let answer = AnchorServiceClient::new(remote.channel.clone())
+                .checkpoint(request)
+                .await;
+            match answer.map(|answer| answer.into_inner().checkpoint) {
+                Ok(checkpoint) if checkpoint.is_empty() => (),
+                Ok(checkpoint) => {
+                    if let Err(error) = self.accept(&checkpoint).await {
+                        tracing::warn!("the checkpoint of `{}` is refused: {error:#}", remote.name);
+                    }
+                }
+                Err(status) => tracing::debug!("`{}` gives no checkpoint: {status}", remote.name),
+            }
+        });
+        futures::future::join_all(answers).await;
+    }
+
+    /// Checks signatures by the trust policy.
+    fn check(&self, note: SignedNote) -> Result<Published> {
+        let (strength, checked) = match self.policy.check(&note, Strength::Published) {
+            Ok(checked) => (Strength::Published, checked),
+            Err(_) => {
+                let checked = self.policy.check(&note, Strength::Witnessed)?;
+                (Strength::Witnessed, checked)
+            }
+        };
+        Ok(Published {
+            checkpoint: checked.checkpoint,
+            note,
+            strength,
+        })
+    }
+
+    /// Keeps the newest checkpoint of each strength.
+    fn advance(&self, published: Published) {
+        self.newest
+            .send_if_modified(|newest| newest.advance(&Arc::new(published)));
+    }
+
+    fn last_seen_by(&self, name: &str) -> u64 {
+        let seen_by = self.seen_by.lock().unwrap_or_else(PoisonError::into_inner);
+        seen_by.get(name).copied().unwrap_or(0)
+    }
+
+    fn set_last_seen_by(&self, name: &str, size: u64) {
+        let mut seen_by = self.seen_by.lock().unwrap_or_else(PoisonError::into_inner);
+        seen_by.insert(name.to_owned(), size);
+    }
+
+    async fn covering(
+        &self,
+        index: LeafIndex,
+        strength: Strength,
+    ) -> Result<Arc<Published>, BoxError> {
+        let mut newest = self.newest.subscribe();
+        let covers = |newest: &Newest| {
+            let newest = newest.of(strength);
+            newest.is_some_and(|newest| newest.checkpoint.size > index)
+        };
+        if timeout(SOON, newest.wait_for(covers)).await.is_err()
+            && self.replica.status().role != Role::Leader
+        {
+            // It may have been published while this node was away.
+            self.ask_others().await;
+        }
+        let newest = timeout(RECEIPT_WITHIN, newest.wait_for(covers)).await??;
+        let newest = newest.of(strength).cloned();
+        newest.ok_or_else(|| "no checkpoint was published".into())
+    }
+
+    async fn prove(&self, index: LeafIndex, strength: Strength) -> Result<Receipt, ReadError> {
+        let published = self
+            .covering(index, strength)
+            .await
+            .map_err(ReadError::Unavailable)?;
+        // A follower may hear of a checkpoint before it has applied the leaves below it.
+        let mut replica = self.replica.watch();
+        let applied = replica.wait_for(|status| status.tree_size >= published.checkpoint.size);
+        timeout(RECEIPT_WITHIN, applied)
+            .await
+            .map_err(|error| ReadError::Unavailable(error.into()))?
+            .map_err(|error| ReadError::Stopped(error.into()))?;
+        let view = self.replica.view()?;
+        let state = State::new(view.as_ref());
+        let stopped = |error: medanchor_anchor::TablesError| ReadError::Stopped(error.into());
+        let leaf = state.leaf(index).map_err(stopped)?;
+        Ok(Receipt {
+            leaf: leaf.ok_or_else(|| ReadError::Stopped("a leaf is missing".into()))?,
+            opening: state.opening(index).map_err(stopped)?,
+            index,
+            proof: state
+                .inclusion_proof(index, published.checkpoint.size)
+                .map_err(stopped)?,
+            checkpoint: published.note.clone(),
+        })
+    }
+}
+
+impl Prove for Publisher {
+    fn receipt(
+        &self,
+        index: LeafIndex,
+        strength: Strength,
+    ) -> BoxFuture<'_, Result<Receipt, ReadError>> {
+        Box::pin(self.prove(index, strength))
+    }
+}
+
+/// Checkpoints begin at least this far apart.
+const AT_LEAST_APART: Duration = Duration::from_millis(20);
+/// An idle log signs again, so that clients can tell a quiet log from a silent one.
+const REISSUE_AFTER: Duration = Duration::from_secs(600);
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+const COSIGN_WITHIN: Duration = Duration::from_secs(5);
+/// What co-signers get beyond the quorum, so that receipts usually carry all signatures.
+const STRAGGLERS: Duration = Duration::from_millis(30);
+const TELL_WITHIN: Duration = Duration::from_secs(3);
+/// How long a follower waits to be told of a checkpoint before it asks.
+const SOON: Duration = Duration::from_millis(500);
+/// How long a caller waits for a checkpoint that covers its leaf.
+const RECEIPT_WITHIN: Duration = Duration::from_secs(20);

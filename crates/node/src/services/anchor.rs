@@ -1,0 +1,183 @@
+use super::errors::{parsed, read_status, submit_status, tables_status};
+use crate::{
+    caller::{Caller, Callers},
+    publisher::Publisher,
+    submit::Submitter,
+};
+use futures::stream::{self, BoxStream, StreamExt};
+use medanchor_anchor::{Kind, LeafIndex, Prove, Read, State};
+use medanchor_api::{
+    LeafEntry, LeafName, ReceiptOf, Submit, Submitted,
+    pb::anchor::{
+        CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
+        ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse,
+        anchor_service_server::AnchorService,
+    },
+    status,
+};
+use medanchor_raft::Replica;
+use std::sync::Arc;
+use tonic::{Code, Request, Response, Status};
+
+/// The anchor log.
+pub(crate) struct Anchor {
+    pub(crate) submitter: Arc<Submitter>,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) callers: Callers,
+}
+
+#[tonic::async_trait]
+impl AnchorService for Anchor {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let Submit { signed, strength } = parsed(Submit::try_from(request.into_inner()))?;
+        let (appended, receipt) = self
+            .submitter
+            .submit(signed, strength)
+            .await
+            .map_err(submit_status)?;
+        let submitted = Submitted {
+            index: appended.index,
+            leaf: appended.leaf,
+            receipt,
+        };
+        Ok(Response::new(submitted.into()))
+    }
+
+    async fn receipt(
+        &self,
+        request: Request<ReceiptRequest>,
+    ) -> Result<Response<ReceiptResponse>, Status> {
+        let privileged = self.callers.of(request.extensions()) != Caller::Guest;
+        let ReceiptOf { leaf, strength } = parsed(ReceiptOf::try_from(request.into_inner()))?;
+        let (index, knows_the_record) = self.find(&leaf).await?;
+        let mut receipt = self
+            .publisher
+            .receipt(index, strength)
+            .await
+            .map_err(read_status)?;
+        // Whoever can name a record may know how it was anchored, and everybody must be able to check whose
+        // key they seal to; all other openings are for operators.
+        let public = matches!(receipt.leaf.kind, Kind::Founded | Kind::Custody);
+        if !privileged && !knows_the_record && !public {
+            receipt.opening = None;
+        }
+        Ok(Response::new(ReceiptResponse {
+            leaf_index: index,
+            receipt: receipt.to_string().into_bytes(),
+        }))
+    }
+
+    type ListLeavesStream = BoxStream<'static, Result<ListLeavesResponse, Status>>;
+
+    async fn list_leaves(
+        &self,
+        request: Request<ListLeavesRequest>,
+    ) -> Result<Response<Self::ListLeavesStream>, Status> {
+        let openings = self.callers.of(request.extensions()) != Caller::Guest;
+        let ListLeavesRequest { from_index, limit } = request.into_inner();
+        let replica = Arc::clone(&self.replica);
+        let until = match limit {
+            0 => u64::MAX,
+            limit => from_index.saturating_add(limit),
+        };
+        let pages = stream::try_unfold(from_index, move |next| {
+            let replica = Arc::clone(&replica);
+            async move {
+                let page = tokio::task::spawn_blocking(move || {
+                    leaves(
+                        &replica,
+                        next,
+                        until.min(next.saturating_add(PAGE)),
+                        openings,
+                    )
+                })
+                .await
+                .map_err(super::errors::internal)??;
+                let len = page.len() as u64;
+                Ok::<_, Status>((len > 0).then(|| (page, next + len)))
+            }
+        });
+        let leaves = pages
+            .map(|page| match page {
+                Ok(page) => page.into_iter().map(Ok).collect(),
+                Err(status) => vec![Err(status)],
+            })
+            .flat_map(stream::iter);
+        Ok(Response::new(leaves.boxed()))
+    }
+
+    async fn checkpoint(
+        &self,
+        _: Request<CheckpointRequest>,
+    ) -> Result<Response<CheckpointResponse>, Status> {
+        let checkpoint = self.publisher.newest().unwrap_or_default();
+        Ok(Response::new(CheckpointResponse { checkpoint }))
+    }
+}
+
+impl Anchor {
+    /// The leaf asked for, and whether the caller showed that it knows the record. "There is none" is
+    /// said only by a replica that is up to date.
+    async fn find(&self, leaf: &LeafName) -> Result<(LeafIndex, bool), Status> {
+        if let Some(found) = self.find_here(leaf)? {
+            return Ok(found);
+        }
+        self.replica.barrier().await.map_err(read_status)?;
+        self.find_here(leaf)?
+            .ok_or_else(|| status(Code::NotFound, "not-found", "the log has no such leaf"))
+    }
+
+    fn find_here(&self, leaf: &LeafName) -> Result<Option<(LeafIndex, bool)>, Status> {
+        let view = self.replica.view().map_err(read_status)?;
+        let state = State::new(view.as_ref());
+        Ok(match leaf {
+            LeafName::Index(index) => {
+                let size = state.tree_size().map_err(tables_status)?;
+                (*index < size).then_some((*index, false))
+            }
+            LeafName::Record(cid) => {
+                let record = state.record(cid).map_err(tables_status)?;
+                record.map(|record| (record.index, true))
+            }
+            LeafName::Statement(hash) => {
+                let index = state.statement(hash).map_err(tables_status)?;
+                index.map(|index| (index, false))
+            }
+        })
+    }
+}
+
+fn leaves(
+    replica: &Replica,
+    from: LeafIndex,
+    until: LeafIndex,
+    openings: bool,
+) -> Result<Vec<ListLeavesResponse>, Status> {
+    let view = replica.view().map_err(read_status)?;
+    let state = State::new(view.as_ref());
+    let until = until.min(state.tree_size().map_err(tables_status)?);
+    let mut page = Vec::new();
+    for index in from..until {
+        let Some(leaf) = state.leaf(index).map_err(tables_status)? else {
+            break;
+        };
+        let opening = match openings {
+            true => state.opening(index).map_err(tables_status)?,
+            false => None,
+        };
+        let entry = LeafEntry {
+            index,
+            leaf,
+            opening,
+        };
+        page.push(entry.into());
+    }
+    Ok(page)
+}
+
+/// Leaves read at once.
+const PAGE: u64 = 256;

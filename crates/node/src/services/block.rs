@@ -1,0 +1,182 @@
+use super::errors::{internal, parsed};
+use crate::fatal_store::FatalStore;
+use futures::stream::{self, BoxStream, StreamExt};
+use medanchor_api::{
+    Get, Missing, has_cids,
+    pb::block::{
+        GetRequest, GetResponse, HasRequest, HasResponse, PutRequest, PutResponse,
+        block_service_server::BlockService,
+    },
+    status,
+};
+use medanchor_dag::{Block, BlockSource, BlockStore, Cid, SourceError, StoreError};
+use medanchor_ipfs::Peer;
+use std::sync::Arc;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// Blocks in and out.
+pub(crate) struct Blocks {
+    pub(crate) store: Arc<FatalStore>,
+    pub(crate) peer: Arc<Peer>,
+}
+
+#[tonic::async_trait]
+impl BlockService for Blocks {
+    async fn has(&self, request: Request<HasRequest>) -> Result<Response<HasResponse>, Status> {
+        let cids = parsed(has_cids(request.get_ref()))?;
+        let store = Arc::clone(&self.store);
+        let held = tokio::task::spawn_blocking(move || {
+            cids.iter()
+                .map(|cid| store.has(cid))
+                .collect::<Result<_, _>>()
+        })
+        .await
+        .map_err(internal)?
+        .map_err(store_status)?;
+        Ok(Response::new(HasResponse { held }))
+    }
+
+    async fn put(
+        &self,
+        request: Request<Streaming<PutRequest>>,
+    ) -> Result<Response<PutResponse>, Status> {
+        let mut incoming = request.into_inner();
+        let mut group = Group::default();
+        let mut answer = PutResponse::default();
+        while let Some(uploaded) = incoming.message().await? {
+            let block = parsed(Block::try_from(uploaded))?;
+            answer.blocks += 1;
+            answer.size_bytes += block.bytes().len() as u64;
+            group.add(block);
+            if group.is_due() {
+                self.store_group(group.take()).await?;
+            }
+        }
+        self.store_group(group.take()).await?;
+        Ok(Response::new(answer))
+    }
+
+    type GetStream = BoxStream<'static, Result<GetResponse, Status>>;
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {
+        let Get { cids, local_only } = parsed(Get::try_from(request.into_inner()))?;
+        let (store, peer) = (Arc::clone(&self.store), Arc::clone(&self.peer));
+        let blocks = stream::iter(cids).map(move |cid| {
+            let (store, peer) = (Arc::clone(&store), Arc::clone(&peer));
+            async move {
+                let block = match local_only {
+                    true => local(store, cid).await?,
+                    false => given(peer.fetch(&cid).await)?,
+                };
+                Ok((cid, block).into())
+            }
+        });
+        Ok(Response::new(blocks.buffered(IN_FLIGHT).boxed()))
+    }
+}
+
+impl Blocks {
+    /// Fsynced when this returns.
+    async fn store_group(&self, group: Vec<Block>) -> Result<(), Status> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || store.put(&group))
+            .await
+            .map_err(internal)?
+            .map_err(store_status)
+    }
+}
+
+/// Blocks that are stored together: one fsync for all of them.
+#[derive(Default)]
+struct Group {
+    blocks: Vec<Block>,
+    bytes: usize,
+}
+
+impl Group {
+    fn add(&mut self, block: Block) {
+        self.bytes += block.bytes().len();
+        self.blocks.push(block);
+    }
+
+    /// Blocks may be empty: their number is bounded too.
+    fn is_due(&self) -> bool {
+        self.bytes >= GROUP_BYTES || self.blocks.len() >= GROUP_BLOCKS
+    }
+
+    fn take(&mut self) -> Vec<Block> {
+        self.bytes = 0;
+        std::mem::take(&mut self.blocks)
+    }
+}
+
+/// What this node holds itself.
+async fn local(store: Arc<FatalStore>, cid: Cid) -> Result<Result<Block, Missing>, Status> {
+    let block = tokio::task::spawn_blocking(move || store.block(&cid))
+        .await
+        .map_err(internal)?;
+    match block {
+        Ok(block) => Ok(block.ok_or(Missing::NotFound)),
+        Err(StoreError::Corrupt(_)) => Ok(Err(Missing::Corrupt)),
+        Err(error) => Err(store_status(error)),
+    }
+}
+
+fn given(fetched: Result<Block, SourceError>) -> Result<Result<Block, Missing>, Status> {
+    match fetched {
+        Ok(block) => Ok(Ok(block)),
+        Err(SourceError::NotFound(_)) => Ok(Err(Missing::NotFound)),
+        Err(SourceError::Unavailable { .. }) => Ok(Err(Missing::Unavailable)),
+        Err(SourceError::Store(error)) => Err(store_status(error)),
+    }
+}
+
+fn store_status(error: StoreError) -> Status {
+    match error {
+        StoreError::Full(_) => status(
+            Code::ResourceExhausted,
+            "disk-full",
+            "this node's disk is full: use another node, or free space on it",
+        ),
+        StoreError::Block(error) => status(Code::InvalidArgument, "malformed", error.to_string()),
+        error => internal(error),
+    }
+}
+
+/// Blocks are fsynced in groups of about this many bytes.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+const GROUP_BLOCKS: usize = 1024;
+const IN_FLIGHT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_dag::Codec;
+
+    fn fill(block: &Block) -> usize {
+        let mut group = Group::default();
+        while !group.is_due() {
+            group.add(block.clone());
+        }
+        group.take().len()
+    }
+
+    #[test]
+    fn group_is_bounded_in_bytes_and_in_blocks() {
+        let large = Block::new(Codec::Raw, vec![0; 1 << 20]).unwrap();
+        assert_eq!(fill(&large), 8);
+        let empty = Block::new(Codec::Raw, Vec::new()).unwrap();
+        assert_eq!(fill(&empty), GROUP_BLOCKS);
+    }
+
+    #[test]
+    fn group_that_was_taken_begins_anew() {
+        let mut group = Group::default();
+        group.add(Block::new(Codec::Raw, vec![0; 1 << 20]).unwrap());
+        assert_eq!(group.take().len(), 1);
+        assert_eq!((group.blocks.len(), group.bytes), (0, 0));
+    }
+}

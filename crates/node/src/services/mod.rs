@@ -1,0 +1,18 @@
+//! The gRPC services: each turns wire messages into domain types, calls one part, and answers.
+
+mod access;
+mod anchor;
+mod block;
+mod custody;
+mod errors;
+mod followed;
+mod hold;
+mod registry;
+
+pub(crate) use access::Access;
+pub(crate) use anchor::Anchor;
+pub(crate) use block::Blocks;
+pub(crate) use custody::CustodyKeys;
+pub(crate) use followed::Followed;
+pub(crate) use hold::Holding;
+pub(crate) use registry::Registry;

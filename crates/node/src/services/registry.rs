@@ -1,0 +1,228 @@
+use super::errors::{internal, parsed, read_status, tables_status};
+use crate::{channels::Channels, fatal_store::FatalStore, publisher::Publisher};
+use medanchor_anchor::{Body, CustodyEntry, LeafIndex, Read, State, TablesError, View};
+use medanchor_api::{
+    AnchoredRecord, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, StreamHead,
+    consents_asked_for,
+    pb::registry::{
+        GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
+        ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
+        ListPrincipalsRequest, ListPrincipalsResponse, StatusRequest, StatusResponse,
+        registry_service_server::RegistryService,
+    },
+    principal_kind_name, record_asked_for, status, stream_asked_for,
+};
+use medanchor_dag::{CustodyId, Did};
+use medanchor_ipfs::Peer;
+use medanchor_raft::{Replica, Role};
+use std::sync::Arc;
+use tonic::{Code, Request, Response, Status};
+
+/// What the log's state says, as this replica has applied it.
+pub(crate) struct Registry {
+    pub(crate) origin: String,
+    pub(crate) name: String,
+    pub(crate) did: Did,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) store: Arc<FatalStore>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) channels: Channels,
+}
+
+#[tonic::async_trait]
+impl RegistryService for Registry {
+    async fn list_principals(
+        &self,
+        request: Request<ListPrincipalsRequest>,
+    ) -> Result<Response<ListPrincipalsResponse>, Status> {
+        let ListPrincipalsRequest {
+            kinds,
+            after,
+            limit,
+        } = request.into_inner();
+        let mut after = match after.as_str() {
+            "" => None,
+            text => Some(parsed(text.parse::<Did>())?),
+        };
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let limit = page(limit);
+        let mut principals = Vec::new();
+        while principals.len() < limit {
+            let rows = state
+                .principals(after.as_ref(), limit)
+                .map_err(tables_status)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(*last);
+            for (did, entry) in rows {
+                let kind = principal_kind_name(entry.kind);
+                let wanted = kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
+                if wanted && principals.len() < limit {
+                    let listed = ListedPrincipal {
+                        did,
+                        kind: entry.kind,
+                        org: entry.org,
+                        standing: entry.standing,
+                        roles: entry.roles,
+                        label: label(&state, entry.enrolled_at).map_err(tables_status)?,
+                        leaf_index: entry.since,
+                    };
+                    principals.push(listed.into());
+                }
+            }
+        }
+        Ok(Response::new(ListPrincipalsResponse { principals }))
+    }
+
+    async fn list_custodies(
+        &self,
+        request: Request<ListCustodiesRequest>,
+    ) -> Result<Response<ListCustodiesResponse>, Status> {
+        let ListCustodiesRequest { after, limit } = request.into_inner();
+        let after = match after.as_slice() {
+            [] => None,
+            bytes => Some(CustodyId::new(parsed(bytes.try_into())?)),
+        };
+        let view = self.newest_view().await?;
+        let entries = State::new(view.as_ref())
+            .custodies(after.as_ref(), page(limit))
+            .map_err(tables_status)?;
+        let custodies: Result<_, Status> = entries.into_iter().map(custody).collect();
+        let custodies = custodies?;
+        Ok(Response::new(ListCustodiesResponse { custodies }))
+    }
+
+    async fn list_consents(
+        &self,
+        request: Request<ListConsentsRequest>,
+    ) -> Result<Response<ListConsentsResponse>, Status> {
+        let id = parsed(consents_asked_for(request.get_ref()))?;
+        let view = self.newest_view().await?;
+        let entries = State::new(view.as_ref())
+            .consents(&id)
+            .map_err(tables_status)?;
+        let consents = entries.into_iter().map(Into::into).collect();
+        Ok(Response::new(ListConsentsResponse { consents }))
+    }
+
+    async fn get_record(
+        &self,
+        request: Request<GetRecordRequest>,
+    ) -> Result<Response<GetRecordResponse>, Status> {
+        let cid = parsed(record_asked_for(request.get_ref()))?;
+        let view = self.newest_view().await?;
+        let record = State::new(view.as_ref())
+            .record(&cid)
+            .map_err(tables_status)?
+            .ok_or_else(|| status(Code::NotFound, "not-found", "the log has no such record"))?;
+        let record = AnchoredRecord {
+            anchored: record.anchored,
+            leaf_index: record.index,
+            holders: record.holders,
+        };
+        Ok(Response::new(record.into()))
+    }
+
+    async fn get_stream(
+        &self,
+        request: Request<GetStreamRequest>,
+    ) -> Result<Response<GetStreamResponse>, Status> {
+        let (device, stream) = parsed(stream_asked_for(request.get_ref()))?;
+        let view = self.newest_view().await?;
+        let head = State::new(view.as_ref())
+            .stream(&device, &stream)
+            .map_err(tables_status)?;
+        let head = head.map(|head| StreamHead {
+            seq: head.seq,
+            record: head.record,
+            gaps_and_forks: head.gaps_and_forks,
+        });
+        Ok(Response::new(head.into()))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let raft = self.replica.status();
+        let connected = self.peer.connected();
+        let view = self.replica.view().map_err(read_status)?;
+        let state = State::new(view.as_ref());
+        let members = state.members().map_err(tables_status)?;
+        let leader = members
+            .iter()
+            .find(|member| Some(member.node_id) == raft.leader);
+        let peers = members.iter().filter_map(|member| {
+            let remote = self.channels.to(member.node_id)?;
+            Some(PeerStatus {
+                node: remote.name.clone(),
+                swarm_connected: connected.contains(&member.peer_id),
+                address: remote.address.to_string(),
+            })
+        });
+        let status = NodeStatus {
+            origin: self.origin.clone(),
+            node: self.name.clone(),
+            did: self.did,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: role_name(raft.role).to_owned(),
+            leader: leader.map(|member| member.name.clone()),
+            tree_size: state.tree_size().map_err(tables_status)?,
+            published_size: self.publisher.published_size(),
+            cosignatures: self.publisher.cosignatures(),
+            blocks: self.store.len_blocks().map_err(internal)?,
+            blocks_size_bytes: self.store.size_bytes().map_err(internal)?,
+            blocks_repaired: self.peer.repaired(),
+            peers: peers.collect(),
+        };
+        Ok(Response::new(status.into()))
+    }
+}
+
+impl Registry {
+    /// A linearizable view: whoever was told that something is recorded finds it on every node.
+    async fn newest_view(&self) -> Result<Box<dyn View + Send + '_>, Status> {
+        self.replica.barrier().await.map_err(read_status)?;
+        self.replica.view().map_err(read_status)
+    }
+}
+
+/// The label stands in the opening alone, so that it can be forgotten.
+fn label(state: &State<'_>, enrolled_at: LeafIndex) -> Result<String, TablesError> {
+    let opening = state.opening(enrolled_at)?;
+    let body = opening.map(|opening| opening.0.signed.statement.body);
+    Ok(match body {
+        Some(Body::Enrolled(enrolled)) => enrolled.label.unwrap_or_default(),
+        _ => String::new(),
+    })
+}
+
+fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, Status> {
+    let custody = entry.custody;
+    let public_key = custody.key.try_into();
+    let listed = ListedCustody {
+        custody: custody.custody,
+        owner: custody.owner,
+        kind: custody.kind,
+        public_key: public_key
+            .map_err(|_| internal(anyhow::anyhow!("a custody key of another size")))?,
+        epoch: custody.epoch,
+        brokers: custody.brokers,
+        writers: custody.writers,
+        leaf_index: entry.since,
+    };
+    Ok(listed.into())
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped => "stopped",
+    }
+}
+
+fn page(limit: u32) -> usize {
+    let limit = if limit == 0 { MAX_ROWS } else { limit };
+    usize::try_from(limit.min(MAX_ROWS)).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,58 @@
+//! The C2SP tlog-witness endpoints: `POST /add-checkpoint`.
+
+use crate::cosigner::{CosignError, Cosigner};
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::Response,
+    routing::post,
+};
+use medanchor_anchor::{AddCheckpoint, AddCheckpointError};
+use std::sync::Arc;
+
+/// Serves the endpoints for `cosigner`.
+pub(crate) fn routes(cosigner: Arc<Cosigner>) -> Router {
+    Router::new()
+        .route("/add-checkpoint", post(add_checkpoint))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(cosigner)
+}
+
+async fn add_checkpoint(State(cosigner): State<Arc<Cosigner>>, body: String) -> Response {
+    let signed = match body.parse::<AddCheckpoint>() {
+        Ok(request) => cosigner.add_checkpoint(request).await,
+        Err(error) => Err(error.into()),
+    };
+    match signed {
+        Ok(signature) => answer(StatusCode::OK, TEXT, format!("{signature}\n")),
+        Err(CosignError::Refused(AddCheckpointError::Conflict(size))) => answer(
+            StatusCode::CONFLICT,
+            AddCheckpoint::SIZE_CONTENT_TYPE,
+            format!("{size}\n"),
+        ),
+        Err(CosignError::Refused(error)) => {
+            tracing::warn!("a checkpoint was not co-signed: {error}");
+            let status = StatusCode::from_u16(error.status());
+            let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            answer(status, TEXT, format!("{error}\n"))
+        }
+        Err(CosignError::Failed(error)) => {
+            tracing::warn!("a checkpoint could not be co-signed: {error}");
+            let sentence = "this co-signer cannot sign now: try again\n";
+            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, sentence.to_owned())
+        }
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let kind = axum::http::HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+const MAX_BODY_BYTES: usize = AddCheckpoint::MAX_BYTES;
+const TEXT: &str = "text/plain; charset=utf-8";

@@ -1,0 +1,105 @@
+use std::fmt;
+
+/// Why a request is denied. The text of each code is stable: it stands in `refused` statements. Codes are in
+/// the order in which conditions are checked; of several consents, the greatest code is the nearest miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    /// Not an access request, or one with no record or too many.
+    MalformedRequest,
+    /// The requester's signature on the request does not verify.
+    BadSignature,
+    /// The request's time is over: sign a new one.
+    RequestExpired,
+    /// The policy set at hand is not the one that the network has agreed on.
+    PolicyMismatch,
+    /// The requester is not enrolled.
+    NotEnrolled,
+    /// The requester or its organisation is suspended or revoked.
+    Inactive,
+    /// The requester is not enrolled with the role it acts in.
+    RoleNotHeld,
+    /// The purpose is not an HL7 purpose of use.
+    PurposeUnknown,
+    /// A record does not exist, or the requester has nothing to do with it: both read the same.
+    NotPermitted,
+    /// The records are under more than one custody key: ask for each separately.
+    MixedCustody,
+    /// No policy lets the role have such data for the purpose, whatever is consented.
+    RoleNotPermitted,
+    /// Consent is needed, and none names the requester or its organisation.
+    NoConsent,
+    /// A consent names the requester, but not for this purpose.
+    PurposeNotCovered,
+    /// A consent covers the purpose, but not this class of data.
+    ClassNotCovered,
+    /// A consent covers the purpose and class, but not when the data was captured.
+    CaptureNotCovered,
+    /// A consent covers all that, but only from a later time on.
+    ConsentNotYetValid,
+    /// A consent covered all that, and its time is over.
+    ExpiredConsent,
+    /// A consent covered all that, and was withdrawn.
+    ConsentWithdrawn,
+    /// A policy forbids it.
+    Forbidden,
+    /// The policies could not be evaluated.
+    PolicyError,
+}
+
+impl Code {
+    /// Every code.
+    pub const ALL: [Self; 20] = [
+        Self::MalformedRequest,
+        Self::BadSignature,
+        Self::RequestExpired,
+        Self::PolicyMismatch,
+        Self::NotEnrolled,
+        Self::Inactive,
+        Self::RoleNotHeld,
+        Self::PurposeUnknown,
+        Self::NotPermitted,
+        Self::MixedCustody,
+        Self::RoleNotPermitted,
+        Self::NoConsent,
+        Self::PurposeNotCovered,
+        Self::ClassNotCovered,
+        Self::CaptureNotCovered,
+        Self::ConsentNotYetValid,
+        Self::ExpiredConsent,
+        Self::ConsentWithdrawn,
+        Self::Forbidden,
+        Self::PolicyError,
+    ];
+
+    /// The text that is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MalformedRequest => "malformed-request",
+            Self::BadSignature => "bad-signature",
+            Self::RequestExpired => "request-expired",
+            Self::PolicyMismatch => "policy-mismatch",
+            Self::NotEnrolled => "not-enrolled",
+            Self::Inactive => "inactive",
+            Self::RoleNotHeld => "role-not-held",
+            Self::PurposeUnknown => "purpose-unknown",
+            Self::NotPermitted => "not-permitted",
+            Self::MixedCustody => "mixed-custody",
+            Self::RoleNotPermitted => "role-not-permitted",
+            Self::NoConsent => "no-consent",
+            Self::PurposeNotCovered => "purpose-not-covered",
+            Self::ClassNotCovered => "class-not-covered",
+            Self::CaptureNotCovered => "capture-not-covered",
+            Self::ConsentNotYetValid => "consent-not-yet-valid",
+            Self::ExpiredConsent => "expired-consent",
+            Self::ConsentWithdrawn => "consent-withdrawn",
+            Self::Forbidden => "forbidden",
+            Self::PolicyError => "policy-error",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

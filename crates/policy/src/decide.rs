@@ -1,0 +1,383 @@
+use crate::{
+    Code, Policies,
+    consent::{Use, coverage, names},
+    facts::Facts,
+    policies::Answer,
+    purpose,
+};
+use medanchor_anchor::{
+    AccessRequest, Basis, Body, ConsentEntry, Custody, CustodyKind, PrincipalEntry, RecordEntry,
+    SignedStatement, State, TablesError,
+};
+use medanchor_dag::{CustodyId, Did};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A decision and what it read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The leaves that it rests on, for `released` and `refused`.
+    pub basis: Basis,
+    /// What was decided.
+    pub verdict: Verdict,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every record may be released.
+    Permit {
+        /// Ids of the policies that permit it, sorted.
+        policies: Vec<String>,
+    },
+    /// No record may be released.
+    Deny {
+        /// A [`Code`].
+        code: &'static str,
+        /// Which condition failed and what would change it, without any patient's data.
+        reason: String,
+    },
+}
+
+/// Decides whether the records' keys may be released to whoever signed `request`. `now` is log time, unix
+/// ms, or a later time: whatever has an end ends by it. The same arguments always give the same decision.
+///
+/// # Errors
+///
+/// When the storage fails. Every other error is a denial.
+pub fn decide(
+    state: &State<'_>,
+    policies: &Policies,
+    request: &SignedStatement,
+    now: u64,
+) -> Result<Decision, TablesError> {
+    let basis = basis(state, request)?;
+    let verdict = match judge(state, policies, request, now) {
+        Ok(policies) => Verdict::Permit { policies },
+        Err(Stop::Denied(code, reason)) => Verdict::Deny {
+            code: code.as_str(),
+            reason,
+        },
+        Err(Stop::Tables(error)) => return Err(error),
+    };
+    Ok(Decision { basis, verdict })
+}
+
+/// Why a decision ends early.
+enum Stop {
+    Denied(Code, String),
+    Tables(TablesError),
+}
+
+impl From<TablesError> for Stop {
+    fn from(error: TablesError) -> Self {
+        Self::Tables(error)
+    }
+}
+
+/// Who asks, what for, and when.
+struct Ask<'a> {
+    request: &'a AccessRequest,
+    requester: &'a Did,
+    entry: PrincipalEntry,
+    purposes: Vec<&'static str>,
+    now: u64,
+}
+
+/// A custody key with the consents under it.
+struct Grounds {
+    custody: Custody,
+    consents: Vec<ConsentEntry>,
+}
+
+/// Every condition, from who asks to each record: the policies that permit all of them.
+fn judge(
+    state: &State<'_>,
+    policies: &Policies,
+    request: &SignedStatement,
+    now: u64,
+) -> Result<Vec<String>, Stop> {
+    require_policy(state, policies)?;
+    let ask = authenticate(state, request, now)?;
+    let (records, grounds) = common_grounds(state, &ask)?;
+    let mut permitting = BTreeSet::new();
+    for record in &records {
+        permitting.extend(judge_record(state, policies, &ask, record, &grounds)?);
+    }
+    Ok(permitting.into_iter().collect())
+}
+
+fn require_policy(state: &State<'_>, policies: &Policies) -> Result<(), Stop> {
+    match state.founded()? {
+        Some(network) if network.founded.policy == policies.cid() => Ok(()),
+        _ => deny(
+            Code::PolicyMismatch,
+            "the node's policy set is not the one that the network has agreed on: its operator must load \
+             that one",
+        ),
+    }
+}
+
+/// Who asks: enrolled, active, in a role it holds, for a purpose that exists.
+fn authenticate<'a>(
+    state: &State<'_>,
+    signed: &'a SignedStatement,
+    now: u64,
+) -> Result<Ask<'a>, Stop> {
+    let Some((request, requester)) = parts(signed) else {
+        return deny(
+            Code::MalformedRequest,
+            "not an access request for 1 to 256 records, signed by the requester alone",
+        );
+    };
+    if !signed.verifies() {
+        return deny(
+            Code::BadSignature,
+            "the request's signature does not verify",
+        );
+    }
+    let expiry = signed.statement.not_after_unix_ms;
+    if expiry.is_none_or(|not_after| not_after < now) {
+        return deny(
+            Code::RequestExpired,
+            "the request's time is over: sign a new one",
+        );
+    }
+    let Some(entry) = state.principal(requester)? else {
+        return deny(
+            Code::NotEnrolled,
+            "the requester is not enrolled: its organisation must enrol it",
+        );
+    };
+    let org = state.principal(&entry.org)?;
+    if !entry.is_active() || !org.is_some_and(|org| org.is_active()) {
+        return deny(
+            Code::Inactive,
+            "the requester or its organisation is suspended or revoked: who enrolled it may reinstate it \
+             from suspension",
+        );
+    }
+    if !entry.roles.contains(&request.role) {
+        let reason = format!(
+            "the requester is not enrolled with the role `{}`; it holds: {}",
+            request.role,
+            entry.roles.join(", ")
+        );
+        return deny(Code::RoleNotHeld, reason);
+    }
+    let Some(purposes) = purpose::chain(&request.purpose) else {
+        let reason = format!(
+            "`{}` is not an HL7 purpose of use, such as TREAT or HRESCH",
+            request.purpose
+        );
+        return deny(Code::PurposeUnknown, reason);
+    };
+    Ok(Ask {
+        request,
+        requester,
+        entry,
+        purposes,
+        now,
+    })
+}
+
+/// The records and their common grounds, if the requester may know of every one. One that it has nothing
+/// to do with reads the same as one that does not exist.
+fn common_grounds(state: &State<'_>, ask: &Ask<'_>) -> Result<(Vec<RecordEntry>, Grounds), Stop> {
+    let mut records = Vec::with_capacity(ask.request.records.len());
+    let mut custodies: BTreeMap<CustodyId, Grounds> = BTreeMap::new();
+    for cid in &ask.request.records {
+        let Some(record) = state.record(cid)? else {
+            return not_permitted();
+        };
+        let id = record.anchored.custody;
+        let grounds = match custodies.remove(&id) {
+            Some(grounds) => grounds,
+            None => match grounds(state, &id)? {
+                Some(grounds) => grounds,
+                None => return not_permitted(),
+            },
+        };
+        if !is_related(state, ask, &record, &grounds)? {
+            return not_permitted();
+        }
+        custodies.insert(id, grounds);
+        records.push(record);
+    }
+    match (custodies.pop_first(), custodies.is_empty()) {
+        (Some((_, grounds)), true) => Ok((records, grounds)),
+        _ => deny(
+            Code::MixedCustody,
+            "the records are under more than one custody key: ask for each separately",
+        ),
+    }
+}
+
+fn grounds(state: &State<'_>, custody: &CustodyId) -> Result<Option<Grounds>, TablesError> {
+    let Some(entry) = state.custody(custody)? else {
+        return Ok(None);
+    };
+    let consents = state.consents(custody)?;
+    Ok(Some(Grounds {
+        custody: entry.custody,
+        consents,
+    }))
+}
+
+/// Whether the requester may know that the record exists: its organisation's key or device, its own
+/// data, open data, or data that somebody once consented to give it.
+fn is_related(
+    state: &State<'_>,
+    ask: &Ask<'_>,
+    record: &RecordEntry,
+    grounds: &Grounds,
+) -> Result<bool, TablesError> {
+    let custody = &grounds.custody;
+    let is_named = |consent: &ConsentEntry| names(consent, ask.requester, &ask.entry.org);
+    Ok(custody.kind == CustodyKind::Open
+        || custody.owner == ask.entry.org
+        || custody.controller.as_ref() == Some(ask.requester)
+        || grounds.consents.iter().any(is_named)
+        || owns_device(state, ask, record)?)
+}
+
+fn owns_device(
+    state: &State<'_>,
+    ask: &Ask<'_>,
+    record: &RecordEntry,
+) -> Result<bool, TablesError> {
+    let device = state.principal(&record.anchored.device)?;
+    Ok(device.is_some_and(|device| device.org == ask.entry.org))
+}
+
+/// The policies that permit one record, or why none does.
+fn judge_record(
+    state: &State<'_>,
+    policies: &Policies,
+    ask: &Ask<'_>,
+    record: &RecordEntry,
+    grounds: &Grounds,
+) -> Result<Vec<String>, Stop> {
+    let covered = coverage(
+        &grounds.consents,
+        &Use {
+            requester: ask.requester,
+            requester_org: &ask.entry.org,
+            purpose: &ask.request.purpose,
+            class: record.anchored.class,
+            captured_at: record.anchored.captured_at,
+            now: ask.now,
+        },
+    );
+    let facts = Facts {
+        requester: *ask.requester,
+        record: record.anchored.record,
+        role: &ask.request.role,
+        purposes: ask.purposes.clone(),
+        class: record.anchored.class,
+        custody_kind: grounds.custody.kind,
+        owns_custody: grounds.custody.owner == ask.entry.org,
+        controls_custody: grounds.custody.controller.as_ref() == Some(ask.requester),
+        owns_device: owns_device(state, ask, record)?,
+        consented: covered.is_ok(),
+        second_factor: ask.request.second_factor.is_some(),
+    };
+    match policies.answer(&facts) {
+        Answer::Permitted(ids) => Ok(ids),
+        Answer::Forbidden(ids) => {
+            let reason = format!("forbidden by the policies: {}", ids.join(", "));
+            deny(Code::Forbidden, reason)
+        }
+        Answer::Failed => deny(
+            Code::PolicyError,
+            "the policies could not be evaluated: the network's policy set must be mended",
+        ),
+        Answer::NotPermitted => {
+            let lack = covered
+                .err()
+                .filter(|_| consent_would_help(policies, &facts));
+            let code = lack.unwrap_or(Code::RoleNotPermitted);
+            deny(code, explain(code, &facts, &ask.request.purpose))
+        }
+    }
+}
+
+/// Whether consent is all that is missing.
+fn consent_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
+    let consented = Facts {
+        consented: true,
+        ..facts.clone()
+    };
+    matches!(policies.answer(&consented), Answer::Permitted(_))
+}
+
+/// Which condition failed, and what would change it.
+fn explain(code: Code, facts: &Facts<'_>, purpose: &str) -> String {
+    let Facts { role, class, .. } = facts;
+    match code {
+        Code::NoConsent => format!(
+            "role `{role}` needs consent for `{purpose}`, and none names the requester or its organisation: \
+             the custody key's owner or controller may give it"
+        ),
+        Code::PurposeNotCovered => format!(
+            "no consent given to the requester covers the purpose `{purpose}` or one above it: ask for a \
+             purpose that is consented, or for wider consent"
+        ),
+        Code::ClassNotCovered => format!(
+            "consent for `{purpose}` does not include data of class `{class}`: ask for wider consent"
+        ),
+        Code::CaptureNotCovered => format!(
+            "consent for `{purpose}` does not include data captured at this record's time: ask for a longer \
+             period of capture"
+        ),
+        Code::ConsentNotYetValid => {
+            format!("consent for `{purpose}` is valid from a later time on: ask again then")
+        }
+        Code::ExpiredConsent => {
+            format!("consent for `{purpose}` is over: the owner or controller may give it again")
+        }
+        Code::ConsentWithdrawn => format!(
+            "consent for `{purpose}` was withdrawn: only the owner or controller may give it again"
+        ),
+        _ => format!(
+            "no policy permits role `{role}` to use data of class `{class}` for `{purpose}`"
+        ),
+    }
+}
+
+fn basis(state: &State<'_>, signed: &SignedStatement) -> Result<Basis, TablesError> {
+    let basis = match parts(signed) {
+        Some((request, requester)) => state.basis(request, requester)?,
+        None => None,
+    };
+    Ok(basis.unwrap_or_else(|| Basis {
+        policy: 0,
+        custody: 0,
+        consent: None,
+        requester: 0,
+        requester_org: 0,
+        devices: Vec::new(),
+    }))
+}
+
+/// The request and the requester, if it is an access request of a size that is allowed.
+fn parts(signed: &SignedStatement) -> Option<(&AccessRequest, &Did)> {
+    let Body::AccessRequest(request) = &signed.statement.body else {
+        return None;
+    };
+    let fits = (1..=AccessRequest::MAX_RECORDS).contains(&request.records.len());
+    let is_alone = signed.signatures.len() == 1;
+    Some(request)
+        .zip(signed.author())
+        .filter(|_| fits && is_alone)
+}
+
+fn not_permitted<T>() -> Result<T, Stop> {
+    deny(
+        Code::NotPermitted,
+        "the request is not permitted: a record does not exist, or nothing entitles the requester to it",
+    )
+}
+
+fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Denied(code, reason.into()))
+}

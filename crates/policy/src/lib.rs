@@ -1,0 +1,23 @@
+//! Decides a request against a state: pure, replayable, explained.
+//!
+//! Scope: whether the keys of some records may be released to a requester ([`decide`]), by its standing
+//! and role, the purpose of use with everything above it ([`purpose`]), the consents in the log, and a
+//! [Cedar](https://docs.cedarpolicy.com) policy set ([`Policies`]) that the network names by its CID.
+//! Consent is data, never a policy: it is matched here and reaches Cedar as one fact among others.
+//!
+//! Whatever is not permitted is denied, and so is everything whose decision meets an error (I8). A
+//! decision depends on nothing but its arguments, so that anyone can repeat it later.
+//!
+//! Out of scope: recording the decision and releasing the keys (`medanchor-broker`).
+#![deny(clippy::indexing_slicing)]
+
+mod code;
+mod consent;
+mod decide;
+mod facts;
+mod policies;
+pub mod purpose;
+
+pub use code::Code;
+pub use decide::{Decision, Verdict, decide};
+pub use policies::{Policies, PoliciesError};

@@ -1,0 +1,511 @@
+//! Who may have which keys, and what those hear who may not.
+#![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
+
+use medanchor_anchor::{
+    AccessRequest, Attestation, Body, Class, Consented, Custody, CustodyKind, Kind, Period,
+    PrincipalKind, SecondFactor, SignedStatement, Statement,
+    testing::{
+        BEGINNING, HOUR, MEMBERS, ORIGIN, World, cid, consented, custody, did, enrolled, key,
+        node_key, standing,
+    },
+};
+use medanchor_dag::{Cid, Hash, Signature};
+use medanchor_policy::{Code, Decision, Policies, Verdict, decide, purpose};
+use proptest::{prelude::*, sample::select};
+
+const HOSPITAL: &str = MEMBERS[0];
+const INSTITUTE: &str = MEMBERS[1];
+
+struct Clinic {
+    world: World,
+    policies: Policies,
+    ecg: Cid,
+}
+
+/// A hospital with a patient's ECG and a receiver of firmware, and a partner institute without consent.
+fn clinic() -> Clinic {
+    let policies = Policies::default_set().unwrap();
+    let mut world = World::with_policy(policies.cid());
+    let person = PrincipalKind::Person;
+    world.enrol("holter", PrincipalKind::Device, HOSPITAL, &["device"]);
+    world.enrol("clara", person, HOSPITAL, &["clinician"]);
+    world.enrol(
+        "otto",
+        person,
+        HOSPITAL,
+        &["custodian", "engineer", "operator"],
+    );
+    world.enrol("patient", person, HOSPITAL, &["patient"]);
+    world.enrol("rita", person, INSTITUTE, &["clinician", "researcher"]);
+    world.enrol("vendor", PrincipalKind::Organisation, "vendor", &["vendor"]);
+    world.enrol("vera", person, "vendor", &["vendor"]);
+    let mut own = custody("patient-1", HOSPITAL, CustodyKind::Person);
+    own.controller = Some(did("patient"));
+    world.accept(Body::Custody(own), &[&key(HOSPITAL)]);
+    let ecg = world.anchor("ecg-1", "holter", "patient-1", Class::Ecg);
+    Clinic {
+        world,
+        policies,
+        ecg,
+    }
+}
+
+impl Clinic {
+    fn decide(&self, request: &SignedStatement) -> Decision {
+        decide(&self.world.state(), &self.policies, request, self.world.now).unwrap()
+    }
+
+    fn ask(&mut self, who: &str, role: &str, purpose: &str, records: &[Cid]) -> Verdict {
+        let request = self.world.request(who, role, purpose, records);
+        self.decide(&request).verdict
+    }
+
+    /// Asks for the ECG.
+    fn ask_ecg(&mut self, who: &str, role: &str, purpose: &str) -> Verdict {
+        self.ask(who, role, purpose, &[self.ecg])
+    }
+
+    fn consent(&mut self, consent: Consented) {
+        self.world
+            .accept(Body::Consented(consent), &[&key(HOSPITAL)]);
+    }
+}
+
+/// The code, or the permitting policies.
+fn short(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Permit { policies } => policies.join(" "),
+        Verdict::Deny { code, reason } => {
+            assert!(!reason.is_empty() && !reason.ends_with('.'), "{reason}");
+            assert!(Code::ALL.iter().any(|known| known.as_str() == *code));
+            (*code).to_owned()
+        }
+    }
+}
+
+fn study() -> Consented {
+    consented("study", "patient-1", INSTITUTE, "HRESCH")
+}
+
+#[test]
+fn default_set_decides_as_the_table_says() {
+    let cases = [
+        ("clara", "clinician", "TREAT", "clinician-treats"),
+        ("clara", "clinician", "BTG", "clinician-treats"),
+        ("clara", "clinician", "CLINTRL", "clinician-treats"),
+        ("clara", "clinician", "HRESCH", "role-not-permitted"),
+        ("clara", "researcher", "HRESCH", "role-not-held"),
+        ("clara", "clinician", "CURIOSITY", "purpose-unknown"),
+        ("otto", "custodian", "TREAT", "role-not-permitted"),
+        ("otto", "operator", "HOPERAT", "role-not-permitted"),
+        ("patient", "patient", "PATRQT", "patient-sees-own-data"),
+        ("patient", "patient", "TREAT", "role-not-permitted"),
+        ("rita", "researcher", "HRESCH", "not-permitted"),
+        ("rita", "clinician", "TREAT", "not-permitted"),
+        ("vera", "vendor", "HOPERAT", "not-permitted"),
+        ("stranger", "clinician", "TREAT", "not-enrolled"),
+    ];
+    let mut clinic = clinic();
+    for (who, role, purpose, expected) in cases {
+        let verdict = clinic.ask_ecg(who, role, purpose);
+        assert_eq!(short(&verdict), expected, "{who} {role} {purpose}");
+    }
+}
+
+#[test]
+fn researcher_gets_what_is_consented_and_hears_what_is_missing() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    let cases = [
+        ("HRESCH", "researcher-with-consent"),
+        ("CLINTRCH", "researcher-with-consent"),
+        ("CLINTRL", "purpose-not-covered"),
+        ("HMARKT", "purpose-not-covered"),
+    ];
+    for (purpose, expected) in cases {
+        let verdict = clinic.ask_ecg("rita", "researcher", purpose);
+        assert_eq!(short(&verdict), expected, "{purpose}");
+    }
+    let as_clinician = clinic.ask_ecg("rita", "clinician", "HRESCH");
+    assert_eq!(short(&as_clinician), "role-not-permitted");
+}
+
+#[test]
+fn each_limit_of_a_consent_is_kept_and_named() {
+    type Limit = fn(&mut Consented);
+    let limits: [(&str, Limit); 7] = [
+        ("class-not-covered", |given| {
+            given.classes = vec![Class::Imaging];
+        }),
+        ("researcher-with-consent", |given| {
+            given.classes = vec![Class::Imaging, Class::Ecg];
+        }),
+        ("capture-not-covered", |given| {
+            given.captured.until = Some(BEGINNING - 1);
+        }),
+        ("expired-consent", |given| {
+            given.valid.until = Some(BEGINNING - 1);
+        }),
+        ("consent-not-yet-valid", |given| {
+            given.valid.from = Some(BEGINNING + 1);
+        }),
+        ("purpose-not-covered", |given| {
+            given.purposes = vec!["CLINTRCH".into()];
+        }),
+        ("not-permitted", |given| given.parties = vec![did("vendor")]),
+    ];
+    for (expected, limit) in limits {
+        let mut clinic = clinic();
+        let mut given = study();
+        limit(&mut given);
+        clinic.consent(given);
+        let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+        assert_eq!(short(&verdict), expected);
+    }
+}
+
+/// `captured` is when the data was made, `valid` is when it may be used: neither stands in for the other.
+#[test]
+fn period_of_capture_and_period_of_use_are_not_confused() {
+    let mut clinic = clinic();
+    let mut given = study();
+    given.captured = Period {
+        from: Some(BEGINNING),
+        until: Some(BEGINNING),
+    };
+    given.valid = Period {
+        from: Some(BEGINNING + HOUR),
+        until: Some(BEGINNING + 2 * HOUR),
+    };
+    clinic.consent(given);
+    let mut at = |later| {
+        clinic.world.now = BEGINNING + later;
+        short(&clinic.ask_ecg("rita", "researcher", "HRESCH"))
+    };
+    assert_eq!(at(0), "consent-not-yet-valid");
+    assert_eq!(at(HOUR), "researcher-with-consent");
+    assert_eq!(at(2 * HOUR), "researcher-with-consent");
+    assert_eq!(at(2 * HOUR + 1), "expired-consent");
+}
+
+#[test]
+fn withdrawn_consent_permits_nothing() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    clinic.world.withdraw("study", "patient-1");
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "consent-withdrawn");
+    clinic.consent(consented("again", "patient-1", "rita", "HRESCH"));
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "researcher-with-consent");
+}
+
+#[test]
+fn vendor_gets_telemetry_with_consent_and_nothing_else() {
+    let mut clinic = clinic();
+    let telemetry = clinic
+        .world
+        .anchor("t-1", "holter", "patient-1", Class::Telemetry);
+    let refused = clinic.ask("vera", "vendor", "HOPERAT", &[telemetry]);
+    assert_eq!(short(&refused), "not-permitted");
+    clinic.consent(consented("care", "patient-1", "vendor", "HOPERAT"));
+    let permitted = clinic.ask("vera", "vendor", "SYSDEV", &[telemetry]);
+    assert_eq!(short(&permitted), "vendor-sees-telemetry-with-consent");
+    let ecg = clinic.ask_ecg("vera", "vendor", "HOPERAT");
+    assert_eq!(short(&ecg), "role-not-permitted");
+    let both = clinic.ask("vera", "vendor", "HOPERAT", &[telemetry, clinic.ecg]);
+    assert_eq!(short(&both), "role-not-permitted", "all or nothing");
+}
+
+#[test]
+fn firmware_goes_to_its_receiver_and_open_data_to_everyone_enrolled() {
+    let mut clinic = clinic();
+    for (name, kind) in [("fw", CustodyKind::Dataset), ("open", CustodyKind::Open)] {
+        clinic.world.custody(name, HOSPITAL, kind);
+    }
+    let firmware = clinic.world.anchor("fw-1", "holter", "fw", Class::Firmware);
+    let log = clinic.world.anchor("log-1", "holter", "fw", Class::Log);
+    let open = clinic
+        .world
+        .anchor("open-1", "holter", "open", Class::Firmware);
+    let mut ask = |who, role, record| short(&clinic.ask(who, role, "HSYSADMIN", &[record]));
+    assert_eq!(ask("otto", "engineer", firmware), "receiver-gets-firmware");
+    assert_eq!(ask("otto", "custodian", firmware), "receiver-gets-firmware");
+    assert_eq!(ask("otto", "operator", firmware), "role-not-permitted");
+    assert_eq!(ask("otto", "engineer", log), "role-not-permitted");
+    assert_eq!(ask("rita", "researcher", firmware), "not-permitted");
+    let everyone = "open-data-is-for-everyone-enrolled";
+    assert_eq!(ask("rita", "researcher", open), everyone);
+    assert_eq!(
+        ask("otto", "engineer", open),
+        format!("{everyone} receiver-gets-firmware")
+    );
+    assert_eq!(ask("stranger", "engineer", open), "not-enrolled");
+}
+
+#[test]
+fn absent_and_forbidden_read_the_same() {
+    let mut clinic = clinic();
+    let absent = clinic.ask("rita", "researcher", "HRESCH", &[cid("absent")]);
+    let forbidden = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&absent), "not-permitted");
+    assert_eq!(absent, forbidden);
+    let both = clinic.ask("rita", "researcher", "HRESCH", &[cid("absent"), clinic.ecg]);
+    assert_eq!(both, absent);
+}
+
+#[test]
+fn records_under_two_custody_keys_are_asked_for_separately() {
+    let mut clinic = clinic();
+    clinic
+        .world
+        .custody("patient-2", HOSPITAL, CustodyKind::Person);
+    let other = clinic
+        .world
+        .anchor("ecg-2", "holter", "patient-2", Class::Ecg);
+    let verdict = clinic.ask("clara", "clinician", "TREAT", &[clinic.ecg, other]);
+    assert_eq!(short(&verdict), "mixed-custody");
+    clinic.consent(study());
+    let verdict = clinic.ask("rita", "researcher", "HRESCH", &[clinic.ecg, other]);
+    assert_eq!(short(&verdict), "not-permitted", "nor is the mixture told");
+}
+
+#[test]
+fn inactive_requesters_and_organisations_get_nothing() {
+    let mut clinic = clinic();
+    clinic.consent(consented("care", "patient-1", "vendor", "HOPERAT"));
+    clinic.world.stand(Kind::Suspended, "clara", HOSPITAL);
+    let person = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&person), "inactive");
+    clinic
+        .world
+        .accept(standing(Kind::Suspended, "vendor"), &[&key(HOSPITAL)]);
+    let colleague = clinic.ask_ecg("vera", "vendor", "HOPERAT");
+    assert_eq!(short(&colleague), "inactive");
+}
+
+#[test]
+fn requests_that_are_not_requests_are_denied() {
+    let mut clinic = clinic();
+    let good = clinic
+        .world
+        .request("clara", "clinician", "TREAT", &[clinic.ecg]);
+    let code = |request: &SignedStatement| short(&clinic.decide(request).verdict);
+    let mut forged = good.clone();
+    forged.signatures = vec![(did("clara"), Signature::new([0; 64]))];
+    assert_eq!(code(&forged), "bad-signature");
+    let Body::AccessRequest(body) = good.statement.body else {
+        unreachable!()
+    };
+    let sign = |body: AccessRequest, not_after| {
+        Statement::new(ORIGIN, Body::AccessRequest(body), [1; 16], not_after).sign(&[&key("clara")])
+    };
+    assert_eq!(code(&sign(body.clone(), BEGINNING - 1)), "request-expired");
+    let sized = |count: usize| AccessRequest {
+        records: vec![clinic.ecg; count],
+        ..body.clone()
+    };
+    for count in [0, AccessRequest::MAX_RECORDS + 1] {
+        assert_eq!(code(&sign(sized(count), BEGINNING)), "malformed-request");
+    }
+    let other = enrolled("x", PrincipalKind::Device, HOSPITAL, &[]);
+    let other = Statement::new(ORIGIN, other, [1; 16], BEGINNING).sign(&[&key("clara")]);
+    assert_eq!(code(&other), "malformed-request");
+}
+
+#[test]
+fn basis_is_what_apply_compares() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    let request = clinic
+        .world
+        .request("rita", "researcher", "HRESCH", &[clinic.ecg]);
+    let decision = clinic.decide(&request);
+    assert_eq!(decision.basis, clinic.world.released(&request).basis);
+    clinic.world.withdraw("study", "patient-1");
+    assert_ne!(clinic.decide(&request).basis, decision.basis);
+}
+
+#[test]
+fn decision_on_a_replayed_log_is_the_same() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    let request = clinic
+        .world
+        .request("rita", "researcher", "HRESCH", &[clinic.ecg]);
+    let mut replica = medanchor_anchor::MemoryTables::default();
+    for batch in &clinic.world.batches {
+        medanchor_anchor::Log::apply(&mut replica, batch).unwrap();
+    }
+    let state = medanchor_anchor::State::new(&replica);
+    let policies = Policies::from_bytes(clinic.policies.block().bytes()).unwrap();
+    let again = decide(&state, &policies, &request, clinic.world.now).unwrap();
+    assert_eq!(again, clinic.decide(&request));
+}
+
+#[test]
+fn other_policy_set_than_the_networks_decides_nothing() {
+    let mut clinic = clinic();
+    clinic.policies = Policies::parse(
+        r#"@id("all") permit (principal, action, resource);"#,
+        include_str!("../src/default.cedarschema"),
+    )
+    .unwrap();
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "policy-mismatch");
+}
+
+/// A clinic under other policies.
+fn clinic_under(policies: &str) -> Clinic {
+    let policies = Policies::parse(policies, include_str!("../src/default.cedarschema")).unwrap();
+    let mut world = World::with_policy(policies.cid());
+    world.enrol("holter", PrincipalKind::Device, HOSPITAL, &["device"]);
+    world.enrol("clara", PrincipalKind::Person, HOSPITAL, &["clinician"]);
+    world.custody("patient-1", HOSPITAL, CustodyKind::Person);
+    let ecg = world.anchor("ecg-1", "holter", "patient-1", Class::Ecg);
+    Clinic {
+        world,
+        policies,
+        ecg,
+    }
+}
+
+#[test]
+fn forbid_beats_permit_and_is_named() {
+    let mut clinic = clinic_under(
+        r#"@id("all") permit (principal, action, resource);
+           @id("never-alone") forbid (principal, action, resource)
+           when { !context.secondFactor };"#,
+    );
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "forbidden");
+    let mut request = clinic
+        .world
+        .request("clara", "clinician", "TREAT", &[clinic.ecg]);
+    if let Body::AccessRequest(body) = &mut request.statement.body {
+        body.second_factor = Some(SecondFactor {
+            method: "totp".into(),
+            evidence: Hash::of(b"evidence"),
+        });
+    }
+    let request = request.statement.sign(&[&key("clara")]);
+    assert_eq!(short(&clinic.decide(&request).verdict), "all");
+}
+
+/// Cedar skips a policy that fails, also a `forbid`; a decision must not.
+#[test]
+fn error_while_deciding_is_a_denial() {
+    let mut clinic = clinic_under(
+        r#"@id("all") permit (principal, action, resource);
+           @id("broken") forbid (principal, action, resource)
+           when { 9223372036854775807 + 1 == 0 };"#,
+    );
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "policy-error");
+}
+
+#[test]
+fn rotated_custody_key_keeps_its_consents() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    let mut next: Custody = custody("patient-1", HOSPITAL, CustodyKind::Person);
+    next.epoch = 1;
+    let attest = |holder| Attestation::sign(holder, next.custody, 1, &next.key);
+    next.held_by = vec![attest(&node_key(HOSPITAL)), attest(&key(HOSPITAL))];
+    clinic.world.accept(Body::Custody(next), &[&key(HOSPITAL)]);
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "researcher-with-consent");
+}
+
+const CODES: [&str; 9] = [
+    "TREAT",
+    "ETREAT",
+    "BTG",
+    "CLINTRL",
+    "HRESCH",
+    "CLINTRCH",
+    "CLINTRCHPC",
+    "HMARKT",
+    "PATRQT",
+];
+
+fn period() -> impl Strategy<Value = Period> {
+    let moment = || proptest::option::of(0..5_u64).prop_map(|n| n.map(|n| BEGINNING + n));
+    (moment(), moment()).prop_map(|(from, until)| match (from, until) {
+        (Some(from), Some(until)) if until < from => Period {
+            from: Some(until),
+            until: Some(from),
+        },
+        _ => Period { from, until },
+    })
+}
+
+prop_compose! {
+    fn any_consent()(
+        party in select(vec![INSTITUTE, "rita", "vendor", "clara"]),
+        purpose in select(CODES.to_vec()),
+        classes in prop::sample::subsequence(vec![Class::Ecg, Class::Log, Class::Imaging], 0..3),
+        captured in period(),
+        valid in period(),
+        withdrawn in any::<bool>(),
+    ) -> (Consented, bool) {
+        let mut given = consented("study", "patient-1", party, purpose);
+        given.classes = classes;
+        given.captured = captured;
+        given.valid = valid;
+        (given, withdrawn)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A researcher is permitted exactly when one consent covers everything; the rule is written again
+    /// here, from its description.
+    #[test]
+    fn consent_permits_exactly_what_it_covers(
+        consents in prop::collection::vec(any_consent(), 0..4),
+        asked in select(CODES.to_vec()),
+        later in 0..6_u64,
+    ) {
+        let mut clinic = clinic();
+        let mut expected = false;
+        let now = BEGINNING + later;
+        for (number, (mut given, withdrawn)) in consents.into_iter().enumerate() {
+            let name = format!("consent-{number}");
+            given.consent = medanchor_anchor::testing::consent_id(&name);
+            let purposes = purpose::chain(asked).unwrap();
+            expected |= !withdrawn
+                && (given.parties == [did(INSTITUTE)] || given.parties == [did("rita")])
+                && purposes.contains(&given.purposes[0].as_str())
+                && (given.classes.is_empty() || given.classes.contains(&Class::Ecg))
+                && given.captured.from.is_none_or(|from| from <= BEGINNING)
+                && given.captured.until.is_none_or(|until| until >= BEGINNING)
+                && given.valid.from.is_none_or(|from| from <= now)
+                && given.valid.until.is_none_or(|until| until >= now);
+            clinic.consent(given);
+            if withdrawn {
+                clinic.world.withdraw(&name, "patient-1");
+            }
+        }
+        clinic.world.now = now;
+        let request = clinic.world.request("rita", "researcher", asked, &[clinic.ecg]);
+        let decision = clinic.decide(&request);
+        prop_assert_eq!(matches!(decision.verdict, Verdict::Permit { .. }), expected);
+        prop_assert_eq!(clinic.decide(&request), decision);
+    }
+
+    /// Whoever asks for whatever in whatever role without consent is denied, but for those whose own
+    /// the data is.
+    #[test]
+    fn without_consent_only_the_own_organisation_reads(
+        who in select(vec!["rita", "vera", "otto", "vendor", "holter", "stranger"]),
+        role in select(vec!["clinician", "researcher", "vendor", "custodian", "member", "device"]),
+        asked in select(CODES.to_vec()),
+    ) {
+        let mut clinic = clinic();
+        let verdict = clinic.ask_ecg(who, role, asked);
+        let is_denied = matches!(verdict, Verdict::Deny { .. });
+        prop_assert!(is_denied);
+    }
+}

@@ -1,0 +1,279 @@
+use crate::config::Clock;
+use crate::types::{NodeId, Proposal, Raft, Response};
+use medanchor_anchor::{Appended, Applied, Batch, BoxError, Entry, Hold, Submission};
+use openraft::error::RaftError;
+use openraft::raft::ClientWriteResponse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+/// Lets submissions that come at the same time share one entry of the log, and so one write to disk and
+/// one round to the followers.
+#[derive(Clone)]
+pub(crate) struct Batcher(mpsc::Sender<Waiting>);
+
+/// Where a submission ended up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proposed {
+    /// Its leaf.
+    pub(crate) appended: Appended,
+    /// Index of the entry that a replica must have applied to see it.
+    pub(crate) log_index: u64,
+}
+
+/// Why a submission has no leaf.
+#[derive(Debug)]
+pub(crate) enum ProposeError {
+    /// Another node leads, or none: nothing was proposed.
+    NotLeader(Option<NodeId>),
+    /// It can never have one.
+    Rejected(&'static str),
+    /// Too many wait.
+    Overloaded,
+    /// It may have one or get one.
+    Unknown(BoxError),
+    /// The replica has stopped.
+    Stopped(BoxError),
+}
+
+impl Batcher {
+    /// A batcher, and the work of its task: ends when `closing` turns true and everything that waited is
+    /// answered.
+    pub(crate) fn new(
+        raft: Raft,
+        clock: Clock,
+        closing: watch::Receiver<bool>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let task = Task {
+            raft,
+            clock,
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            receiver,
+            left_over: None,
+        };
+        (Self(sender), task.run(closing))
+    }
+
+    /// Waits until the submission's entry is applied here.
+    pub(crate) async fn propose(&self, submission: Submission) -> Result<Proposed, ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        let waiting = Waiting {
+            size_bytes: size_bytes(&submission),
+            submission,
+            reply,
+        };
+        self.0.try_send(waiting).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped("shut down".into()),
+        })?;
+        answer
+            .await
+            .unwrap_or_else(|closed| Err(ProposeError::Unknown(closed.into())))
+    }
+}
+
+struct Waiting {
+    submission: Submission,
+    size_bytes: usize,
+    reply: oneshot::Sender<Result<Proposed, ProposeError>>,
+}
+
+struct Task {
+    raft: Raft,
+    clock: Clock,
+    in_flight: Arc<Semaphore>,
+    receiver: mpsc::Receiver<Waiting>,
+    /// Did not fit into the batch before.
+    left_over: Option<Waiting>,
+}
+
+impl Task {
+    async fn run(mut self, mut closing: watch::Receiver<bool>) {
+        loop {
+            let first = tokio::select! {
+                first = self.first() => first,
+                () = closed(&mut closing) => {
+                    self.receiver.close();
+                    self.first().await
+                }
+            };
+            let Some(first) = first else { break };
+            // While nothing else can be sent, what comes in waits for the same batch.
+            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else {
+                break;
+            };
+            let batch = self.collect(first).await;
+            tokio::spawn(propose(
+                self.raft.clone(),
+                Arc::clone(&self.clock),
+                batch,
+                permit,
+            ));
+        }
+        // Drained when every permit is back.
+        let _drained = self.in_flight.acquire_many(MAX_IN_FLIGHT_PERMITS).await;
+    }
+
+    async fn first(&mut self) -> Option<Waiting> {
+        match self.left_over.take() {
+            Some(waiting) => Some(waiting),
+            None => self.receiver.recv().await,
+        }
+    }
+
+    /// Everything that waits, up to the limits; while others are in flight, also what comes within
+    /// [`LINGER`].
+    async fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
+        let busy = self.in_flight.available_permits() < MAX_IN_FLIGHT.saturating_sub(1);
+        let linger = tokio::time::sleep(if busy { LINGER } else { Duration::ZERO });
+        tokio::pin!(linger);
+        let mut size_bytes = first.size_bytes;
+        let mut batch = vec![first];
+        while batch.len() < Batch::MAX_ENTRIES {
+            let next = tokio::select! {
+                biased;
+                next = self.receiver.recv() => next,
+                () = &mut linger => None,
+            };
+            let Some(next) = next else { break };
+            size_bytes = size_bytes.saturating_add(next.size_bytes);
+            if size_bytes > MAX_BATCH_BYTES {
+                self.left_over = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        batch
+    }
+}
+
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error means that the replica is gone, which closes too.
+    drop(closing.wait_for(|closing| *closing).await);
+}
+
+/// Proposes one batch and answers everybody who waits for it.
+async fn propose(raft: Raft, clock: Clock, waiting: Vec<Waiting>, permit: OwnedSemaphorePermit) {
+    let (submissions, replies): (Vec<_>, Vec<_>) = waiting
+        .into_iter()
+        .filter(|waiting| !waiting.reply.is_closed())
+        .map(|waiting| (waiting.submission, waiting.reply))
+        .unzip();
+    let proposed_at = clock();
+    let answers = match tokio::task::spawn_blocking(move || batch(submissions, proposed_at)).await {
+        Ok(Ok(proposal)) => write(&raft, proposal, replies.len()).await,
+        Ok(Err(error)) => everybody(replies.len(), || ProposeError::Unknown(error.into())),
+        Err(_) => everybody(replies.len(), || {
+            ProposeError::Unknown("the batch could not be made".into())
+        }),
+    };
+    for (reply, answer) in replies.into_iter().zip(answers) {
+        // Who no longer waits needs no answer.
+        let _gone = reply.send(answer);
+    }
+    drop(permit);
+}
+
+async fn write(
+    raft: &Raft,
+    proposal: Proposal,
+    count: usize,
+) -> Vec<Result<Proposed, ProposeError>> {
+    match raft.client_write(proposal).await {
+        Ok(ClientWriteResponse {
+            log_id,
+            data: Response(applied),
+            ..
+        }) if applied.len() == count => applied
+            .into_iter()
+            .map(|applied| match applied {
+                Applied::Leaf(appended) => Ok(Proposed {
+                    appended,
+                    log_index: log_id.index,
+                }),
+                Applied::Rejected(code) => Err(ProposeError::Rejected(code)),
+            })
+            .collect(),
+        Ok(_) => everybody(count, || {
+            ProposeError::Unknown("the entry was not applied as proposed".into())
+        }),
+        // Also when another leader took over: it may have the entry or not.
+        Err(RaftError::APIError(error)) => {
+            everybody(count, || ProposeError::Unknown(error.clone().into()))
+        }
+        Err(RaftError::Fatal(fatal)) => {
+            everybody(count, || ProposeError::Stopped(fatal.clone().into()))
+        }
+    }
+}
+
+fn everybody(
+    count: usize,
+    error: impl Fn() -> ProposeError,
+) -> Vec<Result<Proposed, ProposeError>> {
+    std::iter::repeat_with(|| Err(error()))
+        .take(count)
+        .collect()
+}
+
+/// Adds what `apply` may not draw or measure itself: the time and the salts.
+fn batch(submissions: Vec<Submission>, proposed_at: u64) -> Result<Proposal, getrandom::Error> {
+    let mut entries = Vec::with_capacity(submissions.len());
+    let mut holds = Holds::default();
+    for submission in submissions {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt)?;
+        entries.push(Entry {
+            salt,
+            signed: submission.signed,
+        });
+        submission
+            .holds
+            .into_iter()
+            .for_each(|hold| holds.add(hold));
+    }
+    let batch = Batch {
+        v: 1,
+        proposed_at,
+        entries,
+        holds: holds.0.into_values().flatten().collect(),
+    };
+    Ok(Proposal(batch.to_bytes().into()))
+}
+
+/// Each hold once, found by its signature. A forger may give two holds the same one, so that it is not
+/// enough to tell them apart.
+#[derive(Default)]
+struct Holds(BTreeMap<[u8; 64], Vec<Hold>>);
+
+impl Holds {
+    fn add(&mut self, hold: Hold) {
+        let same = self.0.entry(*hold.sig.as_bytes()).or_default();
+        if !same.contains(&hold) {
+            same.push(hold);
+        }
+    }
+}
+
+/// A little more than the submission takes in a batch.
+fn size_bytes(submission: &Submission) -> usize {
+    let holds = submission
+        .holds
+        .iter()
+        .map(|hold| hold.statements.len() * HASH_BYTES + HOLD_BYTES);
+    submission.signed.to_bytes().len() + ENTRY_BYTES + holds.sum::<usize>()
+}
+
+const MAX_WAITING: usize = 4096;
+const MAX_IN_FLIGHT: usize = 4;
+const MAX_IN_FLIGHT_PERMITS: u32 = 4;
+const LINGER: Duration = Duration::from_millis(2);
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+/// Salt and field names.
+const ENTRY_BYTES: usize = 96;
+/// A hash as a DAG-CBOR byte string.
+const HASH_BYTES: usize = 34;
+/// A hold without its statements: key, signature, origin, time, field names.
+const HOLD_BYTES: usize = 512;

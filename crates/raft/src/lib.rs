@@ -1,0 +1,42 @@
+//! Replicates the anchor log and answers with committed results only.
+//!
+//! Scope: a [`Replica`] keeps `medanchor_anchor::Log` equal on every node by Raft (openraft), on disk
+//! (redb), and between nodes ([`RaftServer`], gRPC). Concurrent submissions share entries of the Raft log;
+//! whatever is acknowledged is durable on a quorum. When the disk fails to say that it wrote, the replica
+//! stops ([`Replica::stopped`]) and its node must leave service.
+//!
+//! Raft tolerates crashes, not lies: what catches a lying leader are the co-signatures of the others.
+//!
+//! Every type of openraft stays in this crate. What is on the wire and on the disk are our own messages
+//! (`proto/medanchor/raft/v1`), so that another Raft could read them.
+//!
+//! Out of scope: what a statement means (`medanchor-anchor`), TLS and who may connect (`medanchor-node`),
+//! changes of the membership.
+
+mod batcher;
+mod codec;
+mod config;
+mod databases;
+mod error;
+mod log_store;
+mod peers;
+mod reads;
+mod rejection;
+mod replica;
+mod server;
+mod snapshot;
+mod state_store;
+mod status;
+mod tables;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use codec::CodecError;
+pub use config::{Clock, Connect, MemberAddress, ReplicaConfig};
+pub use error::StoreError;
+pub use replica::{OpenError, Replica, Stopped};
+pub use server::{Caller, RaftServer, RaftServiceServer};
+pub use status::{ReplicaStatus, Role};
+pub use types::NodeId;

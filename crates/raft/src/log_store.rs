@@ -1,0 +1,303 @@
+use crate::codec::{
+    entry_from_pb, entry_to_pb, from_row, log_id_from_pb, log_id_to_pb, to_row, vote_from_pb,
+    vote_to_pb,
+};
+use crate::error::{StoreError, blocking, database};
+use crate::state_store::StateStore;
+use crate::types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
+use medanchor_api::pb::raft as pb;
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
+use prost::Message;
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+/// The replicated log and the vote, in one database, so that their writes keep their order. Each write is
+/// one durable commit before it is acknowledged; only the committed index, which can be learnt again, is
+/// not.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    database: Arc<Database>,
+    state: StateStore,
+}
+
+/// A leader that goes on after a restart. Its log holds everything that was ever committed, but the index up
+/// to which it is committed may be an old one, which openraft 0.9 takes for the newest: a read must wait for
+/// the whole log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumed {
+    pub(crate) term: u64,
+    pub(crate) last_log_index: u64,
+}
+
+impl LogStore {
+    /// Opens the log of `node_id`. The first time, the log becomes that node's for ever: under another id
+    /// its votes would count twice.
+    pub(crate) fn open(
+        base: Database,
+        node_id: NodeId,
+        state: StateStore,
+    ) -> Result<Self, StoreError> {
+        let store = Self {
+            database: Arc::new(base),
+            state,
+        };
+        store.write(|txn| {
+            txn.open_table(ENTRIES).map_err(database)?;
+            let mut meta = txn.open_table(META).map_err(database)?;
+            let owner = meta.get(NODE_ID).map_err(database)?;
+            let owner = owner.map(|row| row.value().to_vec());
+            match owner {
+                None => {
+                    let row = to_row(&pb::Vote {
+                        node_id,
+                        ..pb::Vote::default()
+                    });
+                    meta.insert(NODE_ID, row.as_slice()).map_err(database)?;
+                    Ok(())
+                }
+                Some(row) => match from_row::<pb::Vote>(&row)?.node_id {
+                    owner if owner == node_id => Ok(()),
+                    owner => Err(StoreError::OtherNode(owner)),
+                },
+            }
+        })?;
+        Ok(store)
+    }
+
+    /// Whether `node_id` led when it ended: then openraft lets it go on in the same term.
+    pub(crate) fn resumed(&self, node_id: NodeId) -> Result<Option<Resumed>, StoreError> {
+        let vote = self.meta::<pb::Vote>(VOTE)?;
+        let Some(vote) = vote.filter(|vote| vote.committed && vote.node_id == node_id) else {
+            return Ok(None);
+        };
+        Ok(self.log_state()?.last_log_id.map(|last| Resumed {
+            term: vote.term,
+            last_log_index: last.index,
+        }))
+    }
+
+    /// One durable commit.
+    fn write(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let txn = self.database.begin_write().map_err(database)?;
+        work(&txn)?;
+        // Commit point: what is acknowledged after this line is found after a power loss. When it fails,
+        // the error stops the replica: nobody knows what reached the disk.
+        txn.commit().map_err(database)
+    }
+
+    fn append_now(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        self.write(|txn| {
+            let mut table = txn.open_table(ENTRIES).map_err(database)?;
+            for entry in entries {
+                let row = to_row(&entry_to_pb(entry));
+                table
+                    .insert(entry.log_id.index, row.as_slice())
+                    .map_err(database)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn truncate_now(&self, since: u64) -> Result<(), StoreError> {
+        self.write(|txn| {
+            let mut table = txn.open_table(ENTRIES).map_err(database)?;
+            table.retain_in(since.., |_, _| false).map_err(database)
+        })
+    }
+
+    fn purge_now(&self, upto: &LogId) -> Result<(), StoreError> {
+        // What is purged cannot be applied again.
+        self.state.make_durable()?;
+        self.write(|txn| {
+            let mut table = txn.open_table(ENTRIES).map_err(database)?;
+            table
+                .retain_in(..=upto.index, |_, _| false)
+                .map_err(database)?;
+            put_meta(txn, PURGED, &log_id_to_pb(upto))
+        })
+    }
+
+    fn save_committed_now(&self, committed: &LogId) -> Result<(), StoreError> {
+        let mut txn = self.database.begin_write().map_err(database)?;
+        txn.set_durability(Durability::None)
+            .map_err(|error| database(redb::Error::from(error)))?;
+        put_meta(&txn, COMMITTED, &log_id_to_pb(committed))?;
+        txn.commit().map_err(database)
+    }
+
+    fn meta<M: Message + Default>(&self, name: &str) -> Result<Option<M>, StoreError> {
+        let txn = self.database.begin_read().map_err(database)?;
+        let meta = txn.open_table(META).map_err(database)?;
+        match meta.get(name).map_err(database)? {
+            Some(row) => Ok(Some(from_row(row.value())?)),
+            None => Ok(None),
+        }
+    }
+
+    fn log_state(&self) -> Result<LogState<TypeConfig>, StoreError> {
+        let purged = self.meta::<pb::LogId>(PURGED)?;
+        let purged = purged.as_ref().map(log_id_from_pb);
+        let txn = self.database.begin_read().map_err(database)?;
+        let table = txn.open_table(ENTRIES).map_err(database)?;
+        let last = match table.last().map_err(database)? {
+            Some((_, row)) => Some(entry_from_pb(from_row(row.value())?)?.log_id),
+            None => purged,
+        };
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: last,
+        })
+    }
+
+    /// The entries in the range, in order; after the first, no more than fit in `limit_bytes`.
+    fn entries(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        limit_bytes: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let txn = self.database.begin_read().map_err(database)?;
+        let table = txn.open_table(ENTRIES).map_err(database)?;
+        let mut entries = Vec::new();
+        let mut bytes = 0_usize;
+        for row in table.range(range).map_err(database)? {
+            let (_, row) = row.map_err(database)?;
+            bytes = bytes.saturating_add(row.value().len());
+            if bytes > limit_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry_from_pb(from_row(row.value())?)?);
+        }
+        Ok(entries)
+    }
+
+    async fn read_entries(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        limit_bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let store = self.clone();
+        blocking(move || store.entries(range, limit_bytes))
+            .await
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Read))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        self.read_entries(range, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let range = (Bound::Included(start), Bound::Excluded(end));
+        self.read_entries(range, MAX_MESSAGE_ENTRIES_BYTES).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        self.log_state()
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Read))
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let (store, vote) = (self.clone(), vote_to_pb(vote));
+        blocking(move || store.write(|txn| put_meta(txn, VOTE, &vote)))
+            .await
+            .map_err(|error| error.during(ErrorSubject::Vote, ErrorVerb::Write))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        let vote = self.meta::<pb::Vote>(VOTE).and_then(|vote| match vote {
+            Some(vote) => Ok(Some(vote_from_pb(Some(&vote))?)),
+            None => Ok(None),
+        });
+        vote.map_err(|error| error.during(ErrorSubject::Vote, ErrorVerb::Read))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let Some(committed) = committed else {
+            return Ok(());
+        };
+        let store = self.clone();
+        blocking(move || store.save_committed_now(&committed))
+            .await
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Write))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        let committed = self.meta::<pb::LogId>(COMMITTED);
+        committed
+            .map(|committed| committed.as_ref().map(log_id_from_pb))
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Read))
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let store = self.clone();
+        blocking(move || store.append_now(&entries))
+            .await
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Write))?;
+        callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
+        let store = self.clone();
+        blocking(move || store.truncate_now(since.index))
+            .await
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Delete))
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        let store = self.clone();
+        blocking(move || store.purge_now(&upto))
+            .await
+            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Delete))
+    }
+}
+
+fn put_meta(txn: &WriteTransaction, name: &str, message: &impl Message) -> Result<(), StoreError> {
+    let mut meta = txn.open_table(META).map_err(database)?;
+    let row = to_row(message);
+    meta.insert(name, row.as_slice()).map_err(database)?;
+    Ok(())
+}
+
+const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
+const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta-1");
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
+const NODE_ID: &str = "node-id";
+/// Entries in one message between replicas; a single entry may be longer.
+const MAX_MESSAGE_ENTRIES_BYTES: usize = 1024 * 1024;

@@ -1,0 +1,264 @@
+use crate::codec::{
+    entry_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_to_pb,
+};
+use crate::config::ReplicaConfig;
+use crate::error::blocking;
+use crate::snapshot::SnapshotFile;
+use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
+use futures::Stream;
+use medanchor_anchor::BoxError;
+use medanchor_api::pb::raft::{self as pb, raft_service_client::RaftServiceClient};
+use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::Read;
+use std::time::Duration;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// The other nodes, with one lasting channel to each.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    clients: BTreeMap<NodeId, RaftServiceClient<Channel>>,
+    snapshot_deadline: Duration,
+}
+
+impl Peers {
+    pub(crate) fn new(config: &ReplicaConfig) -> Self {
+        let others = config
+            .members
+            .iter()
+            .filter(|member| member.node_id != config.node_id);
+        let clients = others.map(|member| {
+            let client = RaftServiceClient::new((config.channel)(member))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            (member.node_id, client)
+        });
+        Self {
+            clients: clients.collect(),
+            snapshot_deadline: config.snapshot_deadline,
+        }
+    }
+
+    /// Hands a submission to `leader`.
+    pub(crate) async fn propose(
+        &self,
+        leader: NodeId,
+        request: pb::ProposeRequest,
+        deadline: Duration,
+    ) -> Result<pb::ProposeResponse, BoxError> {
+        let mut client = self.client(leader)?;
+        let call = client.propose(with_deadline(request, deadline));
+        Ok(within(deadline, call).await?)
+    }
+
+    /// Asks `leader` what a read must see.
+    pub(crate) async fn read_index(
+        &self,
+        leader: NodeId,
+        deadline: Duration,
+    ) -> Result<u64, BoxError> {
+        let mut client = self.client(leader)?;
+        let call = client.read_index(with_deadline(pb::ReadIndexRequest {}, deadline));
+        Ok(within(deadline, call).await?.log_index)
+    }
+
+    fn client(&self, node_id: NodeId) -> Result<RaftServiceClient<Channel>, Status> {
+        self.clients
+            .get(&node_id)
+            .cloned()
+            .ok_or_else(|| Status::unavailable("not a member of the network"))
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, _: &()) -> Peer {
+        Peer {
+            target,
+            peers: self.clone(),
+        }
+    }
+}
+
+/// The way to one other node.
+pub(crate) struct Peer {
+    target: NodeId,
+    peers: Peers,
+}
+
+impl RaftNetwork<TypeConfig> for Peer {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, (), RaftError<NodeId>>> {
+        let request = pb::AppendEntriesRequest {
+            to: self.target,
+            vote: Some(vote_to_pb(&rpc.vote)),
+            prev_log_id: rpc.prev_log_id.as_ref().map(log_id_to_pb),
+            entries: rpc.entries.iter().map(entry_to_pb).collect(),
+            leader_commit: rpc.leader_commit.as_ref().map(log_id_to_pb),
+        };
+        let deadline = option.hard_ttl();
+        let answer = async {
+            let mut client = self.peers.client(self.target)?;
+            let call = client.append_entries(with_deadline(request, deadline));
+            append_response(&within(deadline, call).await?)
+        };
+        answer.await.map_err(|status| unreachable(&status).into())
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, RPCError<NodeId, (), RaftError<NodeId>>> {
+        let request = pb::VoteRequest {
+            to: self.target,
+            vote: Some(vote_to_pb(&rpc.vote)),
+            last_log_id: rpc.last_log_id.as_ref().map(log_id_to_pb),
+        };
+        let deadline = option.hard_ttl();
+        let answer = async {
+            let mut client = self.peers.client(self.target)?;
+            let call = client.vote(with_deadline(request, deadline));
+            let response = within(deadline, call).await?;
+            Ok(VoteResponse {
+                vote: vote_from_pb(response.vote.as_ref()).map_err(|error| invalid(&error))?,
+                vote_granted: response.granted,
+                last_log_id: response.last_log_id.as_ref().map(log_id_from_pb),
+            })
+        };
+        answer
+            .await
+            .map_err(|status: Status| unreachable(&status).into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        let header = pb::SnapshotHeader {
+            to: self.target,
+            vote: Some(vote_to_pb(&vote)),
+            size_bytes: snapshot.snapshot.size_bytes(),
+            sha256: snapshot.snapshot.sha256().to_vec(),
+            ..meta_to_pb(&snapshot.meta)
+        };
+        let deadline = self.peers.snapshot_deadline;
+        let answer = async {
+            let mut client = self.peers.client(self.target)?;
+            let parts = parts(header, &snapshot.snapshot);
+            let call = client.install_snapshot(with_deadline(parts, deadline));
+            let response = within(deadline, call).await?;
+            vote_from_pb(response.vote.as_ref()).map_err(|error| invalid(&error))
+        };
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            vote = answer => match vote {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(status) => Err(unreachable(&status).into()),
+            },
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(BACKOFF))
+    }
+}
+
+/// The header, then the file's bytes. When the file fails the stream ends early, and the receiver sees that
+/// bytes are missing.
+fn parts(
+    header: pb::SnapshotHeader,
+    snapshot: &SnapshotFile,
+) -> impl Stream<Item = pb::InstallSnapshotRequest> + use<> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+    let mut reader = snapshot.reader();
+    let send = move || {
+        let mut part = pb::install_snapshot_request::Part::Header(header);
+        while sender
+            .blocking_send(pb::InstallSnapshotRequest { part: Some(part) })
+            .is_ok()
+        {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            reader
+                .by_ref()
+                .take(CHUNK_BYTES as u64)
+                .read_to_end(&mut chunk)?;
+            if chunk.is_empty() {
+                break;
+            }
+            part = pb::install_snapshot_request::Part::Chunk(chunk);
+        }
+        Ok(())
+    };
+    tokio::spawn(async move {
+        if let Err(error) = blocking(send).await {
+            tracing::error!(%error, "a snapshot could not be read to its end");
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+fn append_response(
+    response: &pb::AppendEntriesResponse,
+) -> Result<AppendEntriesResponse<NodeId>, Status> {
+    use pb::append_entries_response::Outcome;
+    match &response.outcome {
+        Some(Outcome::Success(_)) => Ok(AppendEntriesResponse::Success),
+        Some(Outcome::PartialSuccess(id)) => Ok(AppendEntriesResponse::PartialSuccess(Some(
+            log_id_from_pb(id),
+        ))),
+        Some(Outcome::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
+        Some(Outcome::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(
+            vote_from_pb(Some(vote)).map_err(|error| invalid(&error))?,
+        )),
+        None => Err(Status::internal("the answer is empty")),
+    }
+}
+
+fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+/// The deadline holds for the time to connect, too.
+async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+    }
+}
+
+/// Whatever went wrong, openraft waits for [`BACKOFF`] before it tries again.
+fn unreachable(status: &Status) -> Unreachable {
+    Unreachable::from(AnyError::new(status))
+}
+
+fn invalid(error: &crate::CodecError) -> Status {
+    Status::internal(format!("the answer is invalid: {error}"))
+}
+
+/// The longest message between replicas: one entry may be a whole batch.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of a snapshot in one message.
+pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
+const CHUNKS_AHEAD: usize = 2;
+const BACKOFF: Duration = Duration::from_millis(200);

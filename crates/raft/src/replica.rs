@@ -1,0 +1,528 @@
+use crate::batcher::{Batcher, ProposeError, Proposed};
+use crate::config::ReplicaConfig;
+use crate::databases::Databases;
+use crate::error::{StoreError, blocking};
+use crate::log_store::LogStore;
+use crate::peers::Peers;
+use crate::reads::{self, Reads};
+use crate::rejection::rejection;
+use crate::state_store::{Applied, StateStore};
+use crate::status::{ReplicaStatus, Role, follow};
+use crate::types::{NodeId, Raft};
+use futures::future::BoxFuture;
+use medanchor_anchor::{
+    Append, AppendError, Appended, BoxError, Leaf, Read, ReadError, SignedStatement, Submission,
+    View,
+};
+use medanchor_api::pb::raft as pb;
+use openraft::error::{InitializeError, RaftError};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// This node's copy of the anchor log, kept equal to the other nodes' by Raft. Clones are handles to the
+/// same replica, which ends with the last of them, or at [`Replica::shutdown`].
+#[derive(Clone)]
+pub struct Replica(Arc<Inner>);
+
+struct Inner {
+    node_id: NodeId,
+    members: BTreeSet<NodeId>,
+    data_dir: PathBuf,
+    deadline: Duration,
+    raft: Raft,
+    state: StateStore,
+    peers: Peers,
+    batcher: Batcher,
+    reads: Reads,
+    status: watch::Receiver<ReplicaStatus>,
+    closing: watch::Sender<bool>,
+    batching: Mutex<Option<JoinHandle<()>>>,
+    failure: Arc<OnceLock<String>>,
+}
+
+/// Why a replica did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration contradicts itself.
+    #[error("configuration is not valid: {0}")]
+    Config(&'static str),
+    /// The data directory could not be read or written.
+    #[error("data directory cannot be used")]
+    Store(#[from] StoreError),
+    /// Raft could not start from what is stored.
+    #[error("raft could not start")]
+    Raft(#[source] BoxError),
+}
+
+/// Why the replica is no longer in service. The node must leave service too.
+#[derive(Debug, thiserror::Error)]
+#[error("replica stopped")]
+pub struct Stopped(#[source] BoxError);
+
+impl Replica {
+    /// Opens what the data directory holds and takes part in the network. A node that starts for the first
+    /// time waits for [`Replica::found`] on the founding node.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub async fn open(config: ReplicaConfig) -> Result<Self, OpenError> {
+        check(&config)?;
+        let dir = config.data_dir.clone();
+        let databases = blocking(move || Databases::open(&dir)).await?;
+        Self::open_with(config, databases).await
+    }
+
+    pub(crate) async fn open_with(
+        config: ReplicaConfig,
+        databases: Databases,
+    ) -> Result<Self, OpenError> {
+        let raft_config = Arc::new(raft_config(&config)?);
+        let (node_id, dir) = (config.node_id, config.data_dir.clone());
+        let (state, log, resumed) = blocking(move || {
+            let state = StateStore::open(databases.state, dir)?;
+            let log = LogStore::open(databases.log, node_id, state.clone())?;
+            let resumed = log.resumed(node_id)?;
+            Ok((state, log, resumed))
+        })
+        .await?;
+        let peers = Peers::new(&config);
+        let raft = Raft::new(node_id, raft_config, peers.clone(), log, state.clone())
+            .await
+            .map_err(|fatal| OpenError::Raft(fatal.into()))?;
+        let (reads, confirming) = Reads::new(raft.clone(), resumed);
+        tokio::spawn(confirming);
+        Ok(Self::start(config, raft, state, peers, reads))
+    }
+
+    fn start(
+        config: ReplicaConfig,
+        raft: Raft,
+        state: StateStore,
+        peers: Peers,
+        reads: Reads,
+    ) -> Self {
+        let closing = watch::Sender::new(false);
+        let failure = Arc::new(OnceLock::new());
+        let (batcher, batching) = Batcher::new(raft.clone(), config.clock, closing.subscribe());
+        let (status, following) = follow(raft.metrics(), state.applied());
+        tokio::spawn(following);
+        tokio::spawn(make_durable_task(
+            state.clone(),
+            raft.clone(),
+            closing.subscribe(),
+            Arc::clone(&failure),
+        ));
+        Self(Arc::new(Inner {
+            node_id: config.node_id,
+            members: config.members.iter().map(|member| member.node_id).collect(),
+            data_dir: config.data_dir,
+            deadline: config.deadline,
+            raft,
+            state,
+            peers,
+            batcher,
+            reads,
+            status,
+            closing,
+            batching: Mutex::new(Some(tokio::spawn(batching))),
+            failure,
+        }))
+    }
+
+    /// Founds the network with leaf 0, and waits until it is there: on the member with the lowest id. On
+    /// another member, and once the log is not empty, it does nothing; so every node may call it at every
+    /// start.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError::Rejected`] when the statement cannot found a network, [`AppendError::Stopped`].
+    /// While too few members can be reached it goes on trying.
+    pub async fn found(&self, founded: SignedStatement) -> Result<(), AppendError> {
+        if self.0.members.first() != Some(&self.0.node_id) {
+            return Ok(());
+        }
+        self.initialize().await?;
+        let submission = Submission {
+            signed: founded,
+            holds: Vec::new(),
+        };
+        while self.status().tree_size == 0 {
+            match self.append(submission.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(AppendError::Unavailable(error) | AppendError::OutcomeUnknown(error)) => {
+                    tracing::info!(%error, "the network is not founded yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the members known to Raft, once.
+    async fn initialize(&self) -> Result<(), AppendError> {
+        let raft = &self.0.raft;
+        let initialized = raft.is_initialized().await;
+        // Asked a second time, openraft would say no, and log that as an error.
+        if initialized.map_err(|error| AppendError::Stopped(error.into()))? {
+            return Ok(());
+        }
+        match raft.initialize(self.0.members.clone()).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(AppendError::Stopped(error.into())),
+        }
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.0.node_id
+    }
+
+    /// Whether `node_id` is a member of the network.
+    pub fn is_member(&self, node_id: NodeId) -> bool {
+        self.0.members.contains(&node_id)
+    }
+
+    /// What this replica does and knows now.
+    pub fn status(&self) -> ReplicaStatus {
+        *self.0.status.borrow()
+    }
+
+    /// What this replica does.
+    pub fn role(&self) -> Role {
+        self.status().role
+    }
+
+    /// The leader that this replica knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.status().leader
+    }
+
+    /// Tells whenever the role, the leader or the log changes.
+    pub fn watch(&self) -> watch::Receiver<ReplicaStatus> {
+        self.0.status.clone()
+    }
+
+    /// Resolves when this replica has stopped: it was shut down, or its disk failed and nobody knows what
+    /// is durable.
+    pub async fn stopped(&self) -> Stopped {
+        let mut metrics = self.0.raft.metrics();
+        // An error means that Raft is gone, which says the same.
+        drop(metrics.wait_for(|now| now.running_state.is_err()).await);
+        if let Some(failure) = self.0.failure.get() {
+            return Stopped(failure.clone().into());
+        }
+        let reason = metrics.borrow().running_state.clone();
+        match reason {
+            Err(fatal) => Stopped(fatal.into()),
+            Ok(()) => Stopped("raft ended without a reason".into()),
+        }
+    }
+
+    /// Takes nothing new, answers what waits, makes the state durable and stops.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be made durable. The log is, so that nothing is lost.
+    pub async fn shutdown(&self) -> Result<(), StoreError> {
+        self.0.closing.send_replace(true);
+        let batching = self.0.batching.lock().await.take();
+        if let Some(batching) = batching {
+            // Without a quorum what waits gets no answer; it is not waited for without end.
+            let _drained = timeout(self.0.deadline, batching).await;
+        }
+        self.0.raft.shutdown().await?;
+        let state = self.0.state.clone();
+        blocking(move || state.make_durable()).await
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.0.raft
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.0.data_dir
+    }
+
+    /// Proposes on this node, which must lead.
+    pub(crate) async fn propose(&self, submission: Submission) -> Result<Proposed, ProposeError> {
+        let status = self.status();
+        match status.role {
+            Role::Leader => self.0.batcher.propose(submission).await,
+            Role::Stopped => Err(ProposeError::Stopped("raft has stopped".into())),
+            _ => Err(ProposeError::NotLeader(status.leader)),
+        }
+    }
+
+    /// The index that a read must have applied; this node must lead.
+    pub(crate) async fn read_index(&self) -> Result<u64, reads::ReadError> {
+        self.0.reads.read_index().await
+    }
+
+    async fn append_until(
+        &self,
+        submission: Submission,
+        deadline: Instant,
+    ) -> Result<Appended, AppendError> {
+        let mut attempt = Attempt::new(&submission);
+        let proposed = loop {
+            let leader = attempt.redirect.take().or(self.leader());
+            let answer = match leader {
+                Some(leader) => {
+                    self.propose_at(leader, &submission, &attempt, deadline)
+                        .await
+                }
+                None => Err(ProposeError::NotLeader(None)),
+            };
+            match answer {
+                Ok(proposed) => break proposed,
+                Err(ProposeError::Rejected(code)) => return Err(AppendError::Rejected(code)),
+                Err(ProposeError::Stopped(error)) => return Err(AppendError::Stopped(error)),
+                Err(ProposeError::Overloaded) if attempt.unknown.is_none() => {
+                    return Err(AppendError::Overloaded);
+                }
+                Err(ProposeError::Overloaded) => {}
+                Err(ProposeError::NotLeader(hint)) => attempt.follow(hint, leader),
+                Err(ProposeError::Unknown(error)) => attempt.unknown = Some(error),
+            }
+            if Instant::now() >= deadline {
+                return Err(attempt.give_up());
+            }
+            if attempt.redirect.is_none() {
+                self.pause(leader, deadline).await;
+            }
+        };
+        match self.applied(proposed.log_index, deadline).await {
+            Ok(()) => Ok(proposed.appended),
+            Err(ReadError::Stopped(error)) => Err(AppendError::Stopped(error)),
+            Err(ReadError::Unavailable(error)) => Err(AppendError::OutcomeUnknown(error)),
+        }
+    }
+
+    async fn propose_at(
+        &self,
+        leader: NodeId,
+        submission: &Submission,
+        attempt: &Attempt,
+        deadline: Instant,
+    ) -> Result<Proposed, ProposeError> {
+        if leader == self.0.node_id {
+            return timeout_at(deadline, self.propose(submission.clone()))
+                .await
+                .unwrap_or_else(|elapsed| Err(ProposeError::Unknown(elapsed.into())));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = attempt.request.clone();
+        match self.0.peers.propose(leader, request, left).await {
+            Ok(response) => proposed(response),
+            Err(error) => Err(ProposeError::Unknown(error)),
+        }
+    }
+
+    async fn barrier_until(&self, deadline: Instant) -> Result<(), ReadError> {
+        loop {
+            let leader = self.leader();
+            let answer = match leader {
+                None => Err("no leader is known".into()),
+                Some(leader) if leader == self.0.node_id => match self.read_index().await {
+                    Err(reads::ReadError::Stopped) => {
+                        return Err(ReadError::Stopped("raft has stopped".into()));
+                    }
+                    Err(reads::ReadError::Unconfirmed) => {
+                        Err(BoxError::from("not confirmed as the leader"))
+                    }
+                    Ok(log_index) => Ok(log_index),
+                },
+                Some(leader) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.0.peers.read_index(leader, left).await
+                }
+            };
+            match answer {
+                Ok(log_index) => return self.applied(log_index, deadline).await,
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(ReadError::Unavailable(error));
+                }
+                Err(_) => self.pause(leader, deadline).await,
+            }
+        }
+    }
+
+    /// Waits until this replica has applied the entry.
+    async fn applied(&self, log_index: u64, deadline: Instant) -> Result<(), ReadError> {
+        let mut applied = self.0.state.applied();
+        let reached = applied.wait_for(|now: &Applied| now.log_index >= Some(log_index));
+        tokio::select! {
+            reached = timeout_at(deadline, reached) => match reached {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(closed)) => Err(ReadError::Stopped(closed.into())),
+                Err(elapsed) => Err(ReadError::Unavailable(elapsed.into())),
+            },
+            stopped = self.stopped() => Err(ReadError::Stopped(stopped.into())),
+        }
+    }
+
+    /// Before another try: until another node leads, or a little while.
+    async fn pause(&self, leader: Option<NodeId>, deadline: Instant) {
+        let mut status = self.watch();
+        let changed = status.wait_for(|now| now.leader != leader || now.role == Role::Stopped);
+        let until = deadline.min(Instant::now() + RETRY_PAUSE);
+        // Either way it is time to try again.
+        drop(timeout_at(until, changed).await);
+    }
+}
+
+impl Append for Replica {
+    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<Appended, AppendError>> {
+        let deadline = Instant::now() + self.0.deadline;
+        Box::pin(self.append_until(submission, deadline))
+    }
+}
+
+impl Read for Replica {
+    fn view(&self) -> Result<Box<dyn View + Send + '_>, ReadError> {
+        match self.0.state.view() {
+            Ok(view) => Ok(Box::new(view)),
+            Err(error) => Err(ReadError::Stopped(error.into())),
+        }
+    }
+
+    fn barrier(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        let deadline = Instant::now() + self.0.deadline;
+        Box::pin(async move {
+            timeout_at(deadline, self.barrier_until(deadline))
+                .await
+                .unwrap_or_else(|elapsed| Err(ReadError::Unavailable(elapsed.into())))
+        })
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("node_id", &self.0.node_id)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known while one submission is tried on one node after another.
+struct Attempt {
+    request: pb::ProposeRequest,
+    /// The node that the last one named.
+    redirect: Option<NodeId>,
+    redirects: u32,
+    /// Once an answer was lost, nobody knows whether the statement is recorded.
+    unknown: Option<BoxError>,
+}
+
+impl Attempt {
+    fn new(submission: &Submission) -> Self {
+        Self {
+            request: submission.into(),
+            redirect: None,
+            redirects: 0,
+            unknown: None,
+        }
+    }
+
+    /// Goes where the answer points, a few times: then whoever was asked does not know either.
+    fn follow(&mut self, hint: Option<NodeId>, asked: Option<NodeId>) {
+        if hint != asked && self.redirects < MAX_REDIRECTS {
+            self.redirects = self.redirects.saturating_add(1);
+            self.redirect = hint;
+        }
+    }
+
+    fn give_up(self) -> AppendError {
+        match self.unknown {
+            Some(error) => AppendError::OutcomeUnknown(error),
+            None => AppendError::Unavailable("no leader is known".into()),
+        }
+    }
+}
+
+fn proposed(response: pb::ProposeResponse) -> Result<Proposed, ProposeError> {
+    use pb::propose_response::Outcome;
+    match response.outcome {
+        Some(Outcome::Appended(appended)) => match Leaf::from_bytes(&appended.leaf) {
+            Ok(leaf) => Ok(Proposed {
+                appended: Appended {
+                    index: appended.leaf_index,
+                    leaf,
+                },
+                log_index: appended.log_index,
+            }),
+            Err(error) => Err(ProposeError::Unknown(error.into())),
+        },
+        Some(Outcome::Rejected(code)) => Err(ProposeError::Rejected(rejection(&code))),
+        Some(Outcome::LeaderNodeId(0)) => Err(ProposeError::NotLeader(None)),
+        Some(Outcome::LeaderNodeId(leader)) => Err(ProposeError::NotLeader(Some(leader))),
+        Some(Outcome::Overloaded(_)) => Err(ProposeError::Overloaded),
+        None => Err(ProposeError::Unknown("the answer is empty".into())),
+    }
+}
+
+/// Makes the state durable now and then, so that a restart has little to apply again.
+async fn make_durable_task(
+    state: StateStore,
+    raft: Raft,
+    mut closing: watch::Receiver<bool>,
+    failure: Arc<OnceLock<String>>,
+) {
+    while timeout(DURABLE_EVERY, closing.wait_for(|closing| *closing))
+        .await
+        .is_err()
+    {
+        let state = state.clone();
+        if let Err(error) = blocking(move || state.make_durable()).await {
+            tracing::error!(%error, "the state cannot be made durable");
+            // Only the first failure is the reason.
+            let _known = failure.set(error.to_string());
+            // It cannot fail: openraft's signature keeps an error that it no longer gives.
+            let _stopped = raft.shutdown().await;
+            return;
+        }
+    }
+}
+
+fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
+    let ids: BTreeSet<NodeId> = config.members.iter().map(|member| member.node_id).collect();
+    if ids.len() != config.members.len() || ids.contains(&0) {
+        return Err(OpenError::Config("node ids must be different, from 1"));
+    }
+    if !ids.contains(&config.node_id) {
+        return Err(OpenError::Config("this node is not a member"));
+    }
+    Ok(())
+}
+
+fn raft_config(config: &ReplicaConfig) -> Result<openraft::Config, OpenError> {
+    let millis = |time: Duration| {
+        u64::try_from(time.as_millis()).map_err(|_| OpenError::Config("a time is too long"))
+    };
+    let (soonest, latest) = config.election;
+    openraft::Config {
+        cluster_name: "medanchor".to_owned(),
+        heartbeat_interval: millis(config.heartbeat)?,
+        election_timeout_min: millis(soonest)?,
+        election_timeout_max: millis(latest)?,
+        install_snapshot_timeout: millis(config.snapshot_deadline)?,
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_every),
+        max_in_snapshot_log_to_keep: config.keep_entries,
+        replication_lag_threshold: config.snapshot_every.saturating_add(config.keep_entries),
+        ..openraft::Config::default()
+    }
+    .validate()
+    .map_err(|_| OpenError::Config("heartbeats must be more frequent than elections"))
+}
+
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const MAX_REDIRECTS: u32 = 3;
+const DURABLE_EVERY: Duration = Duration::from_millis(500);

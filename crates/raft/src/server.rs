@@ -1,0 +1,288 @@
+use crate::batcher::{ProposeError, Proposed};
+use crate::codec::{
+    entry_from_pb, log_id_from_pb, log_id_to_pb, meta_from_pb, vote_from_pb, vote_to_pb,
+};
+use crate::error::{StoreError, blocking};
+use crate::peers::CHUNK_BYTES;
+use crate::reads::ReadError;
+use crate::replica::Replica;
+use crate::snapshot::SnapshotFile;
+use crate::types::{NodeId, Snapshot, Vote};
+use medanchor_anchor::Submission;
+use medanchor_api::pb::raft::{self as pb, raft_service_server::RaftService};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tonic::{Extensions, Request, Response, Status, Streaming};
+
+/// Serves a replica to the other nodes.
+///
+/// Messages that are meant for another node are refused, and so are those of a caller that is not the node
+/// it speaks for. Register it with [`RaftServer::into_service`].
+pub struct RaftServer {
+    replica: Replica,
+    caller: Caller,
+    /// One snapshot at a time: each takes disk space before it is known to be good.
+    receiving: Arc<Semaphore>,
+}
+
+/// Says which node makes a call, by what the connection proved (the peer's certificate, in the request's
+/// extensions). `None`: no member of the network.
+pub type Caller = Arc<dyn Fn(&Extensions) -> Option<NodeId> + Send + Sync>;
+
+/// The generated server around a [`RaftServer`].
+pub type RaftServiceServer = pb::raft_service_server::RaftServiceServer<RaftServer>;
+
+impl RaftServer {
+    /// A server for `replica`. `caller` is asked about every call.
+    pub fn new(replica: Replica, caller: Caller) -> Self {
+        Self {
+            replica,
+            caller,
+            receiving: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// The tonic service, with the message size that replicas need.
+    pub fn into_service(self) -> RaftServiceServer {
+        RaftServiceServer::new(self)
+            .max_decoding_message_size(crate::peers::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(crate::peers::MAX_MESSAGE_BYTES)
+    }
+
+    /// The member that makes the call.
+    fn member(&self, extensions: &Extensions) -> Result<NodeId, Status> {
+        (self.caller)(extensions)
+            .filter(|node_id| self.replica.is_member(*node_id))
+            .ok_or_else(|| Status::permission_denied("not a member of the network"))
+    }
+
+    /// The vote in a message of Raft itself, which must come from the node that it names and be meant for
+    /// this one.
+    fn vote_of(
+        &self,
+        extensions: &Extensions,
+        to: NodeId,
+        vote: Option<&pb::Vote>,
+    ) -> Result<Vote, Status> {
+        let caller = self.member(extensions)?;
+        let vote = vote_from_pb(vote).map_err(malformed)?;
+        if vote.leader_id.node_id != caller {
+            return Err(Status::permission_denied("the vote is another node's"));
+        }
+        if to != self.replica.node_id() {
+            return Err(Status::failed_precondition("meant for another node"));
+        }
+        Ok(vote)
+    }
+}
+
+impl fmt::Debug for RaftServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftServer")
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
+    }
+}
+
+#[tonic::async_trait]
+impl RaftService for RaftServer {
+    async fn append_entries(
+        &self,
+        request: Request<pb::AppendEntriesRequest>,
+    ) -> Result<Response<pb::AppendEntriesResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let vote = self.vote_of(&extensions, message.to, message.vote.as_ref())?;
+        let entries = message.entries.into_iter().map(entry_from_pb);
+        let rpc = AppendEntriesRequest {
+            vote,
+            prev_log_id: message.prev_log_id.as_ref().map(log_id_from_pb),
+            entries: entries.collect::<Result<_, _>>().map_err(malformed)?,
+            leader_commit: message.leader_commit.as_ref().map(log_id_from_pb),
+        };
+        let answer = self.replica.raft().append_entries(rpc).await;
+        let outcome = append_outcome(&answer.map_err(stopped)?);
+        Ok(Response::new(pb::AppendEntriesResponse { outcome }))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let vote = self.vote_of(&extensions, message.to, message.vote.as_ref())?;
+        let last_log_id = message.last_log_id.as_ref().map(log_id_from_pb);
+        let rpc = VoteRequest::new(vote, last_log_id);
+        let answer = self.replica.raft().vote(rpc).await.map_err(stopped)?;
+        Ok(Response::new(pb::VoteResponse {
+            vote: Some(vote_to_pb(&answer.vote)),
+            granted: answer.vote_granted,
+            last_log_id: answer.last_log_id.as_ref().map(log_id_to_pb),
+        }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
+        let (_, extensions, mut parts) = request.into_parts();
+        self.member(&extensions)?;
+        let _receiving = self
+            .receiving
+            .try_acquire()
+            .map_err(|_| Status::resource_exhausted("another snapshot is being received"))?;
+        let Some(pb::install_snapshot_request::Part::Header(header)) =
+            next_part(&mut parts).await?
+        else {
+            return Err(Status::invalid_argument("the header comes first"));
+        };
+        let vote = self.vote_of(&extensions, header.to, header.vote.as_ref())?;
+        let file = self.receive(&mut parts, header.size_bytes).await?;
+        let snapshot = blocking(move || check(file, &header))
+            .await
+            .map_err(|error| damaged(&error))?;
+        let raft = self.replica.raft();
+        let answer = raft.install_full_snapshot(vote, snapshot).await;
+        Ok(Response::new(pb::InstallSnapshotResponse {
+            vote: Some(vote_to_pb(&answer.map_err(stopped)?.vote)),
+        }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        self.member(&extensions)?;
+        let submission = Submission::try_from(message).map_err(malformed)?;
+        let outcome = propose_outcome(self.replica.propose(submission).await)?;
+        Ok(Response::new(pb::ProposeResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        self.member(request.extensions())?;
+        match self.replica.read_index().await {
+            Ok(log_index) => Ok(Response::new(pb::ReadIndexResponse { log_index })),
+            Err(ReadError::Unconfirmed) => Err(Status::unavailable("not confirmed as the leader")),
+            Err(ReadError::Stopped) => Err(Status::unavailable("the replica has stopped")),
+        }
+    }
+}
+
+impl RaftServer {
+    /// Writes the chunks to a file without a name, which a crash leaves no trace of.
+    async fn receive(
+        &self,
+        parts: &mut Streaming<pb::InstallSnapshotRequest>,
+        size_bytes: u64,
+    ) -> Result<File, Status> {
+        let dir = self.replica.data_dir().to_owned();
+        let mut file = blocking(move || Ok(tempfile::tempfile_in(dir)?))
+            .await
+            .map_err(|error| damaged(&error))?;
+        let mut missing = size_bytes;
+        while let Some(part) = next_part(parts).await? {
+            let pb::install_snapshot_request::Part::Chunk(chunk) = part else {
+                return Err(Status::invalid_argument("the header comes once"));
+            };
+            missing = missing
+                .checked_sub(chunk.len() as u64)
+                .filter(|_| chunk.len() <= CHUNK_BYTES)
+                .ok_or_else(|| Status::invalid_argument("more bytes than announced"))?;
+            file = blocking(move || {
+                file.write_all(&chunk)?;
+                Ok(file)
+            })
+            .await
+            .map_err(|error| damaged(&error))?;
+        }
+        if missing == 0 {
+            Ok(file)
+        } else {
+            Err(Status::data_loss("bytes are missing"))
+        }
+    }
+}
+
+async fn next_part(
+    parts: &mut Streaming<pb::InstallSnapshotRequest>,
+) -> Result<Option<pb::install_snapshot_request::Part>, Status> {
+    match parts.message().await? {
+        None => Ok(None),
+        Some(request) => match request.part {
+            Some(part) => Ok(Some(part)),
+            None => Err(Status::invalid_argument("an empty part")),
+        },
+    }
+}
+
+/// Whether the file is the snapshot that the header announces.
+fn check(file: File, header: &pb::SnapshotHeader) -> Result<Snapshot, StoreError> {
+    let (meta, file) = SnapshotFile::verify(file)?;
+    if file.sha256().as_slice() != header.sha256 || meta != meta_from_pb(header)? {
+        return Err(StoreError::Snapshot("not what the header announces"));
+    }
+    Ok(Snapshot {
+        meta,
+        snapshot: Box::new(file),
+    })
+}
+
+fn append_outcome(
+    answer: &AppendEntriesResponse<NodeId>,
+) -> Option<pb::append_entries_response::Outcome> {
+    use pb::append_entries_response::Outcome;
+    match answer {
+        AppendEntriesResponse::Success => Some(Outcome::Success(pb::Success {})),
+        AppendEntriesResponse::PartialSuccess(id) => id
+            .as_ref()
+            .map(|id| Outcome::PartialSuccess(log_id_to_pb(id))),
+        AppendEntriesResponse::Conflict => Some(Outcome::Conflict(pb::Conflict {})),
+        AppendEntriesResponse::HigherVote(vote) => Some(Outcome::HigherVote(vote_to_pb(vote))),
+    }
+}
+
+fn propose_outcome(
+    answer: Result<Proposed, ProposeError>,
+) -> Result<pb::propose_response::Outcome, Status> {
+    use pb::propose_response::Outcome;
+    match answer {
+        Ok(proposed) => Ok(Outcome::Appended(pb::Appended {
+            leaf_index: proposed.appended.index,
+            leaf: proposed.appended.leaf.to_bytes(),
+            log_index: proposed.log_index,
+        })),
+        Err(ProposeError::Rejected(code)) => Ok(Outcome::Rejected(code.to_owned())),
+        Err(ProposeError::NotLeader(leader)) => {
+            Ok(Outcome::LeaderNodeId(leader.unwrap_or_default()))
+        }
+        Err(ProposeError::Overloaded) => Ok(Outcome::Overloaded(pb::Overloaded {})),
+        Err(ProposeError::Unknown(error)) => {
+            tracing::warn!(%error, "the outcome of a proposal is unknown");
+            Err(Status::unknown("outcome unknown"))
+        }
+        Err(ProposeError::Stopped(_)) => Err(Status::unavailable("the replica has stopped")),
+    }
+}
+
+fn malformed(error: impl std::error::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::error::Error) -> Status {
+    tracing::debug!(%error, "a message came after the replica stopped");
+    Status::unavailable("the replica has stopped")
+}
+
+fn damaged(error: &StoreError) -> Status {
+    tracing::warn!(%error, "a snapshot could not be received");
+    Status::data_loss("the snapshot could not be received")
+}

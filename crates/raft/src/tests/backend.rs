@@ -1,0 +1,97 @@
+use redb::StorageBackend;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A disk in memory that counts its syncs, may fail them, and remembers what a power loss would leave.
+/// Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk(Arc<Mutex<Bytes>>);
+
+#[derive(Debug, Default)]
+struct Bytes {
+    written: Vec<u8>,
+    durable: Vec<u8>,
+    syncs: u64,
+    failure: Option<SyncFailure>,
+}
+
+/// How a sync fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyncFailure {
+    /// Nothing of it reaches the disk.
+    Lost,
+    /// All of it reaches the disk, and still it fails.
+    Persisted,
+}
+
+impl Disk {
+    /// A disk that holds what this one would hold after a power loss.
+    pub(crate) fn after_power_loss(&self) -> Self {
+        let durable = self.lock().durable.clone();
+        Self(Arc::new(Mutex::new(Bytes {
+            written: durable.clone(),
+            durable,
+            ..Bytes::default()
+        })))
+    }
+
+    /// Syncs that succeeded.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.lock().syncs
+    }
+
+    /// From now on every sync fails.
+    pub(crate) fn fail(&self, failure: SyncFailure) {
+        self.lock().failure = Some(failure);
+    }
+
+    pub(crate) fn database(&self) -> redb::Database {
+        redb::Database::builder()
+            .create_with_backend(self.clone())
+            .unwrap()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bytes> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.lock().written.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let from = usize::try_from(offset).unwrap();
+        let bytes = self.lock();
+        let found = bytes.written.get(from..from + out.len());
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.lock().written.resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut bytes = self.lock();
+        if bytes.failure != Some(SyncFailure::Lost) {
+            bytes.durable = bytes.written.clone();
+        }
+        match bytes.failure {
+            Some(_) => Err(io::Error::other("the disk fails")),
+            None => {
+                bytes.syncs += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let from = usize::try_from(offset).unwrap();
+        let mut bytes = self.lock();
+        bytes.written[from..from + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+use super::backend::SyncFailure;
+use super::cluster::{Cluster, append, assert_holds, founded, submission};
+use crate::{MemberAddress, OpenError, Replica, ReplicaConfig, Role};
+use futures::future::join_all;
+use medanchor_anchor::testing::BEGINNING;
+use medanchor_anchor::{Append, AppendError, Read, ReadError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[tokio::test]
+async fn every_acknowledged_append_was_synced() {
+    let cluster = Cluster::founded(1, usual).await;
+    let node = &cluster.nodes[&1];
+    for n in 0..10 {
+        let before = node.log.syncs();
+        append(&node.replica, std::iter::once(format!("person-{n}"))).await;
+        assert!(node.log.syncs() > before, "append {n}");
+    }
+}
+
+#[tokio::test]
+async fn concurrent_appends_share_entries_of_the_log() {
+    let cluster = Cluster::founded(1, usual).await;
+    let node = &cluster.nodes[&1];
+    let (syncs, entries) = (node.log.syncs(), node.replica.status().applied.unwrap());
+    let submissions = (0..500).map(|n| node.replica.append(submission(&format!("person-{n}"))));
+    let acknowledged: Vec<_> = join_all(submissions)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let entries = node.replica.status().applied.unwrap() - entries;
+    assert!(entries <= 10, "{entries} entries for 500 statements");
+    assert!(node.log.syncs() - syncs <= 2 * entries);
+    assert_holds(&node.replica, &acknowledged);
+}
+
+#[tokio::test]
+async fn queue_of_waiting_submissions_is_bounded() {
+    let cluster = Cluster::founded(1, usual).await;
+    let replica = cluster.replica(1);
+    let answers = join_all((0..5000).map(|_| replica.append(submission("ada")))).await;
+    let overloaded = answers
+        .iter()
+        .filter(|answer| matches!(answer, Err(AppendError::Overloaded)));
+    let acknowledged = answers.iter().filter(|answer| answer.is_ok());
+    assert!(overloaded.count() > 0);
+    assert!(acknowledged.count() >= 4096);
+}
+
+#[tokio::test]
+async fn failed_sync_of_the_log_stops_the_replica() {
+    for failure in [SyncFailure::Lost, SyncFailure::Persisted] {
+        let mut cluster = Cluster::founded(1, usual).await;
+        let acknowledged = append(cluster.replica(1), names()).await;
+        cluster.nodes[&1].log.fail(failure);
+
+        let replica = cluster.replica(1);
+        let answer = replica.append(submission("lost")).await;
+        assert!(
+            matches!(answer, Err(AppendError::Stopped(_))),
+            "{failure:?}: {answer:?}"
+        );
+        let reason = std::error::Error::source(&replica.stopped().await)
+            .unwrap()
+            .to_string();
+        assert!(reason.contains("Write"), "{failure:?}: {reason}");
+        replica.wait(|now| now.role == Role::Stopped).await;
+        let read = replica.barrier().await;
+        assert!(matches!(read, Err(ReadError::Stopped(_))), "{read:?}");
+
+        // Whether the disk kept the statement or not, saying it again is safe.
+        let remains = cluster.kill(1).await;
+        cluster.start(1, remains).await;
+        let again = cluster.replica(1).append(submission("lost")).await.unwrap();
+        let third = cluster.replica(1).append(submission("lost")).await.unwrap();
+        assert_eq!(again, third, "{failure:?}");
+        assert_holds(cluster.replica(1), &acknowledged);
+        assert_eq!(cluster.replica(1).status().tree_size, again.index + 1);
+    }
+}
+
+#[tokio::test]
+async fn failed_sync_of_the_state_stops_the_replica() {
+    let mut cluster = Cluster::founded(1, usual).await;
+    let acknowledged = append(cluster.replica(1), names()).await;
+    cluster.nodes[&1].state.fail(SyncFailure::Lost);
+    append(cluster.replica(1), std::iter::once("more".to_owned())).await;
+    // The state is made durable now and then: that fails.
+    cluster.replica(1).stopped().await;
+
+    let remains = cluster.kill(1).await;
+    cluster.start(1, remains).await;
+    cluster.replica(1).barrier().await.unwrap();
+    assert_holds(cluster.replica(1), &acknowledged);
+}
+
+#[tokio::test]
+async fn shutdown_answers_what_waits_and_makes_the_state_durable() {
+    let mut cluster = Cluster::founded(1, usual).await;
+    let replica = cluster.replica(1).clone();
+    let waiting = join_all((0..50).map(|n| replica.append(submission(&format!("person-{n}")))));
+    let (answers, shutdown) = tokio::join!(waiting, replica.shutdown());
+    shutdown.unwrap();
+    let mut acknowledged = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(appended) => acknowledged.push(appended),
+            Err(error) => assert!(matches!(error, AppendError::Stopped(_)), "{error:?}"),
+        }
+    }
+    assert!(matches!(
+        replica.append(submission("late")).await,
+        Err(AppendError::Stopped(_))
+    ));
+    let remains = cluster.kill(1).await;
+    cluster.start(1, remains).await;
+    // Nothing has to be applied again.
+    assert_holds(cluster.replica(1), &acknowledged);
+}
+
+#[test]
+fn replica_finds_its_files_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("replica");
+    // A runtime of its own for each start: all that holds the files ends with it.
+    let run = || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let replica = Replica::open(alone(data_dir.clone())).await.unwrap();
+            replica.found(founded()).await.unwrap();
+            let appended = replica.append(submission("ada")).await.unwrap();
+            replica.shutdown().await.unwrap();
+            (appended, replica.status().tree_size)
+        })
+    };
+    assert_eq!(run(), run());
+}
+
+#[tokio::test]
+async fn open_refuses_a_configuration_that_contradicts_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let usual = alone(dir.path().to_owned());
+    let stranger = ReplicaConfig {
+        node_id: 2,
+        ..usual.clone()
+    };
+    let twice = ReplicaConfig {
+        members: [usual.members.clone(), usual.members.clone()].concat(),
+        ..usual.clone()
+    };
+    let slow_heartbeat = ReplicaConfig {
+        heartbeat: Duration::from_secs(3),
+        ..usual
+    };
+    for config in [stranger, twice, slow_heartbeat] {
+        let answer = Replica::open(config).await;
+        assert!(matches!(answer, Err(OpenError::Config(_))), "{answer:?}");
+    }
+}
+
+/// The only node of a network.
+fn alone(data_dir: PathBuf) -> ReplicaConfig {
+    let member = MemberAddress {
+        node_id: 1,
+        address: "127.0.0.1:1".to_owned(),
+    };
+    let channel = |_: &MemberAddress| unreachable!("there is no other node");
+    ReplicaConfig::new(
+        1,
+        vec![member],
+        data_dir,
+        Arc::new(channel),
+        Arc::new(|| BEGINNING),
+    )
+}
+
+fn usual(_: &mut ReplicaConfig) {}
+
+fn names() -> impl Iterator<Item = String> {
+    (0..5).map(|n| format!("person-{n}"))
+}

@@ -1,0 +1,7 @@
+mod backend;
+mod cluster;
+mod codec;
+mod disk;
+mod network;
+mod server;
+mod store;

@@ -1,0 +1,46 @@
+use crate::snapshot::SnapshotFile;
+use bytes::Bytes;
+use medanchor_anchor::Applied;
+use std::fmt;
+// The macro names it in a default that is not used.
+#[expect(unused_imports, reason = "named by `declare_raft_types` only")]
+use std::io::Cursor;
+
+/// Id of a replica, from 1, as the founding statement gives it. Never used twice: a node that lost its
+/// disk comes back under a new id.
+pub type NodeId = u64;
+
+openraft::declare_raft_types!(
+    /// The types that this crate fills into openraft.
+    pub(crate) TypeConfig:
+        D = Proposal,
+        R = Response,
+        NodeId = NodeId,
+        Node = (),
+        Entry = openraft::Entry<TypeConfig>,
+        SnapshotData = SnapshotFile,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig>;
+pub(crate) type Entry = openraft::Entry<TypeConfig>;
+pub(crate) type LogId = openraft::LogId<NodeId>;
+pub(crate) type Membership = openraft::Membership<NodeId, ()>;
+pub(crate) type StoredMembership = openraft::StoredMembership<NodeId, ()>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<NodeId, ()>;
+pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
+pub(crate) type StorageError = openraft::StorageError<NodeId>;
+pub(crate) type Vote = openraft::Vote<NodeId>;
+
+/// What an entry carries: the canonical bytes of an [`medanchor_anchor::Batch`].
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proposal(pub(crate) Bytes);
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proposal({} bytes)", self.0.len())
+    }
+}
+
+/// What became of each statement of a batch, in order. Empty when the entry carries no batch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Response(pub(crate) Vec<Applied>);

@@ -1,0 +1,404 @@
+"""What `run` runs: a network, four records, and what others' tools make of them.
+
+It prints one line for each thing that was shown, and at the end how many.
+"""
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dag_cbor
+
+from blocks import cid_of, name_of
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parent / "data"
+ECG, SMALL = DATA / "mitbih208x.dat", DATA / "mitbih208x.hea"
+OPERATOR = Path("hospital-a", "operator")
+NODES = ("hospital-a", "hospital-b", "hospital-c")
+NOT_VERIFIED = 4
+STEP_SECONDS = 120
+# More than 1024 chunks of 64 KiB.
+LARGE_BYTES = 68_000_000
+
+
+class Failed(Exception):
+    """Something was not shown."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", type=Path, required=True, help="the testnet's program")
+    parser.add_argument("--folder", type=Path, required=True, help="temporary folder, removed at the end")
+    args = parser.parse_args()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    network = Network(args.program, args.folder / "network")
+    report = Report()
+    try:
+        show(network, args.folder, report)
+    except KeyboardInterrupt:
+        report.fail("interrupted", "stopped before the end")
+    finally:
+        # A second Ctrl-C must not leave nodes behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        network.stop()
+        if report.failed:
+            network.print_complaints()
+        shutil.rmtree(args.folder, ignore_errors=True)
+    print(f"{report.passed} passed, {report.failed} failed", flush=True)
+    sys.exit(report.failed > 0)
+
+
+def interrupt(_number, _frame) -> None:
+    raise KeyboardInterrupt
+
+
+def show(network: "Network", folder: Path, report: "Report") -> None:
+    report.step("the commands pass their own tests", own_tests)
+    if not report.step("three hospitals and a regulator run", network.start):
+        return
+    people = People(network)
+    if not report.step("a device and a researcher are enrolled, a patient consents", people.enrol):
+        return
+    records = Records(people, folder)
+    if not report.step("four records are sealed, anchored and released", records.make):
+        return
+    tools = Tools(network, people, folder)
+    report.step("Python gRPC: health by reflection, a receipt verified", lambda: tools.read_receipt(records.ecg))
+    for record in records.all():
+        report.step(f"Python opens {record.what} from its blocks and a wrap", lambda: tools.open(record))
+    report.step("Python refuses a record with one changed bit", lambda: tools.refuse_changed_block(records.ecg))
+    for name, verifier in (("aics-tlog", tools.aics), ("Go x/mod/sumdb", tools.go)):
+        report.step(f"{name} verifies the receipt", lambda: tools.verify(verifier, records.ecg))
+        report.step(f"{name} refuses tampered receipts", lambda: tools.refuse_tampered(verifier, records.ecg))
+    kubo = Kubo(network, folder)
+    if report.step("nodes restart with a Kubo node among their peers", kubo.introduce):
+        for record in records.all():
+            report.step(f"Kubo pins {record.what}, all blocks", lambda: kubo.pin(record))
+        report.step("a node of ours fetches a block that Kubo alone has", lambda: kubo.give(tools))
+
+
+def own_tests() -> str:
+    ran = run([sys.executable, "-m", "unittest", "discover", "--start-directory", HERE])
+    ensure(ran.returncode == 0, ran.stderr)
+    return next(line for line in ran.stderr.splitlines() if line.startswith("Ran "))
+
+
+class Report:
+    """Counts and prints what was shown."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def step(self, what: str, act: Callable[[], str | None]) -> bool:
+        began = time.monotonic()
+        try:
+            said = act()
+        except Failed as error:
+            self.fail(what, str(error))
+            return False
+        except Exception as error:  # Whatever one step meets, the others go on and the count is right.
+            self.fail(what, f"{type(error).__name__}: {error}")
+            return False
+        self.passed += 1
+        took = f"{time.monotonic() - began:.1f} s"
+        print(f"ok {what} ({took}{': ' + said if said else ''})", flush=True)
+        return True
+
+    def fail(self, what: str, why: str) -> None:
+        self.failed += 1
+        print(f"FAILED {what}: {why}", flush=True)
+
+
+class Network:
+    """Three hospitals and a regulator, each a process."""
+
+    def __init__(self, program: Path, folder: Path):
+        self.program, self.folder = program, folder
+
+    def start(self) -> None:
+        self.testnet("up", "--nodes", str(len(NODES)), "--dir", self.folder)
+
+    def stop(self) -> None:
+        if self.folder.exists():
+            # In a session of its own, which Ctrl-C does not reach.
+            down = [self.program, "down", "--dir", self.folder]
+            subprocess.run(down, timeout=STEP_SECONDS, check=False, start_new_session=True)
+
+    def print_complaints(self) -> None:
+        """The last that the nodes warned of: their logs are about to go."""
+        for log in sorted(self.folder.glob("*/medanchord.log")):
+            complaints = [line for line in log.read_text().splitlines() if " WARN " in line or " ERROR " in line]
+            for line in complaints[-5:]:
+                print(f"{log.parent.name}: {line}", file=sys.stderr)
+
+    def restart(self) -> None:
+        self.testnet("down", "--dir", self.folder)
+        self.testnet("up", "--dir", self.folder)
+
+    def testnet(self, *arguments) -> str:
+        return checked([self.program, *arguments])
+
+    def medanchor(self, home: Path, *arguments) -> dict:
+        return json.loads(self.testnet("medanchor", "--json", "--home", self.folder / home, *arguments))
+
+    def invite(self, name: str) -> Path:
+        """A home for somebody whom hospital A lets in, with new keys."""
+        home = Path("homes", name)
+        node = self.folder / "hospital-a"
+        self.testnet("medanchord", "--data", node, "invite", name, "--home", self.folder / home)
+        self.medanchor(home, "key", "new")
+        return home
+
+    def config(self, node: str) -> dict:
+        return tomllib.loads((self.folder / node / "medanchord.toml").read_text())
+
+    def swarm(self) -> Iterator[str]:
+        """The multiaddresses of the nodes' private IPFS peers: ports by configuration, ids by the founding."""
+        founding = dag_cbor.decode((self.folder / "hospital-a" / "founded.cbor").read_bytes())
+        ids = {member["node_id"]: member["peer_id"] for member in founding["statement"]["body"]["members"]}
+        for member in self.config("hospital-a")["members"]:
+            host, _, port = member["swarm"].rpartition(":")
+            yield f"/ip4/{host}/tcp/{port}/p2p/{ids[member['node_id']]}"
+
+
+class People:
+    """Who takes part: a device of hospital A, a researcher of an institute."""
+
+    def __init__(self, network: Network):
+        self.network = network
+
+    def enrol(self) -> None:
+        self.device, self.researcher = self.network.invite("holter"), self.network.invite("researcher")
+        institute = self.network.invite("institute")
+        institute_did = self.did(institute)
+        self.run(OPERATOR, "org", "enrol", institute_did, "--role", "researcher")
+        self.run(institute, "person", "enrol", self.did(self.researcher), "--role", "researcher")
+        self.run(OPERATOR, "device", "enrol", self.did(self.device), "--role", "device")
+        self.custody = self.run(OPERATOR, "custody", "new", "--kind", "person")["custody"]
+        self.run(OPERATOR, "consent", "give", self.custody, "--party", institute_did, "--purpose", "HRESCH")
+
+    def did(self, home: Path) -> str:
+        return self.run(home, "key", "show")["did"]
+
+    def run(self, home: Path, *arguments) -> dict:
+        return self.network.medanchor(home, *arguments)
+
+
+@dataclass
+class Record:
+    """A payload that is sealed, anchored, and released to the researcher."""
+
+    what: str
+    payload: Path
+    options: tuple[str, ...] = ()
+    cid: str = field(default="", init=False)
+    leaf: int = field(default=0, init=False)
+
+
+class Records:
+    """What the device sends: an ECG in several chunks by both suites, something so small that it is one block, and
+    something so large that an index lists its chunks."""
+
+    def __init__(self, people: People, folder: Path):
+        self.people, self.folder = people, folder
+        chunks = ("--chunk-log2", "16")
+        self.ecg = Record("a record of suite 1", ECG, chunks)
+        self.second = Record("a record of suite 2", ECG, (*chunks, "--suite", "aes-256-gcm"))
+        self.small = Record("a record of one block", SMALL)
+        self.large = Record("a record with an index", folder / "large", chunks)
+
+    def all(self) -> list[Record]:
+        return [self.ecg, self.second, self.small, self.large]
+
+    def make(self) -> None:
+        self.large.payload.write_bytes(os.urandom(LARGE_BYTES))
+        for record in self.all():
+            put = ("put", record.payload, "--custody", self.people.custody, "--class", "waveform.ecg")
+            stored = self.people.run(self.people.device, *put, *record.options)
+            record.cid, record.leaf = stored["record"], stored["leaf_index"]
+            # Which leaves the wrap in the researcher's home.
+            self.people.run(self.people.researcher, "request", record.cid, "--purpose", "HRESCH")
+
+
+class Tools:
+    """Others' tools on what the network made."""
+
+    def __init__(self, network: Network, people: People, folder: Path):
+        self.network, self.folder = network, folder
+        self.device, self.researcher = network.folder / people.device, network.folder / people.researcher
+        self.aics = [sys.executable, HERE / "verify_log.py"]
+        self.go = [folder / "verify_note"]
+
+    def read_receipt(self, record: Record) -> str:
+        policy = ("--policy", self.researcher / "policy.txt")
+        said = self.tool("read_receipt.py", *self.server(self.researcher), *policy, "--record", record.cid)
+        ensure(f"record {record.cid}, outcome ok, statement signed by 1" in said, said)
+        return said
+
+    def server(self, home: Path) -> tuple:
+        """Any node, and who asks it."""
+        certificates = ("--ca", home / "ca.pem", "--cert", home / "cert.pem", "--key", home / "key.pem")
+        return ("--server", self.network.config("hospital-b")["listen"], *certificates)
+
+    def open(self, record: Record) -> str:
+        blocks, out = self.folder / "blocks" / record.cid, self.folder / "opened"
+        fetched = self.tool("fetch_blocks.py", *self.server(self.researcher), "--record", record.cid, "--out", blocks)
+        checked(self.open_command(record, blocks, out))
+        ensure(out.read_bytes() == record.payload.read_bytes(), "what was opened is not what was sealed")
+        return f"{fetched}; byte-identical"
+
+    def open_command(self, record: Record, blocks: Path, out: Path) -> list:
+        key = self.folder / "receive.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_text(tomllib.loads((self.researcher / "identity.toml").read_text())["receive_private"])
+        wrap = self.researcher / "grants" / f"{record.cid}.wrap"
+        arguments = ("--blocks", blocks, "--record", record.cid, "--wrap", wrap, "--key", key, "--out", out)
+        return [sys.executable, HERE / "open_record.py", *arguments]
+
+    def refuse_changed_block(self, record: Record) -> str:
+        changed, out = self.folder / "changed", self.folder / "never"
+        shutil.copytree(self.folder / "blocks" / record.cid, changed)
+        chunk = max(changed.iterdir(), key=lambda file: file.stat().st_size)
+        chunk.write_bytes(flip(chunk.read_bytes(), 1000))
+        refusal = refused(self.open_command(record, changed, out))
+        ensure(not out.exists(), "something was written all the same")
+        return refusal
+
+    def verify(self, verifier: list, record: Record) -> str:
+        said = checked([*verifier, self.receipt(record), self.device / "policy.txt"])
+        ensure(said.startswith(f"verified: leaf {record.leaf} of "), said)
+        return said
+
+    def refuse_tampered(self, verifier: list, record: Record) -> str:
+        receipt, tampered = self.receipt(record).read_text(), self.folder / "tampered.tlog-proof"
+        kinds = tamper(receipt)
+        for kind, text in kinds.items():
+            tampered.write_text(text)
+            try:
+                refused([*verifier, tampered, self.device / "policy.txt"])
+            except Failed as error:
+                raise Failed(f"{kind}: {error}") from error
+        return ", ".join(kinds)
+
+    def receipt(self, record: Record) -> Path:
+        return self.device / "receipts" / f"{record.cid}.tlog-proof"
+
+    def tool(self, name: str, *arguments) -> str:
+        return checked([sys.executable, HERE / name, *arguments])
+
+
+def tamper(receipt: str) -> dict[str, str]:
+    """The receipt with one bit changed in its leaf, in its root hash, in the log's signature; of another index."""
+    lines = receipt.split("\n")
+    index = next(at for at, line in enumerate(lines) if line.startswith("index "))
+    note = lines.index("") + 1
+    signature = lines.index("", note) + 1
+    *words, signed = lines[signature].split(" ")
+    changes = {
+        # Within the leaf's own bytes, which come first.
+        "leaf": (1, "extra " + flip_base64(lines[1].removeprefix("extra "), 30)),
+        "index": (index, f"index {int(lines[index].removeprefix('index ')) - 1}"),
+        "root": (note + 2, flip_base64(lines[note + 2], 7)),
+        "signature": (signature, " ".join((*words, flip_base64(signed, 40)))),
+    }
+    return {kind: "\n".join((*lines[:at], line, *lines[at + 1 :])) for kind, (at, line) in changes.items()}
+
+
+def flip_base64(text: str, at: int) -> str:
+    return base64.b64encode(flip(base64.b64decode(text), at)).decode()
+
+
+def flip(data: bytes, at: int) -> bytes:
+    """The data with the lowest bit of one byte changed."""
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+class Kubo:
+    """A Kubo node in the private swarm."""
+
+    def __init__(self, network: Network, folder: Path):
+        self.network, self.folder = network, folder
+        swarm_key = network.folder / "hospital-a" / "swarm.key"
+        self.command = [sys.executable, HERE / "kubo_pin.py", "--repo", folder / "kubo", "--swarm-key", swarm_key]
+
+    def introduce(self) -> str:
+        """Makes Kubo's identity and names it in every node's configuration."""
+        peer = checked(self.command).strip().removeprefix("peer ")
+        for node in NODES:
+            path = self.network.folder / node / "medanchord.toml"
+            text = path.read_text().replace("foreign_peers = []\n", "")
+            path.write_text(f'{text}\n[[foreign_peers]]\npeer_id = "{peer}"\n')
+        self.network.restart()
+        return peer
+
+    def pin(self, record: Record) -> str:
+        said = checked([*self.command, *self.connect(), "--cid", record.cid]).splitlines()[-1]
+        ensure(said.startswith(f"pinned {record.cid}: "), said)
+        return said
+
+    def give(self, tools: Tools) -> str:
+        block, own, out = os.urandom(100_000), self.folder / "own", self.folder / "given"
+        cid = name_of(cid_of("raw", block))
+        own.mkdir()
+        (own / cid).write_bytes(block)
+        command = words([*self.command, *self.connect(), "--add", own, "--serve"])
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as kubo:
+            serving = any(line.startswith("serving ") for line in kubo.stdout)
+            ensure(serving, "Kubo does not serve")
+            said = tools.tool("fetch_blocks.py", *tools.server(tools.researcher), "--record", cid, "--out", out)
+            # It ends when its standard input does.
+            kubo.communicate(timeout=STEP_SECONDS)
+        ensure((out / cid).read_bytes() == block, "another block came")
+        return said
+
+    def connect(self) -> list[str]:
+        return [word for address in self.network.swarm() for word in ("--connect", address)]
+
+
+def checked(command: list) -> str:
+    """What a command prints; it must succeed."""
+    ran = run(command)
+    ensure(ran.returncode == 0, f"{Path(command[0]).name} ended with {ran.returncode}: {ran.stderr.strip()}{ran.stdout}")
+    return ran.stdout.strip()
+
+
+def refused(command: list) -> str:
+    """Why a command refuses; it must, as not verified."""
+    ran = run(command)
+    ensure(ran.returncode == NOT_VERIFIED, f"ended with {ran.returncode}, not {NOT_VERIFIED}: {ran.stderr}{ran.stdout}")
+    return ran.stderr.strip()
+
+
+def run(command: list) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run(words(command), capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise Failed(f"{Path(command[0]).name} could not be made: see above") from error
+
+
+def words(command: list) -> list[str]:
+    return [str(word) for word in command]
+
+
+def ensure(holds: bool, why: str) -> None:
+    if not holds:
+        raise Failed(why)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+//! The command line of `cargo testnet`.
+
+use crate::{DemoOptions, Network, NetworkOptions, demo, network::this_program};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+/// A network of real nodes on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "testnet", bin_name = "cargo testnet")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell the whole story: a payload from a device to a research partner, with everything that can go
+    /// wrong on the way.
+    Demo {
+        /// Send this file instead of the electrocardiogram that comes with the program.
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Hospitals, 3 to 26.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=26))]
+        nodes: u8,
+        /// Print one JSON object on standard output and nothing else.
+        #[arg(long)]
+        json: bool,
+        /// Leave the network running, and say how to go on by hand.
+        #[arg(long)]
+        keep: bool,
+        /// Where the network keeps its files; a folder that does not exist yet or is empty.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Start a network, or start again what does not run of it.
+    Up {
+        /// Hospitals of a new network, 1 to 26.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=26))]
+        nodes: u8,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Stop a network. Its files stay.
+    Down {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Kill one node at once, as power loss would.
+    Kill {
+        /// Such as `hospital-b` or `regulator`.
+        node: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Start one node again.
+    Start {
+        /// Such as `hospital-b` or `regulator`.
+        node: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// Folder of the network.
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+/// Runs `cargo testnet` with these arguments, the first of which is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done when the terminal is gone.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("testnet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo {
+            input,
+            nodes,
+            json,
+            keep,
+            dir,
+        } => demo(&DemoOptions {
+            input,
+            nodes,
+            json,
+            keep,
+            dir,
+        }),
+        Command::Up { nodes, place } => up(nodes, &place).map(|()| ExitCode::SUCCESS),
+        Command::Down { place } => {
+            Network::open(&place.dir, &this_program()?)?.stop()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kill { node, place } => on_one(&place, |network| network.process(&node)?.kill()),
+        Command::Start { node, place } => on_one(&place, |network| network.process(&node)?.start()),
+    }
+}
+
+fn up(nodes: u8, place: &Place) -> Result<()> {
+    let options = NetworkOptions {
+        program: this_program()?,
+        nodes,
+        witness: true,
+    };
+    let exists = place.dir.join("hospital-a").exists();
+    let mut network = match exists {
+        true => Network::open(&place.dir, &options.program)?,
+        false => Network::found(&place.dir, &options)?,
+    };
+    network.start()?;
+    network.keep();
+    println!("{}", network.how_to_go_on()?);
+    Ok(())
+}
+
+fn on_one(place: &Place, act: impl FnOnce(&mut Network) -> Result<()>) -> Result<ExitCode> {
+    let mut network = Network::open(&place.dir, &this_program()?)?;
+    network.keep();
+    act(&mut network)?;
+    Ok(ExitCode::SUCCESS)
+}

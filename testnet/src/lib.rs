@@ -1,0 +1,28 @@
+//! Starts, kills and restarts real nodes on loopback: the demo and the end-to-end tests.
+//!
+//! Every node is a process of its own, with real certificates and a private swarm. `medanchord` and
+//! `medanchor` are this same program, run again with their name as the first argument, so that one
+//! command builds everything.
+//!
+//! Out of scope: anything that a real deployment needs; a real node is `medanchord` alone.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a field that a JSON value does not have reads as null"
+)]
+
+mod commands;
+mod demo;
+mod network;
+mod node;
+mod tool;
+
+pub use commands::main;
+pub use demo::{DemoOptions, demo};
+pub use network::{Network, NetworkOptions};
+pub use node::NodeProcess;
+pub use tool::{Home, Ran};

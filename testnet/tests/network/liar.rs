@@ -1,0 +1,162 @@
+use medanchor_api::{
+    ClientConfig, MAX_MESSAGE_BYTES, NodeAddress,
+    pb::{
+        access::{
+            RequestRequest, RequestResponse,
+            access_service_client::AccessServiceClient,
+            access_service_server::{AccessService, AccessServiceServer},
+        },
+        anchor::{
+            CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
+            ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse,
+            anchor_service_client::AnchorServiceClient,
+            anchor_service_server::{AnchorService, AnchorServiceServer},
+        },
+    },
+};
+use medanchor_testnet::{Home, NodeProcess};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+use tokio::{net::TcpListener, runtime::Runtime};
+use tonic::{
+    Request, Response, Status,
+    codegen::BoxStream,
+    transport::{Certificate, Channel, Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
+
+/// An operator who puts a program of their own in their node's place: it has the node's certificate, asks
+/// the true node, and changes the answers to access requests.
+pub(crate) struct Liar {
+    lie: Arc<Mutex<Lie>>,
+    _runtime: Runtime,
+}
+
+type Lie = Box<dyn Fn(&mut RequestResponse) + Send>;
+
+impl Liar {
+    /// Takes the place of `node` for this user. It tells the truth at first.
+    pub(crate) fn between(user: &Home, node: &NodeProcess) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let lie: Arc<Mutex<Lie>> = Arc::new(Mutex::new(Box::new(|_| ())));
+        let service = Service {
+            truth: runtime.block_on(async { true_node(user, node) }),
+            lie: Arc::clone(&lie),
+        };
+        let address = runtime.block_on(serve(service, tls_of(node)));
+        edit_client_file(user.path(), &node.name, |old| *old = address.to_string());
+        Self {
+            lie,
+            _runtime: runtime,
+        }
+    }
+
+    /// From now on every answer is changed like this.
+    pub(crate) fn tells(&self, lie: impl Fn(&mut RequestResponse) + Send + 'static) {
+        *self.lie.lock().unwrap() = Box::new(lie);
+    }
+}
+
+async fn serve(service: Service, tls: ServerTlsConfig) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder()
+        .tls_config(tls)
+        .unwrap()
+        .add_service(AccessServiceServer::new(service.clone()))
+        .add_service(AnchorServiceServer::new(service));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    address
+}
+
+#[derive(Clone)]
+struct Service {
+    truth: Channel,
+    lie: Arc<Mutex<Lie>>,
+}
+
+#[tonic::async_trait]
+impl AccessService for Service {
+    async fn request(
+        &self,
+        request: Request<RequestRequest>,
+    ) -> Result<Response<RequestResponse>, Status> {
+        let mut truth = AccessServiceClient::new(self.truth.clone());
+        let mut answer = truth.request(request.into_inner()).await?.into_inner();
+        self.lie.lock().unwrap()(&mut answer);
+        Ok(Response::new(answer))
+    }
+}
+
+#[tonic::async_trait]
+impl AnchorService for Service {
+    type ListLeavesStream = BoxStream<ListLeavesResponse>;
+
+    async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        Err(Status::unavailable("not this one"))
+    }
+
+    async fn receipt(
+        &self,
+        request: Request<ReceiptRequest>,
+    ) -> Result<Response<ReceiptResponse>, Status> {
+        let truth = AnchorServiceClient::new(self.truth.clone());
+        let mut truth = truth.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        truth.receipt(request.into_inner()).await
+    }
+
+    async fn list_leaves(
+        &self,
+        _: Request<ListLeavesRequest>,
+    ) -> Result<Response<Self::ListLeavesStream>, Status> {
+        Err(Status::unavailable("not this one"))
+    }
+
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointRequest>,
+    ) -> Result<Response<CheckpointResponse>, Status> {
+        let mut truth = AnchorServiceClient::new(self.truth.clone());
+        truth.checkpoint(request.into_inner()).await
+    }
+}
+
+fn true_node(user: &Home, node: &NodeProcess) -> Channel {
+    let pem = |name: &str| fs::read_to_string(user.path().join(name)).unwrap();
+    let mut address = String::new();
+    edit_client_file(user.path(), &node.name, |known| address.clone_from(known));
+    let address = NodeAddress {
+        name: node.name.clone(),
+        address,
+    };
+    let config = ClientConfig {
+        nodes: vec![address.clone()],
+        ca: pem("ca.pem"),
+        certificate: pem("cert.pem"),
+        key: pem("key.pem").into(),
+    };
+    config.channel(&address).unwrap()
+}
+
+fn tls_of(node: &NodeProcess) -> ServerTlsConfig {
+    let pem = |name: &str| fs::read(node.folder().join("tls").join(name)).unwrap();
+    ServerTlsConfig::new()
+        .identity(Identity::from_pem(pem("cert.pem"), pem("key.pem")))
+        .client_ca_root(Certificate::from_pem(pem("ca.pem")))
+}
+
+/// Changes the address of a node in `client.toml`.
+fn edit_client_file(home: &Path, node: &str, change: impl FnOnce(&mut String)) {
+    let path = home.join("client.toml");
+    let mut client: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+    let mut nodes = client["nodes"].as_array_mut().unwrap().iter_mut();
+    let line = nodes.find(|line| line["name"].as_str() == Some(node));
+    let Some(toml::Value::String(address)) = line.and_then(|line| line.get_mut("address")) else {
+        panic!("node `{node}` is not in `{}`", path.display());
+    };
+    change(address);
+    fs::write(&path, client.to_string()).unwrap();
+}

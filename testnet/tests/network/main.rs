@@ -1,0 +1,19 @@
+//! Real nodes, each a process: the demo, crashes, bad input and bad days.
+//!
+//! The stories run one after another, so that each has the machine to itself.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what goes wrong here is a failed test"
+)]
+
+mod alone;
+mod author;
+mod crash;
+mod demo;
+mod liar;
+mod refusals;
+mod stage;
