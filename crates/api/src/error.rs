@@ -112,8 +112,9 @@ impl NodeError {
         let code = match (stable_code(status), status.code()) {
             (Some(code), _) => code,
             (None, Code::Unavailable) => UNREACHABLE,
-            // Made on this side, of a refused certificate for one: a node's own answers have no source.
-            (None, Code::Unknown) if status.source().is_some() => UNREACHABLE,
+            // Made on this side, of a refused certificate or of a connection that closed before the call
+            // was written, under whatever code: a node's own answers have no source.
+            (None, _) if status.source().is_some() => UNREACHABLE,
             (None, _) => "unknown",
         };
         let code = code.to_owned();
@@ -155,6 +156,8 @@ const MAX_MESSAGE_CHARS: usize = 1000;
 
 #[cfg(test)]
 mod tests {
+    use std::{io, sync::Arc};
+
     use super::*;
     use crate::status;
 
@@ -176,6 +179,18 @@ mod tests {
             Code::InvalidArgument,
         ] {
             assert!(matches!(failure(code), Failure::Final(_)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn failures_of_the_connection_are_unreachable_nodes_under_whatever_code() {
+        for code in [Code::Cancelled, Code::Unknown, Code::Internal] {
+            let mut status = Status::new(code, "operation was canceled");
+            assert_eq!(NodeError::new("a", &status).code, "unknown");
+            status.set_source(Arc::new(io::Error::other("connection closed")));
+            let error = NodeError::new("a", &status);
+            assert_eq!(error.code, "unreachable", "{code:?}");
+            assert!(error.source().is_some(), "{code:?}");
         }
     }
 
