@@ -48,6 +48,17 @@ impl Batch {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CborError> {
         from_canonical(bytes, Self::MAX_BYTES)
     }
+
+    /// When bytes say that they were proposed, unix ms, without parsing the rest: right if they are a batch.
+    /// Of bytes that are none it says something or nothing, and `apply` lets those change nothing.
+    pub fn proposed_at_of(bytes: &[u8]) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Stamp {
+            proposed_at: u64,
+        }
+        let stamp: Result<Stamp, _> = serde_ipld_dagcbor::from_slice(bytes);
+        stamp.ok().map(|stamp| stamp.proposed_at)
+    }
 }
 
 /// A holder's word on `anchored` statements: each agrees with its record, and that record and the wrap

@@ -13,6 +13,8 @@
 
 mod apply;
 mod batch;
+mod batch_conflict;
+mod batch_head;
 mod checkpoint;
 mod cosignature;
 mod entry;
@@ -33,6 +35,8 @@ mod witness;
 
 pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
+pub use batch_conflict::{BatchConflict, BatchConflictError, BatchConflictFormatError, Liar};
+pub use batch_head::{BatchConflictKind, BatchHead, BatchHeadError, SignedBatchHead};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;
 pub use entry::{

@@ -7,9 +7,10 @@
 )]
 
 use medanchor_anchor::{
-    AddCheckpoint, Attestation, Batch, Body, Checkpoint, Class, CustodyKind, Entry, Founded, Hold,
-    Kind, Leaf, Opening, PrincipalKind, Receipt, Refused, SignedNote, SignedStatement, Statement,
-    Strength, TrustPolicy, Withdrawn, cosign,
+    AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Checkpoint, Class,
+    CustodyKind, Entry, Founded, Hold, Kind, Leaf, Opening, PrincipalKind, Receipt, Refused,
+    SignedBatchHead, SignedNote, SignedStatement, Statement, Strength, TrustPolicy, Withdrawn,
+    cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
         founded, key, node_key, standing, stream_id,
@@ -88,6 +89,29 @@ fn batch() {
     };
     check("batch", &batch.to_bytes());
     assert_eq!(Batch::from_bytes(&example("batch")).unwrap(), batch);
+}
+
+#[test]
+fn batch_head() {
+    let signed = example_head(b"batch");
+    check("batch head", &signed.to_bytes());
+    let read = SignedBatchHead::verify(&example("batch head")).unwrap();
+    assert_eq!(read, signed);
+}
+
+#[test]
+fn batch_conflict() {
+    let receipt = Receipt {
+        leaf: leaf(),
+        opening: Some(Opening(entry())),
+        index: 0,
+        proof: medanchor_anchor::InclusionProof(vec![]),
+        checkpoint: note(),
+    };
+    let proof = BatchConflict::new(example_head(b"batch"), example_head(b"other"), receipt);
+    check_text("batch-conflict", &proof.to_string());
+    let read: BatchConflict = text_example("batch-conflict").parse().unwrap();
+    assert_eq!(read, proof);
 }
 
 #[test]
@@ -216,6 +240,21 @@ fn example_hold() -> Hold {
     )
 }
 
+fn example_head(batch: &[u8]) -> SignedBatchHead {
+    let node = node_key("hospital-a");
+    let head = BatchHead {
+        v: 1,
+        origin: ORIGIN.to_owned(),
+        node: node.did(),
+        term: 3,
+        index: 17,
+        size: 1,
+        root: tree::leaf_hash(&leaf().to_bytes()),
+        batch: Hash::of(batch),
+    };
+    head.sign(&node)
+}
+
 fn leaf() -> Leaf {
     Leaf {
         v: 1,
@@ -287,6 +326,7 @@ fn labels_are_all_listed() {
     for label in [
         Statement::LABEL,
         Hold::LABEL,
+        BatchHead::LABEL,
         Attestation::LABEL,
         "medanchor/v1/opening",
     ] {
