@@ -3,6 +3,7 @@ mod consent;
 mod context;
 mod custody;
 mod form;
+mod member;
 mod principal;
 mod record;
 
@@ -31,6 +32,8 @@ pub enum Applied {
 impl Log {
     /// A statement may be made for this long ahead of log time, in ms.
     pub const MAX_VALIDITY_MS: u64 = 24 * 60 * 60 * 1000;
+    /// A statement about members, which several organisations sign one after another, for this long.
+    pub const MAX_MEMBER_VALIDITY_MS: u64 = 14 * Self::MAX_VALIDITY_MS;
 
     /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
     /// when the batch was proposed, whichever is later.
@@ -48,7 +51,7 @@ impl Log {
         let mut applied = Vec::with_capacity(batch.entries.len());
         for entry in &batch.entries {
             applied.push(apply_entry(tables, network.as_ref(), entry, at)?);
-            if network.is_none() && matches!(entry.signed.statement.body, Body::Founded(_)) {
+            if changes_members(&entry.signed.statement.body) {
                 network = Network::load(State::new(&*tables), &batch.holds, at)?;
             }
         }
@@ -109,7 +112,17 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::AccessRequest(_) => Err(Refusal::Rejected("not-for-the-log")),
         Body::Released(body) => access::released(context, body),
         Body::Refused(body) => access::refused(context, body),
+        Body::MemberAdded(body) => member::added(context, body),
+        Body::MemberRemoved(body) => member::removed(context, body),
     }
+}
+
+/// Whether the entries after it in a batch may be said in another network.
+fn changes_members(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::Founded(_) | Body::MemberAdded(_) | Body::MemberRemoved(_)
+    )
 }
 
 fn first_leaf(state: State<'_>, statement: &Statement) -> Result<Option<Appended>, TablesError> {

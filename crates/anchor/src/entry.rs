@@ -1,4 +1,6 @@
-use crate::{Anchored, Consented, Custody, Founded, LeafIndex, Nonce, PrincipalKind, Table};
+use crate::{
+    Anchored, Consented, Custody, Founded, LeafIndex, MemberEntry, Nonce, PrincipalKind, Table,
+};
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,10 @@ impl Write {
         Self::entry(Table::Principals, *who.as_bytes(), entry)
     }
 
+    pub(crate) fn member(entry: &MemberEntry) -> Self {
+        Self::entry(Table::Members, entry.member.node_id.to_be_bytes(), entry)
+    }
+
     pub(crate) fn custody(entry: &CustodyEntry) -> Self {
         let key = *entry.custody.custody.as_bytes();
         Self::entry(Table::Custodies, key, entry)
@@ -148,6 +154,8 @@ impl Write {
 
 /// Row of `Table::Meta`: how the network began.
 pub(crate) const FOUNDED: &[u8] = b"founded";
+/// Row of `Table::Meta`: co-signatures that a published checkpoint carries.
+pub(crate) const QUORUM: &[u8] = b"quorum";
 /// Row of `Table::Meta`: number of leaves.
 pub(crate) const SIZE: &[u8] = b"size";
 /// Row of `Table::Meta`: log time of the newest leaf.

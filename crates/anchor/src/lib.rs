@@ -19,6 +19,7 @@ mod checkpoint;
 mod cosignature;
 mod entry;
 mod leaf;
+mod member;
 mod note;
 mod ports;
 mod proof;
@@ -43,6 +44,7 @@ pub use entry::{
     ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry, Status, StreamEntry,
 };
 pub use leaf::{Leaf, LeafIndex, Opening, Outcome};
+pub use member::{Contact, MemberAdded, MemberEntry, MemberRemoved};
 pub use note::{
     NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,
 };

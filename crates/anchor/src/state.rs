@@ -1,8 +1,8 @@
 use crate::{
     AccessRequest, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
-    InclusionProof, Leaf, LeafIndex, Member, Nonce, Opening, PrincipalEntry, RecordEntry,
-    StreamEntry, Table, TablesError, View,
-    entry::{FOUNDED, SIZE, TIME, consent_key, hash_key, record_key, stream_key},
+    InclusionProof, Leaf, LeafIndex, Member, MemberEntry, Nonce, Opening, PrincipalEntry,
+    RecordEntry, StreamEntry, Table, TablesError, View,
+    entry::{FOUNDED, QUORUM, SIZE, TIME, consent_key, hash_key, record_key, stream_key},
     tree,
 };
 use cid::Cid;
@@ -29,15 +29,49 @@ impl<'v> State<'v> {
         self.entry(Table::Meta, FOUNDED)
     }
 
-    /// The organisations that keep the log.
+    /// The organisations that keep the log now, in the order of their node ids.
     ///
     /// # Errors
     ///
     /// When the storage fails.
     pub fn members(&self) -> Result<Vec<Member>, TablesError> {
-        Ok(self
-            .founded()?
-            .map_or_else(Vec::new, |entry| entry.founded.members))
+        let mut entries = self.member_entries()?;
+        entries.retain(MemberEntry::is_active);
+        Ok(entries.into_iter().map(|entry| entry.member).collect())
+    }
+
+    /// All that ever were members, in the order of their node ids.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn member_entries(&self) -> Result<Vec<MemberEntry>, TablesError> {
+        let rows = self.0.range(Table::Members, &[], None, usize::MAX)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// The leaves after the founding that changed the members, and with them the trust policy, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn member_changes(&self) -> Result<Vec<LeafIndex>, TablesError> {
+        let entries = self.member_entries()?;
+        let changes = entries
+            .iter()
+            .flat_map(|entry| [Some(entry.added_at), entry.removed_at]);
+        let mut changes: Vec<LeafIndex> = changes.flatten().filter(|index| *index > 0).collect();
+        changes.sort_unstable();
+        Ok(changes)
+    }
+
+    /// Co-signatures that a published checkpoint carries; 0 before leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn quorum(&self) -> Result<u64, TablesError> {
+        Ok(self.number(Table::Meta, QUORUM)?.unwrap_or(0))
     }
 
     /// A principal.

@@ -1,3 +1,4 @@
+use crate::{MemberAdded, MemberRemoved};
 use cid::Cid;
 use ipld_core::ipld::Ipld;
 use medanchor_dag::{
@@ -47,6 +48,10 @@ pub enum Body {
     Released(Box<Released>),
     /// Keys are refused: signed by the broker.
     Refused(Box<Refused>),
+    /// An organisation joins: signed by it and by a majority of the members.
+    MemberAdded(Box<MemberAdded>),
+    /// A member leaves: signed by a majority of the others.
+    MemberRemoved(MemberRemoved),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -77,6 +82,10 @@ pub enum Kind {
     Released,
     /// [`Body::Refused`]
     Refused,
+    /// [`Body::MemberAdded`]
+    MemberAdded,
+    /// [`Body::MemberRemoved`]
+    MemberRemoved,
 }
 
 /// 16 random bytes.
@@ -581,6 +590,8 @@ impl Body {
             Self::AccessRequest(_) => Kind::AccessRequest,
             Self::Released(_) => Kind::Released,
             Self::Refused(_) => Kind::Refused,
+            Self::MemberAdded(_) => Kind::MemberAdded,
+            Self::MemberRemoved(_) => Kind::MemberRemoved,
         }
     }
 
@@ -597,6 +608,8 @@ impl Body {
             Self::AccessRequest(body) => to_ipld(body),
             Self::Released(body) => to_ipld(body),
             Self::Refused(body) => to_ipld(body),
+            Self::MemberAdded(body) => to_ipld(body),
+            Self::MemberRemoved(body) => to_ipld(body),
         }
     }
 
@@ -617,6 +630,8 @@ impl Body {
             Kind::AccessRequest => Self::AccessRequest(parse(body)?),
             Kind::Released => Self::Released(parse(body)?),
             Kind::Refused => Self::Refused(parse(body)?),
+            Kind::MemberAdded => Self::MemberAdded(parse(body)?),
+            Kind::MemberRemoved => Self::MemberRemoved(parse(body)?),
         })
     }
 }
@@ -636,6 +651,8 @@ impl fmt::Display for Kind {
             Self::AccessRequest => "access-request",
             Self::Released => "released",
             Self::Refused => "refused",
+            Self::MemberAdded => "member-added",
+            Self::MemberRemoved => "member-removed",
         })
     }
 }

@@ -29,11 +29,13 @@ pub enum Table {
     Streams,
     /// Request hash to the leaf index (u64) that answered it.
     Requests,
+    /// Node id (u64) to the member's entry. Rows are never deleted.
+    Members,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -46,6 +48,7 @@ impl Table {
         Self::Headers,
         Self::Streams,
         Self::Requests,
+        Self::Members,
     ];
 
     /// The name that is written to disk.
@@ -63,6 +66,7 @@ impl Table {
             Self::Headers => "headers-1",
             Self::Streams => "streams-1",
             Self::Requests => "requests-1",
+            Self::Members => "members-1",
         }
     }
 }

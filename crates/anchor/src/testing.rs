@@ -7,9 +7,9 @@
 
 use crate::{
     AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Class, Consented,
-    Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member, MemoryTables, Nonce,
-    Outcome, Period, PrincipalKind, Released, SignedStatement, Standing, State, Statement,
-    Withdrawn,
+    Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member, MemberAdded,
+    MemberRemoved, MemoryTables, Nonce, Outcome, Period, PrincipalKind, Released, SignedStatement,
+    Standing, State, Statement, Withdrawn,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
@@ -81,6 +81,27 @@ pub fn founded(policy: Cid) -> Founded {
         quorum: 3,
         copies: 2,
         policy,
+    }
+}
+
+/// What `name` says to join with a node of its own, under `quorum`.
+pub fn joining(name: &str, quorum: u8) -> MemberAdded {
+    MemberAdded {
+        org: did(name),
+        name: name.to_owned(),
+        node: node_key(name).did(),
+        log_key: verifier_key(ORIGIN, 0x01, &did(&format!("{name}/log"))),
+        cosigner_key: verifier_key(
+            &format!("{ORIGIN}/{name}"),
+            0x04,
+            &did(&format!("{name}/cosigner")),
+        ),
+        certificate: Hash::of(name.as_bytes()),
+        peer_id: format!("12D3KooW{}", name.replace('-', "")),
+        address: "192.0.2.1:7440".to_owned(),
+        swarm: "192.0.2.1:7441".to_owned(),
+        authority: name.as_bytes().to_vec(),
+        quorum,
     }
 }
 
@@ -214,6 +235,38 @@ impl World {
         };
         self.accept(enrolled(name, kind, org, roles), &[&author]);
         did(name)
+    }
+
+    /// Adds `name` with the signatures of these members.
+    pub fn join(&mut self, name: &str, quorum: u8, approvers: &[&str]) -> Appended {
+        let keys: Vec<SigningKey> = approvers
+            .iter()
+            .chain([&name])
+            .map(|name| key(name))
+            .collect();
+        let body = Body::MemberAdded(Box::new(joining(name, quorum)));
+        self.accept(body, &keys.iter().collect::<Vec<_>>())
+    }
+
+    /// What removes the member that is named so now.
+    pub fn leaving(&self, name: &str, quorum: u8) -> MemberRemoved {
+        let members = self.state().members().expect("memory does not fail");
+        let member = members.into_iter().find(|member| member.name == name);
+        let member = member.expect("it is a member");
+        MemberRemoved {
+            org: member.org,
+            node_id: member.node_id,
+            log_key: member.log_key,
+            cosigner_key: member.cosigner_key,
+            quorum,
+        }
+    }
+
+    /// Removes `name` with the signatures of these members.
+    pub fn leave(&mut self, name: &str, quorum: u8, approvers: &[&str]) -> Appended {
+        let keys: Vec<SigningKey> = approvers.iter().map(|name| key(name)).collect();
+        let body = Body::MemberRemoved(self.leaving(name, quorum));
+        self.accept(body, &keys.iter().collect::<Vec<_>>())
     }
 
     /// Changes the standing of a principal of `org`.

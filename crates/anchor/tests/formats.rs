@@ -13,7 +13,7 @@ use medanchor_anchor::{
     cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
-        founded, key, node_key, standing, stream_id,
+        founded, joining, key, node_key, standing, stream_id,
     },
     tree,
 };
@@ -199,6 +199,8 @@ fn statements() -> Vec<Statement> {
         request.statement.body,
         Body::Released(Box::new(released)),
         Body::Refused(Box::new(refused)),
+        Body::MemberAdded(Box::new(joining("hospital-d", 3))),
+        Body::MemberRemoved(World::new().leaving("hospital-a", 2)),
     ];
     bodies
         .into_iter()

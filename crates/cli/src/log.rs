@@ -138,6 +138,8 @@ fn summary(body: &Body) -> String {
         Body::AccessRequest(body) => asked(&body.purpose, &body.role, body.records.len()),
         Body::Released(body) => request_summary(&body.request),
         Body::Refused(body) => format!("{}: {}", body.code, request_summary(&body.request)),
+        Body::MemberAdded(body) => format!("{}, quorum {}", body.name, body.quorum),
+        Body::MemberRemoved(body) => format!("node {}, quorum {}", body.node_id, body.quorum),
     }
 }
 

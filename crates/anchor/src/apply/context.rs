@@ -39,6 +39,7 @@ pub(super) fn require(condition: bool, outcome: Outcome) -> Result<(), Refusal> 
 /// What holds for a whole batch, read and checked once.
 pub(super) struct Network {
     founded: FoundedEntry,
+    members: Vec<Member>,
     /// Who holds what a statement names, by the statement's hash.
     held: BTreeMap<Hash, BTreeSet<Did>>,
 }
@@ -55,6 +56,7 @@ impl Network {
         };
         let mut network = Self {
             founded,
+            members: state.members()?,
             held: BTreeMap::new(),
         };
         for hold in holds {
@@ -87,7 +89,12 @@ impl Network {
     }
 
     pub(super) fn members(&self) -> &[Member] {
-        &self.founded.founded.members
+        &self.members
+    }
+
+    /// Keys of the outside witnesses.
+    pub(super) fn witnesses(&self) -> &[String] {
+        &self.founded.founded.witnesses
     }
 
     pub(super) fn is_member(&self, org: &Did) -> bool {
@@ -141,14 +148,15 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Nobody unknown writes to the log. The founders enrol themselves.
+    /// Nobody unknown writes to the log. Founders and joining organisations enrol themselves.
     pub(super) fn check_authors(&self) -> Result<(), Refusal> {
         let Some(network) = self.network else {
             return Ok(());
         };
         for (author, _) in &self.signed.signatures {
-            let known =
-                network.member_of_node(author).is_some() || self.state.principal(author)?.is_some();
+            let known = self.is_joining(author)
+                || network.member_of_node(author).is_some()
+                || self.state.principal(author)?.is_some();
             if !known {
                 return Err(Refusal::Rejected("unknown-author"));
             }
@@ -156,11 +164,19 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
+    fn is_joining(&self, author: &Did) -> bool {
+        matches!(&self.signed.statement.body, Body::MemberAdded(body) if body.org == *author)
+    }
+
     pub(super) fn check_expiry(&self) -> Result<(), Refusal> {
         let Some(not_after) = self.signed.statement.not_after_unix_ms else {
             return Ok(());
         };
-        if not_after > self.at.saturating_add(Log::MAX_VALIDITY_MS) {
+        let validity = match &self.signed.statement.body {
+            Body::MemberAdded(_) | Body::MemberRemoved(_) => Log::MAX_MEMBER_VALIDITY_MS,
+            _ => Log::MAX_VALIDITY_MS,
+        };
+        if not_after > self.at.saturating_add(validity) {
             return Err(Refusal::Rejected("expiry-too-far"));
         }
         require(not_after >= self.at, Outcome::Expired)

@@ -1,11 +1,11 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Member, Period,
-    PrincipalKind, Refused, Released, SignedStatement, Statement,
+    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Member, MemberAdded,
+    MemberRemoved, Period, PrincipalKind, Refused, Released, SignedStatement, Statement,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 /// Rejects a statement whose strings, lists or numbers are outside the bounds that `Statement` documents.
 pub(super) fn check_form(signed: &SignedStatement) -> Result<(), Refusal> {
@@ -34,6 +34,8 @@ fn is_body(statement: &Statement) -> bool {
         Body::AccessRequest(body) => is_access_request(body),
         Body::Released(body) => is_released(statement, body),
         Body::Refused(body) => is_refused(statement, body),
+        Body::MemberAdded(body) => is_member_added(body),
+        Body::MemberRemoved(body) => is_member_removed(body),
     }
 }
 
@@ -51,6 +53,28 @@ fn is_founded(body: &Founded) -> bool {
         && (1..=most_cosigners).contains(&usize::from(body.quorum))
         && (1..=members.len()).contains(&usize::from(body.copies))
         && is_dag_cbor(&body.policy)
+}
+
+fn is_member_added(body: &MemberAdded) -> bool {
+    is_member(&body.member(1))
+        && body.org != body.node
+        && is_address(&body.address)
+        && is_address(&body.swarm)
+        && (1..=MemberAdded::MAX_AUTHORITY_BYTES).contains(&body.authority.len())
+        && body.quorum >= 1
+}
+
+fn is_member_removed(body: &MemberRemoved) -> bool {
+    body.node_id >= 1
+        && is_verifier_key(&body.log_key)
+        && is_verifier_key(&body.cosigner_key)
+        && body.quorum >= 1
+}
+
+/// An IP address and a port, in the one way to write them.
+fn is_address(text: &str) -> bool {
+    let address: Result<SocketAddr, _> = text.parse();
+    address.is_ok_and(|address| address.port() != 0 && address.to_string() == text)
 }
 
 fn is_member(member: &Member) -> bool {

@@ -1,8 +1,11 @@
-use super::context::{Context, Network, Refusal, require};
+use super::{
+    context::{Context, Network, Refusal, require},
+    member::member_organisation,
+};
 use crate::{
-    Enrolled, Founded, FoundedEntry, Outcome, PrincipalEntry, PrincipalKind, Standing, Status,
-    Table,
-    entry::{FOUNDED, Write},
+    Enrolled, Founded, FoundedEntry, MemberEntry, Outcome, PrincipalEntry, PrincipalKind, Standing,
+    Status, Table,
+    entry::{FOUNDED, QUORUM, Write},
 };
 use medanchor_dag::Did;
 
@@ -20,19 +23,21 @@ pub(super) fn founded(context: &Context<'_>, body: &Founded) -> Result<Vec<Write
         founded: body.clone(),
         since: context.index,
     };
-    let organisations = members.iter().map(|member| {
-        let entry = PrincipalEntry {
-            kind: PrincipalKind::Organisation,
-            org: member.org,
-            roles: vec!["custodian".to_owned(), "member".to_owned()],
-            standing: Status::Active,
-            since: context.index,
-            enrolled_at: context.index,
+    let organisations = members.iter().flat_map(|member| {
+        let entry = MemberEntry {
+            member: member.clone(),
+            contact: None,
+            added_at: context.index,
+            removed_at: None,
         };
-        Write::principal(&member.org, &entry)
+        let org = member_organisation(&member.org, context.index);
+        [Write::principal(&member.org, &org), Write::member(&entry)]
     });
-    let begins = Write::entry(Table::Meta, FOUNDED, &entry);
-    Ok(organisations.chain([begins]).collect())
+    let begins = [
+        Write::entry(Table::Meta, FOUNDED, &entry),
+        Write::number(Table::Meta, QUORUM, body.quorum.into()),
+    ];
+    Ok(organisations.chain(begins).collect())
 }
 
 /// Signed by an active organisation: any member for another organisation, its own for all others.

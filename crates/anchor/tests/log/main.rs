@@ -10,6 +10,7 @@ mod access;
 mod consent;
 mod custody;
 mod log;
+mod member;
 mod principal;
 mod properties;
 mod record;

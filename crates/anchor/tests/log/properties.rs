@@ -32,6 +32,8 @@ enum Act {
     Anchor(Index, u64),
     Release(Index),
     Refuse,
+    Join(Index),
+    Leave(Index),
     Repeat(Index),
 }
 
@@ -46,6 +48,8 @@ fn act() -> impl Strategy<Value = Act> {
         (index(), 0..4_u64).prop_map(|(name, seq)| Act::Anchor(name, seq)),
         index().prop_map(Act::Release),
         Just(Act::Refuse),
+        index().prop_map(Act::Join),
+        index().prop_map(Act::Leave),
         index().prop_map(Act::Repeat),
     ]
 }
@@ -97,12 +101,38 @@ fn perform(world: &mut World, act: &Act, author: &SigningKey) -> SignedStatement
                 request,
             }))
         }
+        Act::Join(name) => {
+            let name = ["hospital-b", "vendor", "hospital-e"][name.index(3)];
+            let body = Body::MemberAdded(Box::new(testing::joining(name, 2)));
+            let joiner = key(name);
+            return by_all(
+                world.statement(body),
+                [author, &joiner, &key(MEMBERS[0]), &key(MEMBERS[2])],
+            );
+        }
+        Act::Leave(index) => {
+            let members = world.state().members().unwrap();
+            let name = &members[index.index(members.len())].name;
+            let body = Body::MemberRemoved(world.leaving(name, 2));
+            return by_all(
+                world.statement(body),
+                [author, &key(MEMBERS[0]), &key(MEMBERS[2]), author],
+            );
+        }
         Act::Repeat(index) => {
             let batch = &world.batches[index.index(world.batches.len())];
             return batch.entries[0].signed.clone();
         }
     };
     world.statement(body).sign(&[author])
+}
+
+/// Signed by each of them once.
+fn by_all(statement: medanchor_anchor::Statement, authors: [&SigningKey; 4]) -> SignedStatement {
+    let mut signed = statement.sign(&authors);
+    signed.signatures.sort_unstable_by_key(|(by, _)| *by);
+    signed.signatures.dedup_by_key(|(by, _)| *by);
+    signed
 }
 
 /// RFC 6962 section 2.1, word for word.
@@ -150,6 +180,9 @@ proptest! {
             let opening = state.opening(index).unwrap().unwrap();
             prop_assert_eq!(opening.commitment(), Leaf::from_bytes(leaf).unwrap().opening);
         }
+        let entries = state.member_entries().unwrap();
+        prop_assert!(!state.members().unwrap().is_empty());
+        prop_assert!(entries.iter().map(|entry| entry.member.node_id).eq(1..=entries.len() as u64));
         let mut replica = MemoryTables::default();
         for batch in &world.batches {
             Log::apply(&mut replica, batch).unwrap();
