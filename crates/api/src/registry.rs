@@ -98,6 +98,25 @@ pub struct NodeStatus {
     pub blocks_repaired: u64,
     /// The other nodes.
     pub peers: Vec<PeerStatus>,
+    /// Alarms that nobody has acknowledged.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Evidence that somebody lies, until an operator has seen it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// By which `medanchord acknowledge` names it.
+    pub id: String,
+    /// The log it is about.
+    pub origin: String,
+    /// When it was raised.
+    pub raised_at_unix_ms: u64,
+    /// Who did what.
+    pub details: String,
+    /// What it means.
+    pub means: String,
+    /// What to do about it.
+    pub todo: String,
 }
 
 /// How a node sees another.
@@ -358,6 +377,12 @@ impl TryFrom<pb::StatusResponse> for NodeStatus {
                 limit: MAX_PEERS,
             });
         }
+        if status.alarms.len() > MAX_ALARMS {
+            return Err(ConvertError::TooMany {
+                field: "alarms",
+                limit: MAX_ALARMS,
+            });
+        }
         let leader = convert::text("leader", status.leader, MAX_NAME_BYTES)?;
         Ok(Self {
             origin: convert::text("origin", status.origin, MAX_TEXT_BYTES)?,
@@ -376,6 +401,11 @@ impl TryFrom<pb::StatusResponse> for NodeStatus {
                 .peers
                 .into_iter()
                 .map(PeerStatus::try_from)
+                .collect::<Result<_, _>>()?,
+            alarms: status
+                .alarms
+                .into_iter()
+                .map(Alarm::try_from)
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -397,6 +427,35 @@ impl From<NodeStatus> for pb::StatusResponse {
             blocks_size_bytes: status.blocks_size_bytes,
             blocks_repaired: status.blocks_repaired,
             peers: status.peers.into_iter().map(pb::PeerStatus::from).collect(),
+            alarms: status.alarms.into_iter().map(pb::Alarm::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Alarm> for Alarm {
+    type Error = ConvertError;
+
+    fn try_from(alarm: pb::Alarm) -> Result<Self, ConvertError> {
+        Ok(Self {
+            id: convert::text("id", alarm.id, MAX_NAME_BYTES)?,
+            origin: convert::text("origin", alarm.origin, MAX_TEXT_BYTES)?,
+            raised_at_unix_ms: alarm.raised_at_unix_ms,
+            details: convert::text("details", alarm.details, MAX_SENTENCE_BYTES)?,
+            means: convert::text("means", alarm.means, MAX_SENTENCE_BYTES)?,
+            todo: convert::text("todo", alarm.todo, MAX_SENTENCE_BYTES)?,
+        })
+    }
+}
+
+impl From<Alarm> for pb::Alarm {
+    fn from(alarm: Alarm) -> Self {
+        Self {
+            id: alarm.id,
+            origin: alarm.origin,
+            raised_at_unix_ms: alarm.raised_at_unix_ms,
+            details: alarm.details,
+            means: alarm.means,
+            todo: alarm.todo,
         }
     }
 }
@@ -428,6 +487,8 @@ const MAX_BROKERS: usize = 16;
 const MAX_WRITERS: usize = 64;
 const MAX_HOLDERS: usize = 64;
 const MAX_PEERS: usize = 64;
+const MAX_ALARMS: usize = 256;
+const MAX_SENTENCE_BYTES: usize = 2048;
 const MAX_NAME_BYTES: usize = 64;
 /// 64 characters of 4 bytes.
 const MAX_TEXT_BYTES: usize = 256;

@@ -3,7 +3,7 @@
 
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
-    AnchoredRecord, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
+    Alarm, AnchoredRecord, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
     ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Submit, Submitted, access_request,
     consents_asked_for, has_cids,
     pb::{access, anchor, block, registry},
@@ -221,6 +221,14 @@ fn status_is_read_back_as_it_was_sent() {
             node: "b".to_owned(),
             swarm_connected: true,
             address: "127.0.0.1:7000".to_owned(),
+        }],
+        alarms: vec![Alarm {
+            id: "equivocation-0123456789abcdef".to_owned(),
+            origin: "example.org/log".to_owned(),
+            raised_at_unix_ms: 8,
+            details: "somebody signed two logs".to_owned(),
+            means: "somebody lies".to_owned(),
+            todo: "tell everybody".to_owned(),
         }],
     };
     let sent = registry::StatusResponse::from(status.clone());

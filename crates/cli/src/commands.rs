@@ -44,7 +44,7 @@ pub fn run(
     match (done, written) {
         (Err(error), _) => Exit::of(&error),
         (Ok(_), Err(_)) => Exit::Failed,
-        (Ok(_), Ok(())) => Exit::Done,
+        (Ok(report), Ok(())) => report.exit(),
     }
 }
 

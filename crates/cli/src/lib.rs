@@ -48,7 +48,7 @@ pub use put::{Input, PutOptions, Stored};
 pub use report::Report;
 pub use request::Granted;
 pub use session::{Said, Session};
-pub use status::{NodeRow, NodeState, StatusReport};
+pub use status::{AlarmRow, NodeRow, NodeState, StatusReport};
 pub use verify::Verified;
 
 /// The commands as functions.

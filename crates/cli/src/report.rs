@@ -1,3 +1,4 @@
+use crate::Exit;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -6,6 +7,14 @@ use std::fmt;
 pub trait Report: fmt::Display + fmt::Debug + Send {
     /// The object.
     fn to_json(&self) -> Value;
+
+    /// How the command ends: a report whose `ok` is false is no success.
+    fn exit(&self) -> Exit {
+        match self.to_json().get("ok") {
+            Some(Value::Bool(false)) => Exit::NotVerified,
+            _ => Exit::Done,
+        }
+    }
 }
 
 impl<T: Serialize + fmt::Display + fmt::Debug + Send> Report for T {

@@ -1,12 +1,14 @@
-use crate::Session;
+use crate::{Session, clock};
 use anyhow::{Context, Result};
-use medanchor_api::{ClientError, NodeStatus};
+use medanchor_api::{Alarm, ClientError, NodeStatus};
 use serde::Serialize;
 use std::fmt;
 
 /// What the nodes say of themselves; the fields at the top are of the first node that answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
+    /// Whether no node has an alarm.
+    pub ok: bool,
     /// The network's name.
     pub origin: String,
     /// That node.
@@ -60,6 +62,25 @@ pub struct NodeRow {
     pub blocks_repaired: u64,
     /// Nodes that its private swarm reaches.
     pub swarm_peers: Vec<String>,
+    /// Alarms there that nobody has acknowledged.
+    pub alarms: Vec<AlarmRow>,
+}
+
+/// Evidence that somebody lies, which a node has and no operator has acknowledged.
+#[derive(Clone, Debug, Serialize)]
+pub struct AlarmRow {
+    /// By which `medanchord acknowledge` names it.
+    pub id: String,
+    /// The log it is about.
+    pub origin: String,
+    /// When it was raised.
+    pub raised_at: String,
+    /// Who did what.
+    pub details: String,
+    /// What it means.
+    pub means: String,
+    /// What to do about it.
+    pub todo: String,
 }
 
 /// Asks every node.
@@ -95,6 +116,7 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
     let warnings = session.policy.warnings();
     match (first, origin, failure) {
         (Some(first), Some(origin), _) => Ok(StatusReport {
+            ok: nodes.iter().all(|node| node.alarms().is_empty()),
             origin,
             first,
             nodes,
@@ -102,6 +124,15 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
         }),
         (_, _, Some(error)) => Err(error).context("ask the nodes"),
         _ => anyhow::bail!("no node is listed"),
+    }
+}
+
+impl NodeState {
+    fn alarms(&self) -> &[AlarmRow] {
+        match self {
+            Self::Up(row) => &row.alarms,
+            Self::Down { .. } => &[],
+        }
     }
 }
 
@@ -121,7 +152,30 @@ impl From<NodeStatus> for NodeRow {
             blocks_size_bytes: status.blocks_size_bytes,
             blocks_repaired: status.blocks_repaired,
             swarm_peers: reached.map(|peer| peer.node).collect(),
+            alarms: status.alarms.into_iter().map(AlarmRow::from).collect(),
         }
+    }
+}
+
+impl From<Alarm> for AlarmRow {
+    fn from(alarm: Alarm) -> Self {
+        Self {
+            id: alarm.id,
+            origin: alarm.origin,
+            raised_at: clock::rfc3339(alarm.raised_at_unix_ms),
+            details: alarm.details,
+            means: alarm.means,
+            todo: alarm.todo,
+        }
+    }
+}
+
+impl fmt::Display for AlarmRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ALARM {} since {}", self.id, self.raised_at)?;
+        writeln!(f, "  {}: {}", self.origin, self.details)?;
+        writeln!(f, "  it means: {}", self.means)?;
+        write!(f, "  what to do: {}", self.todo)
     }
 }
 
@@ -149,6 +203,9 @@ impl fmt::Display for StatusReport {
         write!(f, "{}", self.origin)?;
         for node in &self.nodes {
             write!(f, "\n{node}")?;
+            for alarm in node.alarms() {
+                write!(f, "\n{alarm}")?;
+            }
         }
         for warning in &self.policy_warnings {
             write!(f, "\nwarning: {warning}")?;

@@ -1,6 +1,7 @@
 //! Wires the parts of a node and runs them until told to stop.
 
 use crate::{
+    alarms::Alarms,
     caller::Callers,
     channels::Channels,
     clock,
@@ -87,7 +88,8 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
     let key = keys::open_signing(&folder.keys(), KeyName::Cosigner)?;
     let log_keys: Vec<VerifierKey> = policy.logs().cloned().collect();
     let (seen, name) = (folder.cosigned(), config.name.as_str());
-    let cosigner = Cosigner::open(&seen, &config.origin, name, key, log_keys, None)?;
+    let alarms = Arc::new(Alarms::open(&folder.alarms())?);
+    let cosigner = Cosigner::open(&seen, &config.origin, name, key, log_keys, None, alarms)?;
     let tls = Tls::open(folder)?;
     let listener = Listener::bind(config.listen, tls.server()?).await?;
     tracing::info!(witness = config.name, address = %config.listen, "serving");
@@ -127,12 +129,15 @@ impl Node {
         let channels = Channels::new(config, &tls)?;
         let callers = Callers::new(&founded.members, &tls::own_authority(&folder.tls())?)?;
         let key = Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?);
+        let alarms = Arc::new(Alarms::open(&folder.alarms())?);
 
         let store = open_store(folder).await?;
         let store_failed = store.failed();
         let peer = Arc::new(start_peer(folder, config, &founded, Arc::clone(&store)).await?);
         let replica = Arc::new(open_replica(folder, config, &own, &channels, &founding).await?);
-        let publisher = Arc::new(open_publisher(folder, config, &tls, &channels, &replica)?);
+        let publisher = Arc::new(open_publisher(
+            folder, config, &tls, &channels, &replica, &alarms,
+        )?);
         let holders = Arc::new(Holders {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
@@ -195,6 +200,7 @@ impl Node {
                 peer: Arc::clone(&peer),
                 publisher: Arc::clone(&publisher),
                 channels,
+                alarms,
             },
             followed: Followed {
                 publisher: Arc::clone(&publisher),
@@ -362,6 +368,7 @@ fn open_publisher(
     tls: &Tls,
     channels: &Channels,
     replica: &Arc<Replica>,
+    alarms: &Arc<Alarms>,
 ) -> Result<Publisher> {
     let policy = open_policy(folder)?;
     let log_keys: Vec<VerifierKey> = policy.logs().cloned().collect();
@@ -372,6 +379,7 @@ fn open_publisher(
         keys::open_signing(&folder.keys(), KeyName::Cosigner)?,
         log_keys,
         Some(Arc::clone(replica)),
+        Arc::clone(alarms),
     )?;
     let others = other_cosigners(config, &policy)?;
     Ok(Publisher::new(PublisherParts {
@@ -383,6 +391,7 @@ fn open_publisher(
         others,
         tls: tls.client()?,
         channels: channels.clone(),
+        alarms: Arc::clone(alarms),
     }))
 }
 
@@ -419,6 +428,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 mod tests {
     use super::*;
     use crate::{
+        alarms,
         cosigner::CosignError,
         found::{Plan, PlannedMember, found},
     };
@@ -434,6 +444,7 @@ mod tests {
         config: Config,
         replica: Arc<Replica>,
         publisher: Publisher,
+        alarms: Arc<Alarms>,
     }
 
     impl Alone {
@@ -460,13 +471,16 @@ mod tests {
             let channels = Channels::new(&config, &tls).unwrap();
             let replica = open_replica(&folder, &config, own, &channels, &founding);
             let replica = Arc::new(replica.await.unwrap());
-            let publisher = open_publisher(&folder, &config, &tls, &channels, &replica).unwrap();
+            let alarms = Arc::new(Alarms::open(&folder.alarms()).unwrap());
+            let publisher =
+                open_publisher(&folder, &config, &tls, &channels, &replica, &alarms).unwrap();
             Self {
                 _data: data,
                 folder,
                 config,
                 replica,
                 publisher,
+                alarms,
             }
         }
 
@@ -538,5 +552,30 @@ mod tests {
         let refused = alone.cosign(signed).await;
         let lie = CosignError::Refused(AddCheckpointError::Inconsistent);
         assert_eq!(refused.unwrap_err().to_string(), lie.to_string());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_cosigned_from_a_contradiction_until_an_operator_acknowledges_it() {
+        let alone = Alone::start().await;
+        let own = alone.checkpoint(alone.own_root());
+        let own = own.sign(&alone.key(KeyName::Log)).unwrap();
+        // A stranger cannot raise an alarm.
+        let forged = alone.checkpoint(Hash::of(b"another log"));
+        let stranger = SigningKey::from_seed(&[9; 32]);
+        alone
+            .cosign(forged.sign(&stranger).unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!(alone.alarms.active(), vec![]);
+
+        let signed = forged.sign(&alone.key(KeyName::Log)).unwrap();
+        alone.cosign(signed.clone()).await.unwrap_err();
+        let stopped = alone.cosign(own.clone()).await.unwrap_err();
+        assert!(matches!(stopped, CosignError::Stopped(_)), "{stopped}");
+        let raised = alone.alarms.active();
+        alarms::acknowledge(&alone.folder.alarms(), &raised[0].id).unwrap();
+        // The same evidence again is nothing new.
+        alone.cosign(signed).await.unwrap_err();
+        alone.cosign(own).await.unwrap();
     }
 }

@@ -197,6 +197,11 @@ impl Folder {
         self.0.join("cosigned")
     }
 
+    /// Alarms and their evidence.
+    pub fn alarms(&self) -> PathBuf {
+        self.0.join("alarms")
+    }
+
     /// Blocks.
     pub fn blocks(&self) -> PathBuf {
         self.0.join("blocks")

@@ -1,13 +1,14 @@
 //! Co-signing checkpoints (C2SP tlog-witness, tlog-cosignature): never two that contradict each other (I4).
 
 use crate::{
+    alarms::{Alarm, AlarmKind, Alarms},
     clock,
     files::{self, Mode},
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    AddCheckpoint, AddCheckpointError, BoxError, NoteSignature, Read, Seen, SignatureKind, State,
-    VerifierKey, cosign,
+    AddCheckpoint, AddCheckpointError, BoxError, Checkpoint, NoteSignature, Read, Seen,
+    SignatureKind, SignedNote, State, VerifierKey, cosign,
 };
 use medanchor_dag::{Hash, SigningKey, sha256};
 use medanchor_raft::Replica;
@@ -25,6 +26,7 @@ pub(crate) struct Cosigner {
     seen: Mutex<SeenFile>,
     /// A member co-signs only what its own replica computed; an outside witness has none.
     replica: Option<Arc<Replica>>,
+    alarms: Arc<Alarms>,
 }
 
 /// Why a checkpoint is not co-signed.
@@ -33,6 +35,9 @@ pub(crate) enum CosignError {
     /// It must not be, or not like this.
     #[error(transparent)]
     Refused(#[from] AddCheckpointError),
+    /// Nothing of this log is co-signed until an operator has looked into an alarm.
+    #[error("nothing is co-signed until alarm `{0}` is acknowledged")]
+    Stopped(String),
     /// It cannot be just now.
     #[error("this co-signer cannot sign now")]
     Failed(#[source] BoxError),
@@ -46,6 +51,7 @@ impl Cosigner {
         key: SigningKey,
         log_keys: Vec<VerifierKey>,
         replica: Option<Arc<Replica>>,
+        alarms: Arc<Alarms>,
     ) -> Result<Self> {
         Ok(Self {
             verifier: VerifierKey::new(name, SignatureKind::Cosignature, key.did())
@@ -54,6 +60,7 @@ impl Cosigner {
             log_keys,
             seen: Mutex::new(SeenFile::open(folder, origin)?),
             replica,
+            alarms,
         })
     }
 
@@ -86,6 +93,9 @@ impl Cosigner {
 
     fn check_and_sign(&self, request: &AddCheckpoint) -> Result<NoteSignature, CosignError> {
         let failed = |error: BoxError| CosignError::Failed(error);
+        if let Some(alarm) = self.alarms.stop(&request.checkpoint()?.origin) {
+            return Err(CosignError::Stopped(alarm));
+        }
         let mut file = self.seen_file();
         let seen = request.decide(file.seen.as_ref(), &self.log_keys)?;
         // Commit point: from here this node never signs anything that contradicts this checkpoint.
@@ -105,10 +115,9 @@ impl Cosigner {
         match own.map_err(|error| CosignError::Failed(error.into()))? {
             Some(root) if root == proposed.root => Ok(()),
             Some(_) => {
-                tracing::error!(
-                    size = proposed.size,
-                    "a checkpoint contradicts this node's own replica: the publisher shows another log"
-                );
+                self.alarms
+                    .raise(contradiction(&proposed, &request.note))
+                    .await;
                 Err(AddCheckpointError::Inconsistent.into())
             }
             None => Err(CosignError::Failed(
@@ -119,6 +128,20 @@ impl Cosigner {
 
     fn seen_file(&self) -> std::sync::MutexGuard<'_, SeenFile> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// That a note, which a log key has signed, contradicts this node's own replica.
+pub(crate) fn contradiction(checkpoint: &Checkpoint, note: &SignedNote) -> Alarm {
+    Alarm {
+        kind: AlarmKind::Contradiction,
+        origin: checkpoint.origin.clone(),
+        subject: note.text().as_bytes().to_vec(),
+        details: format!(
+            "a signed checkpoint of {} leaves has another root than this node's own replica",
+            checkpoint.size
+        ),
+        evidence: note.to_string().into_bytes(),
     }
 }
 

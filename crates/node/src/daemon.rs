@@ -1,7 +1,7 @@
 //! The command line of `medanchord`.
 
 use crate::{
-    app,
+    alarms, app,
     config::Folder,
     found::{self, Plan, PlannedMember},
 };
@@ -40,6 +40,11 @@ enum Command {
         #[arg(long)]
         home: PathBuf,
     },
+    /// Go on in spite of an alarm, once you have looked into it. The node may run meanwhile.
+    Acknowledge {
+        /// The alarm, as `medanchor status` names it.
+        alarm: String,
+    },
 }
 
 /// Runs `medanchord` with these arguments, the first of which is the program's name.
@@ -66,6 +71,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     let folder = Folder::new(&arguments.data);
     match &arguments.command {
         Some(Command::Invite { name, home }) => found::invite(&folder, name, home),
+        Some(Command::Acknowledge { alarm }) => alarms::acknowledge(&folder.alarms(), alarm),
         None | Some(Command::Run) => {
             if !folder.config().exists() {
                 found_alone(&folder, arguments)?;

@@ -7,6 +7,7 @@
 //! Out of scope: what a user does with a payload (`medanchor-cli`). This crate never names
 //! `medanchor-envelope`: a node without custody keys is blind.
 
+mod alarms;
 mod app;
 mod caller;
 mod certificates;

@@ -1,6 +1,7 @@
 //! Publishing checkpoints: the leader signs, every organisation and witness co-signs, everybody is told.
 
 use crate::{
+    alarms::Alarms,
     channels::Channels,
     cosigner::{self, Cosigner},
     http::{self, Server},
@@ -45,6 +46,7 @@ pub(crate) struct Publisher {
     /// What each co-signer has seen last, as far as this node knows.
     seen_by: Mutex<BTreeMap<String, u64>>,
     newest: watch::Sender<Newest>,
+    alarms: Arc<Alarms>,
 }
 
 /// A checkpoint that enough co-signers have signed.
@@ -112,6 +114,7 @@ pub(crate) struct PublisherParts {
     pub(crate) others: Vec<RemoteCosigner>,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) channels: Channels,
+    pub(crate) alarms: Arc<Alarms>,
 }
 
 impl Publisher {
@@ -132,6 +135,7 @@ impl Publisher {
             channels: parts.channels,
             seen_by: Mutex::default(),
             newest: watch::Sender::new(Newest::default()),
+            alarms: parts.alarms,
         }
     }
 
@@ -164,10 +168,8 @@ impl Publisher {
         let own = cosigner::own_root(&self.replica, size).await?;
         let own = own.with_context(|| format!("this replica has not applied {size} leaves yet"))?;
         if own != root {
-            tracing::error!(
-                size,
-                "a published checkpoint contradicts this node's own replica: somebody shows another log"
-            );
+            let contradiction = cosigner::contradiction(&published.checkpoint, &published.note);
+            self.alarms.raise(contradiction).await;
             anyhow::bail!("the checkpoint of {size} leaves contradicts this node's own replica");
         }
         self.advance(published);

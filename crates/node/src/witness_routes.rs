@@ -38,6 +38,11 @@ async fn add_checkpoint(State(cosigner): State<Arc<Cosigner>>, body: String) -> 
             let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             answer(status, TEXT, format!("{error}\n"))
         }
+        Err(CosignError::Stopped(alarm)) => {
+            tracing::warn!("a checkpoint was not co-signed: alarm `{alarm}` is not acknowledged");
+            let sentence = "this co-signer does not sign for this log until its operator has looked into an alarm\n";
+            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, sentence.to_owned())
+        }
         Err(CosignError::Failed(error)) => {
             tracing::warn!("a checkpoint could not be co-signed: {error}");
             let sentence = "this co-signer cannot sign now: try again\n";

@@ -195,6 +195,31 @@ pub struct StatusResponse {
     /// The other nodes.
     #[prost(message, repeated, tag = "13")]
     pub peers: ::prost::alloc::vec::Vec<PeerStatus>,
+    /// Alarms that nobody has acknowledged.
+    #[prost(message, repeated, tag = "14")]
+    pub alarms: ::prost::alloc::vec::Vec<Alarm>,
+}
+/// Evidence that somebody lies, until an operator has seen it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Alarm {
+    /// By which `medanchord acknowledge` names it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The log it is about.
+    #[prost(string, tag = "2")]
+    pub origin: ::prost::alloc::string::String,
+    /// When it was raised, unix ms.
+    #[prost(uint64, tag = "3")]
+    pub raised_at_unix_ms: u64,
+    /// Who did what.
+    #[prost(string, tag = "4")]
+    pub details: ::prost::alloc::string::String,
+    /// What it means.
+    #[prost(string, tag = "5")]
+    pub means: ::prost::alloc::string::String,
+    /// What to do about it.
+    #[prost(string, tag = "6")]
+    pub todo: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerStatus {

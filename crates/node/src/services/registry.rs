@@ -1,9 +1,14 @@
 use super::errors::{internal, parsed, read_status, tables_status};
-use crate::{channels::Channels, fatal_store::FatalStore, publisher::Publisher};
+use crate::{
+    alarms::{Alarms, Raised},
+    channels::Channels,
+    fatal_store::FatalStore,
+    publisher::Publisher,
+};
 use medanchor_anchor::{Body, CustodyEntry, LeafIndex, Read, State, TablesError, View};
 use medanchor_api::{
-    AnchoredRecord, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, StreamHead,
-    consents_asked_for,
+    Alarm, AnchoredRecord, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus,
+    StreamHead, consents_asked_for,
     pb::registry::{
         GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
         ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
@@ -28,6 +33,7 @@ pub(crate) struct Registry {
     pub(crate) peer: Arc<Peer>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) channels: Channels,
+    pub(crate) alarms: Arc<Alarms>,
 }
 
 #[tonic::async_trait]
@@ -172,6 +178,7 @@ impl RegistryService for Registry {
             blocks_size_bytes: self.store.size_bytes().map_err(internal)?,
             blocks_repaired: self.peer.repaired(),
             peers: peers.collect(),
+            alarms: self.alarms.active().into_iter().map(alarm).collect(),
         };
         Ok(Response::new(status.into()))
     }
@@ -210,6 +217,17 @@ fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, 
         leaf_index: entry.since,
     };
     Ok(listed.into())
+}
+
+fn alarm(raised: Raised) -> Alarm {
+    Alarm {
+        id: raised.id,
+        origin: raised.origin,
+        raised_at_unix_ms: raised.raised_at_unix_ms,
+        details: raised.details,
+        means: raised.means,
+        todo: raised.todo,
+    }
 }
 
 fn role_name(role: Role) -> &'static str {

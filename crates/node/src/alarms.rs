@@ -1,0 +1,377 @@
+//! What only people can settle: evidence that somebody lies, kept on disk until an operator has seen it.
+
+use crate::{
+    clock,
+    files::{self, Mode},
+};
+use anyhow::{Context, Result};
+use medanchor_dag::sha256;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// The alarms of a node. While one that [stops co-signing](AlarmKind::stops_cosigning) is active, nothing
+/// is co-signed for its log.
+///
+/// An alarm is a file of `alarms/` that ends in `.alarm`, with its evidence beside it. It is active until
+/// an operator [acknowledges](acknowledge) it, with or without the node running: the file is then renamed,
+/// and the same is never raised again.
+pub(crate) struct Alarms {
+    folder: PathBuf,
+    active: Mutex<Vec<Active>>,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) struct Alarm {
+    /// What kind of thing.
+    pub(crate) kind: AlarmKind,
+    /// The log it is about.
+    pub(crate) origin: String,
+    /// What tells it from other alarms of this kind: the same is raised once.
+    pub(crate) subject: Vec<u8>,
+    /// One sentence that says who did what.
+    pub(crate) details: String,
+    /// What shows it, in a format that `medanchor` or others can check.
+    pub(crate) evidence: Vec<u8>,
+}
+
+/// Kinds of alarms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum AlarmKind {
+    /// A checkpoint that a log key has signed contradicts this node's own replica.
+    Contradiction,
+}
+
+/// An alarm that was raised: the content of its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Raised {
+    /// By which an operator names it.
+    pub(crate) id: String,
+    /// What kind of thing happened.
+    pub(crate) kind: AlarmKind,
+    /// The log it is about.
+    pub(crate) origin: String,
+    /// When, by this node's clock.
+    pub(crate) raised_at_unix_ms: u64,
+    /// Who did what.
+    pub(crate) details: String,
+    /// What it means.
+    pub(crate) means: String,
+    /// What to do about it.
+    pub(crate) todo: String,
+}
+
+struct Active {
+    raised: Raised,
+    /// Its file was written, so that its absence means that it was acknowledged.
+    durable: bool,
+}
+
+impl AlarmKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Contradiction => "contradiction",
+        }
+    }
+
+    /// Whether this node must not co-sign for the log until the alarm is acknowledged.
+    fn stops_cosigning(self) -> bool {
+        match self {
+            Self::Contradiction => true,
+        }
+    }
+
+    fn means(self) -> &'static str {
+        match self {
+            Self::Contradiction => {
+                "whoever signed the checkpoint shows another log than it replicated, or lost its key, or \
+                 this node's disk is corrupt; this node co-signs nothing of this log until you have looked"
+            }
+        }
+    }
+
+    fn todo(self) -> &'static str {
+        match self {
+            Self::Contradiction => {
+                "send the evidence to every other organisation, find out with them which log is the true \
+                 one, then run `medanchord acknowledge` with this alarm's id"
+            }
+        }
+    }
+}
+
+impl Alarms {
+    /// The alarms in `folder`, which is made when it does not exist.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        files::create_folder(folder)?;
+        let context = || format!("read `{}`", folder.display());
+        let mut active = Vec::new();
+        for entry in fs::read_dir(folder).with_context(context)? {
+            let path = entry.with_context(context)?.path();
+            if path.extension().is_some_and(|e| e == ACTIVE) {
+                let raised = open(&path)?;
+                tracing::error!(
+                    "alarm `{}` is not acknowledged: {}",
+                    raised.id,
+                    raised.means
+                );
+                active.push(Active {
+                    raised,
+                    durable: true,
+                });
+            }
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            active: Mutex::new(active),
+        })
+    }
+
+    /// Raises an alarm: it counts at once, and is durable on return. One that was raised before, or is one
+    /// too many for its log, changes nothing.
+    pub(crate) async fn raise(self: &Arc<Self>, alarm: Alarm) {
+        let alarms = Arc::clone(self);
+        // Only a panic can make this fail, and that is reported where it happens.
+        let _ = tokio::task::spawn_blocking(move || alarms.raise_now(&alarm)).await;
+    }
+
+    /// [`Alarms::raise`] for callers that may block.
+    pub(crate) fn raise_now(&self, alarm: &Alarm) {
+        let raised = raised(alarm);
+        if self.path(&raised.id, ACKNOWLEDGED).exists() {
+            tracing::debug!("alarm `{}` was acknowledged before", raised.id);
+            return;
+        }
+        {
+            let mut active = self.lock();
+            let same = |a: &Active| a.raised.id == raised.id;
+            let of_log = active.iter().filter(|a| a.raised.origin == raised.origin);
+            if of_log.count() >= MAX_PER_LOG || active.iter().any(same) {
+                return;
+            }
+            active.push(Active {
+                raised: raised.clone(),
+                durable: false,
+            });
+        }
+        tracing::error!(
+            id = raised.id,
+            origin = raised.origin,
+            "ALARM: {}. It means: {}. What to do: {}",
+            raised.details,
+            raised.means,
+            raised.todo
+        );
+        match self.write(&raised, &alarm.evidence) {
+            Ok(()) => {
+                let mut active = self.lock();
+                let mut same = active.iter_mut().filter(|a| a.raised.id == raised.id);
+                if let Some(active) = same.next() {
+                    active.durable = true;
+                }
+            }
+            // It stays in force until a restart all the same.
+            Err(error) => tracing::error!("alarm `{}` could not be written: {error:#}", raised.id),
+        }
+    }
+
+    /// The alarms that nobody has acknowledged.
+    pub(crate) fn active(&self) -> Vec<Raised> {
+        let mut active = self.lock();
+        active.retain(|a| !a.durable || self.path(&a.raised.id, ACTIVE).exists());
+        active.iter().map(|a| a.raised.clone()).collect()
+    }
+
+    /// The alarm that forbids to co-sign for this log, if there is one.
+    pub(crate) fn stop(&self, origin: &str) -> Option<String> {
+        let active = self.active().into_iter();
+        let mut stops = active.filter(|a| a.origin == origin && a.kind.stops_cosigning());
+        stops.next().map(|raised| raised.id)
+    }
+
+    fn write(&self, raised: &Raised, evidence: &[u8]) -> Result<()> {
+        let text = toml::to_string(raised).context("write the alarm")?;
+        let evidence_path = self.path(&raised.id, EVIDENCE);
+        files::replace(&evidence_path, Mode::Public, evidence).context("write the evidence")?;
+        // Commit point: from here the alarm survives a crash, and its evidence is there.
+        files::replace(
+            &self.path(&raised.id, ACTIVE),
+            Mode::Public,
+            text.as_bytes(),
+        )
+        .context("write the alarm")
+    }
+
+    fn path(&self, id: &str, extension: &str) -> PathBuf {
+        path(&self.folder, id, extension)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Acknowledges an alarm, whether or not the node runs: an operator has seen it, and takes the
+/// responsibility for going on.
+pub(crate) fn acknowledge(folder: &Path, id: &str) -> Result<()> {
+    anyhow::ensure!(is_id(id), "`{id}` is not the id of an alarm");
+    let (from, to) = (path(folder, id, ACTIVE), path(folder, id, ACKNOWLEDGED));
+    let renamed = fs::rename(&from, to).and_then(|()| fs::File::open(folder)?.sync_all());
+    match renamed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            anyhow::bail!("there is no alarm `{id}` in `{}`", folder.display())
+        }
+        renamed => renamed.with_context(|| format!("rename `{}`", from.display())),
+    }
+}
+
+fn raised(alarm: &Alarm) -> Raised {
+    let kind = alarm.kind;
+    let mut subject = format!("{}\0{}\0", kind.as_str(), alarm.origin).into_bytes();
+    subject.extend_from_slice(&alarm.subject);
+    let digest = hex::encode(sha256(&subject));
+    let short = digest.get(..ID_DIGITS).unwrap_or(&digest);
+    Raised {
+        id: format!("{}-{short}", kind.as_str()),
+        kind,
+        origin: alarm.origin.clone(),
+        raised_at_unix_ms: clock::unix_ms(),
+        details: sentence(&alarm.details),
+        means: kind.means().to_owned(),
+        todo: kind.todo().to_owned(),
+    }
+}
+
+/// Names in it may come from others: one line, and not a long one.
+fn sentence(text: &str) -> String {
+    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    printable.take(MAX_DETAILS).collect()
+}
+
+fn open(path: &Path) -> Result<Raised> {
+    let text = files::read_text(path, MAX_BYTES)?;
+    toml::from_str(&text).with_context(|| format!("parse alarm `{}`", path.display()))
+}
+
+fn path(folder: &Path, id: &str, extension: &str) -> PathBuf {
+    folder.join(format!("{id}.{extension}"))
+}
+
+fn is_id(id: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=64).contains(&id.len()) && id.chars().all(fits)
+}
+
+const ACTIVE: &str = "alarm";
+const ACKNOWLEDGED: &str = "acknowledged";
+const EVIDENCE: &str = "evidence";
+const ID_DIGITS: usize = 16;
+const MAX_DETAILS: usize = 400;
+const MAX_BYTES: u64 = 64 * 1024;
+/// A liar can make as much evidence as it likes. More alarms than these would say nothing new.
+const MAX_PER_LOG: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORIGIN: &str = "example.org/log";
+
+    fn alarm(subject: &str) -> Alarm {
+        Alarm {
+            kind: AlarmKind::Contradiction,
+            origin: ORIGIN.to_owned(),
+            subject: subject.as_bytes().to_vec(),
+            details: "somebody signed two logs\nand \"more\"".to_owned(),
+            evidence: b"evidence".to_vec(),
+        }
+    }
+
+    fn only(alarms: &Alarms) -> Raised {
+        let active = alarms.active();
+        assert_eq!(active.len(), 1);
+        active[0].clone()
+    }
+
+    #[tokio::test]
+    async fn alarm_stops_its_log_until_it_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = Arc::new(Alarms::open(folder.path()).unwrap());
+        assert_eq!(alarms.stop(ORIGIN), None);
+        alarms.raise(alarm("one")).await;
+        let raised = only(&alarms);
+        assert_eq!(alarms.stop(ORIGIN), Some(raised.id.clone()));
+        assert_eq!(alarms.stop("another.example/log"), None);
+        acknowledge(folder.path(), &raised.id).unwrap();
+        assert_eq!(alarms.stop(ORIGIN), None);
+        assert_eq!(alarms.active(), vec![]);
+    }
+
+    #[test]
+    fn alarm_and_evidence_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = Alarms::open(folder.path()).unwrap();
+        alarms.raise_now(&alarm("one"));
+        let raised = only(&alarms);
+        let evidence = fs::read(path(folder.path(), &raised.id, EVIDENCE)).unwrap();
+        assert_eq!(evidence, b"evidence");
+        let again = Alarms::open(folder.path()).unwrap();
+        assert_eq!(only(&again), raised);
+        assert!(again.stop(ORIGIN).is_some());
+    }
+
+    #[test]
+    fn same_thing_is_raised_once_and_never_again_after_it_was_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = Alarms::open(folder.path()).unwrap();
+        alarms.raise_now(&alarm("one"));
+        alarms.raise_now(&alarm("one"));
+        acknowledge(folder.path(), &only(&alarms).id).unwrap();
+        alarms.raise_now(&alarm("one"));
+        assert_eq!(alarms.active(), vec![]);
+        alarms.raise_now(&alarm("two"));
+        assert!(alarms.stop(ORIGIN).is_some());
+    }
+
+    #[test]
+    fn alarm_that_cannot_be_written_stops_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = Alarms::open(&folder.path().join("alarms")).unwrap();
+        fs::remove_dir(folder.path().join("alarms")).unwrap();
+        alarms.raise_now(&alarm("one"));
+        assert!(alarms.stop(ORIGIN).is_some());
+    }
+
+    #[test]
+    fn flood_of_alarms_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = Alarms::open(folder.path()).unwrap();
+        for n in 0..MAX_PER_LOG + 5 {
+            alarms.raise_now(&alarm(&n.to_string()));
+        }
+        assert_eq!(alarms.active().len(), MAX_PER_LOG);
+        let files = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(files, 2 * MAX_PER_LOG);
+    }
+
+    #[test]
+    fn only_an_alarm_that_exists_can_be_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        for id in ["contradiction-0", "", "../keys/log", "a/b"] {
+            assert!(acknowledge(folder.path(), id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn damaged_alarm_is_an_error_not_silence() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(path(folder.path(), "contradiction-0", ACTIVE), "kind = 1").unwrap();
+        assert!(Alarms::open(folder.path()).is_err());
+    }
+}
