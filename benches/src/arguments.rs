@@ -31,6 +31,8 @@ pub(crate) enum Part {
     Records,
     /// How long the log takes to commit and to publish, alone and with 64 clients.
     Anchors,
+    /// How fast the log is, beside `etcd`.
+    Etcd,
     /// How long an access request takes.
     Grants,
 }
@@ -43,7 +45,7 @@ impl Arguments {
 
     /// Whether something is wanted that needs a network.
     pub(crate) fn wants_network(&self) -> bool {
-        [Part::Records, Part::Anchors, Part::Grants]
+        [Part::Records, Part::Anchors, Part::Etcd, Part::Grants]
             .into_iter()
             .any(|part| self.wants(part))
     }

@@ -4,7 +4,7 @@ use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, Statement};
 use medanchor_cli::{CustodyOptions, EnrolOptions, OwnKeys, Session, operations};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::Recipient;
-use medanchor_testnet::{Home, Network, NetworkOptions};
+use medanchor_testnet::{Home, Network, NetworkOptions, NodeProcess};
 use std::{
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -24,7 +24,7 @@ pub(crate) struct Clinic {
     custody_key: Recipient,
     operator: Session,
     operator_keys: OwnKeys,
-    _network: Network,
+    network: Network,
 }
 
 impl Clinic {
@@ -62,7 +62,7 @@ impl Clinic {
             custody_key: Recipient::from_bytes(public)?,
             operator,
             operator_keys,
-            _network: network,
+            network,
         })
     }
 
@@ -93,6 +93,17 @@ impl Clinic {
         }));
         let statement = statement(&self.operator.origin, body)?;
         Ok(statement.sign(&[&self.operator_keys.signing]))
+    }
+
+    /// The hospitals' nodes.
+    pub(crate) fn hospitals(&self) -> &[NodeProcess] {
+        &self.network.nodes
+    }
+
+    /// Process ids of the hospitals' nodes and of the witness.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        let nodes = self.network.nodes.iter().chain(&self.network.witness);
+        nodes.filter_map(NodeProcess::pid)
     }
 
     /// The operator's client.

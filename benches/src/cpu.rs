@@ -26,11 +26,30 @@ pub(crate) fn of_ended_children() -> Result<Duration> {
         .context("the processes' time is missing")
 }
 
+/// Processor time, user and system, of these processes until now, in steps of 10 ms.
+pub(crate) fn of_processes(pids: &[u32]) -> Result<Duration> {
+    let ticks = pids.iter().map(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        own_ticks(&stat.context("read a process's time")?).context("a process's time is missing")
+    });
+    let ticks = ticks.sum::<Result<u64>>()?;
+    Ok(Duration::from_millis(ticks * MS_PER_TICK))
+}
+
+/// `utime` and `stime`: fields 14 and 15.
+fn own_ticks(stat: &str) -> Option<u64> {
+    two_ticks(stat, 11)
+}
+
 /// `cutime` and `cstime` of `/proc/PID/stat`: fields 16 and 17, where field 2 may hold anything but ends with
 /// the last parenthesis.
 fn children_ticks(stat: &str) -> Option<u64> {
+    two_ticks(stat, 13)
+}
+
+fn two_ticks(stat: &str, skipped: usize) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_ascii_whitespace().skip(13);
+    let mut fields = after_name.split_ascii_whitespace().skip(skipped);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(user + system)
@@ -47,6 +66,7 @@ mod tests {
     fn time_of_children_is_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 0 0 11 12 130 4 20 0 1 0 5 6";
         assert_eq!(children_ticks(stat), Some(134));
+        assert_eq!(own_ticks(stat), Some(23));
         assert_eq!(children_ticks("7 (a"), None);
     }
 

@@ -1,4 +1,4 @@
-//! Benchmarks: what sealing, storing, anchoring and releasing cost on this machine, and beside `age`.
+//! Benchmarks: what sealing, storing, anchoring and releasing cost on this machine, and beside `age` and `etcd`.
 //!
 //! They assert no target and fail only when something is broken. How to read them: `benches/README.md`.
 #![expect(
@@ -11,10 +11,12 @@ mod anchors;
 mod arguments;
 mod author;
 mod beside_age;
+mod beside_etcd;
 mod block_file;
 mod clinic;
 mod conditions;
 mod cpu;
+mod etcd;
 mod file_commands;
 mod grants;
 mod interrupt;
@@ -99,6 +101,11 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
         if arguments.wants(Part::Anchors) {
             let measured = anchors::measure(arguments, &clinic, &mut report, &interrupt);
+            runtime.block_on(measured)?;
+        }
+        if arguments.wants(Part::Etcd) {
+            let dir = folder_in(folder.path(), "etcd")?;
+            let measured = beside_etcd::measure(arguments, &clinic, &dir, &mut report, &interrupt);
             runtime.block_on(measured)?;
         }
         if arguments.wants(Part::Grants) {

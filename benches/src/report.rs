@@ -71,6 +71,18 @@ impl Report {
         }));
     }
 
+    /// One row of a comparison: ours, the peer's, and ours as a multiple of the peer's.
+    pub(crate) fn beside(&mut self, name: &str, unit: &str, ours: f64, peer: f64) {
+        let (digits, ratio) = (digits(ours.min(peer)), ours / peer);
+        self.say(&format!(
+            "  {name:<60}{ours:>10.digits$}{peer:>10.digits$} {unit:<6}{ratio:>8.2}"
+        ));
+        self.results.push(json!({
+            "part": self.part, "name": name, "unit": unit,
+            "ours": ours, "peer": peer, "ratio": ratio,
+        }));
+    }
+
     /// Something to know beside the figures.
     pub(crate) fn note(&mut self, text: &str) {
         self.say(&format!("  {text}"));

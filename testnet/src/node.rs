@@ -34,6 +34,11 @@ impl NodeProcess {
         &self.folder
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        running_pid(&self.folder)
+    }
+
     /// What it has written to its log.
     pub fn log(&self) -> PathBuf {
         self.folder.join("medanchord.log")
@@ -41,7 +46,7 @@ impl NodeProcess {
 
     /// Whether it runs, started by this process or by another.
     pub fn is_running(&self) -> bool {
-        running_pid(&self.folder).is_some()
+        self.pid().is_some()
     }
 
     /// Starts it. It goes on when this process ends, unless it is stopped first.
