@@ -1,6 +1,6 @@
 use crate::{Home, NodeProcess};
 use anyhow::{Context, Result};
-use medanchor_node::{Folder, Plan, PlannedMember, WitnessAddress, found, invite};
+use medanchor_node::{Folder, Invitee, Plan, PlannedMember, WitnessAddress, found, invite};
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -42,7 +42,7 @@ impl Network {
         let letters = ('a'..='z').take(usize::from(options.nodes));
         let names: Vec<String> = letters.map(|letter| format!("hospital-{letter}")).collect();
         anyhow::ensure!(!names.is_empty(), "a network needs a node");
-        let mut ports = free_addresses(2 * names.len() + 1)?.into_iter();
+        let mut ports = free_addresses(3 * names.len() + 1)?.into_iter();
         let mut port = || ports.next().context("find a free port");
         let mut members = Vec::new();
         for name in &names {
@@ -51,6 +51,7 @@ impl Network {
                 folder: dir.join(name),
                 listen: port()?,
                 swarm_listen: port()?,
+                log_listen: port()?,
             });
         }
         let witnesses = match options.witness {
@@ -228,7 +229,7 @@ impl Network {
     pub fn invite(&self, number: usize, name: &str) -> Result<Home> {
         let node = self.nodes.get(number).context("no such hospital")?;
         let home = self.dir.join("homes").join(name);
-        invite(&Folder::new(node.folder()), name, &home)?;
+        invite(&Folder::new(node.folder()), Invitee::Guest, name, &home)?;
         let home = Home::new(home, &self.program);
         home.run(["key", "new"])?.success()?;
         Ok(home)

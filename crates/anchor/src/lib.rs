@@ -30,6 +30,7 @@ mod tables;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;
+mod tiles;
 pub mod tree;
 mod trust;
 mod witness;
@@ -58,6 +59,7 @@ pub use statement::{
     SignedStatement, Standing, Statement, StatementError, Withdrawn,
 };
 pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};
+pub use tiles::{HashTiles, Recomputed, Tile, TileError, TileKind};
 pub use tree::{ConsistencyProof, InclusionProof, ProofError};
 pub use trust::{
     CheckedCheckpoint, Cosigner, PolicyError, PolicyLineError, PolicyWarning, Strength, TrustError,

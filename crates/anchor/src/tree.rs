@@ -295,7 +295,7 @@ fn split(count: u64) -> u64 {
     1 << (count - 1).ilog2()
 }
 
-fn node_key(level: u8, index: u64) -> [u8; 9] {
+pub(crate) fn node_key(level: u8, index: u64) -> [u8; 9] {
     let mut key = [level; 9];
     let (_, rest) = key.split_at_mut(1);
     rest.copy_from_slice(&index.to_be_bytes());

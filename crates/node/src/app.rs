@@ -12,10 +12,12 @@ use crate::{
     holders::Holders,
     http::Server,
     keys::{self, KeyName},
+    log_routes,
     publisher::{Publisher, PublisherParts, RemoteCosigner},
     server::Listener,
     services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry},
     submit::Submitter,
+    tile_routes::TileServer,
     tls::{self, Tls},
     witness_routes,
 };
@@ -60,8 +62,10 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
         .context("failed to start")?;
     let tasks = TaskTracker::new();
     tasks.spawn(Arc::clone(&node.publisher).publish_task(stop.clone()));
+    tasks.spawn(Arc::clone(&node.publisher).learn_task(stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
-    let served = node.listener.serve(node.routes, stop.clone());
+    let ports = [Some((node.listener, node.routes)), node.log];
+    let served = serve_all(ports.into_iter().flatten(), &stop);
     let ended = tokio::select! {
         served = served => served,
         reason = node.replica.stopped() => Err(anyhow::anyhow!(reason).context(MUST_STOP)),
@@ -103,10 +107,20 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
     listener.serve(routes.into(), stop).await
 }
 
+/// Serves every port until `stop`, or until one of them fails.
+async fn serve_all(
+    ports: impl Iterator<Item = (Listener, Routes)>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let served = ports.map(|(listener, routes)| Box::pin(listener.serve(routes, stop.clone())));
+    futures::future::try_join_all(served).await.map(drop)
+}
+
 /// A member's node, wired and listening.
 struct Node {
     listener: Listener,
     routes: Routes,
+    log: Option<(Listener, Routes)>,
     replica: Arc<Replica>,
     peer: Arc<Peer>,
     publisher: Arc<Publisher>,
@@ -126,6 +140,10 @@ impl Node {
         );
         let tls = Tls::open(folder)?;
         let listener = Listener::bind(config.listen, tls.server()?).await?;
+        let log_listener = match config.log_listen {
+            Some(address) => Some(Listener::bind(address, tls.log_server()?).await?),
+            None => None,
+        };
         let channels = Channels::new(config, &tls)?;
         let callers = Callers::new(&founded.members, &tls::own_authority(&folder.tls())?)?;
         let key = Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?);
@@ -165,6 +183,12 @@ impl Node {
             clock: Arc::new(clock::unix_ms),
         }));
         let cosigner = publisher.cosigner();
+        let log = log_listener.map(|listener| {
+            let published = Arc::clone(&publisher);
+            let published = Box::new(move || published.published());
+            let tiles = TileServer::new(config.log_entries, Arc::clone(&replica) as _, published);
+            (listener, log_routes::routes(tiles, Arc::clone(&cosigner)))
+        });
         let services = Services {
             anchor: Anchor {
                 submitter,
@@ -213,6 +237,7 @@ impl Node {
         Ok(Self {
             listener,
             routes,
+            log,
             replica,
             peer,
             publisher,
@@ -458,6 +483,7 @@ mod tests {
                     folder: folder.path().to_owned(),
                     listen: "127.0.0.1:1".parse().unwrap(),
                     swarm_listen: "127.0.0.1:2".parse().unwrap(),
+                    log_listen: "127.0.0.1:3".parse().unwrap(),
                 }],
                 witnesses: Vec::new(),
                 copies: 1,

@@ -15,6 +15,8 @@ pub(crate) enum Holder {
     Node,
     /// Its operator: connects, may make custody keys and read openings.
     Operator,
+    /// Checks the log in its name or for a regulator: connects, may read the log's entries.
+    Auditor,
     /// Anybody else it lets in: a device, a person, a partner. Connects.
     Guest,
 }
@@ -25,6 +27,7 @@ impl Holder {
         match self {
             Self::Node => "node",
             Self::Operator => "operator",
+            Self::Auditor => "auditor",
             Self::Guest => "guest",
         }
     }

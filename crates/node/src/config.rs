@@ -23,6 +23,13 @@ pub struct Config {
     /// Address of the private swarm. Only a storage node has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swarm_listen: Option<SocketAddr>,
+    /// Address of the log over HTTPS (C2SP tlog-tiles and tlog-witness; no client certificate is asked
+    /// for). Absent, it is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_listen: Option<SocketAddr>,
+    /// Who may read the log's entries there.
+    #[serde(default)]
+    pub log_entries: EntryReaders,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
     /// Outside witnesses.
@@ -43,6 +50,17 @@ pub enum Role {
     Witness,
 }
 
+/// Who may read the log's entries over HTTPS. Checkpoints and hash tiles are for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryReaders {
+    /// Nodes, operators and auditors, by the certificates that organisations of the network issued.
+    #[default]
+    Auditors,
+    /// Everybody.
+    Everyone,
+}
+
 /// Where a member's node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +73,9 @@ pub struct MemberAddress {
     pub address: SocketAddr,
     /// Address of its private swarm peer.
     pub swarm: SocketAddr,
+    /// Address of its log over HTTPS, where it serves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<SocketAddr>,
 }
 
 /// Where an outside witness is.
@@ -248,11 +269,14 @@ mod tests {
             role: Role::Member,
             listen: ([127, 0, 0, 1], 7440).into(),
             swarm_listen: Some(([127, 0, 0, 1], 7441).into()),
+            log_listen: Some(([127, 0, 0, 1], 7442).into()),
+            log_entries: EntryReaders::Auditors,
             members: vec![MemberAddress {
                 name: "hospital-a".to_owned(),
                 node_id: 1,
                 address: ([127, 0, 0, 1], 7440).into(),
                 swarm: ([127, 0, 0, 1], 7441).into(),
+                log: Some(([127, 0, 0, 1], 7442).into()),
             }],
             witnesses: Vec::new(),
             foreign_peers: Vec::new(),

@@ -3,7 +3,7 @@
 use crate::{
     alarms, app,
     config::Folder,
-    found::{self, Plan, PlannedMember},
+    found::{self, Invitee, Plan, PlannedMember},
 };
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -26,6 +26,9 @@ struct Arguments {
     /// Address of the private swarm of a new network of one.
     #[arg(long, default_value = "127.0.0.1:7441")]
     swarm_listen: SocketAddr,
+    /// Address of the log over HTTPS of a new network of one.
+    #[arg(long, default_value = "127.0.0.1:7442")]
+    log_listen: SocketAddr,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +42,9 @@ enum Command {
         /// The folder to make; give it to them as `MEDANCHOR_HOME`.
         #[arg(long)]
         home: PathBuf,
+        /// Let them read the log's entries over HTTPS, as an auditor does.
+        #[arg(long)]
+        auditor: bool,
     },
     /// Go on in spite of an alarm, once you have looked into it. The node may run meanwhile.
     Acknowledge {
@@ -70,8 +76,18 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     log_to_stderr();
     let folder = Folder::new(&arguments.data);
     match &arguments.command {
-        Some(Command::Invite { name, home }) => found::invite(&folder, name, home),
         Some(Command::Acknowledge { alarm }) => alarms::acknowledge(&folder.alarms(), alarm),
+        Some(Command::Invite {
+            name,
+            home,
+            auditor,
+        }) => {
+            let invitee = match auditor {
+                true => Invitee::Auditor,
+                false => Invitee::Guest,
+            };
+            found::invite(&folder, invitee, name, home)
+        }
         None | Some(Command::Run) => {
             if !folder.config().exists() {
                 found_alone(&folder, arguments)?;
@@ -94,6 +110,7 @@ fn found_alone(folder: &Folder, arguments: &Arguments) -> Result<()> {
             folder: folder.path().to_owned(),
             listen: arguments.listen,
             swarm_listen: arguments.swarm_listen,
+            log_listen: arguments.log_listen,
         }],
         witnesses: Vec::new(),
         copies: 1,

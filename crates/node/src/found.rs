@@ -4,7 +4,7 @@
 use crate::{
     certificates::{Authority, Holder, Issued},
     clock,
-    config::{Config, Folder, MemberAddress, Role, WitnessAddress},
+    config::{Config, EntryReaders, Folder, MemberAddress, Role, WitnessAddress},
     cosigner::SeenFile,
     files::{self, Mode},
     keys::{self, KeyName},
@@ -50,6 +50,8 @@ pub struct PlannedMember {
     pub listen: SocketAddr,
     /// Address of its node's private swarm peer.
     pub swarm_listen: SocketAddr,
+    /// Address of its node's log over HTTPS.
+    pub log_listen: SocketAddr,
 }
 
 /// Founds a network on this machine, with the data folders of all members and witnesses.
@@ -91,17 +93,30 @@ pub fn found(plan: &Plan, witness_folder: impl Fn(&str) -> PathBuf) -> Result<()
     Ok(())
 }
 
+/// Whom an organisation lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invitee {
+    /// A device, a person, a partner.
+    Guest,
+    /// Somebody who may read the log's entries as well.
+    Auditor,
+}
+
 /// Makes a home folder for somebody whom a node's organisation lets in: certificates, addresses and the
 /// trust policy, but no identity, which its owner makes with `medanchor key new`.
 ///
 /// # Errors
 ///
 /// When the node's folder has no certificate authority, or the home cannot be written.
-pub fn invite(node: &Folder, name: &str, home: &Path) -> Result<()> {
+pub fn invite(node: &Folder, invitee: Invitee, name: &str, home: &Path) -> Result<()> {
     let config = Config::open(&node.config())?;
     let key = Zeroizing::new(files::read_text(&node.tls().join("authority.key"), 4096)?);
     let authority = Authority::open(&config.name, &key)?;
-    let issued = authority.issue(Holder::Guest, name, &[])?;
+    let holder = match invitee {
+        Invitee::Guest => Holder::Guest,
+        Invitee::Auditor => Holder::Auditor,
+    };
+    let issued = authority.issue(holder, name, &[])?;
     let ca = files::read_text(&node.tls().join("ca.pem"), MAX_PEM_BYTES)?;
     let policy = files::read_text(&node.policy(), MAX_POLICY_BYTES)?;
     write_home(home, &config, &ca, &policy, &issued)
@@ -137,6 +152,7 @@ impl Plan {
                 node_id,
                 address: member.listen,
                 swarm: member.swarm_listen,
+                log: Some(member.log_listen),
             })
             .collect()
     }
@@ -206,6 +222,8 @@ impl<'a> NewMember<'a> {
             role: Role::Member,
             listen: self.planned.listen,
             swarm_listen: Some(self.planned.swarm_listen),
+            log_listen: Some(self.planned.log_listen),
+            log_entries: EntryReaders::default(),
             members: network.members.clone(),
             witnesses: plan.witnesses.clone(),
             foreign_peers: Vec::new(),
@@ -273,6 +291,8 @@ impl<'a> NewWitness<'a> {
             role: Role::Witness,
             listen: self.address.address,
             swarm_listen: None,
+            log_listen: None,
+            log_entries: EntryReaders::default(),
             members: network.members.clone(),
             witnesses: plan.witnesses.clone(),
             foreign_peers: Vec::new(),
@@ -320,6 +340,8 @@ fn write_home(home: &Path, config: &Config, ca: &str, policy: &str, own: &Issued
     struct Node<'a> {
         name: &'a str,
         address: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        log: Option<String>,
     }
     files::create_folder(home)?;
     write_certificate(home, ca, own)?;
@@ -330,6 +352,7 @@ fn write_home(home: &Path, config: &Config, ca: &str, policy: &str, own: &Issued
     let nodes = members.iter().map(|member| Node {
         name: &member.name,
         address: member.address.to_string(),
+        log: member.log.map(|address| address.to_string()),
     });
     let client = Client {
         origin: &config.origin,

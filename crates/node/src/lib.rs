@@ -22,14 +22,16 @@ mod found;
 mod holders;
 mod http;
 mod keys;
+mod log_routes;
 mod publisher;
 mod server;
 mod services;
 mod submit;
+mod tile_routes;
 mod tls;
 mod witness_routes;
 
 pub use app::run;
-pub use config::{Config, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress};
+pub use config::{Config, EntryReaders, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress};
 pub use daemon::main;
-pub use found::{Plan, PlannedMember, found, invite};
+pub use found::{Invitee, Plan, PlannedMember, found, invite};

@@ -182,6 +182,28 @@ impl Publisher {
         newest.any().map(|newest| newest.note.to_string())
     }
 
+    /// The newest checkpoint that carries the policy's whole quorum: its size and its text.
+    pub(crate) fn published(&self) -> Option<(u64, String)> {
+        let newest = self.newest.borrow();
+        let published = newest.of(Strength::Published)?;
+        Some((published.checkpoint.size, published.note.to_string()))
+    }
+
+    /// Asks the others what is published until this node knows: the leader of a quiet log tells nobody who
+    /// has just started.
+    pub(crate) async fn learn_task(self: Arc<Self>, stop: CancellationToken) {
+        let learn = async {
+            while self.published().is_none() {
+                sleep(LEARN_AGAIN_AFTER).await;
+                self.ask_others().await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => (),
+            () = learn => (),
+        }
+    }
+
     /// Leaves under the newest published checkpoint.
     pub(crate) fn published_size(&self) -> u64 {
         let newest = self.newest.borrow();
@@ -458,6 +480,7 @@ const AT_LEAST_APART: Duration = Duration::from_millis(20);
 /// An idle log signs again, so that clients can tell a quiet log from a silent one.
 const REISSUE_AFTER: Duration = Duration::from_secs(600);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+const LEARN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const COSIGN_WITHIN: Duration = Duration::from_secs(5);
 /// What co-signers get beyond the quorum, so that receipts usually carry all signatures.
 const STRAGGLERS: Duration = Duration::from_millis(30);

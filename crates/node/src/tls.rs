@@ -31,9 +31,23 @@ impl Tls {
         })
     }
 
-    /// For the one port that a node serves: TLS 1.3, and every client shows a certificate.
+    /// For the port of a node's services: TLS 1.3, and every client shows a certificate.
     pub(crate) fn server(&self) -> Result<Arc<ServerConfig>> {
-        let clients = client_verifier(&self.ca_pem)?;
+        self.serve(client_verifier(&self.ca_pem)?)
+    }
+
+    /// For the port that everybody may read the log on: TLS 1.3, and whoever shows a certificate must show a
+    /// good one.
+    pub(crate) fn log_server(&self) -> Result<Arc<ServerConfig>> {
+        let roots = Arc::new(roots(&self.ca_pem)?);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .allow_unauthenticated()
+            .build()
+            .context("use the certificate authorities")?;
+        self.serve(clients)
+    }
+
+    fn serve(&self, clients: Arc<dyn ClientCertVerifier>) -> Result<Arc<ServerConfig>> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("set TLS 1.3")?

@@ -47,7 +47,9 @@ struct Node(Child);
 
 impl Node {
     fn start(data: &Path, listen: &[SocketAddr]) -> Self {
-        let flags = ["--listen", "--swarm-listen"].iter().zip(listen);
+        let flags = ["--listen", "--swarm-listen", "--log-listen"]
+            .iter()
+            .zip(listen);
         let mut command = Command::new(PROGRAM);
         command.args(["medanchord", "--data"]).arg(data);
         for (flag, address) in flags {
@@ -90,7 +92,7 @@ fn serves(operator: &Home) {
     });
 }
 
-fn free_addresses() -> [SocketAddr; 2] {
+fn free_addresses() -> [SocketAddr; 3] {
     let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
-    [bind(), bind()].map(|listener| listener.local_addr().unwrap())
+    [bind(), bind(), bind()].map(|listener| listener.local_addr().unwrap())
 }
