@@ -1,6 +1,6 @@
 //! The command line of `cargo testnet`.
 
-use crate::{DemoOptions, Network, NetworkOptions, demo, network::this_program};
+use crate::{DemoOptions, Network, NetworkOptions, SoakOptions, demo, network::this_program, soak};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -30,6 +30,22 @@ enum Command {
         /// Leave the network running, and say how to go on by hand.
         #[arg(long)]
         keep: bool,
+        /// Where the network keeps its files; a folder that does not exist yet or is empty.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Let things go wrong under load, and check that nothing acknowledged is lost and one log explains
+    /// what every client was told. The last lines say what was checked.
+    Soak {
+        /// How long faults strike; the checks come after.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// The same seed draws the same faults and statements again; when exactly they meet differs.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
         /// Where the network keeps its files; a folder that does not exist yet or is empty.
         #[arg(long)]
         dir: Option<PathBuf>,
@@ -102,6 +118,17 @@ fn run(command: Command) -> Result<ExitCode> {
             nodes,
             json,
             keep,
+            dir,
+        }),
+        Command::Soak {
+            minutes,
+            seed,
+            json,
+            dir,
+        } => soak(&SoakOptions {
+            minutes,
+            seed,
+            json,
             dir,
         }),
         Command::Up { nodes, place } => up(nodes, &place).map(|()| ExitCode::SUCCESS),

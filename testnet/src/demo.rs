@@ -1,6 +1,9 @@
 //! The demo: one story, told with its timings, every line of it checked.
 
-use crate::{Home, Network, NetworkOptions, Ran, network::this_program};
+use crate::{
+    Home, Network, NetworkOptions, Ran, interrupt::on_ctrl_c, network::this_program,
+    run_folder::RunFolder,
+};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use std::{
@@ -36,7 +39,7 @@ pub struct DemoOptions {
 /// When it cannot begin, or cannot write what happened.
 pub fn demo(options: &DemoOptions) -> Result<ExitCode> {
     let interrupted = on_ctrl_c()?;
-    let folder = DemoFolder::make(options)?;
+    let folder = RunFolder::make(options.dir.as_deref(), "medanchor-demo-")?;
     let mut story = Story {
         json: options.json,
         began: Instant::now(),
@@ -549,43 +552,6 @@ impl Story {
     }
 }
 
-/// The demo's folder, removed at the end unless it is kept.
-struct DemoFolder {
-    path: PathBuf,
-    temporary: Option<tempfile::TempDir>,
-}
-
-impl DemoFolder {
-    fn make(options: &DemoOptions) -> Result<Self> {
-        if let Some(dir) = &options.dir {
-            fs::create_dir_all(dir).context("make the folder")?;
-            let path = fs::canonicalize(dir).context("find the folder")?;
-            return Ok(Self {
-                path,
-                temporary: None,
-            });
-        }
-        let temporary = tempfile::Builder::new()
-            .prefix("medanchor-demo-")
-            .tempdir()
-            .context("make a temporary folder")?;
-        Ok(Self {
-            path: temporary.path().to_owned(),
-            temporary: Some(temporary),
-        })
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn keep(self) {
-        if let Some(temporary) = self.temporary {
-            let _ = temporary.keep();
-        }
-    }
-}
-
 fn payload(input: Option<&Path>, dir: &Path) -> Result<PathBuf> {
     match input {
         Some(input) => {
@@ -650,24 +616,6 @@ fn plain(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Says at the next step that Ctrl-C was pressed, so that everything is cleaned up.
-fn on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let noticed = Arc::clone(&interrupted);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                noticed.store(true, Ordering::Relaxed);
-            }
-        });
-    });
-    Ok(interrupted)
 }
 
 const ECG: &[u8] = include_bytes!("../data/mitbih208x.dat");

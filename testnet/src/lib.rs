@@ -1,4 +1,4 @@
-//! Starts, kills and restarts real nodes on loopback: the demo and the end-to-end tests.
+//! Starts, kills and restarts real nodes on loopback: the demo, the soak and the end-to-end tests.
 //!
 //! Every node is a process of its own, with real certificates and a private swarm. `medanchord` and
 //! `medanchor` are this same program, run again with their name as the first argument, so that one
@@ -17,12 +17,16 @@
 
 mod commands;
 mod demo;
+mod interrupt;
 mod network;
 mod node;
+mod run_folder;
+mod soak;
 mod tool;
 
 pub use commands::main;
 pub use demo::{DemoOptions, demo};
 pub use network::{Network, NetworkOptions};
 pub use node::NodeProcess;
+pub use soak::{SoakOptions, soak};
 pub use tool::{Home, Ran};

@@ -87,6 +87,24 @@ impl NodeProcess {
         self.wait(Duration::from_secs(10)).map(drop)
     }
 
+    /// Lets it run no further (SIGSTOP), and not know it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be signalled.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be signalled.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
     /// Asks it to stop (SIGTERM), and kills it when it does not within half a minute.
     ///
     /// # Errors
