@@ -61,8 +61,10 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
         .await
         .context("failed to start")?;
     let tasks = TaskTracker::new();
-    tasks.spawn(Arc::clone(&node.publisher).publish_task(stop.clone()));
-    tasks.spawn(Arc::clone(&node.publisher).learn_task(stop.clone()));
+    // Calls that are under way when the node is told to stop still wait for their receipts.
+    let answered = CancellationToken::new();
+    tasks.spawn(Arc::clone(&node.publisher).publish_task(answered.clone()));
+    tasks.spawn(Arc::clone(&node.publisher).learn_task(answered.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
     let ports = [Some((node.listener, node.routes)), node.log];
     let served = serve_all(ports.into_iter().flatten(), &stop);
@@ -72,6 +74,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
         () = node.store_failed.cancelled() => Err(anyhow::anyhow!("the block store failed").context(MUST_STOP)),
     };
     stop.cancel();
+    answered.cancel();
     tasks.close();
     let drained = async {
         tasks.wait().await;
