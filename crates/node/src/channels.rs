@@ -48,14 +48,6 @@ impl Channels {
         self.0.get(&node_id)
     }
 
-    /// The channel to the node with this id. A node that the config does not name cannot be reached.
-    pub(crate) fn channel(&self, node_id: u64) -> Channel {
-        self.to(node_id).map_or_else(
-            || Endpoint::from_static("https://unknown.invalid").connect_lazy(),
-            |remote| remote.channel.clone(),
-        )
-    }
-
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Remote> {
         self.0.values()

@@ -1,4 +1,5 @@
 use crate::types::NodeId;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use tonic::transport::Channel;
 pub struct ReplicaConfig {
     /// This node. The data directory is bound to it for ever.
     pub node_id: NodeId,
-    /// Every node of the network, this one among them. The one with the lowest id founds it.
-    pub members: Vec<MemberAddress>,
+    /// The nodes that found the network; the one with the lowest id does it.
+    pub founders: BTreeSet<NodeId>,
     /// Where the log, the state and the snapshot are kept.
     pub data_dir: PathBuf,
-    /// Makes the channel to another node: called once for each when the replica opens. It connects
-    /// lazily, and authenticates both sides.
+    /// The lasting channel to another node, which connects lazily and authenticates both sides. Asked for
+    /// each message, so that it may change.
     pub channel: Connect,
     /// The wall clock, unix ms. Read by the leader alone, to stamp batches.
     pub clock: Clock,
@@ -37,14 +38,14 @@ impl ReplicaConfig {
     /// A configuration with the usual times and sizes.
     pub fn new(
         node_id: NodeId,
-        members: Vec<MemberAddress>,
+        founders: BTreeSet<NodeId>,
         data_dir: PathBuf,
         channel: Connect,
         clock: Clock,
     ) -> Self {
         Self {
             node_id,
-            members,
+            founders,
             data_dir,
             channel,
             clock,
@@ -62,23 +63,14 @@ impl fmt::Debug for ReplicaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplicaConfig")
             .field("node_id", &self.node_id)
-            .field("members", &self.members)
+            .field("founders", &self.founders)
             .field("data_dir", &self.data_dir)
             .finish_non_exhaustive()
     }
 }
 
-/// A node and where it is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberAddress {
-    /// The node.
-    pub node_id: NodeId,
-    /// `host:port`.
-    pub address: String,
-}
-
-/// Makes a channel to a member.
-pub type Connect = Arc<dyn Fn(&MemberAddress) -> Channel + Send + Sync>;
+/// The channel to a node; `None` when nobody knows where it is.
+pub type Connect = Arc<dyn Fn(NodeId) -> Option<Channel> + Send + Sync>;
 
 /// Tells the time, unix ms.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;

@@ -10,8 +10,7 @@
 //! Every type of openraft stays in this crate. What is on the wire and on the disk are our own messages
 //! (`proto/medanchor/raft/v1`), so that another Raft could read them.
 //!
-//! Out of scope: what a statement means (`medanchor-anchor`), TLS and who may connect (`medanchor-node`),
-//! changes of the membership.
+//! Out of scope: what a statement means (`medanchor-anchor`), TLS and who may connect (`medanchor-node`).
 
 mod batcher;
 mod codec;
@@ -19,6 +18,7 @@ mod config;
 mod databases;
 mod error;
 mod log_store;
+mod members;
 mod peers;
 mod reads;
 mod rejection;
@@ -34,7 +34,7 @@ mod types;
 mod tests;
 
 pub use codec::CodecError;
-pub use config::{Clock, Connect, MemberAddress, ReplicaConfig};
+pub use config::{Clock, Connect, ReplicaConfig};
 pub use error::StoreError;
 pub use replica::{OpenError, Replica, Stopped};
 pub use server::{Caller, RaftServer, RaftServiceServer};

@@ -1,7 +1,7 @@
 use crate::codec::{
     entry_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_to_pb,
 };
-use crate::config::ReplicaConfig;
+use crate::config::{Connect, ReplicaConfig};
 use crate::error::blocking;
 use crate::snapshot::SnapshotFile;
 use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
@@ -14,35 +14,25 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// The other nodes, with one lasting channel to each.
+/// The way to the other nodes.
 #[derive(Clone)]
 pub(crate) struct Peers {
-    clients: BTreeMap<NodeId, RaftServiceClient<Channel>>,
+    channel: Connect,
     snapshot_deadline: Duration,
 }
 
 impl Peers {
     pub(crate) fn new(config: &ReplicaConfig) -> Self {
-        let others = config
-            .members
-            .iter()
-            .filter(|member| member.node_id != config.node_id);
-        let clients = others.map(|member| {
-            let client = RaftServiceClient::new((config.channel)(member))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            (member.node_id, client)
-        });
         Self {
-            clients: clients.collect(),
+            channel: Arc::clone(&config.channel),
             snapshot_deadline: config.snapshot_deadline,
         }
     }
@@ -71,10 +61,11 @@ impl Peers {
     }
 
     fn client(&self, node_id: NodeId) -> Result<RaftServiceClient<Channel>, Status> {
-        self.clients
-            .get(&node_id)
-            .cloned()
-            .ok_or_else(|| Status::unavailable("not a member of the network"))
+        let channel = (self.channel)(node_id);
+        let channel = channel.ok_or_else(|| Status::unavailable("not a member of the network"))?;
+        Ok(RaftServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 }
 

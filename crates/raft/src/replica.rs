@@ -3,6 +3,7 @@ use crate::config::ReplicaConfig;
 use crate::databases::Databases;
 use crate::error::{StoreError, blocking};
 use crate::log_store::LogStore;
+use crate::members::Members;
 use crate::peers::Peers;
 use crate::reads::{self, Reads};
 use crate::rejection::rejection;
@@ -11,8 +12,8 @@ use crate::status::{ReplicaStatus, Role, follow};
 use crate::types::{NodeId, Raft};
 use futures::future::BoxFuture;
 use medanchor_anchor::{
-    Append, AppendError, Appended, BoxError, Leaf, Read, ReadError, SignedStatement, Submission,
-    View,
+    Append, AppendError, Appended, BoxError, Leaf, LeafIndex, Read, ReadError, SignedStatement,
+    Submission, View,
 };
 use medanchor_api::pb::raft as pb;
 use openraft::error::{InitializeError, RaftError};
@@ -32,7 +33,8 @@ pub struct Replica(Arc<Inner>);
 
 struct Inner {
     node_id: NodeId,
-    members: BTreeSet<NodeId>,
+    founders: BTreeSet<NodeId>,
+    admitted: watch::Sender<LeafIndex>,
     data_dir: PathBuf,
     deadline: Duration,
     raft: Raft,
@@ -119,9 +121,17 @@ impl Replica {
             closing.subscribe(),
             Arc::clone(&failure),
         ));
+        let admitted = watch::Sender::new(0);
+        let members = Members {
+            raft: raft.clone(),
+            state: state.clone(),
+            admitted: admitted.subscribe(),
+        };
+        tokio::spawn(members.reconcile_task(closing.subscribe()));
         Self(Arc::new(Inner {
             node_id: config.node_id,
-            members: config.members.iter().map(|member| member.node_id).collect(),
+            founders: config.founders,
+            admitted,
             data_dir: config.data_dir,
             deadline: config.deadline,
             raft,
@@ -136,8 +146,8 @@ impl Replica {
         }))
     }
 
-    /// Founds the network with leaf 0, and waits until it is there: on the member with the lowest id. On
-    /// another member, and once the log is not empty, it does nothing; so every node may call it at every
+    /// Founds the network with leaf 0, and waits until it is there: on the founder with the lowest id. On
+    /// another node, and once the log is not empty, it does nothing; so every node may call it at every
     /// start.
     ///
     /// # Errors
@@ -145,7 +155,7 @@ impl Replica {
     /// [`AppendError::Rejected`] when the statement cannot found a network, [`AppendError::Stopped`].
     /// While too few members can be reached it goes on trying.
     pub async fn found(&self, founded: SignedStatement) -> Result<(), AppendError> {
-        if self.0.members.first() != Some(&self.0.node_id) {
+        if self.0.founders.first() != Some(&self.0.node_id) {
             return Ok(());
         }
         self.initialize().await?;
@@ -173,7 +183,7 @@ impl Replica {
         if initialized.map_err(|error| AppendError::Stopped(error.into()))? {
             return Ok(());
         }
-        match raft.initialize(self.0.members.clone()).await {
+        match raft.initialize(self.0.founders.clone()).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(AppendError::Stopped(error.into())),
         }
@@ -184,9 +194,21 @@ impl Replica {
         self.0.node_id
     }
 
-    /// Whether `node_id` is a member of the network.
+    /// Whether `node_id` takes part in Raft, as far as this replica knows: a removed member does until the
+    /// others have agreed without it. A replica that knows nothing yet lets in whomever its node does.
     pub fn is_member(&self, node_id: NodeId) -> bool {
-        self.0.members.contains(&node_id)
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        membership.get_node(&node_id).is_some() || membership.nodes().next().is_none()
+    }
+
+    /// Lets nodes into Raft whose `member-added` leaf is before `index`: from then on a newcomer may lead,
+    /// and what it signs must be believed.
+    pub fn admit_before(&self, index: LeafIndex) {
+        self.0
+            .admitted
+            .send_if_modified(|before| std::mem::replace(before, index.max(*before)) < index);
     }
 
     /// What this replica does and knows now.
@@ -493,12 +515,8 @@ async fn make_durable_task(
 }
 
 fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
-    let ids: BTreeSet<NodeId> = config.members.iter().map(|member| member.node_id).collect();
-    if ids.len() != config.members.len() || ids.contains(&0) {
-        return Err(OpenError::Config("node ids must be different, from 1"));
-    }
-    if !ids.contains(&config.node_id) {
-        return Err(OpenError::Config("this node is not a member"));
+    if config.node_id == 0 || config.founders.contains(&0) {
+        return Err(OpenError::Config("node ids begin with 1"));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use super::backend::Disk;
 use crate::databases::Databases;
-use crate::{MemberAddress, NodeId, RaftServer, Replica, ReplicaConfig, ReplicaStatus, Role};
+use crate::{NodeId, RaftServer, Replica, ReplicaConfig, ReplicaStatus, Role};
 use futures::FutureExt;
 use medanchor_anchor::testing::{self, BEGINNING, MEMBERS, World, key};
 use medanchor_anchor::{
@@ -21,6 +21,8 @@ use tonic::transport::{Channel, Endpoint, Server};
 pub(crate) struct Cluster {
     ports: BTreeMap<(NodeId, NodeId), u16>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// Nodes 1 to this one found the network.
+    pub(crate) founders: u64,
     tune: fn(&mut ReplicaConfig),
 }
 
@@ -76,6 +78,7 @@ impl Cluster {
         Self {
             ports,
             nodes: BTreeMap::new(),
+            founders: count,
             tune,
         }
     }
@@ -179,18 +182,17 @@ impl Cluster {
     }
 
     fn config(&self, id: NodeId, remains: &Remains) -> ReplicaConfig {
-        let members = self.ports.range((id, 0)..(id + 1, 0));
-        let members = members.map(|(&(_, node_id), port)| MemberAddress {
-            node_id,
-            address: format!("127.0.0.1:{port}"),
-        });
+        let channels = self.ports.range((id, 0)..(id + 1, 0));
+        let channels: BTreeMap<NodeId, Channel> = channels
+            .map(|(&(_, node_id), port)| (node_id, channel(*port)))
+            .collect();
         ReplicaConfig {
             deadline: Duration::from_secs(30),
             ..ReplicaConfig::new(
                 id,
-                members.collect(),
+                (1..=self.founders).collect(),
                 remains.dir.path().to_owned(),
-                Arc::new(channel),
+                Arc::new(move |node_id| channels.get(&node_id).cloned()),
                 Arc::new(|| BEGINNING),
             )
         }
@@ -251,7 +253,7 @@ fn dump(replica: &Replica) -> Vec<(Table, Vec<Row>)> {
     Table::ALL.map(rows).to_vec()
 }
 
-fn channel(member: &MemberAddress) -> Channel {
-    let address = format!("http://{}", member.address);
+fn channel(port: u16) -> Channel {
+    let address = format!("http://127.0.0.1:{port}");
     Endpoint::from_shared(address).unwrap().connect_lazy()
 }

@@ -1,6 +1,6 @@
 use super::backend::SyncFailure;
 use super::cluster::{Cluster, append, assert_holds, founded, submission};
-use crate::{MemberAddress, OpenError, Replica, ReplicaConfig, Role};
+use crate::{OpenError, Replica, ReplicaConfig, Role};
 use futures::future::join_all;
 use medanchor_anchor::testing::BEGINNING;
 use medanchor_anchor::{Append, AppendError, Read, ReadError};
@@ -142,19 +142,19 @@ fn replica_finds_its_files_again() {
 async fn open_refuses_a_configuration_that_contradicts_itself() {
     let dir = tempfile::tempdir().unwrap();
     let usual = alone(dir.path().to_owned());
-    let stranger = ReplicaConfig {
-        node_id: 2,
+    let nameless = ReplicaConfig {
+        node_id: 0,
         ..usual.clone()
     };
-    let twice = ReplicaConfig {
-        members: [usual.members.clone(), usual.members.clone()].concat(),
+    let nameless_founder = ReplicaConfig {
+        founders: [0, 1].into(),
         ..usual.clone()
     };
     let slow_heartbeat = ReplicaConfig {
         heartbeat: Duration::from_secs(3),
         ..usual
     };
-    for config in [stranger, twice, slow_heartbeat] {
+    for config in [nameless, nameless_founder, slow_heartbeat] {
         let answer = Replica::open(config).await;
         assert!(matches!(answer, Err(OpenError::Config(_))), "{answer:?}");
     }
@@ -162,16 +162,11 @@ async fn open_refuses_a_configuration_that_contradicts_itself() {
 
 /// The only node of a network.
 fn alone(data_dir: PathBuf) -> ReplicaConfig {
-    let member = MemberAddress {
-        node_id: 1,
-        address: "127.0.0.1:1".to_owned(),
-    };
-    let channel = |_: &MemberAddress| unreachable!("there is no other node");
     ReplicaConfig::new(
         1,
-        vec![member],
+        [1].into(),
         data_dir,
-        Arc::new(channel),
+        Arc::new(|_| unreachable!("there is no other node")),
         Arc::new(|| BEGINNING),
     )
 }
