@@ -15,6 +15,7 @@ mod apply;
 mod batch;
 mod batch_conflict;
 mod batch_head;
+mod chain;
 mod checkpoint;
 mod cosignature;
 mod entry;
@@ -39,6 +40,7 @@ pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
 pub use batch_conflict::{BatchConflict, BatchConflictError, BatchConflictFormatError, Liar};
 pub use batch_head::{BatchConflictKind, BatchHead, BatchHeadError, SignedBatchHead};
+pub use chain::{ChainError, Epochs, PolicyChain};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;
 pub use entry::{
@@ -62,7 +64,7 @@ pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};
 pub use tiles::{HashTiles, Recomputed, Tile, TileError, TileKind};
 pub use tree::{ConsistencyProof, InclusionProof, ProofError};
 pub use trust::{
-    CheckedCheckpoint, Cosigner, PolicyError, PolicyLineError, PolicyWarning, Strength, TrustError,
-    TrustPolicy,
+    CheckedCheckpoint, Cosigner, PolicyError, PolicyLineError, PolicyWarning, Strength, Trust,
+    TrustError, TrustPolicy,
 };
 pub use witness::{AddCheckpoint, AddCheckpointError, Seen};

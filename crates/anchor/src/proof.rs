@@ -1,6 +1,6 @@
 use crate::{
-    CheckedCheckpoint, InclusionProof, LeafIndex, ProofError, SignedNote, Strength, TrustError,
-    TrustPolicy,
+    CheckedCheckpoint, InclusionProof, LeafIndex, ProofError, SignedNote, Strength, Trust,
+    TrustError,
     checkpoint::{hash_from_base64, hash_to_base64, parse_decimal},
     tree::leaf_hash,
 };
@@ -58,7 +58,7 @@ impl TlogProof {
     pub fn verify(
         &self,
         leaf: &[u8],
-        policy: &TrustPolicy,
+        policy: &impl Trust,
         strength: Strength,
     ) -> Result<CheckedCheckpoint, InclusionError> {
         let checked = policy.check(&self.checkpoint, strength)?;

@@ -1,6 +1,6 @@
 use crate::{
     Body, CheckedCheckpoint, InclusionError, InclusionProof, Leaf, LeafIndex, Opening, SignedNote,
-    Strength, TlogProof, TlogProofError, TrustPolicy,
+    Strength, TlogProof, TlogProofError, Trust,
 };
 use medanchor_dag::{CborError, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ impl Receipt {
     /// [`ReceiptError`].
     pub fn verify(
         &self,
-        policy: &TrustPolicy,
+        policy: &impl Trust,
         strength: Strength,
     ) -> Result<Verified<'_>, ReceiptError> {
         let proof = self.to_proof(None);
@@ -172,8 +172,8 @@ const MAX_EXTRA_BYTES: usize = Leaf::MAX_BYTES + Opening::MAX_BYTES + 32;
 mod tests {
     use super::*;
     use crate::{
-        Checkpoint, Entry, MemoryTables, Outcome, SignatureKind, Standing, Statement, VerifierKey,
-        cosign, tree,
+        Checkpoint, Entry, MemoryTables, Outcome, SignatureKind, Standing, Statement, TrustPolicy,
+        VerifierKey, cosign, tree,
     };
     use medanchor_dag::SigningKey;
     use proptest::prelude::*;

@@ -6,10 +6,10 @@
 )]
 
 use crate::{
-    AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Class, Consented,
-    Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member, MemberAdded,
-    MemberRemoved, MemoryTables, Nonce, Outcome, Period, PrincipalKind, Released, SignedStatement,
-    Standing, State, Statement, Withdrawn,
+    AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Checkpoint, Class,
+    Consented, Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member,
+    MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome, Period, PrincipalKind, Receipt,
+    Released, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn, cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
@@ -267,6 +267,44 @@ impl World {
         let keys: Vec<SigningKey> = approvers.iter().map(|name| key(name)).collect();
         let body = Body::MemberRemoved(self.leaving(name, quorum));
         self.accept(body, &keys.iter().collect::<Vec<_>>())
+    }
+
+    /// The checkpoint of the first `size` leaves, signed by `log` and co-signed by `cosigners`.
+    pub fn checkpoint(&self, size: u64, log: &str, cosigners: &[&str]) -> SignedNote {
+        let root = self.state().root_at(size).expect("the log is that long");
+        let origin = ORIGIN.to_owned();
+        let note = Checkpoint { origin, size, root }.sign(&key(&format!("{log}/log")));
+        let mut note = note.expect("the origin names a key");
+        for name in cosigners {
+            let cosigner = key(&format!("{name}/cosigner"));
+            let signature = cosign(
+                &note,
+                &format!("{ORIGIN}/{name}"),
+                &cosigner,
+                self.now / 1000,
+            );
+            note.add(signature.expect("the name names a key"))
+                .expect("it fits");
+        }
+        note
+    }
+
+    /// The receipt of a leaf by that checkpoint.
+    pub fn receipt(&self, index: u64, checkpoint: SignedNote) -> Receipt {
+        let state = self.state();
+        let checked: Checkpoint = checkpoint.text().parse().expect("it is a checkpoint");
+        Receipt {
+            leaf: state
+                .leaf(index)
+                .expect("memory does not fail")
+                .expect("a leaf"),
+            opening: state.opening(index).expect("memory does not fail"),
+            index,
+            proof: state
+                .inclusion_proof(index, checked.size)
+                .expect("it is below the size"),
+            checkpoint,
+        }
     }
 
     /// Changes the standing of a principal of `org`.

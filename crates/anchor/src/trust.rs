@@ -77,6 +77,27 @@ pub struct Cosigner {
     pub at_unix_seconds: u64,
 }
 
+/// Whom a client believes about a checkpoint: one policy, or the policies of a network by the size of its log.
+pub trait Trust {
+    /// Checks a checkpoint and its signatures.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError`]; the checkpoint must then be ignored.
+    fn check(&self, note: &SignedNote, strength: Strength)
+    -> Result<CheckedCheckpoint, TrustError>;
+}
+
+impl Trust for TrustPolicy {
+    fn check(
+        &self,
+        note: &SignedNote,
+        strength: Strength,
+    ) -> Result<CheckedCheckpoint, TrustError> {
+        Self::check(self, note, strength)
+    }
+}
+
 /// Why a checkpoint is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
@@ -100,6 +121,14 @@ pub enum TrustError {
         /// The fewest that can be enough.
         needed: usize,
     },
+    /// The policy it satisfies was replaced since: have it shown to be a prefix of the log as it is now.
+    #[error(
+        "checkpoint of {0} leaves is by a policy that was replaced, and not shown to be in the log as it is now"
+    )]
+    Retired(u64),
+    /// It contradicts the log as it is now: its keys signed what was never in the log.
+    #[error("checkpoint of {0} leaves contradicts the log as it is now")]
+    Rewritten(u64),
 }
 
 /// What is weak in a policy. It is obeyed all the same.
@@ -178,6 +207,17 @@ impl TrustPolicy {
             .map(parse)
             .collect();
         Self::new(&logs?, &witnesses?, founded.quorum)
+    }
+
+    /// Whether some of all its witnesses must have co-signed, no matter which.
+    pub(crate) fn is_one_group(&self) -> bool {
+        match (self.groups.as_slice(), &self.quorum) {
+            ([group], Some(quorum)) => {
+                let names = self.witnesses.iter().map(|witness| &witness.name);
+                group.name == *quorum && names.eq(&group.members)
+            }
+            _ => false,
+        }
     }
 
     /// The log keys it lists.

@@ -8,9 +8,9 @@
 
 use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Checkpoint, Class,
-    CustodyKind, Entry, Founded, Hold, Kind, Leaf, Opening, PrincipalKind, Receipt, Refused,
-    SignedBatchHead, SignedNote, SignedStatement, Statement, Strength, TrustPolicy, Withdrawn,
-    cosign,
+    CustodyKind, Entry, Epochs, Founded, Hold, Kind, Leaf, Opening, PolicyChain, PrincipalKind,
+    Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement, Statement, Strength,
+    TrustPolicy, Withdrawn, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
         founded, joining, key, node_key, standing, stream_id,
@@ -152,6 +152,29 @@ fn receipt() {
     check_text("receipt", &receipt.to_string());
     let read: Receipt = text_example("receipt").parse().unwrap();
     read.verify(&policy(), Strength::Published).unwrap();
+}
+
+#[test]
+fn policy_chain() {
+    let mut world = World::new();
+    let cosigners = ["hospital-a", "hospital-b", "hospital-c"];
+    world.leave("hospital-c", 2, &["hospital-a", "hospital-b"]);
+    let change = world.checkpoint(2, "hospital-a", &cosigners);
+    let mut proofs = std::collections::BTreeMap::new();
+    proofs.insert(2, world.state().consistency_proof(2, 2).unwrap());
+    let chain = PolicyChain {
+        changes: vec![world.receipt(1, change)],
+        head: None,
+        proofs,
+    };
+    check("policy-chain", &chain.to_bytes());
+    let read = PolicyChain::from_bytes(&example("policy-chain")).unwrap();
+    let root = TrustPolicy::founded(&founded(cid("policy"))).unwrap();
+    let epochs = Epochs::follow(root, &read).unwrap();
+    assert_eq!(
+        (epochs.current().logs().count(), epochs.current_after()),
+        (2, 2)
+    );
 }
 
 #[test]

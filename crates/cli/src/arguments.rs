@@ -246,6 +246,9 @@ pub(crate) struct VerifyArguments {
     /// The trust policy; absent, that of the user's folder.
     #[arg(long)]
     pub(crate) policy: Option<PathBuf>,
+    /// How the policy changed since; absent, as kept in the user's folder.
+    #[arg(long)]
+    pub(crate) chain: Option<PathBuf>,
     /// How strong the receipt must be.
     #[arg(long, value_enum, default_value_t = StrengthName::Published)]
     pub(crate) strength: StrengthName,
@@ -345,7 +348,8 @@ mod tests {
             format!("put ecg.dat --custody {CUSTODY} --class waveform.ecg --chunk-log2 20"),
             format!("request {CID} --purpose TREAT --role clinician"),
             format!("get {CID} -o out --purpose HRESCH"),
-            "verify receipt.tlog-proof record.cbor --policy policy.txt".to_owned(),
+            "verify receipt.tlog-proof record.cbor --policy policy.txt --chain policy-chain"
+                .to_owned(),
             "log list --from 3 --limit 9".to_owned(),
             "log show 7".to_owned(),
             "--home /tmp/x --json status".to_owned(),

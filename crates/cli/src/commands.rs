@@ -5,12 +5,12 @@ use crate::{
         Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments,
         KeyCommand, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
     },
-    home::read_policy,
+    home::{follow, read_policy},
     operations,
 };
 use anyhow::{Context, Result};
 use clap::Parser;
-use medanchor_anchor::PrincipalKind;
+use medanchor_anchor::{Epochs, PrincipalKind};
 use medanchor_api::ClientError;
 use serde_json::{Map, Value};
 use std::{
@@ -154,12 +154,14 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
 }
 
 fn verify_receipt(home: &Home, arguments: &VerifyArguments) -> Result<crate::Verified> {
-    let policy = match &arguments.policy {
-        Some(path) => read_policy(path)?,
-        None => home.trust_policy(&home.client_file()?)?,
+    let epochs = match (&arguments.policy, &arguments.chain) {
+        (Some(policy), Some(chain)) => follow(read_policy(policy)?, chain)?,
+        (Some(policy), None) => Epochs::new(read_policy(policy)?),
+        (None, Some(chain)) => follow(home.trust_policy(&home.client_file()?)?, chain)?,
+        (None, None) => home.epochs(&home.client_file()?)?,
     };
     let (receipt, record) = (&arguments.receipt, arguments.record.as_deref());
-    operations::verify(receipt, record, &policy, arguments.strength.into())
+    operations::verify(receipt, record, &epochs, arguments.strength.into())
 }
 
 fn enrol_options(kind: PrincipalKind, arguments: &EnrolArguments) -> EnrolOptions {

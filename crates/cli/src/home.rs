@@ -1,6 +1,6 @@
 use crate::{OwnKeys, files};
 use anyhow::{Context, Result};
-use medanchor_anchor::TrustPolicy;
+use medanchor_anchor::{Epochs, PolicyChain, TrustPolicy};
 use medanchor_api::{ClientConfig, NodeAddress};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -91,6 +91,16 @@ impl Home {
         read_policy(&self.join(&client.policy))
     }
 
+    /// The policies by the size of the log: the home's trust policy, and how it changed since.
+    pub(crate) fn epochs(&self, client: &ClientFile) -> Result<Epochs> {
+        let policy = self.trust_policy(client)?;
+        let chain = self.join(POLICY_CHAIN);
+        match chain.exists() {
+            true => follow(policy, &chain),
+            false => Ok(Epochs::new(policy)),
+        }
+    }
+
     pub(crate) fn client_config(&self, client: &ClientFile) -> Result<ClientConfig> {
         let pem = |name: &str| files::read_text(&self.join(name), MAX_PEM_BYTES);
         let nodes = client.nodes.iter().map(|node| NodeAddress {
@@ -114,6 +124,15 @@ pub(crate) fn read_policy(path: &Path) -> Result<TrustPolicy> {
         .with_context(|| format!("parse trust policy `{}`", path.display()))
 }
 
+/// Follows a policy-chain file.
+pub(crate) fn follow(policy: TrustPolicy, path: &Path) -> Result<Epochs> {
+    let limit = u64::try_from(PolicyChain::MAX_BYTES).unwrap_or(u64::MAX);
+    let chain = PolicyChain::from_bytes(&files::read(path, limit)?)
+        .with_context(|| format!("parse policy chain `{}`", path.display()))?;
+    Epochs::follow(policy, &chain)
+        .with_context(|| format!("follow policy chain `{}`", path.display()))
+}
+
 fn parse_client_file(text: &str) -> Result<ClientFile> {
     let client: ClientFile = toml::from_str(text)?;
     anyhow::ensure!(!client.nodes.is_empty(), "no node is listed");
@@ -128,6 +147,8 @@ fn policy_file() -> PathBuf {
     PathBuf::from("policy.txt")
 }
 
+/// How the trust policy changed with the members, as far as the user knows.
+pub(crate) const POLICY_CHAIN: &str = "policy-chain";
 const MAX_CLIENT_BYTES: u64 = 64 * 1024;
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
 const MAX_NODES: usize = 64;

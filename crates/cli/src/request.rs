@@ -2,7 +2,7 @@ use crate::{
     CliError, OwnKeys, Session, clock, consent::check_purpose, grant::Grant, session::patiently,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{AccessRequest, Body, SignedNote, Strength, Verified};
+use medanchor_anchor::{AccessRequest, Body, SignedNote, Strength, Trust as _, Verified};
 use medanchor_api::{Decision, Denied};
 use medanchor_dag::{Cid, Hash};
 use serde::Serialize;

@@ -1,7 +1,8 @@
 use crate::{CliError, Exit, Home, OwnKeys, clock, files, home::ClientFile};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, LeafIndex, Outcome, Receipt, SignedStatement, Statement, Strength, TrustPolicy, Verified,
+    Body, Epochs, LeafIndex, Outcome, Receipt, SignedStatement, Statement, Strength, Trust,
+    Verified,
 };
 use medanchor_api::{Client, ClientError, LeafName, ListedCustody, ListedPrincipal};
 use medanchor_dag::{CustodyId, Did};
@@ -14,8 +15,8 @@ pub struct Session {
     pub home: Home,
     /// The network's name.
     pub origin: String,
-    /// Whom the user believes.
-    pub policy: TrustPolicy,
+    /// Whom the user believes, by the size of the log.
+    pub policy: Epochs,
     /// The nodes.
     pub client: Client,
     operator: Option<String>,
@@ -45,7 +46,7 @@ impl Session {
     pub fn open(home: &Home) -> Result<Self> {
         let file = home.client_file()?;
         let config = home.client_config(&file)?;
-        let policy = home.trust_policy(&file)?;
+        let policy = home.epochs(&file)?;
         let client = Client::new(&config).context("use the nodes of `client.toml`")?;
         let ClientFile {
             origin, operator, ..
@@ -233,7 +234,7 @@ pub(crate) async fn patiently<T>(
 
 /// What a published receipt shows of a statement: that it took effect, or why it was refused. A node's word
 /// alone shows neither.
-fn taken(policy: &TrustPolicy, receipt: &Receipt, statement: &Statement) -> Result<Said> {
+fn taken(policy: &impl Trust, receipt: &Receipt, statement: &Statement) -> Result<Said> {
     let said = shown(policy, receipt, Strength::Published, |verified| {
         let opening = verified.opening.map(|opening| &opening.0.signed);
         opening.is_some_and(|opened| opened.statement == *statement)
@@ -250,7 +251,7 @@ fn taken(policy: &TrustPolicy, receipt: &Receipt, statement: &Statement) -> Resu
 
 /// Checks a receipt by the trust policy, and that its leaf is `the_one`, whatever its outcome.
 fn shown(
-    policy: &TrustPolicy,
+    policy: &impl Trust,
     receipt: &Receipt,
     strength: Strength,
     the_one: impl FnOnce(&Verified<'_>) -> bool,
@@ -335,8 +336,8 @@ const PAUSES: [Duration; 5] = [
 mod tests {
     use super::*;
     use medanchor_anchor::{
-        Checkpoint, Custody, Entry, Leaf, MemoryTables, Opening, SignatureKind, VerifierKey,
-        cosign, tree,
+        Checkpoint, Custody, Entry, Leaf, MemoryTables, Opening, SignatureKind, TrustPolicy,
+        VerifierKey, cosign, tree,
     };
     use medanchor_dag::SigningKey;
 

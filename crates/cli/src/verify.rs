@@ -1,6 +1,6 @@
 use crate::{CliError, clock, files};
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, Outcome, Receipt, Strength, TrustPolicy};
+use medanchor_anchor::{Body, Epochs, Outcome, Receipt, Strength};
 use medanchor_dag::{MAX_RECORD_BYTES, Record};
 use serde::Serialize;
 use std::{fmt, path::Path};
@@ -30,7 +30,7 @@ pub struct Verified {
     pub policy_warnings: Vec<String>,
 }
 
-/// Verifies a receipt by a trust policy, and that it is of a record's file where one is given. Nobody is
+/// Verifies a receipt by the policy of its time, and that it is of a record's file where one is given. Nobody is
 /// asked.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub struct Verified {
 pub fn verify(
     receipt: &Path,
     record: Option<&Path>,
-    policy: &TrustPolicy,
+    epochs: &Epochs,
     strength: Strength,
 ) -> Result<Verified> {
     let limit = u64::try_from(Receipt::MAX_BYTES)?;
@@ -47,7 +47,7 @@ pub fn verify(
         .parse()
         .context("parse the receipt")?;
     let verified = receipt
-        .verify(policy, strength)
+        .verify(epochs, strength)
         .context("verify the receipt")?;
     if verified.leaf.outcome != Outcome::Ok {
         let (index, outcome) = (verified.index, verified.leaf.outcome);
@@ -74,7 +74,12 @@ pub fn verify(
             .iter()
             .map(|cosigner| cosigner.key.name().to_owned())
             .collect(),
-        policy_warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+        policy_warnings: epochs
+            .current()
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     })
 }
 
