@@ -26,6 +26,7 @@ mod ports;
 mod proof;
 mod receipt;
 mod state;
+mod state_digest;
 mod statement;
 mod tables;
 #[cfg(feature = "testing")]
@@ -55,6 +56,7 @@ pub use ports::{Append, AppendError, Appended, BoxError, Prove, Read, ReadError,
 pub use proof::{InclusionError, TlogProof, TlogProofError};
 pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
 pub use state::State;
+pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
 pub use statement::{
     AccessRequest, Anchored, Attestation, Basis, Body, Class, Consented, Custody, CustodyKind,
     Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released, SecondFactor,

@@ -7,10 +7,10 @@
 )]
 
 use medanchor_anchor::{
-    AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Checkpoint, Class,
-    CustodyKind, Entry, Epochs, Founded, Hold, Kind, Leaf, Opening, PolicyChain, PrincipalKind,
-    Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement, Statement, Strength,
-    TrustPolicy, Withdrawn, cosign,
+    AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
+    Class, CustodyKind, Digested, Entry, Epochs, Founded, Hold, Kind, Leaf, Opening, PolicyChain,
+    PrincipalKind, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement, StateDigest,
+    Statement, Strength, TrustPolicy, Withdrawn, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
         founded, joining, key, node_key, standing, stream_id,
@@ -190,6 +190,22 @@ fn witness_request() {
     assert_eq!(read.decide(None, &keys).unwrap().size, 1);
 }
 
+#[test]
+fn state_digest() {
+    let said = Digested {
+        index: 40_959,
+        term: 3,
+        tree_size: 40_000,
+        digest: Hash::of(b"content"),
+        size: 60_000_000,
+    };
+    let digest = StateDigest::sign(&node_key("hospital-a"), ORIGIN, said);
+    check("state digest", &digest.to_bytes());
+    let read = StateDigest::from_bytes(&example("state digest")).unwrap();
+    let certifiers = Certifiers::founded(ORIGIN, &small_network());
+    assert_eq!(certifiers.check(&[read]).unwrap(), said);
+}
+
 /// One of each kind; `reinstated` and `revoked` look like `suspended`.
 fn statements() -> Vec<Statement> {
     let mut world = World::new();
@@ -353,6 +369,7 @@ fn labels_are_all_listed() {
         Hold::LABEL,
         BatchHead::LABEL,
         Attestation::LABEL,
+        StateDigest::LABEL,
         "medanchor/v1/opening",
     ] {
         assert!(FORMATS.contains(label), "{label}");

@@ -37,7 +37,7 @@ use medanchor_broker::{Broker, BrokerParts, Custody};
 use medanchor_dag::DiskStore;
 use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::Policies;
-use medanchor_raft::{RaftServer, Replica, ReplicaConfig};
+use medanchor_raft::{Identity, RaftServer, Replica, ReplicaConfig};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -155,7 +155,7 @@ impl Node {
         let store = open_store(folder).await?;
         let store_failed = store.failed();
         let peer = Arc::new(start_peer(folder, config, &founded, Arc::clone(&store)).await?);
-        let replica = Arc::new(open_replica(folder, &own, &channels, &founding).await?);
+        let replica = Arc::new(open_replica(folder, config, &own, &channels, &founding).await?);
         let publisher = Arc::new(open_publisher(
             folder, config, &tls, &channels, &replica, &alarms,
         )?);
@@ -364,21 +364,31 @@ async fn start_peer(
 
 async fn open_replica(
     folder: &Folder,
+    config: &Config,
     own: &Member,
     channels: &Channels,
     founding: &SignedStatement,
 ) -> Result<Replica> {
     let channels = channels.clone();
     let founders = founded_of(founding)?.members.iter();
-    let replica = Replica::open(ReplicaConfig::new(
+    let identity = Identity {
+        origin: config.origin.clone(),
+        founded: founded_of(founding)?.clone(),
+        key: Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?),
+    };
+    let mut replica = ReplicaConfig::new(
         own.node_id,
         founders.map(|founder| founder.node_id).collect(),
+        identity,
         folder.raft(),
         Arc::new(move |node_id| Some(channels.to(node_id)?.channel.clone())),
         Arc::new(clock::unix_ms),
-    ))
-    .await
-    .context("open the replica")?;
+    );
+    if let Some(every) = config.snapshot_every {
+        replica.snapshot_every = every;
+        replica.keep_entries = replica.keep_entries.min(every);
+    }
+    let replica = Replica::open(replica).await.context("open the replica")?;
     replica
         .found(founding.clone())
         .await
@@ -494,7 +504,7 @@ mod tests {
             let own = own_member(founded_of(&founding).unwrap(), &config).unwrap();
             let tls = Tls::open(&folder).unwrap();
             let channels = Channels::new(&config, &tls).unwrap();
-            let replica = open_replica(&folder, own, &channels, &founding);
+            let replica = open_replica(&folder, &config, own, &channels, &founding);
             let replica = Arc::new(replica.await.unwrap());
             let alarms = Arc::new(Alarms::open(&folder.alarms()).unwrap());
             let publisher =

@@ -30,6 +30,10 @@ pub struct Config {
     /// Who may read the log's entries there.
     #[serde(default)]
     pub log_entries: EntryReaders,
+    /// Entries and leaves of the log after which its state is snapshot, while it is small. The same on every
+    /// node; absent: the usual number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_every: Option<u64>,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
     /// Outside witnesses.
@@ -271,6 +275,7 @@ mod tests {
             swarm_listen: Some(([127, 0, 0, 1], 7441).into()),
             log_listen: Some(([127, 0, 0, 1], 7442).into()),
             log_entries: EntryReaders::Auditors,
+            snapshot_every: None,
             members: vec![MemberAddress {
                 name: "hospital-a".to_owned(),
                 node_id: 1,

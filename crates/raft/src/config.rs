@@ -1,4 +1,6 @@
 use crate::types::NodeId;
+use medanchor_anchor::Founded;
+use medanchor_dag::SigningKey;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ pub struct ReplicaConfig {
     pub node_id: NodeId,
     /// The nodes that found the network; the one with the lowest id does it.
     pub founders: BTreeSet<NodeId>,
+    /// Whom this node speaks for.
+    pub identity: Identity,
     /// Where the log, the state and the snapshot are kept.
     pub data_dir: PathBuf,
     /// The lasting channel to another node, which connects lazily and authenticates both sides. Asked for
@@ -28,7 +32,8 @@ pub struct ReplicaConfig {
     pub deadline: Duration,
     /// How long a snapshot may take to reach another node.
     pub snapshot_deadline: Duration,
-    /// Entries after which a snapshot is made.
+    /// Entries and leaves after which a snapshot is made while the log is small; never 0, and the same on
+    /// every node, or too few sign the same snapshot. As the log grows, it takes twice as many, and so on.
     pub snapshot_every: u64,
     /// Entries in a snapshot that are kept in the log too, for nodes that are a little behind.
     pub keep_entries: u64,
@@ -39,6 +44,7 @@ impl ReplicaConfig {
     pub fn new(
         node_id: NodeId,
         founders: BTreeSet<NodeId>,
+        identity: Identity,
         data_dir: PathBuf,
         channel: Connect,
         clock: Clock,
@@ -46,6 +52,7 @@ impl ReplicaConfig {
         Self {
             node_id,
             founders,
+            identity,
             data_dir,
             channel,
             clock,
@@ -59,6 +66,15 @@ impl ReplicaConfig {
     }
 }
 
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("origin", &self.origin)
+            .field("node", &self.key.did())
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for ReplicaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplicaConfig")
@@ -67,6 +83,17 @@ impl fmt::Debug for ReplicaConfig {
             .field("data_dir", &self.data_dir)
             .finish_non_exhaustive()
     }
+}
+
+/// The network that a replica belongs to, and what it signs with there.
+#[derive(Clone)]
+pub struct Identity {
+    /// The network's name.
+    pub origin: String,
+    /// How the network was founded: says whose signatures count until the state does.
+    pub founded: Founded,
+    /// This node's key, as the members know it.
+    pub key: Arc<SigningKey>,
 }
 
 /// The channel to a node; `None` when nobody knows where it is.

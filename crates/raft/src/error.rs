@@ -1,6 +1,6 @@
 use crate::codec::CodecError;
 use crate::types::StorageError;
-use medanchor_anchor::TablesError;
+use medanchor_anchor::{CertificateError, TablesError};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, StorageIOError};
 
 /// Why the disk no longer holds, or no longer gives, what this replica relies on.
@@ -21,6 +21,9 @@ pub enum StoreError {
     /// A snapshot is not whole.
     #[error("snapshot is damaged: {0}")]
     Snapshot(&'static str),
+    /// Too few members stand for a snapshot.
+    #[error("snapshot is not certified")]
+    Uncertified(#[from] CertificateError),
     /// The data directory belongs to another node.
     #[error("the data directory belongs to node {0}")]
     OtherNode(u64),

@@ -13,6 +13,7 @@
 //! Out of scope: what a statement means (`medanchor-anchor`), TLS and who may connect (`medanchor-node`).
 
 mod batcher;
+mod certify;
 mod codec;
 mod config;
 mod databases;
@@ -25,6 +26,7 @@ mod rejection;
 mod replica;
 mod server;
 mod snapshot;
+mod snapshots;
 mod state_store;
 mod status;
 mod tables;
@@ -34,7 +36,7 @@ mod types;
 mod tests;
 
 pub use codec::CodecError;
-pub use config::{Clock, Connect, ReplicaConfig};
+pub use config::{Clock, Connect, Identity, ReplicaConfig};
 pub use error::StoreError;
 pub use replica::{OpenError, Replica, Stopped};
 pub use server::{Caller, RaftServer, RaftServiceServer};

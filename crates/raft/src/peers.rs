@@ -1,3 +1,4 @@
+use crate::certify::MAX_DIGESTS;
 use crate::codec::{
     entry_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_to_pb,
 };
@@ -6,7 +7,7 @@ use crate::error::blocking;
 use crate::snapshot::SnapshotFile;
 use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
 use futures::Stream;
-use medanchor_anchor::BoxError;
+use medanchor_anchor::{BoxError, StateDigest};
 use medanchor_api::pb::raft::{self as pb, raft_service_client::RaftServiceClient};
 use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
@@ -58,6 +59,37 @@ impl Peers {
         let mut client = self.client(leader)?;
         let call = client.read_index(with_deadline(pb::ReadIndexRequest {}, deadline));
         Ok(within(deadline, call).await?.log_index)
+    }
+
+    /// Tells `others` what members signed about the state, and gives what they say of it. Those that do not
+    /// answer are left out.
+    pub(crate) async fn exchange_digests(
+        &self,
+        others: &[NodeId],
+        known: &[Vec<u8>],
+    ) -> Vec<Vec<u8>> {
+        let asked = others.iter().map(|other| async {
+            let request = pb::ExchangeDigestsRequest {
+                state_digests: known.to_vec(),
+            };
+            let answer = async {
+                let mut client = self.client(*other)?;
+                let call = client.exchange_digests(with_deadline(request, EXCHANGE_WITHIN));
+                within(EXCHANGE_WITHIN, call).await
+            };
+            match answer.await {
+                Ok(answer) => answer.state_digests,
+                Err(status) => {
+                    tracing::debug!(%status, "a member was not told of a snapshot");
+                    Vec::new()
+                }
+            }
+        });
+        let answers = futures::future::join_all(asked).await;
+        let answers = answers
+            .into_iter()
+            .flat_map(|answer| answer.into_iter().take(MAX_DIGESTS));
+        answers.collect()
     }
 
     fn client(&self, node_id: NodeId) -> Result<RaftServiceClient<Channel>, Status> {
@@ -141,13 +173,21 @@ impl RaftNetwork<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        let said = snapshot.snapshot.said();
+        let certificate = snapshot.snapshot.certificate();
         let header = pb::SnapshotHeader {
             to: self.target,
             vote: Some(vote_to_pb(&vote)),
-            size_bytes: snapshot.snapshot.size_bytes(),
-            sha256: snapshot.snapshot.sha256().to_vec(),
+            size_bytes: said.size,
+            sha256: said.digest.as_bytes().to_vec(),
+            tree_size: said.tree_size,
+            certificate: certificate.iter().map(StateDigest::to_bytes).collect(),
             ..meta_to_pb(&snapshot.meta)
         };
+        if certificate.is_empty() {
+            let status = Status::unavailable("no snapshot is certified yet");
+            return Err(unreachable(&status).into());
+        }
         let deadline = self.peers.snapshot_deadline;
         let answer = async {
             let mut client = self.peers.client(self.target)?;
@@ -177,7 +217,7 @@ fn parts(
     snapshot: &SnapshotFile,
 ) -> impl Stream<Item = pb::InstallSnapshotRequest> + use<> {
     let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-    let mut reader = snapshot.reader();
+    let mut content = snapshot.content();
     let send = move || {
         let mut part = pb::install_snapshot_request::Part::Header(header);
         while sender
@@ -185,7 +225,7 @@ fn parts(
             .is_ok()
         {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            reader
+            content
                 .by_ref()
                 .take(CHUNK_BYTES as u64)
                 .read_to_end(&mut chunk)?;
@@ -251,5 +291,6 @@ fn invalid(error: &crate::CodecError) -> Status {
 pub(crate) const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a snapshot in one message.
 pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
+const EXCHANGE_WITHIN: Duration = Duration::from_secs(2);
 const CHUNKS_AHEAD: usize = 2;
 const BACKOFF: Duration = Duration::from_millis(200);

@@ -1,4 +1,5 @@
 use crate::batcher::{Batcher, ProposeError, Proposed};
+use crate::certify::certify;
 use crate::config::ReplicaConfig;
 use crate::databases::Databases;
 use crate::error::{StoreError, blocking};
@@ -7,6 +8,7 @@ use crate::members::Members;
 use crate::peers::Peers;
 use crate::reads::{self, Reads};
 use crate::rejection::rejection;
+use crate::snapshots::Snapshots;
 use crate::state_store::{Applied, StateStore};
 use crate::status::{ReplicaStatus, Role, follow};
 use crate::types::{NodeId, Raft};
@@ -87,8 +89,10 @@ impl Replica {
     ) -> Result<Self, OpenError> {
         let raft_config = Arc::new(raft_config(&config)?);
         let (node_id, dir) = (config.node_id, config.data_dir.clone());
+        let (identity, every) = (config.identity.clone(), config.snapshot_every);
         let (state, log, resumed) = blocking(move || {
-            let state = StateStore::open(databases.state, dir)?;
+            let snapshots = Snapshots::open(dir, identity, every)?;
+            let state = StateStore::open(databases.state, snapshots)?;
             let log = LogStore::open(databases.log, node_id, state.clone())?;
             let resumed = log.resumed(node_id)?;
             Ok((state, log, resumed))
@@ -115,12 +119,15 @@ impl Replica {
         let (batcher, batching) = Batcher::new(raft.clone(), config.clock, closing.subscribe());
         let (status, following) = follow(raft.metrics(), state.applied());
         tokio::spawn(following);
-        tokio::spawn(make_durable_task(
+        let work = make_durable(state.clone(), closing.subscribe());
+        tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
+        let work = certify(
             state.clone(),
             raft.clone(),
+            peers.clone(),
             closing.subscribe(),
-            Arc::clone(&failure),
-        ));
+        );
+        tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
         let admitted = watch::Sender::new(0);
         let members = Members {
             raft: raft.clone(),
@@ -268,6 +275,10 @@ impl Replica {
         &self.0.raft
     }
 
+    pub(crate) fn state(&self) -> &StateStore {
+        &self.0.state
+    }
+
     pub(crate) fn data_dir(&self) -> &Path {
         &self.0.data_dir
     }
@@ -276,10 +287,24 @@ impl Replica {
     pub(crate) async fn propose(&self, submission: Submission) -> Result<Proposed, ProposeError> {
         let status = self.status();
         match status.role {
+            Role::Leader if self.log_is_full(&status) => Err(ProposeError::Overloaded),
             Role::Leader => self.0.batcher.propose(submission).await,
             Role::Stopped => Err(ProposeError::Stopped("raft has stopped".into())),
             _ => Err(ProposeError::NotLeader(status.leader)),
         }
+    }
+
+    /// Whether the log must not grow before the members have certified a snapshot.
+    fn log_is_full(&self, status: &ReplicaStatus) -> bool {
+        let (index, tree_size) = (status.applied.unwrap_or(0), status.tree_size);
+        let full = self.0.state.snapshots().log_is_full(index, tree_size);
+        if full {
+            tracing::warn!(
+                "nothing new is accepted: the log is full, and too few members sign the state for \
+                 it to be purged"
+            );
+        }
+        full
     }
 
     /// The index that a read must have applied; this node must lead.
@@ -491,32 +516,49 @@ fn proposed(response: pb::ProposeResponse) -> Result<Proposed, ProposeError> {
     }
 }
 
-/// Makes the state durable now and then, so that a restart has little to apply again.
-async fn make_durable_task(
+/// Makes the state durable now and then, so that a restart has little to apply again, until `closing` turns
+/// true.
+async fn make_durable(
     state: StateStore,
-    raft: Raft,
     mut closing: watch::Receiver<bool>,
-    failure: Arc<OnceLock<String>>,
-) {
+) -> Result<(), StoreError> {
     while timeout(DURABLE_EVERY, closing.wait_for(|closing| *closing))
         .await
         .is_err()
     {
         let state = state.clone();
-        if let Err(error) = blocking(move || state.make_durable()).await {
-            tracing::error!(%error, "the state cannot be made durable");
-            // Only the first failure is the reason.
-            let _known = failure.set(error.to_string());
-            // It cannot fail: openraft's signature keeps an error that it no longer gives.
-            let _stopped = raft.shutdown().await;
-            return;
-        }
+        blocking(move || state.make_durable()).await?;
     }
+    Ok(())
+}
+
+/// When the disk fails under `work`, the replica stops.
+async fn stop_on_failure(
+    work: impl Future<Output = Result<(), StoreError>>,
+    raft: Raft,
+    failure: Arc<OnceLock<String>>,
+) {
+    if let Err(error) = work.await {
+        // Only the first failure is the reason.
+        let _known = failure.set(chain(&error));
+        // It cannot fail: openraft's signature keeps an error that it no longer gives.
+        let _stopped = raft.shutdown().await;
+    }
+}
+
+/// An error with all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
     if config.node_id == 0 || config.founders.contains(&0) {
         return Err(OpenError::Config("node ids begin with 1"));
+    }
+    if config.snapshot_every == 0 {
+        return Err(OpenError::Config("`snapshot_every` must not be 0"));
     }
     Ok(())
 }
@@ -532,7 +574,8 @@ fn raft_config(config: &ReplicaConfig) -> Result<openraft::Config, OpenError> {
         election_timeout_min: millis(soonest)?,
         election_timeout_max: millis(latest)?,
         install_snapshot_timeout: millis(config.snapshot_deadline)?,
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_every),
+        // Snapshots are made at entries of our own choice.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.keep_entries,
         replication_lag_threshold: config.snapshot_every.saturating_add(config.keep_entries),
         ..openraft::Config::default()

@@ -1,4 +1,5 @@
 use crate::batcher::{ProposeError, Proposed};
+use crate::certify::{MAX_DIGESTS, learn};
 use crate::codec::{
     entry_from_pb, log_id_from_pb, log_id_to_pb, meta_from_pb, vote_from_pb, vote_to_pb,
 };
@@ -8,7 +9,7 @@ use crate::reads::ReadError;
 use crate::replica::Replica;
 use crate::snapshot::SnapshotFile;
 use crate::types::{NodeId, Snapshot, Vote};
-use medanchor_anchor::Submission;
+use medanchor_anchor::{StateDigest, Submission};
 use medanchor_api::pb::raft::{self as pb, raft_service_server::RaftService};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use std::fmt;
@@ -140,14 +141,32 @@ impl RaftService for RaftServer {
             return Err(Status::invalid_argument("the header comes first"));
         };
         let vote = self.vote_of(&extensions, header.to, header.vote.as_ref())?;
+        let certificate = self.certificate(&header)?;
         let file = self.receive(&mut parts, header.size_bytes).await?;
-        let snapshot = blocking(move || check(file, &header))
+        let snapshot = blocking(move || check(file, &header, certificate))
             .await
             .map_err(|error| damaged(&error))?;
         let raft = self.replica.raft();
         let answer = raft.install_full_snapshot(vote, snapshot).await;
         Ok(Response::new(pb::InstallSnapshotResponse {
             vote: Some(vote_to_pb(&answer.map_err(stopped)?.vote)),
+        }))
+    }
+
+    async fn exchange_digests(
+        &self,
+        request: Request<pb::ExchangeDigestsRequest>,
+    ) -> Result<Response<pb::ExchangeDigestsResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        self.member(&extensions)?;
+        if message.state_digests.len() > MAX_DIGESTS {
+            return Err(Status::invalid_argument("too many state digests"));
+        }
+        let state = self.replica.state();
+        learn(state, &message.state_digests).map_err(stopped)?;
+        let known = state.snapshots().to_tell();
+        Ok(Response::new(pb::ExchangeDigestsResponse {
+            state_digests: known.iter().map(StateDigest::to_bytes).collect(),
         }))
     }
 
@@ -178,6 +197,35 @@ impl RaftService for RaftServer {
 }
 
 impl RaftServer {
+    /// The certificate in the header, once it is known that enough members stand for exactly the snapshot that
+    /// the header announces.
+    fn certificate(&self, header: &pb::SnapshotHeader) -> Result<Vec<StateDigest>, Status> {
+        let digests = header.certificate.iter().take(MAX_DIGESTS);
+        let certificate: Vec<StateDigest> = digests
+            .map(|bytes| StateDigest::from_bytes(bytes).map_err(malformed))
+            .collect::<Result<_, _>>()?;
+        let state = self.replica.state();
+        let certifiers = state.certifiers().map_err(stopped)?;
+        let said = state.snapshots().check(&certificate, &certifiers);
+        let said = said.map_err(|error| self.refuse_snapshot(header, &error))?;
+        let announced = (header.size_bytes, header.sha256.as_slice());
+        if announced == (said.size, said.digest.as_bytes()) {
+            Ok(certificate)
+        } else {
+            Err(self.refuse_snapshot(header, &"it is not the one that was signed"))
+        }
+    }
+
+    /// An honest leader offers nothing that is refused.
+    fn refuse_snapshot(&self, header: &pb::SnapshotHeader, error: &dyn fmt::Display) -> Status {
+        let leader = header.vote.map_or(0, |vote| vote.node_id);
+        tracing::error!(
+            leader,
+            "the snapshot that the leader offers is not installed: {error}"
+        );
+        Status::failed_precondition("the snapshot is not certified")
+    }
+
     /// Writes the chunks to a file without a name, which a crash leaves no trace of.
     async fn receive(
         &self,
@@ -224,15 +272,21 @@ async fn next_part(
     }
 }
 
-/// Whether the file is the snapshot that the header announces.
-fn check(file: File, header: &pb::SnapshotHeader) -> Result<Snapshot, StoreError> {
+/// Whether the file is the snapshot that the header announces, and that was signed.
+fn check(
+    file: File,
+    header: &pb::SnapshotHeader,
+    certificate: Vec<StateDigest>,
+) -> Result<Snapshot, StoreError> {
     let (meta, file) = SnapshotFile::verify(file)?;
-    if file.sha256().as_slice() != header.sha256 || meta != meta_from_pb(header)? {
-        return Err(StoreError::Snapshot("not what the header announces"));
+    let signed = certificate.first().map(StateDigest::said);
+    let bare = file.certificate().is_empty();
+    if !bare || Some(file.said()) != signed || meta != meta_from_pb(header)? {
+        return Err(StoreError::Snapshot("it is not the one that was signed"));
     }
     Ok(Snapshot {
         meta,
-        snapshot: Box::new(file),
+        snapshot: Box::new(file.certified(certificate)),
     })
 }
 

@@ -2,8 +2,9 @@ use crate::codec::{meta_from_pb, meta_to_pb};
 use crate::error::{StoreError, database};
 use crate::tables::definition;
 use crate::types::SnapshotMeta;
-use medanchor_anchor::{Row, Table};
+use medanchor_anchor::{Digested, Row, StateDigest, Table};
 use medanchor_api::pb::raft as pb;
+use medanchor_dag::{Hash, from_canonical, to_canonical};
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable};
 use sha2::{Digest, Sha256};
@@ -23,18 +24,23 @@ use std::sync::Arc;
 /// row:    table(u8, from 1, in the order of Table::ALL) || length(u32) || key || length(u32) || value
 /// end:    0(u8) || SHA-256 of all bytes before
 /// ```
+///
+/// That is its content, the same on every replica. In the file of one that is certified the certificate
+/// follows: length(u32) || canonical DAG-CBOR list of state digests.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile {
     file: Arc<File>,
-    size_bytes: u64,
-    sha256: [u8; 32],
+    /// What its content is.
+    said: Digested,
+    /// The state digests that certify it. None: not certified.
+    certificate: Vec<StateDigest>,
 }
 
 impl SnapshotFile {
-    /// Reads the file through: every row, the hash at its end, and that nothing follows.
+    /// Reads the file through: every row, the hash at the content's end, and that nothing but a certificate
+    /// follows. Who signed that is not checked.
     pub(crate) fn verify(file: File) -> Result<(SnapshotMeta, Self), StoreError> {
         let file = Arc::new(file);
-        let size_bytes = file.metadata()?.len();
         let mut rows = Rows::open(Arc::clone(&file))?;
         let mut last: Option<(Table, Vec<u8>)> = None;
         while let Some((table, (key, _))) = rows.next()? {
@@ -44,41 +50,69 @@ impl SnapshotFile {
             }
             last = place;
         }
-        let meta = rows.meta.clone();
-        let (length, sha256) = rows.finish()?;
-        if length != size_bytes {
-            return Err(StoreError::Snapshot("bytes follow its end"));
+        let (meta, tree_size) = (rows.meta.clone(), rows.tree_size);
+        let (size, sha256) = rows.finish()?;
+        let entry = meta.last_log_id.unwrap_or_default();
+        let said = Digested {
+            index: entry.index,
+            term: entry.leader_id.term,
+            tree_size,
+            digest: Hash::new(sha256),
+            size,
+        };
+        let certificate = read_certificate(&file, size)?;
+        if certificate.iter().any(|digest| digest.said() != said) {
+            return Err(StoreError::Snapshot("its certificate is another one's"));
         }
         let snapshot = Self {
             file,
-            size_bytes,
-            sha256,
+            said,
+            certificate,
         };
         Ok((meta, snapshot))
     }
 
-    /// An empty file that a snapshot may be put into.
+    /// A file that holds no snapshot, to put one into.
     pub(crate) fn empty(file: File) -> Self {
         Self {
             file: Arc::new(file),
-            size_bytes: 0,
-            sha256: Sha256::digest([]).into(),
+            said: Digested {
+                index: 0,
+                term: 0,
+                tree_size: 0,
+                digest: Hash::of(&[]),
+                size: 0,
+            },
+            certificate: Vec::new(),
         }
     }
 
-    /// Its length.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.size_bytes
+    /// With this certificate, which says what its content is.
+    pub(crate) fn certified(self, certificate: Vec<StateDigest>) -> Self {
+        Self {
+            certificate,
+            ..self
+        }
     }
 
-    /// SHA-256 of its bytes.
-    pub(crate) fn sha256(&self) -> [u8; 32] {
-        self.sha256
+    /// What its content is.
+    pub(crate) fn said(&self) -> Digested {
+        self.said
     }
 
-    /// Its bytes from the first.
-    pub(crate) fn reader(&self) -> FileReader {
-        FileReader::new(Arc::clone(&self.file))
+    /// The state digests that certify it. None: not certified.
+    pub(crate) fn certificate(&self) -> &[StateDigest] {
+        &self.certificate
+    }
+
+    /// Its content from the first byte.
+    pub(crate) fn content(&self) -> impl Read + Send + use<> {
+        FileReader::new(Arc::clone(&self.file), 0).take(self.said.size)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn file(&self) -> File {
+        self.file.try_clone().expect("the file is open")
     }
 
     /// Its rows.
@@ -87,10 +121,45 @@ impl SnapshotFile {
     }
 }
 
-/// Writes everything that `txn` sees. Memory use does not grow with the state.
+/// Writes the certificate behind a content of `size` bytes.
+pub(crate) fn write_certificate(
+    certificate: &[StateDigest],
+    size: u64,
+    file: &File,
+) -> Result<(), StoreError> {
+    let bytes = to_canonical(&certificate);
+    let mut trailer = Vec::with_capacity(bytes.len().saturating_add(4));
+    write_bytes(&mut trailer, &bytes)?;
+    file.set_len(size)?;
+    file.write_all_at(&trailer, size)?;
+    Ok(())
+}
+
+fn read_certificate(file: &Arc<File>, size: u64) -> Result<Vec<StateDigest>, StoreError> {
+    let length = file.metadata()?.len().saturating_sub(size);
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    let damaged = StoreError::Snapshot("its certificate is damaged");
+    let mut trailer = Vec::new();
+    FileReader::new(Arc::clone(file), size)
+        .take(MAX_CERTIFICATE_BYTES.saturating_add(4))
+        .read_to_end(&mut trailer)?;
+    let Some((announced, bytes)) = trailer.split_first_chunk() else {
+        return Err(damaged);
+    };
+    if u64::from(u32::from_be_bytes(*announced)).saturating_add(4) != length {
+        return Err(damaged);
+    }
+    from_canonical(bytes, bytes.len()).map_err(|_| damaged)
+}
+
+/// Writes everything that `txn` sees, where the log has `tree_size` leaves. Memory use does not grow with the
+/// state.
 pub(crate) fn write_snapshot(
     txn: &ReadTransaction,
     meta: &SnapshotMeta,
+    tree_size: u64,
     file: &File,
 ) -> Result<(), StoreError> {
     let mut out = HashingWriter {
@@ -98,7 +167,11 @@ pub(crate) fn write_snapshot(
         hasher: Sha256::new(),
     };
     out.write_all(MAGIC)?;
-    write_bytes(&mut out, &meta_to_pb(meta).encode_to_vec())?;
+    let header = pb::SnapshotHeader {
+        tree_size,
+        ..meta_to_pb(meta)
+    };
+    write_bytes(&mut out, &header.encode_to_vec())?;
     for (tag, table) in (1_u8..).zip(Table::ALL) {
         let rows = txn.open_table(definition(table)).map_err(database)?;
         for row in rows.iter().map_err(database)? {
@@ -117,14 +190,15 @@ pub(crate) fn write_snapshot(
 
 /// The rows of a snapshot, in order.
 pub(crate) struct Rows {
-    pub(crate) meta: SnapshotMeta,
+    meta: SnapshotMeta,
+    tree_size: u64,
     input: HashingReader,
 }
 
 impl Rows {
     fn open(file: Arc<File>) -> Result<Self, StoreError> {
         let mut input = HashingReader {
-            inner: BufReader::with_capacity(BUFFER_BYTES, FileReader::new(file)),
+            inner: BufReader::with_capacity(BUFFER_BYTES, FileReader::new(file, 0)),
             hasher: Sha256::new(),
             length: 0,
         };
@@ -138,6 +212,7 @@ impl Rows {
             pb::SnapshotHeader::decode(header.as_slice()).map_err(crate::CodecError::from)?;
         Ok(Self {
             meta: meta_from_pb(&header)?,
+            tree_size: header.tree_size,
             input,
         })
     }
@@ -158,7 +233,7 @@ impl Rows {
         Ok(Some((*table, (key, value))))
     }
 
-    /// After the last row: length and hash of the whole file.
+    /// After the last row: length and hash of the whole content.
     fn finish(mut self) -> Result<(u64, [u8; 32]), StoreError> {
         let expected: [u8; 32] = self.input.hasher.clone().finalize().into();
         let mut found = [0; 32];
@@ -171,14 +246,14 @@ impl Rows {
 }
 
 /// Reads a shared file from a place of its own.
-pub(crate) struct FileReader {
+struct FileReader {
     file: Arc<File>,
     offset: u64,
 }
 
 impl FileReader {
-    fn new(file: Arc<File>) -> Self {
-        Self { file, offset: 0 }
+    fn new(file: Arc<File>, offset: u64) -> Self {
+        Self { file, offset }
     }
 }
 
@@ -246,5 +321,7 @@ const MAGIC: &[u8; 16] = b"medanchor-snap\0\x01";
 const END: u8 = 0;
 const BUFFER_BYTES: usize = 256 * 1024;
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
+/// The members' state digests.
+const MAX_CERTIFICATE_BYTES: u64 = 64 * 1024;
 const MAX_KEY_BYTES: u32 = 4 * 1024;
 const MAX_VALUE_BYTES: u32 = 16 * 1024 * 1024;

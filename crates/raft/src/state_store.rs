@@ -3,13 +3,14 @@ use crate::codec::{
     to_row,
 };
 use crate::error::{StoreError, blocking, database};
-use crate::snapshot::{SnapshotFile, write_snapshot};
+use crate::snapshot::SnapshotFile;
+use crate::snapshots::{Due, Snapshots, is_due};
 use crate::tables::{ReadTables, WriteTables, definition};
 use crate::types::{
     Entry, LogId, Proposal, Response, Snapshot, SnapshotMeta, StorageError, StoredMembership,
     TypeConfig,
 };
-use medanchor_anchor::{Batch, Log, State, Table, Tables};
+use medanchor_anchor::{Batch, Certifiers, Log, State, Table, Tables};
 use medanchor_api::pb::raft as pb;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder};
@@ -17,11 +18,9 @@ use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction,
 };
-use std::fs::File;
-use std::io;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::vec;
 use tokio::sync::watch;
 
 /// The state: the anchor log's tables, and up to which entry they are applied, changed in one transaction.
@@ -32,8 +31,7 @@ pub(crate) struct StateStore(Arc<Inner>);
 
 struct Inner {
     database: Database,
-    dir: PathBuf,
-    snapshot: Mutex<Option<Snapshot>>,
+    snapshots: Snapshots,
     applied: watch::Sender<Applied>,
     /// Transactions since the last durable one.
     volatile: AtomicU64,
@@ -49,24 +47,39 @@ pub(crate) struct Applied {
 }
 
 impl StateStore {
-    /// Opens the state, with the snapshots in `dir`. An installation that a crash cut off is completed.
-    pub(crate) fn open(database: Database, dir: PathBuf) -> Result<Self, StoreError> {
-        remove_unfinished(&dir)?;
+    /// Opens the state. An installation that a crash cut off is completed.
+    pub(crate) fn open(database: Database, snapshots: Snapshots) -> Result<Self, StoreError> {
         create_tables(&database)?;
-        let snapshot = open_snapshot(&dir)?;
         let store = Self(Arc::new(Inner {
             database,
-            dir,
-            snapshot: Mutex::new(snapshot.clone()),
+            snapshots,
             applied: watch::Sender::new(Applied::default()),
             volatile: AtomicU64::new(0),
         }));
         let (last_log_id, _) = store.applied_state_now()?;
+        let snapshot = store.0.snapshots.certified();
         if let Some(snapshot) = snapshot.filter(|found| found.meta.last_log_id > last_log_id) {
             store.load(&snapshot)?;
         }
         store.announce()?;
         Ok(store)
+    }
+
+    /// The snapshots of the state.
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.0.snapshots
+    }
+
+    /// Whose signatures count on a snapshot.
+    pub(crate) fn certifiers(&self) -> Result<Certifiers, StoreError> {
+        let certifiers = Certifiers::of(&State::new(&self.view()?))?;
+        Ok(certifiers.unwrap_or_else(|| self.0.snapshots.founding_certifiers()))
+    }
+
+    /// Makes the snapshot that is due, and certifies what can be. Says whether there is a new certified one.
+    pub(crate) fn make_snapshot(&self) -> Result<bool, StoreError> {
+        self.0.snapshots.make(|| self.make_durable())?;
+        self.0.snapshots.certify(&self.certifiers()?)
     }
 
     /// The state as it is now.
@@ -100,6 +113,23 @@ impl StateStore {
     }
 
     fn apply_now(&self, entries: Vec<Entry>) -> Result<Vec<Response>, StoreError> {
+        let mut responses = Vec::with_capacity(entries.len());
+        let mut entries = entries.into_iter();
+        while !entries.as_slice().is_empty() {
+            if self.apply_run(&mut entries, &mut responses)? {
+                self.0.snapshots.keep(self.due()?);
+            }
+        }
+        self.announce()?;
+        Ok(responses)
+    }
+
+    /// Applies entries in one transaction, which ends where a snapshot is due. Says whether one is.
+    fn apply_run(
+        &self,
+        entries: &mut vec::IntoIter<Entry>,
+        responses: &mut Vec<Response>,
+    ) -> Result<bool, StoreError> {
         let mut txn = self.0.database.begin_write().map_err(database)?;
         let volatile = self.0.volatile.load(Ordering::Acquire);
         let durable = volatile >= MAX_VOLATILE;
@@ -107,7 +137,7 @@ impl StateStore {
             txn.set_durability(Durability::None)
                 .map_err(|error| database(redb::Error::from(error)))?;
         }
-        let responses = write_entries(&txn, entries)?;
+        let due = write_entries(&txn, entries, self.0.snapshots.every(), responses)?;
         txn.commit().map_err(database)?;
         let volatile = if durable {
             0
@@ -115,8 +145,18 @@ impl StateStore {
             volatile.saturating_add(1)
         };
         self.0.volatile.store(volatile, Ordering::Release);
-        self.announce()?;
-        Ok(responses)
+        Ok(due)
+    }
+
+    /// The state as it is now, to make a snapshot of.
+    fn due(&self) -> Result<Due, StoreError> {
+        let view = self.0.database.begin_read().map_err(database)?;
+        let (last_log_id, membership) = applied_state(&view)?;
+        Ok(Due {
+            view,
+            meta: snapshot_meta(last_log_id, membership),
+            tree_size: State::new(&self.view()?).tree_size()?,
+        })
     }
 
     fn applied_state_now(&self) -> Result<(Option<LogId>, StoredMembership), StoreError> {
@@ -135,58 +175,27 @@ impl StateStore {
         Ok(())
     }
 
-    fn build(&self, txn: &ReadTransaction) -> Result<Snapshot, StoreError> {
-        // A snapshot must never be ahead of the durable state: a restart would take it for one that was
-        // being installed.
-        self.make_durable()?;
-        let (last_log_id, membership) = applied_state(txn)?;
-        let meta = snapshot_meta(last_log_id, membership);
-        let staged = self.stage()?;
-        write_snapshot(txn, &meta, staged.as_file())?;
-        self.publish(staged)
-    }
-
     fn install(&self, meta: &SnapshotMeta, snapshot: &SnapshotFile) -> Result<(), StoreError> {
-        let staged = self.stage()?;
-        io::copy(&mut snapshot.reader(), &mut staged.as_file())?;
-        let snapshot = self.publish(staged)?;
-        if snapshot.meta == *meta {
-            self.load(&snapshot)
-        } else {
-            Err(StoreError::Snapshot(
-                "it holds another state than announced",
-            ))
-        }
+        let certifiers = self.certifiers()?;
+        let snapshot = self.0.snapshots.install(meta, snapshot, &certifiers)?;
+        self.load(&snapshot)
     }
 
-    fn stage(&self) -> Result<tempfile::NamedTempFile, StoreError> {
-        let staged = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(&self.0.dir)?;
-        Ok(staged)
-    }
-
-    /// Makes a written file the current snapshot, unless a newer one is there.
-    fn publish(&self, staged: tempfile::NamedTempFile) -> Result<Snapshot, StoreError> {
-        let (meta, file) = SnapshotFile::verify(staged.reopen()?)?;
-        let snapshot = Snapshot {
-            meta,
-            snapshot: Box::new(file),
-        };
-        staged.as_file().sync_all()?;
-        let mut current = self.lock_snapshot();
-        let newer = current
-            .as_ref()
-            .is_some_and(|current| current.meta.last_log_id > snapshot.meta.last_log_id);
-        if !newer {
-            // Commit point: from here a restart finds the new snapshot, and loads it if it is ahead.
-            staged
-                .persist(self.0.dir.join(SNAPSHOT))
-                .map_err(|error| error.error)?;
-            File::open(&self.0.dir)?.sync_all()?;
-            *current = Some(snapshot.clone());
+    /// What openraft calls building: it is told of the newest certified snapshot. Only when there is none,
+    /// which is when the file is damaged, it is given one that holds nothing and that nobody takes.
+    fn newest(&self) -> Result<Snapshot, StoreError> {
+        self.make_snapshot()?;
+        match self.0.snapshots.certified() {
+            Some(snapshot) => Ok(snapshot),
+            None => {
+                let (last_log_id, membership) = self.applied_state_now()?;
+                let nothing = tempfile::tempfile_in(self.0.snapshots.dir())?;
+                Ok(Snapshot {
+                    meta: snapshot_meta(last_log_id, membership),
+                    snapshot: Box::new(SnapshotFile::empty(nothing)),
+                })
+            }
         }
-        Ok(snapshot)
     }
 
     /// Replaces the state by the snapshot's, in one durable transaction.
@@ -207,13 +216,6 @@ impl StateStore {
         txn.commit().map_err(database)?;
         self.0.volatile.store(0, Ordering::Release);
         self.announce()
-    }
-
-    fn lock_snapshot(&self) -> std::sync::MutexGuard<'_, Option<Snapshot>> {
-        self.0
-            .snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -238,14 +240,11 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder {
-            view: Some(self.0.database.begin_read().map_err(database)),
-            store: self.clone(),
-        }
+        SnapshotBuilder(self.clone())
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {
-        tempfile::tempfile_in(&self.0.dir)
+        tempfile::tempfile_in(self.0.snapshots.dir())
             .map(|file| Box::new(SnapshotFile::empty(file)))
             .map_err(|error| {
                 StoreError::from(error).during(ErrorSubject::Snapshot(None), ErrorVerb::Write)
@@ -264,36 +263,33 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        Ok(self.lock_snapshot().clone())
+        Ok(self.0.snapshots.certified())
     }
 }
 
-/// Builds a snapshot of the state as it was when the builder was made.
-pub(crate) struct SnapshotBuilder {
-    store: StateStore,
-    view: Option<Result<ReadTransaction, StoreError>>,
-}
+/// Tells openraft of the newest certified snapshot.
+pub(crate) struct SnapshotBuilder(StateStore);
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let (store, view) = (self.store.clone(), self.view.take());
-        blocking(move || {
-            let view = match view {
-                Some(view) => view?,
-                None => store.0.database.begin_read().map_err(database)?,
-            };
-            store.build(&view)
-        })
-        .await
-        .map_err(|error| error.during(ErrorSubject::Snapshot(None), ErrorVerb::Write))
+        let store = self.0.clone();
+        blocking(move || store.newest())
+            .await
+            .map_err(|error| error.during(ErrorSubject::Snapshot(None), ErrorVerb::Write))
     }
 }
 
-fn write_entries(txn: &WriteTransaction, entries: Vec<Entry>) -> Result<Vec<Response>, StoreError> {
-    let last = entries.last().map(|entry| entry.log_id);
+/// Writes entries up to and with one at which a snapshot is due. Says whether one is.
+fn write_entries(
+    txn: &WriteTransaction,
+    entries: &mut vec::IntoIter<Entry>,
+    snapshot_every: u64,
+    responses: &mut Vec<Response>,
+) -> Result<bool, StoreError> {
     let mut tables = WriteTables::open(txn)?;
-    let mut responses = Vec::with_capacity(entries.len());
-    for entry in entries {
+    let mut tree_size = State::new(&tables).tree_size()?;
+    let (mut last, mut due) = (None, false);
+    while let Some(entry) = (!due).then(|| entries.next()).flatten() {
         let response = match entry.payload {
             EntryPayload::Blank => Response::default(),
             EntryPayload::Normal(proposal) => apply_batch(&mut tables, &proposal)?,
@@ -303,9 +299,13 @@ fn write_entries(txn: &WriteTransaction, entries: Vec<Entry>) -> Result<Vec<Resp
             }
         };
         responses.push(response);
+        let before = tree_size;
+        tree_size = State::new(&tables).tree_size()?;
+        due = is_due(snapshot_every, entry.log_id.index, before, tree_size);
+        last = Some(entry.log_id);
     }
     write_applied(txn, last.as_ref())?;
-    Ok(responses)
+    Ok(due)
 }
 
 /// Bytes that are not a batch change nothing, on every replica alike.
@@ -373,40 +373,9 @@ fn create_tables(base: &Database) -> Result<(), StoreError> {
     txn.commit().map_err(database)
 }
 
-/// The snapshot in `dir`. A damaged one is of no use: openraft then makes another.
-fn open_snapshot(dir: &std::path::Path) -> Result<Option<Snapshot>, StoreError> {
-    let file = match File::open(dir.join(SNAPSHOT)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    match SnapshotFile::verify(file) {
-        Ok((meta, file)) => Ok(Some(Snapshot {
-            meta,
-            snapshot: Box::new(file),
-        })),
-        Err(error) => {
-            tracing::warn!(%error, "the stored snapshot is not used");
-            Ok(None)
-        }
-    }
-}
-
-fn remove_unfinished(dir: &std::path::Path) -> Result<(), StoreError> {
-    for file in std::fs::read_dir(dir)? {
-        let file = file?;
-        if file.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            std::fs::remove_file(file.path())?;
-        }
-    }
-    Ok(())
-}
-
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("raft-1");
 const APPLIED: &str = "applied";
 const MEMBERSHIP: &str = "membership";
-const SNAPSHOT: &str = "snapshot";
-const UNFINISHED: &str = ".snapshot-";
 /// Transactions after which one is made durable, so that a restart has little to apply again and the
 /// database can reuse its pages.
 const MAX_VOLATILE: u64 = 64;

@@ -173,12 +173,30 @@ pub struct SnapshotHeader {
     /// SHA-256 of its bytes.
     #[prost(bytes = "vec", tag = "7")]
     pub sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Leaves in it.
+    #[prost(uint64, tag = "8")]
+    pub tree_size: u64,
+    /// State digests that certify it: canonical DAG-CBOR each, docs/formats.md.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub certificate: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstallSnapshotResponse {
     /// The vote known here.
     #[prost(message, optional, tag = "1")]
     pub vote: ::core::option::Option<Vote>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExchangeDigestsRequest {
+    /// State digests that the caller knows: canonical DAG-CBOR each, docs/formats.md.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub state_digests: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExchangeDigestsResponse {
+    /// State digests that the callee knows.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub state_digests: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeRequest {
@@ -404,6 +422,33 @@ pub mod raft_service_client {
                 );
             self.inner.client_streaming(req, path, codec).await
         }
+        /// ExchangeDigests tells what members signed about the whole state, and is told the same.
+        pub async fn exchange_digests(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExchangeDigestsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExchangeDigestsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.raft.v1.RaftService/ExchangeDigests",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.raft.v1.RaftService", "ExchangeDigests"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Propose hands a submission to the leader.
         pub async fn propose(
             &mut self,
@@ -488,6 +533,14 @@ pub mod raft_service_server {
             request: tonic::Request<tonic::Streaming<super::InstallSnapshotRequest>>,
         ) -> std::result::Result<
             tonic::Response<super::InstallSnapshotResponse>,
+            tonic::Status,
+        >;
+        /// ExchangeDigests tells what members signed about the whole state, and is told the same.
+        async fn exchange_digests(
+            &self,
+            request: tonic::Request<super::ExchangeDigestsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExchangeDigestsResponse>,
             tonic::Status,
         >;
         /// Propose hands a submission to the leader.
@@ -714,6 +767,51 @@ pub mod raft_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.raft.v1.RaftService/ExchangeDigests" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExchangeDigestsSvc<T: RaftService>(pub Arc<T>);
+                    impl<
+                        T: RaftService,
+                    > tonic::server::UnaryService<super::ExchangeDigestsRequest>
+                    for ExchangeDigestsSvc<T> {
+                        type Response = super::ExchangeDigestsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExchangeDigestsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RaftService>::exchange_digests(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExchangeDigestsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

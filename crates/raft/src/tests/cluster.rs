@@ -1,11 +1,13 @@
 use super::backend::Disk;
 use crate::databases::Databases;
-use crate::{NodeId, RaftServer, Replica, ReplicaConfig, ReplicaStatus, Role};
+use crate::{Identity, NodeId, RaftServer, Replica, ReplicaConfig, ReplicaStatus, Role};
 use futures::FutureExt;
 use medanchor_anchor::testing::{self, BEGINNING, MEMBERS, World, key};
 use medanchor_anchor::{
-    Append, Appended, Body, PrincipalKind, Read, Row, SignedStatement, State, Submission, Table,
+    Append, Appended, Body, Founded, PrincipalKind, Read, Row, SignedStatement, State, Submission,
+    Table,
 };
+use medanchor_api::pb::raft::raft_service_client::RaftServiceClient;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +118,11 @@ impl Cluster {
         self.nodes.insert(id, node);
     }
 
+    /// Speaks to `to` as if it were `from`.
+    pub(crate) fn client(&self, from: NodeId, to: NodeId) -> RaftServiceClient<Channel> {
+        RaftServiceClient::new(channel(self.ports[&(from, to)]))
+    }
+
     /// Ends a node as a power loss would: what was not synced is gone.
     pub(crate) async fn kill(&mut self, id: NodeId) -> Remains {
         let node = self.nodes.remove(&id).unwrap();
@@ -191,6 +198,7 @@ impl Cluster {
             ..ReplicaConfig::new(
                 id,
                 (1..=self.founders).collect(),
+                identity(id),
                 remains.dir.path().to_owned(),
                 Arc::new(move |node_id| channels.get(&node_id).cloned()),
                 Arc::new(|| BEGINNING),
@@ -205,9 +213,29 @@ impl Replica {
     }
 }
 
+/// Three organisations and an outside witness, three of whom publish: one may be dishonest, so that two
+/// certify a snapshot.
+pub(crate) fn network() -> Founded {
+    let mut founded = testing::founded(testing::cid("policy"));
+    let witness = testing::verifier_key("witness", 0x04, &testing::did("witness"));
+    founded.witnesses.push(witness);
+    founded
+}
+
+/// What the node of the member with this id speaks for.
+pub(crate) fn identity(node_id: NodeId) -> Identity {
+    let names = [MEMBERS[0], MEMBERS[1], MEMBERS[2], "hospital-d"];
+    let name = names[usize::try_from(node_id).unwrap() - 1];
+    Identity {
+        origin: testing::ORIGIN.to_owned(),
+        founded: network(),
+        key: Arc::new(testing::node_key(name)),
+    }
+}
+
 pub(crate) fn founded() -> SignedStatement {
     let orgs = MEMBERS.map(key);
-    let body = Body::Founded(testing::founded(testing::cid("policy")));
+    let body = Body::Founded(network());
     World::empty().statement(body).sign(&orgs.each_ref())
 }
 

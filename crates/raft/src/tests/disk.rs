@@ -1,5 +1,5 @@
 use super::backend::SyncFailure;
-use super::cluster::{Cluster, append, assert_holds, founded, submission};
+use super::cluster::{Cluster, append, assert_holds, founded, identity, submission};
 use crate::{OpenError, Replica, ReplicaConfig, Role};
 use futures::future::join_all;
 use medanchor_anchor::testing::BEGINNING;
@@ -165,6 +165,7 @@ fn alone(data_dir: PathBuf) -> ReplicaConfig {
     ReplicaConfig::new(
         1,
         [1].into(),
+        identity(1),
         data_dir,
         Arc::new(|_| unreachable!("there is no other node")),
         Arc::new(|| BEGINNING),

@@ -1,8 +1,10 @@
 mod backend;
+mod certified;
 mod cluster;
 mod codec;
 mod disk;
 mod members;
 mod network;
 mod server;
+mod snapshots;
 mod store;

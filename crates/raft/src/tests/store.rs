@@ -1,13 +1,18 @@
 use super::backend::Disk;
+use super::cluster::{identity, network};
+use crate::Identity;
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotFile;
+use crate::snapshots::Snapshots;
 use crate::state_store::StateStore;
 use crate::types::{Entry, LogId, Proposal, StorageError, TypeConfig};
-use medanchor_anchor::testing::World;
+use medanchor_anchor::testing::{BEGINNING, MEMBERS, World, key};
+use medanchor_anchor::{self as anchor, Batch, Body, Founded, SignedStatement};
 use openraft::storage::RaftStateMachine;
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, EntryPayload, RaftSnapshotBuilder};
 use std::io::{Read, Write};
+use std::path::Path;
 
 #[test]
 fn openraft_suite_passes() {
@@ -19,7 +24,7 @@ fn open_refuses_the_log_of_another_node() {
     let disk = Disk::default();
     let dir = tempfile::tempdir().unwrap();
     let open = |disk: &Disk, node_id| {
-        let state = StateStore::open(Disk::default().database(), dir.path().to_owned()).unwrap();
+        let state = open(&Disk::default(), dir.path());
         LogStore::open(disk.database(), node_id, state)
     };
     drop(open(&disk, 1).unwrap());
@@ -49,7 +54,7 @@ async fn snapshot_with_any_flipped_byte_is_refused() {
     snapshot
         .unwrap()
         .snapshot
-        .reader()
+        .content()
         .read_to_end(&mut bytes)
         .unwrap();
     let verify = |bytes: &[u8]| {
@@ -76,7 +81,7 @@ async fn open_completes_an_installation_that_was_cut_off() {
     let mut builder = store.get_snapshot_builder().await;
     builder.build_snapshot().await.unwrap();
     // The crash came after the snapshot was put in place and before the state was changed.
-    let reopened = StateStore::open(Disk::default().database(), dir.path().to_owned()).unwrap();
+    let reopened = open(&Disk::default(), dir.path());
     assert_eq!(*reopened.applied().borrow(), *store.applied().borrow());
 }
 
@@ -84,31 +89,65 @@ async fn open_completes_an_installation_that_was_cut_off() {
 async fn power_loss_leaves_the_last_durable_state() {
     let disk = Disk::default();
     let dir = tempfile::tempdir().unwrap();
-    let mut store = StateStore::open(disk.database(), dir.path().to_owned()).unwrap();
-    let mut world = World::new();
-    store.apply([batch(1, &mut world)]).await.unwrap();
+    let mut store = open(&disk, dir.path());
+    store.apply([founding(1)]).await.unwrap();
     store.make_durable().unwrap();
     let durable = *store.applied().borrow();
     store.apply([entry(2, Vec::new())]).await.unwrap();
     let after = disk.after_power_loss();
-    let reopened = StateStore::open(after.database(), dir.path().to_owned()).unwrap();
+    let reopened = open(&after, dir.path());
     assert_eq!(*reopened.applied().borrow(), durable);
 }
 
 /// A state that holds the founding statement, from entry 1.
 async fn founded() -> (tempfile::TempDir, StateStore) {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = StateStore::open(Disk::default().database(), dir.path().to_owned()).unwrap();
-    store.apply([batch(1, &mut World::new())]).await.unwrap();
+    let mut store = open(&Disk::default(), dir.path());
+    store.apply([founding(1)]).await.unwrap();
     assert_eq!(store.applied().borrow().tree_size, 1);
     (dir, store)
 }
 
-fn batch(index: u64, world: &mut World) -> Entry {
-    entry(index, world.batches.pop().unwrap().to_bytes())
+/// The state of a member that is alone and makes a snapshot after every entry.
+fn open(disk: &Disk, dir: &Path) -> StateStore {
+    let identity = Identity {
+        founded: alone(),
+        ..identity(1)
+    };
+    let snapshots = Snapshots::open(dir.to_owned(), identity, 1).unwrap();
+    StateStore::open(disk.database(), snapshots).unwrap()
 }
 
-fn entry(index: u64, bytes: Vec<u8>) -> Entry {
+/// A network of one organisation.
+fn alone() -> Founded {
+    let mut founded = network();
+    founded.members.truncate(1);
+    founded.witnesses.clear();
+    (founded.quorum, founded.copies) = (1, 1);
+    founded
+}
+
+/// The entry that founds it.
+pub(super) fn founding(index: u64) -> Entry {
+    let statement = World::empty().statement(Body::Founded(alone()));
+    batch(index, statement.sign(&[&key(MEMBERS[0])]))
+}
+
+/// An entry with one statement.
+pub(super) fn batch(index: u64, signed: SignedStatement) -> Entry {
+    let batch = Batch {
+        v: 1,
+        proposed_at: BEGINNING,
+        entries: vec![anchor::Entry {
+            salt: [0; 32],
+            signed,
+        }],
+        holds: Vec::new(),
+    };
+    entry(index, batch.to_bytes())
+}
+
+pub(super) fn entry(index: u64, bytes: Vec<u8>) -> Entry {
     Entry {
         log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
         payload: EntryPayload::Normal(Proposal(bytes.into())),
@@ -120,7 +159,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateStore, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateStore), StorageError> {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateStore::open(Disk::default().database(), dir.path().to_owned()).unwrap();
+        let state = open(&Disk::default(), dir.path());
         let log = LogStore::open(Disk::default().database(), 1, state.clone()).unwrap();
         Ok((dir, log, state))
     }
