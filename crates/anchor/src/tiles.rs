@@ -404,6 +404,37 @@ impl Recomputed {
         partial.collect()
     }
 
+    /// The tiles that [`Recomputed::resume`] needs at this size.
+    pub fn edge(size: u64) -> Vec<Tile> {
+        let levels = (0..=Tile::MAX_LEVEL).map(TileKind::Hashes);
+        let partial = levels.filter_map(|kind| {
+            let count = kind.count(size);
+            let width = u16::try_from(count % FULL).ok()?;
+            Tile::new(kind, count / FULL, width)
+        });
+        partial.collect()
+    }
+
+    /// Goes on after `size` leaves. The tiles must be those of [`Recomputed::edge`]; whether they are
+    /// of the right log, [`Recomputed::root`] tells.
+    ///
+    /// # Errors
+    ///
+    /// [`TileError::Content`] when a tile is missing or too narrow.
+    pub fn resume(size: u64, tiles: &HashTiles) -> Result<Self, TileError> {
+        let mut levels = Vec::new();
+        for tile in Self::edge(size) {
+            let TileKind::Hashes(level) = tile.kind else {
+                return Err(TileError::Content);
+            };
+            let hashes = tiles.0.get(&(level, tile.index));
+            let hashes = hashes.and_then(|hashes| hashes.get(..usize::from(tile.width)));
+            levels.resize(usize::from(level), Vec::new());
+            levels.push(hashes.ok_or(TileError::Content)?.to_vec());
+        }
+        Ok(Self { size, levels })
+    }
+
     /// The root of the tree.
     pub fn root(&self) -> Hash {
         let mut root: Option<Hash> = None;

@@ -205,6 +205,36 @@ fn recomputed_log_has_the_roots_and_the_tiles_of_the_tables() {
     assert_eq!(recomputed.size(), size);
 }
 
+#[test]
+fn recomputed_log_goes_on_from_its_edge() {
+    let (tables, _) = logged(66_000);
+    let mut recomputed = Recomputed::default();
+    for index in 0..66_000 {
+        if SIZES.contains(&index) || index % 2_000 == 0 {
+            let mut tiles = HashTiles::default();
+            for tile in Recomputed::edge(index) {
+                // As wide as the whole log has it.
+                let wide = Tile::holding(tile.kind(), tile.first(), 66_000).unwrap();
+                tiles
+                    .insert(&wide, &wide.read(&tables).unwrap().unwrap())
+                    .unwrap();
+            }
+            let mut resumed = Recomputed::resume(index, &tiles).unwrap();
+            assert_eq!(resumed.root(), recomputed.root(), "{index}");
+            let next = tree::leaf_hash(&entry(index));
+            let mut further = recomputed.clone();
+            assert_eq!(resumed.push(next), further.push(next));
+            assert_eq!(resumed.root(), further.root());
+        }
+        recomputed.push(tree::leaf_hash(&entry(index)));
+    }
+    assert!(Recomputed::resume(1, &HashTiles::default()).is_err());
+    assert_eq!(
+        Recomputed::resume(0, &HashTiles::default()),
+        Ok(Recomputed::default())
+    );
+}
+
 fn compare(tables: &MemoryTables, tiles: Vec<(Tile, Vec<Hash>)>, size: u64) {
     for (tile, hashes) in tiles {
         let bytes = tile.read(tables).unwrap().unwrap();

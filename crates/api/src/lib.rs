@@ -11,6 +11,7 @@ mod convert;
 mod error;
 mod hold;
 mod log;
+mod log_reader;
 mod propose;
 mod registry;
 mod source;
@@ -24,6 +25,7 @@ pub use convert::ConvertError;
 pub use error::{ClientError, NodeError};
 pub use hold::HoldCall;
 pub use log::{LeafEntry, LeafName, ReceiptOf, Submit, Submitted};
+pub use log_reader::{LogReadError, LogReader};
 pub use registry::{
     Alarm, AnchoredRecord, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus,
     StreamHead, consents_asked_for, custody_kind, custody_kind_name, principal_kind,

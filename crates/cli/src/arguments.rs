@@ -280,6 +280,60 @@ pub(crate) enum LogCommand {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
         limit: u64,
     },
+    /// Follow the log: each new leaf and checkpoint, verified, until Ctrl-C.
+    Watch {
+        /// The first leaf; absent, the next one.
+        #[arg(long)]
+        from: Option<u64>,
+    },
+    /// Write the receipt of a leaf, verified.
+    Prove {
+        /// The leaf's index.
+        index: u64,
+        /// The file; absent, `leaf-INDEX.tlog-proof`.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
+    /// Prove that the log only grew from one checkpoint to another.
+    Consistency {
+        /// The older: a size, a file with a checkpoint or a receipt, or `kept`, the newest that this user knew.
+        old: String,
+        /// The newer: likewise, or `newest`, which a node shows now.
+        #[arg(default_value = "newest")]
+        new: String,
+        #[command(flatten)]
+        source: LogArguments,
+    },
+    /// Recompute the whole log from its entries and compare every tile.
+    Fsck {
+        #[command(flatten)]
+        source: LogArguments,
+    },
+    /// Keep watch over the log: whatever a server shows must extend what was shown before.
+    Monitor {
+        #[command(flatten)]
+        source: LogArguments,
+        /// Look once.
+        #[arg(long)]
+        once: bool,
+        /// Seconds between looks.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        every: u64,
+    },
+}
+
+/// Where a log is read from, over HTTPS.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LogArguments {
+    /// A server, such as https://127.0.0.1:7442; absent, the nodes of `client.toml`.
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// Certificates of that server's authority, PEM; absent, those of the user's folder.
+    #[arg(long, requires = "url")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The trust policy; absent, that of the user's folder.
+    #[arg(long)]
+    pub(crate) policy: Option<PathBuf>,
 }
 
 impl From<KindName> for CustodyKind {
@@ -352,6 +406,13 @@ mod tests {
                 .to_owned(),
             "log list --from 3 --limit 9".to_owned(),
             "log show 7".to_owned(),
+            "log watch --from 3 --json".to_owned(),
+            "log prove 7 -o leaf.tlog-proof".to_owned(),
+            "log consistency 3 9".to_owned(),
+            "log consistency kept".to_owned(),
+            "log fsck --url https://127.0.0.1:7442 --ca ca.pem --policy policy.txt".to_owned(),
+            "log monitor --policy policy.txt --once".to_owned(),
+            "log monitor --every 60".to_owned(),
             "--home /tmp/x --json status".to_owned(),
             "--node hospital-b status".to_owned(),
         ] {
@@ -373,6 +434,8 @@ mod tests {
             &format!("consent give {CUSTODY} --party {DID}"),
             "device enrol did:web:x",
             "log show -1",
+            "log monitor --every 0",
+            "log fsck --ca ca.pem",
         ] {
             let words = std::iter::once("medanchor").chain(line.split_whitespace());
             assert!(Arguments::try_parse_from(words).is_err(), "{line}");

@@ -1,11 +1,15 @@
 use crate::{
     CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetOptions, Home, Input,
-    PutOptions, Report, Session,
+    LogSource, PutOptions, Report, Session,
     arguments::{
         Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments,
-        KeyCommand, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
+        KeyCommand, LogArguments, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
     },
     home::{follow, read_policy},
+    lines::Lines,
+    log_fsck::fsck,
+    log_monitor::monitor,
+    log_watch::watch,
     operations,
 };
 use anyhow::{Context, Result};
@@ -18,6 +22,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 /// Runs `medanchor` with these arguments, the first of which is the program's name.
@@ -36,7 +41,7 @@ pub fn run(
         Ok(arguments) => arguments,
         Err(error) => return explain_usage(&error, out, err),
     };
-    let done = runtime().and_then(|runtime| runtime.block_on(execute(&arguments)));
+    let done = runtime().and_then(|runtime| runtime.block_on(execute(&arguments, out)));
     let written = match &done {
         Ok(report) => print(&arguments, report.as_ref(), out, err),
         Err(error) => print_error(error, arguments.json, out, err),
@@ -48,18 +53,44 @@ pub fn run(
     }
 }
 
-async fn execute(arguments: &Arguments) -> Result<Box<dyn Report>> {
+async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn Report>> {
     let home = home(arguments)?;
+    let mut lines = Lines::new(out, arguments.json);
     Ok(match &arguments.command {
         Command::Key(KeyCommand::New) => Box::new(operations::new_key(&home)?),
         Command::Key(KeyCommand::Show) => Box::new(operations::show_key(&home)?),
         Command::Verify(verify) => Box::new(verify_receipt(&home, verify)?),
+        Command::Log(LogCommand::Consistency { old, new, source }) => {
+            let source = log_source(arguments, source);
+            Box::new(operations::consistency(&home, &source, old, new).await?)
+        }
+        Command::Log(LogCommand::Fsck { source }) => {
+            let source = log_source(arguments, source);
+            Box::new(Box::pin(fsck(&home, &source, &mut lines)).await?)
+        }
+        Command::Log(LogCommand::Monitor {
+            source,
+            once,
+            every,
+        }) => {
+            let every = (!once).then(|| Duration::from_secs(*every));
+            let source = log_source(arguments, source);
+            Box::new(Box::pin(monitor(&home, &source, every, &mut lines)).await?)
+        }
         command => {
             let session = Session::open(&home)?;
             let session = match &arguments.node {
                 Some(node) => session.only(node)?,
                 None => session,
             };
+            if let Command::Log(LogCommand::Watch { from }) = command {
+                let source = LogSource {
+                    node: arguments.node.clone(),
+                    ..LogSource::default()
+                };
+                let watched = Box::pin(watch(&session, &source, *from, &mut lines));
+                return Ok(Box::new(watched.await?));
+            }
             execute_with_nodes(&session, command, arguments.json).await?
         }
     })
@@ -89,8 +120,13 @@ async fn execute_with_nodes(
         Command::Log(LogCommand::List { from, limit }) => {
             Box::new(operations::list_leaves(session, *from, *limit).await?)
         }
+        Command::Log(LogCommand::Prove { index, output }) => {
+            Box::new(operations::prove_leaf(session, *index, output.as_deref()).await?)
+        }
         Command::Status => Box::new(operations::status(session).await?),
-        Command::Key(_) | Command::Verify(_) => anyhow::bail!("the command needs no nodes"),
+        Command::Key(_) | Command::Verify(_) | Command::Log(_) => {
+            anyhow::bail!("the command is not one of nodes' services")
+        }
     })
 }
 
@@ -162,6 +198,15 @@ fn verify_receipt(home: &Home, arguments: &VerifyArguments) -> Result<crate::Ver
     };
     let (receipt, record) = (&arguments.receipt, arguments.record.as_deref());
     operations::verify(receipt, record, &epochs, arguments.strength.into())
+}
+
+fn log_source(arguments: &Arguments, source: &LogArguments) -> LogSource {
+    LogSource {
+        url: source.url.clone(),
+        ca: source.ca.clone(),
+        policy: source.policy.clone(),
+        node: arguments.node.clone(),
+    }
 }
 
 fn enrol_options(kind: PrincipalKind, arguments: &EnrolArguments) -> EnrolOptions {

@@ -1,6 +1,6 @@
 use crate::CliError;
-use medanchor_anchor::{Outcome, ReceiptError, ReceiptFormatError, TrustError};
-use medanchor_api::{ClientError, ConfigError};
+use medanchor_anchor::{Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError};
+use medanchor_api::{ClientError, ConfigError, LogReadError};
 use medanchor_dag::{ExportError, RecordError, SignatureError, SourceError};
 use medanchor_envelope::OpenError;
 use std::{error::Error, process::ExitCode};
@@ -79,6 +79,9 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return Some(of_client(error));
     }
+    if let Some(error) = cause.downcast_ref::<LogReadError>() {
+        return Some(of_log(error));
+    }
     if let Some(error) = cause.downcast_ref::<ExportError>() {
         return Some(match error {
             ExportError::Source(error) => of_source(error),
@@ -94,6 +97,7 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     let unverified = cause.is::<ReceiptError>()
         || cause.is::<ReceiptFormatError>()
         || cause.is::<TrustError>()
+        || cause.is::<TileError>()
         || cause.is::<RecordError>()
         || cause.is::<SignatureError>()
         || cause.is::<OpenError>();
@@ -119,6 +123,15 @@ fn of_client(error: &ClientError) -> Exit {
         ClientError::Denied(_) => Exit::Denied,
         ClientError::NotFound(_) | ClientError::Rejected(_) => Exit::Failed,
         ClientError::InvalidAnswer { .. } => Exit::NotVerified,
+    }
+}
+
+fn of_log(error: &LogReadError) -> Exit {
+    match error {
+        LogReadError::NotFound(_) => Exit::Failed,
+        LogReadError::Denied(_) => Exit::Denied,
+        LogReadError::Unavailable { .. } => Exit::Unavailable,
+        LogReadError::Invalid { .. } => Exit::NotVerified,
     }
 }
 
@@ -154,6 +167,9 @@ mod tests {
             (refused(Outcome::Conflict).into(), 1),
             (CliError::NotVerified("no".to_owned()).into(), 4),
             (ReceiptError::Opening.into(), 4),
+            (TileError::Content.into(), 4),
+            (LogReadError::Denied("tile".to_owned()).into(), 3),
+            (LogReadError::NotFound("tile".to_owned()).into(), 1),
             (OpenError::Commitment.into(), 4),
             (ConfigError::NoNodes.into(), 2),
         ] {

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 /// | `device-stream.toml` | where a device's stream of records stands |
 /// | `outbox/` | sealed records that are not anchored yet |
 /// | `receipts/`, `grants/` | what the log proved, and released keys |
+/// | `checkpoints/` | the newest checkpoint of each log, and evidence against it |
 #[derive(Clone, Debug)]
 pub struct Home(PathBuf);
 
@@ -41,6 +42,16 @@ pub(crate) struct ClientFile {
 struct NodeLine {
     name: String,
     address: String,
+    /// Address of its log over HTTPS.
+    log: Option<String>,
+}
+
+impl ClientFile {
+    /// Names of nodes, and the addresses of their logs over HTTPS.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let logs = self.nodes.iter();
+        logs.filter_map(|node| Some((node.name.as_str(), node.log.as_deref()?)))
+    }
 }
 
 impl Home {
@@ -159,13 +170,15 @@ mod tests {
     use proptest::prelude::*;
 
     const GOOD: &str = "origin = \"example.org/log\"\npolicy = \"policy.txt\"\n\
-        [[nodes]]\nname = \"a\"\naddress = \"127.0.0.1:7000\"\n";
+        [[nodes]]\nname = \"a\"\naddress = \"127.0.0.1:7000\"\nlog = \"127.0.0.1:7002\"\n\
+        [[nodes]]\nname = \"b\"\naddress = \"127.0.0.1:7001\"\n";
 
     #[test]
     fn client_file_is_parsed() {
         let client = parse_client_file(GOOD).unwrap();
         assert_eq!(client.origin, "example.org/log");
-        assert_eq!(client.nodes.len(), 1);
+        assert_eq!(client.nodes.len(), 2);
+        assert_eq!(client.logs().collect::<Vec<_>>(), [("a", "127.0.0.1:7002")]);
         assert_eq!(client.operator, None);
     }
 

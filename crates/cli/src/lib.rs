@@ -20,7 +20,14 @@ mod get;
 mod grant;
 mod home;
 mod key;
+mod known;
+mod lines;
 mod log;
+mod log_access;
+mod log_consistency;
+mod log_fsck;
+mod log_monitor;
+mod log_watch;
 mod outbox;
 mod own_keys;
 mod principal;
@@ -30,6 +37,7 @@ mod report;
 mod request;
 mod seal;
 mod session;
+mod signals;
 mod status;
 mod verify;
 
@@ -41,7 +49,12 @@ pub use exit::Exit;
 pub use get::{GetOptions, Got, NotedNode};
 pub use home::Home;
 pub use key::KeyShown;
-pub use log::{LeafRow, LeafShown, LogList};
+pub use log::{LeafProved, LeafRow, LeafShown, LogList};
+pub use log_access::LogSource;
+pub use log_consistency::Consistent;
+pub use log_fsck::{Checked, Finding};
+pub use log_monitor::{Monitored, ServerRow};
+pub use log_watch::{CheckpointRow, Watched};
 pub use own_keys::OwnKeys;
 pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};
 pub use put::{Input, PutOptions, Stored};
@@ -58,7 +71,8 @@ pub mod operations {
         custody::{list_custodies, new_custody},
         get::get,
         key::{new_key, show_key},
-        log::{list_leaves, show_leaf},
+        log::{list_leaves, prove_leaf, show_leaf},
+        log_consistency::consistency,
         principal::{enrol, list_principals, revoke},
         put::put,
         request::request,

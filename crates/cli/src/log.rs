@@ -1,10 +1,13 @@
-use crate::{Session, clock};
+use crate::{Session, clock, files};
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
-use medanchor_anchor::{Body, Leaf, LeafIndex, Opening, SignedStatement, Strength};
+use medanchor_anchor::{Body, Leaf, LeafIndex, Opening, Receipt, SignedStatement, Strength};
 use medanchor_api::LeafName;
 use serde::Serialize;
-use std::fmt;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// Leaves of the log, in order, as a node tells them.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +47,16 @@ pub struct LeafShown {
     pub cosigners: usize,
 }
 
+/// A leaf whose receipt was written to a file.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeafProved {
+    /// The leaf.
+    #[serde(flatten)]
+    pub leaf: LeafShown,
+    /// The receipt's file.
+    pub receipt: String,
+}
+
 /// Leaves from index `from`, at most `limit`.
 ///
 /// # Errors
@@ -64,6 +77,35 @@ pub async fn list_leaves(session: &Session, from: LeafIndex, limit: u64) -> Resu
 ///
 /// When no node answers, or the receipt does not verify.
 pub async fn show_leaf(session: &Session, index: LeafIndex) -> Result<LeafShown> {
+    Ok(proved(session, index).await?.1)
+}
+
+/// Gets the receipt of any leaf, verifies it and writes it to a file; absent, `leaf-<index>.tlog-proof` in the
+/// current folder.
+///
+/// # Errors
+///
+/// When no node answers, the receipt does not verify, or the file cannot be written.
+pub async fn prove_leaf(
+    session: &Session,
+    index: LeafIndex,
+    output: Option<&Path>,
+) -> Result<LeafProved> {
+    let (receipt, leaf) = proved(session, index).await?;
+    let path = match output {
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(format!("leaf-{index:08}.tlog-proof")),
+    };
+    files::replace(&path, receipt.to_string().as_bytes())
+        .with_context(|| format!("write `{}`", path.display()))?;
+    Ok(LeafProved {
+        leaf,
+        receipt: path.display().to_string(),
+    })
+}
+
+/// A published receipt of a leaf, verified.
+async fn proved(session: &Session, index: LeafIndex) -> Result<(Receipt, LeafShown)> {
     let strength = Strength::Published;
     let (_, receipt) = session
         .client
@@ -77,17 +119,19 @@ pub async fn show_leaf(session: &Session, index: LeafIndex) -> Result<LeafShown>
         let problem = format!("the node gave a receipt of leaf {}", verified.index);
         return Err(crate::CliError::NotVerified(problem).into());
     }
+    session.remember(&receipt)?;
     let signed = verified.opening.map(|opening| &opening.0.signed);
-    Ok(LeafShown {
+    let shown = LeafShown {
         leaf: LeafRow::new(index, verified.leaf, verified.opening),
         signed_by: signed.map(signers).unwrap_or_default(),
         tree_size: verified.checkpoint.checkpoint.size,
         cosigners: verified.checkpoint.cosigners.len(),
-    })
+    };
+    Ok((receipt, shown))
 }
 
 impl LeafRow {
-    fn new(index: LeafIndex, leaf: &Leaf, opening: Option<&Opening>) -> Self {
+    pub(crate) fn new(index: LeafIndex, leaf: &Leaf, opening: Option<&Opening>) -> Self {
         Self {
             leaf_index: index,
             at: clock::rfc3339(leaf.at),
@@ -174,6 +218,13 @@ impl fmt::Display for LogList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.leaves.iter().map(ToString::to_string).collect();
         f.write_str(&lines.join("\n"))
+    }
+}
+
+impl fmt::Display for LeafProved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.leaf)?;
+        write!(f, "receipt in {}", self.receipt)
     }
 }
 

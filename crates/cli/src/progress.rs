@@ -17,6 +17,15 @@ pub(crate) fn bytes(what: &'static str, total: Option<u64>) -> ProgressBar {
     bar.with_message(what)
 }
 
+/// The same, of things that are counted.
+pub(crate) fn count(what: &'static str, total: u64) -> ProgressBar {
+    let bar = bytes(what, Some(total));
+    if let Ok(style) = ProgressStyle::with_template(COUNT_TEMPLATE) {
+        bar.set_style(style);
+    }
+    bar
+}
+
 /// Counts what is read.
 #[derive(Debug)]
 pub(crate) struct Counted<R> {
@@ -32,5 +41,6 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+const COUNT_TEMPLATE: &str = "{msg:>9} {bar:30} {human_pos}/{human_len} {per_sec} {eta}";
 const TEMPLATE: &str =
     "{msg:>9} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";

@@ -1,4 +1,8 @@
-use crate::{CliError, Exit, Home, OwnKeys, clock, files, home::ClientFile};
+use crate::{
+    CliError, Exit, Home, OwnKeys, clock, files,
+    home::ClientFile,
+    known::{Known, Shown},
+};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
     Body, Epochs, LeafIndex, Outcome, Receipt, SignedStatement, Statement, Strength, Trust,
@@ -120,6 +124,7 @@ impl Session {
             CliError::NotVerified("the node recorded the statement but gives no receipt".to_owned())
         })?;
         let said = taken(&self.policy, &receipt, &signed.statement)?;
+        self.remember(&receipt)?;
         let name = match &signed.statement.body {
             Body::Anchored(anchored) => anchored.record.to_string(),
             body => format!("{:08}-{}", said.leaf_index, body.kind()),
@@ -136,10 +141,17 @@ impl Session {
         the_one: impl FnOnce(&Verified<'_>) -> bool,
     ) -> Result<Said> {
         let said = shown(&self.policy, receipt, strength, the_one)?;
+        self.remember(receipt)?;
         match receipt.leaf.outcome {
             Outcome::Ok => Ok(said),
             _ => Err(not_shown(said.leaf_index)),
         }
+    }
+
+    /// Takes note of the checkpoint of a verified receipt: the log cannot show another one later.
+    pub(crate) fn remember(&self, receipt: &Receipt) -> Result<()> {
+        let shown = Shown::new(&receipt.checkpoint)?;
+        Known::open(&self.home, &shown.checkpoint.origin)?.see(&shown)
     }
 
     /// Keeps a verified receipt under `receipts/`.
