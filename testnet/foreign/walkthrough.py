@@ -14,6 +14,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ OPERATOR = Path("hospital-a", "operator")
 NODES = ("hospital-a", "hospital-b", "hospital-c")
 NOT_VERIFIED = 4
 STEP_SECONDS = 120
+# With what is in the log already, more than a tile of 256.
+TILE_LEAVES = 250
 # More than 1024 chunks of 64 KiB.
 LARGE_BYTES = 68_000_000
 
@@ -81,9 +84,16 @@ def show(network: "Network", folder: Path, report: "Report") -> None:
     for record in records.all():
         report.step(f"Python opens {record.what} from its blocks and a wrap", lambda: tools.open(record))
     report.step("Python refuses a record with one changed bit", lambda: tools.refuse_changed_block(records.ecg))
-    for name, verifier in (("aics-tlog", tools.aics), ("Go x/mod/sumdb", tools.go)):
+    for name, verifier in (("aics-tlog", tools.aics), ("sigstore", tools.sigstore), ("Go x/mod/sumdb", tools.go)):
         report.step(f"{name} verifies the receipt", lambda: tools.verify(verifier, records.ecg))
         report.step(f"{name} refuses tampered receipts", lambda: tools.refuse_tampered(verifier, records.ecg))
+    audit = Audit(network, folder, tools)
+    if report.step("an auditor is let in, and the log grows beyond a tile", audit.prepare):
+        report.step("another member leads, and signs with its own log key under the same origin", audit.change_leader)
+        report.step("aics-tlog audits the whole log over HTTPS", audit.aics)
+        report.step("Go x/mod/sumdb audits the whole log over HTTPS", audit.go)
+        report.step("entries are not for a guest", audit.refuse_guest)
+        report.step("aics-witness co-signs under both keys, and refuses forks", audit.witness)
     kubo = Kubo(network, folder)
     if report.step("nodes restart with a Kubo node among their peers", kubo.introduce):
         for record in records.all():
@@ -241,6 +251,7 @@ class Tools:
         self.network, self.folder = network, folder
         self.device, self.researcher = network.folder / people.device, network.folder / people.researcher
         self.aics = [sys.executable, HERE / "verify_log.py"]
+        self.sigstore = [sys.executable, HERE / "verify_sigstore.py"]
         self.go = [folder / "verify_note"]
 
     def read_receipt(self, record: Record) -> str:
@@ -326,6 +337,72 @@ def flip_base64(text: str, at: int) -> str:
 def flip(data: bytes, at: int) -> bytes:
     """The data with the lowest bit of one byte changed."""
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+class Audit:
+    """The whole log, as an auditor reads it over HTTPS."""
+
+    def __init__(self, network: Network, folder: Path, tools: Tools):
+        self.network, self.folder, self.tools = network, folder, tools
+        self.auditor, self.old = network.folder / "homes" / "supervisor", folder / "old.checkpoint"
+
+    def prepare(self) -> str:
+        node = self.network.folder / "hospital-a"
+        self.network.testnet("medanchord", "--data", node, "invite", "--auditor", "supervisor", "--home", self.auditor)
+        with ThreadPoolExecutor(4) as pool:
+            made = [pool.submit(self.add_leaf, OPERATOR) for _ in range(TILE_LEAVES)]
+        for leaf in made:
+            leaf.result()
+        return self.tools.tool("audit_log.py", *self.arguments(NODES[0]), "--save", self.old)
+
+    def change_leader(self) -> str:
+        """Kills the leader, so that another one publishes. It comes back before anything else."""
+        leader = self.network.medanchor(OPERATOR, "status")["leader"]
+        ensure(leader in NODES, f"the leader is `{leader}`")
+        self.other = next(node for node in NODES if node != leader)
+        self.network.testnet("kill", leader, "--dir", self.network.folder)
+        try:
+            self.add_leaf(Path(self.other, "operator"))
+        finally:
+            self.network.testnet("start", leader, "--dir", self.network.folder)
+        new = self.folder / "new.checkpoint"
+        self.tools.tool("audit_log.py", *self.arguments(self.other), "--save", new)
+        ensure(signer(self.old) != signer(new), "both checkpoints are signed with one log key")
+        return f"after {leader}, {signer(self.old)} and {signer(new)}"
+
+    def aics(self) -> str:
+        return self.tools.tool("audit_log.py", *self.arguments(self.other), "--old", self.old)
+
+    def go(self) -> str:
+        return checked([*self.tools.go, "--log", *self.go_arguments(self.auditor), self.old])
+
+    def refuse_guest(self) -> str:
+        return refused([*self.tools.go, "--log", *self.go_arguments(self.tools.researcher)])
+
+    def witness(self) -> str:
+        log_key = self.network.folder / "hospital-a" / "keys" / "log.key"
+        more = ("--old", self.old, "--log-key", log_key, "--folder", self.folder / "witness")
+        return self.tools.tool("foreign_witness.py", *self.arguments(self.other), *more)
+
+    def add_leaf(self, home: Path) -> None:
+        self.network.medanchor(home, "custody", "new", "--kind", "dataset")
+
+    def arguments(self, node: str) -> tuple:
+        home = self.auditor
+        certificates = ("--ca", home / "ca.pem", "--cert", home / "cert.pem", "--key", home / "key.pem")
+        return ("--url", self.url(node), "--policy", home / "policy.txt", *certificates)
+
+    def go_arguments(self, home: Path) -> list:
+        return [self.url(self.other), *(home / name for name in ("policy.txt", "ca.pem", "cert.pem", "key.pem"))]
+
+    def url(self, node: str) -> str:
+        return f"https://{self.network.config(node)['log_listen']}"
+
+
+def signer(checkpoint: Path) -> str:
+    """The id of the log key that signed: the first signature's."""
+    line = checkpoint.read_text().split("\n\n")[1].split("\n")[0]
+    return base64.b64decode(line.split(" ")[2])[:4].hex()
 
 
 class Kubo:
