@@ -5,7 +5,7 @@ use crate::{Home, NodeProcess};
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use medanchor_anchor::{
-    Body, Consented, Nonce, Outcome, Period, SignedStatement, Statement, Strength, TrustPolicy,
+    Body, Consented, Epochs, Nonce, Outcome, Period, SignedStatement, Statement, Strength,
     Withdrawn,
 };
 use medanchor_api::{Client, ClientError, Submitted};
@@ -58,7 +58,7 @@ pub(crate) struct Cast<'a> {
 
 struct Shared {
     origin: String,
-    policy: TrustPolicy,
+    policy: Epochs,
     keys: OwnKeys,
     custody: CustodyId,
     registers: Vec<Nonce>,
