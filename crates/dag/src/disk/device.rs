@@ -79,6 +79,12 @@ impl Device {
         self.sync_failed.load(Ordering::SeqCst)
     }
 
+    /// From now on nothing is written: as after a failed fsync, only a restart helps.
+    pub(super) fn give_up(&self, error: io::Error) -> StoreError {
+        self.sync_failed.store(true, Ordering::SeqCst);
+        StoreError::Stopped(error)
+    }
+
     /// Refuses to go on after a failed fsync.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.has_failed() {

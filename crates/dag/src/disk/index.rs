@@ -139,23 +139,29 @@ impl Index {
             Ok(value)
         });
         if result.is_err() {
-            self.reopen();
+            self.reopen()?;
         }
         result
     }
 
     /// After a failed write, redb accepts nothing more until it is opened again; it then stands at its
-    /// last commit. After a failed fsync it stays as it is.
-    fn reopen(&self) {
+    /// last commit. After a failed fsync it stays as it is. When it does not open, the store must stop.
+    fn reopen(&self) -> Result<(), StoreError> {
         if self.device.has_failed() {
-            return;
+            return Ok(());
         }
         let mut database = self
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         drop(database.take());
-        *database = open_database(&self.path, &self.device).ok();
+        match open_database(&self.path, &self.device) {
+            Ok(opened) => {
+                *database = Some(opened);
+                Ok(())
+            }
+            Err(error) => Err(self.device.give_up(io::Error::other(error))),
+        }
     }
 
     fn with<T>(

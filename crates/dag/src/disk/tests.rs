@@ -271,6 +271,31 @@ fn full_disk_is_reported_and_the_store_goes_on() {
 }
 
 #[test]
+fn index_that_does_not_open_again_stops_the_store() {
+    let folder = folder();
+    let armed = Armed::default();
+    let is_armed = Arc::clone(&armed);
+    let device = Device::new(move |_| match is_armed.load(Ordering::SeqCst) {
+        true => Err(io::ErrorKind::StorageFull.into()),
+        false => Ok(()),
+    });
+    let store = DiskStore::open_on(folder.path(), device).unwrap();
+    let before = small(1);
+    store.put(from_ref(&before)).unwrap();
+    armed.store(true, Ordering::SeqCst);
+    let refused = store.put(&[small(2)]).unwrap_err();
+    assert!(matches!(refused, StoreError::Stopped(_)), "{refused:?}");
+    armed.store(false, Ordering::SeqCst);
+    let refused = store.put(&[small(2)]).unwrap_err();
+    assert!(matches!(refused, StoreError::Stopped(_)), "{refused:?}");
+
+    drop(store);
+    let store = DiskStore::open(folder.path()).unwrap();
+    assert_eq!(store.block(before.cid()).unwrap(), Some(before));
+    store.put(&[small(2)]).unwrap();
+}
+
+#[test]
 fn failed_fsync_stops_every_later_write() {
     for at in 0..3 {
         let folder = folder();
