@@ -11,6 +11,7 @@ use crate::{
     files,
     holders::Holders,
     http::Server,
+    joined,
     keys::{self, KeyName},
     log_routes,
     publisher::{Publisher, PublisherParts, RemoteCosigner},
@@ -38,7 +39,7 @@ use medanchor_dag::DiskStore;
 use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::Policies;
 use medanchor_raft::{Identity, RaftServer, Replica, ReplicaConfig};
-use std::{sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
@@ -70,8 +71,9 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     let served = serve_all(ports.into_iter().flatten(), &stop);
     let ended = tokio::select! {
         served = served => served,
-        reason = node.replica.stopped() => Err(anyhow::anyhow!(reason).context(MUST_STOP)),
-        () = node.store_failed.cancelled() => Err(anyhow::anyhow!("the block store failed").context(MUST_STOP)),
+        reason = node.replica.stopped() => Err(disk_failed(folder.raft(), reason)),
+        () = node.store_failed.cancelled() => Err(disk_failed(folder.blocks(), write_failed())),
+        () = node.cosigner_failed.cancelled() => Err(disk_failed(folder.cosigned(), write_failed())),
     };
     stop.cancel();
     answered.cancel();
@@ -97,6 +99,7 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
     let (seen, name) = (folder.cosigned(), config.name.as_str());
     let alarms = Arc::new(Alarms::open(&folder.alarms())?);
     let cosigner = Cosigner::open(&seen, &config.origin, name, key, log_keys, None, alarms)?;
+    let failed = cosigner.failed();
     let tls = Tls::open(folder)?;
     let listener = Listener::bind(config.listen, tls.server()?).await?;
     tracing::info!(witness = config.name, address = %config.listen, "serving");
@@ -107,7 +110,10 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
     let routes = Routes::new(health_service)
         .into_axum_router()
         .merge(witness_routes::routes(Arc::new(cosigner)));
-    listener.serve(routes.into(), stop).await
+    tokio::select! {
+        served = listener.serve(routes.into(), stop) => served,
+        () = failed.cancelled() => Err(disk_failed(seen, write_failed())),
+    }
 }
 
 /// Serves every port until `stop`, or until one of them fails.
@@ -128,6 +134,7 @@ struct Node {
     peer: Arc<Peer>,
     publisher: Arc<Publisher>,
     store_failed: CancellationToken,
+    cosigner_failed: CancellationToken,
 }
 
 impl Node {
@@ -192,6 +199,7 @@ impl Node {
             let tiles = TileServer::new(config.log_entries, Arc::clone(&replica) as _, published);
             (listener, log_routes::routes(tiles, Arc::clone(&cosigner)))
         });
+        let cosigner_failed = cosigner.failed();
         let services = Services {
             anchor: Anchor {
                 submitter,
@@ -245,6 +253,7 @@ impl Node {
             peer,
             publisher,
             store_failed,
+            cosigner_failed,
         })
     }
 }
@@ -371,6 +380,8 @@ async fn open_replica(
 ) -> Result<Replica> {
     let channels = channels.clone();
     let founders = founded_of(founding)?.members.iter();
+    let (joining, node_id) = (folder.clone(), own.node_id);
+    tokio::task::spawn_blocking(move || joined::join(&joining, node_id)).await??;
     let identity = Identity {
         origin: config.origin.clone(),
         founded: founded_of(founding)?.clone(),
@@ -454,8 +465,30 @@ fn multiaddr(address: std::net::SocketAddr) -> String {
     format!("/{kind}/{}/tcp/{}", address.ip(), address.port())
 }
 
-const MUST_STOP: &str =
-    "this node no longer knows what is durable and stops; restart it when the disk is well";
+/// A disk failed or is full, so that nobody knows what is durable on it: the node has stopped. Nothing that
+/// was acknowledged is lost, and it can be started again when the disk is well and has room.
+#[derive(Debug)]
+pub(crate) struct DiskFailed(PathBuf);
+
+impl fmt::Display for DiskFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "this node no longer knows what is durable in `{}` and stops: the disk failed or is full; \
+             restart the node when the disk is well and has room",
+            self.0.display()
+        )
+    }
+}
+
+fn write_failed() -> anyhow::Error {
+    anyhow::anyhow!("a write failed")
+}
+
+fn disk_failed(folder: PathBuf, cause: impl Into<anyhow::Error>) -> anyhow::Error {
+    cause.into().context(DiskFailed(folder))
+}
+
 const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 
 #[cfg(test)]

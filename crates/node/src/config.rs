@@ -237,6 +237,11 @@ impl Folder {
         self.0.join("raft")
     }
 
+    /// That this node has taken part in the log.
+    pub fn joined(&self) -> PathBuf {
+        self.0.join("joined")
+    }
+
     /// Custody keys.
     pub fn custody(&self) -> PathBuf {
         self.0.join("custody.redb")

@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Co-signs the checkpoints of one log.
 pub(crate) struct Cosigner {
@@ -79,6 +80,11 @@ impl Cosigner {
         tokio::task::spawn_blocking(move || cosigner.check_and_sign(&request))
             .await
             .map_err(|error| CosignError::Failed(error.into()))?
+    }
+
+    /// Cancelled when the record of what it signed could not be written: the node must stop.
+    pub(crate) fn failed(&self) -> CancellationToken {
+        self.seen_file().failed.clone()
     }
 
     /// The key that its co-signatures verify with.
@@ -161,6 +167,8 @@ pub(crate) async fn own_root(replica: &Replica, size: u64) -> Result<Option<Hash
 pub(crate) struct SeenFile {
     path: PathBuf,
     seen: Option<Seen>,
+    /// Cancelled when a write failed.
+    failed: CancellationToken,
 }
 
 impl SeenFile {
@@ -177,12 +185,23 @@ impl SeenFile {
              from a backup",
         )?;
         let seen = parse(&text).with_context(|| format!("parse `{}`", path.display()))?;
-        Ok(Self { path, seen })
+        Ok(Self {
+            path,
+            seen,
+            failed: CancellationToken::new(),
+        })
     }
 
+    /// After a failure nobody knows which record is on the disk. A second try might say that it is there when
+    /// it is not, so there is none: whoever holds [`SeenFile::failed`] must stop.
     fn advance(&mut self, seen: Seen) -> std::io::Result<()> {
+        if self.failed.is_cancelled() {
+            return Err(std::io::Error::other("an earlier write failed"));
+        }
         if self.seen != Some(seen) {
-            files::replace(&self.path, Mode::Public, text(Some(&seen)).as_bytes())?;
+            let text = text(Some(&seen));
+            let replaced = files::replace(&self.path, Mode::Public, text.as_bytes());
+            replaced.inspect_err(|_| self.failed.cancel())?;
             self.seen = Some(seen);
         }
         Ok(())
@@ -234,6 +253,26 @@ mod tests {
         file.advance(seen).unwrap();
         let file = SeenFile::open(folder.path(), "example.org/log").unwrap();
         assert_eq!(file.seen, Some(seen));
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_signed_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        SeenFile::create(folder.path(), "example.org/log").unwrap();
+        let mut file = SeenFile::open(folder.path(), "example.org/log").unwrap();
+        let seen = |size| Seen {
+            size,
+            root: Hash::of(b"root"),
+        };
+        // The new record has no place to be written to.
+        let obstacle = file.path.with_extension("new");
+        std::fs::create_dir(&obstacle).unwrap();
+        file.advance(seen(7)).unwrap_err();
+        assert!(file.failed.is_cancelled());
+        std::fs::remove_dir(&obstacle).unwrap();
+        file.advance(seen(7)).unwrap_err();
+        let file = SeenFile::open(folder.path(), "example.org/log").unwrap();
+        assert_eq!(file.seen, None);
     }
 
     #[test]

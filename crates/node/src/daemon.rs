@@ -67,7 +67,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<app::DiskFailed>() {
+                Some(_) => ExitCode::from(DISK_FAILED),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -152,5 +155,7 @@ fn log_to_stderr() {
     let _ = log.try_init();
 }
 
+/// Exit code when a disk failed or is full: the same as `EX_IOERR` of `sysexits.h`.
+const DISK_FAILED: u8 = 74;
 /// Our own parts say what an operator should know; the libraries below only what went wrong.
 const DEFAULT_LOG: &str = "info,openraft=warn,libp2p_swarm=warn";

@@ -21,6 +21,7 @@ mod files;
 mod found;
 mod holders;
 mod http;
+mod joined;
 mod keys;
 mod log_routes;
 mod publisher;

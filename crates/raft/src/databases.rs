@@ -13,6 +13,11 @@ pub(crate) struct Databases {
 }
 
 impl Databases {
+    /// Whether the databases are in `dir`, both of them.
+    pub(crate) fn exist(dir: &Path) -> Result<bool, StoreError> {
+        Ok(dir.join(LOG).try_exists()? && dir.join(STATE).try_exists()?)
+    }
+
     /// Opens the databases in `dir`, and creates what is not there.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir)?;
@@ -23,8 +28,8 @@ impl Databases {
                 .map_err(database)
         };
         let databases = Self {
-            log: open("raft.redb", LOG_CACHE_BYTES)?,
-            state: open("state.redb", STATE_CACHE_BYTES)?,
+            log: open(LOG, LOG_CACHE_BYTES)?,
+            state: open(STATE, STATE_CACHE_BYTES)?,
         };
         // New files, and the directory itself, must be found after a power loss.
         File::open(dir)?.sync_all()?;
@@ -35,5 +40,7 @@ impl Databases {
     }
 }
 
+const LOG: &str = "raft.redb";
+const STATE: &str = "state.redb";
 const LOG_CACHE_BYTES: usize = 16 * 1024 * 1024;
 const STATE_CACHE_BYTES: usize = 128 * 1024 * 1024;

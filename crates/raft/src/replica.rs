@@ -83,6 +83,24 @@ impl Replica {
         Self::open_with(config, databases).await
     }
 
+    /// Whether a replica is kept in `data_dir`. One that has lost a part of its files is none.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read.
+    pub fn exists(data_dir: &Path) -> Result<bool, OpenError> {
+        Ok(Databases::exist(data_dir)?)
+    }
+
+    /// Makes the files of a replica that has not taken part in anything yet.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be written.
+    pub fn create(data_dir: &Path) -> Result<(), OpenError> {
+        Ok(Databases::open(data_dir).map(drop)?)
+    }
+
     pub(crate) async fn open_with(
         config: ReplicaConfig,
         databases: Databases,
@@ -547,7 +565,7 @@ async fn stop_on_failure(
 }
 
 /// An error with all that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let causes: Vec<String> = causes.map(ToString::to_string).collect();
     causes.join(": ")

@@ -177,8 +177,12 @@ impl StateStore {
 
     fn install(&self, meta: &SnapshotMeta, snapshot: &SnapshotFile) -> Result<(), StoreError> {
         let certifiers = self.certifiers()?;
+        let index = snapshot.said().index;
+        tracing::info!(index, "installing a snapshot");
         let snapshot = self.0.snapshots.install(meta, snapshot, &certifiers)?;
-        self.load(&snapshot)
+        self.load(&snapshot)?;
+        tracing::info!(index, "installed the snapshot");
+        Ok(())
     }
 
     /// What openraft calls building: it is told of the newest certified snapshot. Only when there is none,

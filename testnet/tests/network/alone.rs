@@ -1,4 +1,4 @@
-use crate::stage::{PROGRAM, Turn, done, enrol, get, put_arguments, until};
+use crate::stage::{PROGRAM, Turn, did, done, enrol, get, put_arguments, until};
 use medanchor_testnet::Home;
 use std::{
     fs,
@@ -40,6 +40,36 @@ fn node_without_config_serves_and_restart_keeps_its_state() {
     let copy = folder.path().join("copy");
     done(get(&clinician, &record, "TREAT", &copy));
     assert_eq!(fs::read(copy).unwrap(), b"one heartbeat");
+    node.terminate();
+}
+
+#[test]
+fn node_that_cannot_write_ends_with_a_code_of_its_own_and_comes_back() {
+    let _turn = Turn::take();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let operator = Home::new(data.join("operator"), Path::new(PROGRAM));
+    let device = Home::new(folder.path().join("device"), Path::new(PROGRAM));
+    let mut node = Node::start(&data, &free_addresses());
+    serves(&operator);
+    invite(&data, &device);
+
+    // What it co-signs next has no place to be written to.
+    let mut cosigned = fs::read_dir(data.join("cosigned")).unwrap();
+    let record = cosigned.next().unwrap().unwrap().path();
+    let obstacle = record.with_extension("new");
+    fs::create_dir(&obstacle).unwrap();
+    let enrolment = ["device", "enrol", &did(&device), "--role", "device"];
+    let refused = operator.run(enrolment).unwrap();
+    assert_ne!(refused.code, 0, "{}", refused.json);
+    assert_eq!(node.0.wait().unwrap().code(), Some(74));
+
+    fs::remove_dir(obstacle).unwrap();
+    let node = Node::start(&data, &[]);
+    serves(&operator);
+    let other = Home::new(folder.path().join("other"), Path::new(PROGRAM));
+    invite(&data, &other);
+    enrol(&operator, "device", &other, "device");
     node.terminate();
 }
 

@@ -13,6 +13,8 @@ struct Bytes {
     durable: Vec<u8>,
     syncs: u64,
     failure: Option<SyncFailure>,
+    /// The most bytes that it has room for.
+    room: Option<usize>,
 }
 
 /// How a sync fails.
@@ -45,6 +47,12 @@ impl Disk {
         self.lock().failure = Some(failure);
     }
 
+    /// From now on there is no room for more than is written; or there is again.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        let mut bytes = self.lock();
+        bytes.room = is_full.then_some(bytes.written.len());
+    }
+
     pub(crate) fn database(&self) -> redb::Database {
         redb::Database::builder()
             .create_with_backend(self.clone())
@@ -53,6 +61,15 @@ impl Disk {
 
     fn lock(&self) -> MutexGuard<'_, Bytes> {
         self.0.lock().unwrap()
+    }
+}
+
+impl Bytes {
+    fn has_room(&self, len: usize) -> io::Result<()> {
+        match self.room {
+            Some(room) if room < len => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -70,7 +87,10 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.lock().written.resize(usize::try_from(len).unwrap(), 0);
+        let len = usize::try_from(len).unwrap();
+        let mut bytes = self.lock();
+        bytes.has_room(len)?;
+        bytes.written.resize(len, 0);
         Ok(())
     }
 
@@ -91,6 +111,8 @@ impl StorageBackend for Disk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let from = usize::try_from(offset).unwrap();
         let mut bytes = self.lock();
+        // As on a file system that copies on write, what is there already takes room too.
+        bytes.has_room(usize::MAX)?;
         bytes.written[from..from + data.len()].copy_from_slice(data);
         Ok(())
     }

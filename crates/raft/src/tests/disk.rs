@@ -1,5 +1,6 @@
 use super::backend::SyncFailure;
-use super::cluster::{Cluster, append, assert_holds, founded, identity, submission};
+use super::cluster::{Cluster, Node, append, assert_holds, founded, identity, submission};
+use crate::replica::chain;
 use crate::{OpenError, Replica, ReplicaConfig, Role};
 use futures::future::join_all;
 use medanchor_anchor::testing::BEGINNING;
@@ -94,6 +95,33 @@ async fn failed_sync_of_the_state_stops_the_replica() {
     cluster.start(1, remains).await;
     cluster.replica(1).barrier().await.unwrap();
     assert_holds(cluster.replica(1), &acknowledged);
+}
+
+#[tokio::test]
+async fn full_disk_stops_the_replica_and_room_brings_it_back() {
+    for fill in [
+        |node: &Node| node.log.set_full(true),
+        |node: &Node| {
+            node.state.set_full(true);
+        },
+    ] {
+        let mut cluster = Cluster::founded(1, usual).await;
+        let mut acknowledged = append(cluster.replica(1), names()).await;
+        fill(&cluster.nodes[&1]);
+        // The state may be kept in memory for a while, and the log then takes what comes.
+        let last = cluster.replica(1).append(submission("last")).await;
+        acknowledged.extend(last.ok());
+        let stopped = cluster.replica(1).stopped().await;
+        let said = chain(&stopped);
+        assert!(said.contains("no storage space"), "{said}");
+
+        // While it is full it does not come back; what was acknowledged is there when it does.
+        let remains = cluster.kill(1).await;
+        cluster.start(1, remains).await;
+        cluster.replica(1).barrier().await.unwrap();
+        assert_holds(cluster.replica(1), &acknowledged);
+        append(cluster.replica(1), names().map(|name| name + "-more")).await;
+    }
 }
 
 #[tokio::test]
