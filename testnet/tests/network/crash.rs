@@ -124,14 +124,14 @@ impl Stage {
         names
     }
 
-    fn stop_cleanly(&mut self, name: &str) {
+    pub(crate) fn stop_cleanly(&mut self, name: &str) {
         let node = self.network.process(name).unwrap();
         let status = node.stop().unwrap().unwrap();
         assert_eq!((status.code(), status.signal()), (Some(0), None), "{name}");
     }
 
     /// Every replica ends with the same leaves, under the same published tree.
-    fn assert_replicas_agree(&self) {
+    pub(crate) fn assert_replicas_agree(&self) {
         let author = Author::of(&self.hospital);
         let nodes: Vec<_> = author.session.client.node_names().collect();
         let logs = || -> BTreeSet<Option<Vec<Vec<u8>>>> {

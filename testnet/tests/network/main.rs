@@ -12,6 +12,7 @@
 
 mod alone;
 mod author;
+mod away;
 mod crash;
 mod demo;
 mod liar;

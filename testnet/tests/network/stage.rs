@@ -25,6 +25,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(nodes: u8) -> Self {
+        Self::start_with(nodes, |_| ())
+    }
+
+    /// `prepare` changes the network before it starts.
+    pub(crate) fn start_with(nodes: u8, prepare: impl FnOnce(&Network)) -> Self {
         let turn = Turn::take();
         let folder = tempfile::tempdir().unwrap();
         let options = NetworkOptions {
@@ -33,6 +38,7 @@ impl Stage {
             witness: true,
         };
         let mut network = Network::found(&folder.path().join("network"), &options).unwrap();
+        prepare(&network);
         network.start().unwrap();
         let hospital = network.operator(0).unwrap();
         let clinician = network.invite(0, "clinician").unwrap();
