@@ -255,7 +255,7 @@ impl Network {
         ))
     }
 
-    fn processes(&mut self) -> impl Iterator<Item = &mut NodeProcess> {
+    pub(crate) fn processes(&mut self) -> impl Iterator<Item = &mut NodeProcess> {
         self.nodes.iter_mut().chain(&mut self.witness)
     }
 }

@@ -1,5 +1,6 @@
 use anyhow::{Context, Result};
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
@@ -15,6 +16,7 @@ pub struct NodeProcess {
     pub name: String,
     folder: PathBuf,
     program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
     child: Option<Child>,
 }
 
@@ -25,6 +27,7 @@ impl NodeProcess {
             name: name.to_owned(),
             folder: folder.to_owned(),
             program: program.to_owned(),
+            environment: Vec::new(),
             child: None,
         }
     }
@@ -49,6 +52,15 @@ impl NodeProcess {
         self.pid().is_some()
     }
 
+    /// Gives it these environment variables when it is started next.
+    pub(crate) fn set_environment<'v>(
+        &mut self,
+        variables: impl IntoIterator<Item = (&'v str, &'v OsStr)>,
+    ) {
+        let owned = |(name, value): (&str, &OsStr)| (name.into(), value.to_owned());
+        self.environment = variables.into_iter().map(owned).collect();
+    }
+
     /// Starts it. It goes on when this process ends, unless it is stopped first.
     ///
     /// # Errors
@@ -65,6 +77,7 @@ impl NodeProcess {
             .arg("medanchord")
             .arg("--data")
             .arg(&self.folder)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,6 +1,7 @@
 //! The soak: real nodes under load while things go wrong, in an order that the seed decides. After it, nothing
 //! that was acknowledged may be missing, and one log must explain all that clients were told.
 
+mod clocks;
 mod faults;
 mod history;
 mod links;
@@ -10,8 +11,9 @@ use crate::{
     Network, NetworkOptions, interrupt::on_ctrl_c, network::this_program, run_folder::RunFolder,
 };
 use anyhow::{Context, Result};
+use clocks::Clocks;
 use fastrand::Rng;
-use faults::Fault;
+use faults::{Fault, Means};
 use links::Links;
 use load::{Cast, Load, Put, Told, leaves_of};
 use medanchor_anchor::{MemoryTables, tree};
@@ -93,6 +95,10 @@ impl Run {
         let mut network = Network::found(&dir.join("network"), &options)?;
         let folders: Vec<&Path> = network.nodes.iter().map(|node| node.folder()).collect();
         let links = Links::lay(runtime.handle(), &folders)?;
+        let clocks = Clocks::lay(&mut network, dir)?;
+        if clocks.is_none() {
+            self.say("clocks are left alone: libfaketime (Debian's faketime) is not installed");
+        }
         network.start()?;
         let hospital = network.operator(0)?;
         let device = network.invite(0, "device")?;
@@ -115,7 +121,12 @@ impl Run {
             folder: dir,
         };
         let load = Load::start(&runtime, &cast, &mut rng)?;
-        let struck = self.strike(&mut network, &links, &load, lasts, &mut rng);
+        let mut means = Means {
+            network: &mut network,
+            links: &links,
+            clocks: clocks.as_ref(),
+        };
+        let struck = self.strike(&mut means, &load, lasts, &mut rng);
         // What a client noticed says more than that the network did not go on.
         let told = load.stop(&runtime)?;
         struck?;
@@ -139,25 +150,24 @@ impl Run {
     /// One fault after the other; after each the network must go on by itself.
     fn strike(
         &mut self,
-        network: &mut Network,
-        links: &Links,
+        means: &mut Means<'_>,
         load: &Load,
         lasts: Duration,
         rng: &mut Rng,
     ) -> Result<()> {
-        let processes = network.nodes.iter().chain(&network.witness);
+        let processes = means.network.processes();
         let names: Vec<String> = processes.map(|node| node.name.clone()).collect();
         let end = Instant::now() + lasts;
         while Instant::now() < end {
             self.wait_for_progress(load)?;
-            let leader = network.operator(0)?.run(["status"])?.text("leader")?;
+            let leader = means.network.operator(0)?.run(["status"])?.text("leader")?;
             let fault = Fault::draw(rng, &names, &leader);
             let lasts = Duration::from_millis(rng.u64(200..8000));
             self.note(&fault, lasts, load);
             fault
-                .strike(network, links, lasts)
+                .strike(means, lasts)
                 .with_context(|| format!("{fault}"))?;
-            network.wait_until_ready()?;
+            means.network.wait_until_ready()?;
         }
         self.wait_for_progress(load)
     }

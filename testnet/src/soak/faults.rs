@@ -1,6 +1,9 @@
 //! What goes wrong, drawn from the seed.
 
-use super::links::{Links, Way};
+use super::{
+    clocks::Clocks,
+    links::{Links, Way},
+};
 use crate::Network;
 use anyhow::{Context, Result};
 use fastrand::Rng;
@@ -19,6 +22,16 @@ pub(crate) enum Fault {
     Isolate(String, Way),
     /// One node does not reach another, which still reaches it.
     Cut(String, String, Way),
+    /// A process's clock is so many seconds ahead.
+    Clock(String, i64),
+}
+
+/// What faults are done with.
+pub(crate) struct Means<'a> {
+    pub(crate) network: &'a mut Network,
+    pub(crate) links: &'a Links,
+    /// `None`: clocks cannot be set here.
+    pub(crate) clocks: Option<&'a Clocks>,
 }
 
 impl fmt::Display for Fault {
@@ -29,6 +42,7 @@ impl fmt::Display for Fault {
             Self::Pause(name) => write!(f, "pause {name}"),
             Self::Isolate(name, way) => write!(f, "isolate {name} ({way})"),
             Self::Cut(from, to, way) => write!(f, "cut {from} -> {to} ({way})"),
+            Self::Clock(name, seconds) => write!(f, "clock of {name} {seconds:+} s"),
         }
     }
 }
@@ -48,7 +62,7 @@ impl Fault {
             }
         };
         let struck = any(rng);
-        match rng.u8(0..12) {
+        match rng.u8(0..14) {
             0..3 => Self::Kill(vec![struck]),
             3 => {
                 let mut two = names.to_vec();
@@ -60,6 +74,7 @@ impl Fault {
             5 => Self::Stop(struck),
             6..8 => Self::Pause(struck),
             8..11 => Self::Isolate(struck, way(rng)),
+            11..13 => Self::Clock(struck, if rng.bool() { HOUR } else { -HOUR }),
             _ => {
                 let others: Vec<&String> = names.iter().filter(|name| **name != struck).collect();
                 let to = rng.choice(others).cloned().unwrap_or_default();
@@ -69,12 +84,12 @@ impl Fault {
     }
 
     /// Lets it happen, waits, and puts it right.
-    pub(crate) fn strike(
-        &self,
-        network: &mut Network,
-        links: &Links,
-        lasts: Duration,
-    ) -> Result<()> {
+    pub(crate) fn strike(&self, means: &mut Means<'_>, lasts: Duration) -> Result<()> {
+        let Means {
+            network,
+            links,
+            clocks,
+        } = means;
         match self {
             Self::Kill(names) => {
                 for name in names {
@@ -106,7 +121,16 @@ impl Fault {
                 thread::sleep(lasts);
                 links.open_all();
             }
+            Self::Clock(name, seconds) => {
+                if let Some(clocks) = clocks {
+                    clocks.set(name, *seconds)?;
+                    thread::sleep(lasts);
+                    clocks.set(name, 0)?;
+                }
+            }
         }
         Ok(())
     }
 }
+
+const HOUR: i64 = 3600;
