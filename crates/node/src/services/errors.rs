@@ -24,6 +24,12 @@ pub(crate) fn internal(error: impl Into<anyhow::Error>) -> Status {
 
 pub(crate) fn append_status(error: AppendError) -> Status {
     match error {
+        // Other holders, or the same a little later, may hold it.
+        AppendError::Rejected("not-held") => status(
+            Code::Unavailable,
+            "not-held",
+            "too few nodes hold the record long enough; nothing was anchored: try again",
+        ),
         AppendError::Rejected(code) => status(Code::FailedPrecondition, code, rejection(code)),
         AppendError::Overloaded => status(
             Code::ResourceExhausted,
@@ -125,7 +131,6 @@ fn rejection(code: &str) -> String {
         "bad-signature" => "a signature does not verify",
         "unknown-author" => "its author is not enrolled: enrol it first",
         "wrong-origin" => "it is meant for another network",
-        "not-held" => "too few nodes hold the record",
         "not-for-the-log" => "send access requests to the access service",
         "expiry-too-far" => "it expires more than a day ahead: check the clock",
         "already-founded" => "the network exists already",
