@@ -8,13 +8,13 @@ mod principal;
 mod record;
 
 use crate::{
-    Appended, Batch, Body, Entry, Kind, Leaf, Opening, Outcome, State, Statement, Table, Tables,
-    TablesError,
+    Appended, Batch, Body, Entry, Kind, Leaf, Opening, Outcome, State, Table, Tables, TablesError,
     entry::{SIZE, TIME, Write, hash_key},
     tree,
 };
 use context::{Context, Network, Refusal};
 use form::check_form;
+use medanchor_dag::{Hash, to_canonical};
 
 /// The log as a state machine: the same batches in the same order make the same leaves everywhere.
 #[derive(Debug)]
@@ -66,7 +66,8 @@ fn apply_entry(
     at: u64,
 ) -> Result<Applied, TablesError> {
     let state = State::new(&*tables);
-    let first = first_leaf(state, &entry.signed.statement)?;
+    let hash = entry.signed.statement.hash();
+    let first = first_leaf(state, &hash)?;
     if let Some(first) = &first
         && is_settled(first)
     {
@@ -76,6 +77,7 @@ fn apply_entry(
         state,
         network,
         signed: &entry.signed,
+        hash,
         index: state.tree_size()?,
         at,
     };
@@ -87,7 +89,7 @@ fn apply_entry(
     };
     match first {
         Some(first) if first.leaf.outcome == outcome => Ok(Applied::Leaf(first)),
-        _ => append(tables, entry, at, outcome, &writes).map(Applied::Leaf),
+        _ => append(tables, entry, &hash, at, outcome, &writes).map(Applied::Leaf),
     }
 }
 
@@ -125,8 +127,8 @@ fn changes_members(body: &Body) -> bool {
     )
 }
 
-fn first_leaf(state: State<'_>, statement: &Statement) -> Result<Option<Appended>, TablesError> {
-    let Some(index) = state.statement(&statement.hash())? else {
+fn first_leaf(state: State<'_>, statement: &Hash) -> Result<Option<Appended>, TablesError> {
+    let Some(index) = state.statement(statement)? else {
         return Ok(None);
     };
     Ok(state.leaf(index)?.map(|leaf| Appended { index, leaf }))
@@ -141,13 +143,14 @@ fn is_settled(first: &Appended) -> bool {
 fn append(
     tables: &mut dyn Tables,
     entry: &Entry,
+    hash: &Hash,
     at: u64,
     outcome: Outcome,
     writes: &[Write],
 ) -> Result<Appended, TablesError> {
     let statement = &entry.signed.statement;
     let index = State::new(&*tables).tree_size()?;
-    let opening = Opening(entry.clone());
+    let opening = to_canonical(entry);
     let leaf = Leaf {
         v: 1,
         kind: statement.body.kind(),
@@ -157,13 +160,13 @@ fn append(
             Body::Anchored(anchored) => Some(anchored.record),
             _ => None,
         },
-        opening: opening.commitment(),
+        opening: Opening::commitment_of(&opening),
     };
     let bytes = leaf.to_bytes();
     let key = index.to_be_bytes();
     tables.put(Table::Leaves, &key, &bytes)?;
-    tables.put(Table::Openings, &key, &opening.to_bytes())?;
-    tables.put(Table::Statements, &hash_key(&statement.hash()), &key)?;
+    tables.put(Table::Openings, &key, &opening)?;
+    tables.put(Table::Statements, &hash_key(hash), &key)?;
     tables.put(Table::Meta, SIZE, &(index + 1).to_be_bytes())?;
     tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
     tree::append(tables, index, &bytes)?;

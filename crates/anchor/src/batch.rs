@@ -1,6 +1,7 @@
 use crate::{
     SignedStatement, Statement,
     statement::{SignatureWire, signatures_from_wire, signatures_to_wire},
+    verified,
 };
 use medanchor_dag::{CborError, Did, Hash, Signature, SigningKey, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -117,10 +118,7 @@ impl Hold {
     /// [`HoldError`] names the holder it claims to come from.
     pub fn verify(&self, origin: &str) -> Result<(), HoldError> {
         let digest = hold_digest(&self.origin, &self.holder, &self.statements, self.until);
-        let signed = self
-            .holder
-            .verify(Self::LABEL, digest.as_bytes(), &self.sig)
-            .is_ok();
+        let signed = verified::verifies(&self.holder, Self::LABEL, digest.as_bytes(), &self.sig);
         let fits =
             self.v == 1 && self.origin == origin && self.statements.len() <= Self::MAX_STATEMENTS;
         if signed && fits {
@@ -151,9 +149,9 @@ fn hold_digest(origin: &str, holder: &Did, statements: &[Hash], until: u64) -> H
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EntryWire {
+struct EntryWire<S> {
     salt: serde_bytes::ByteArray<32>,
-    statement: Statement,
+    statement: S,
     signatures: Vec<SignatureWire>,
 }
 
@@ -161,7 +159,7 @@ impl Serialize for Entry {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         EntryWire {
             salt: serde_bytes::ByteArray::new(self.salt),
-            statement: self.signed.statement.clone(),
+            statement: &self.signed.statement,
             signatures: signatures_to_wire(&self.signed.signatures),
         }
         .serialize(serializer)
@@ -170,7 +168,7 @@ impl Serialize for Entry {
 
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = EntryWire::deserialize(deserializer)?;
+        let wire = EntryWire::<Statement>::deserialize(deserializer)?;
         let signed = SignedStatement {
             statement: wire.statement,
             signatures: signatures_from_wire(wire.signatures),

@@ -137,8 +137,11 @@ impl Opening {
 
     /// What the leaf holds: `H("medanchor/v1/opening\0" || dag-cbor(opening))`.
     pub fn commitment(&self) -> Hash {
-        let mut bytes = b"medanchor/v1/opening\0".to_vec();
-        bytes.extend_from_slice(&self.to_bytes());
-        Hash::new(sha256(&bytes))
+        Self::commitment_of(&self.to_bytes())
+    }
+
+    /// What the leaf holds of an opening with these canonical bytes.
+    pub(crate) fn commitment_of(opening: &[u8]) -> Hash {
+        Hash::new(sha256(&[b"medanchor/v1/opening\0", opening].concat()))
     }
 }

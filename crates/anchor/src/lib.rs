@@ -35,6 +35,7 @@ pub mod testing;
 mod tiles;
 pub mod tree;
 mod trust;
+mod verified;
 mod witness;
 
 pub use apply::{Applied, Log};

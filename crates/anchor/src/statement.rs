@@ -1,3 +1,4 @@
+use crate::verified;
 use crate::{MemberAdded, MemberRemoved};
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -547,10 +548,14 @@ impl SignedStatement {
 
     /// Whether every signature on it verifies.
     pub fn verifies(&self) -> bool {
-        let hash = self.statement.hash();
+        self.verifies_hash(&self.statement.hash())
+    }
+
+    /// Whether every signature on it verifies, for who has its statement's hash already.
+    pub(crate) fn verifies_hash(&self, hash: &Hash) -> bool {
         self.signatures
             .iter()
-            .all(|(by, sig)| by.verify(Statement::LABEL, hash.as_bytes(), sig).is_ok())
+            .all(|(by, sig)| verified::verifies(by, Statement::LABEL, hash.as_bytes(), sig))
     }
 
     /// The first signer.
@@ -592,24 +597,6 @@ impl Body {
             Self::Refused(_) => Kind::Refused,
             Self::MemberAdded(_) => Kind::MemberAdded,
             Self::MemberRemoved(_) => Kind::MemberRemoved,
-        }
-    }
-
-    fn to_ipld(&self) -> Result<Ipld, ipld_core::serde::SerdeError> {
-        use ipld_core::serde::to_ipld;
-        match self {
-            Self::Founded(body) => to_ipld(body),
-            Self::Enrolled(body) => to_ipld(body),
-            Self::Suspended(body) | Self::Reinstated(body) | Self::Revoked(body) => to_ipld(body),
-            Self::Custody(body) => to_ipld(body),
-            Self::Consented(body) => to_ipld(body),
-            Self::Withdrawn(body) => to_ipld(body),
-            Self::Anchored(body) => to_ipld(body),
-            Self::AccessRequest(body) => to_ipld(body),
-            Self::Released(body) => to_ipld(body),
-            Self::Refused(body) => to_ipld(body),
-            Self::MemberAdded(body) => to_ipld(body),
-            Self::MemberRemoved(body) => to_ipld(body),
         }
     }
 
@@ -657,14 +644,36 @@ impl fmt::Display for Kind {
     }
 }
 
+/// The body alone: its shape follows from the kind.
+impl Serialize for Body {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Founded(body) => body.serialize(serializer),
+            Self::Enrolled(body) => body.serialize(serializer),
+            Self::Suspended(body) | Self::Reinstated(body) | Self::Revoked(body) => {
+                body.serialize(serializer)
+            }
+            Self::Custody(body) => body.serialize(serializer),
+            Self::Consented(body) => body.serialize(serializer),
+            Self::Withdrawn(body) => body.serialize(serializer),
+            Self::Anchored(body) => body.serialize(serializer),
+            Self::AccessRequest(body) => body.serialize(serializer),
+            Self::Released(body) => body.serialize(serializer),
+            Self::Refused(body) => body.serialize(serializer),
+            Self::MemberAdded(body) => body.serialize(serializer),
+            Self::MemberRemoved(body) => body.serialize(serializer),
+        }
+    }
+}
+
 /// The statement as it is written: the body's shape follows from the kind.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StatementWire {
+struct StatementWire<O, B> {
     v: u8,
-    origin: String,
+    origin: O,
     kind: Kind,
-    body: Ipld,
+    body: B,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nonce: Option<Nonce>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -675,9 +684,9 @@ impl Serialize for Statement {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         StatementWire {
             v: VERSION,
-            origin: self.origin.clone(),
+            origin: self.origin.as_str(),
             kind: self.body.kind(),
-            body: self.body.to_ipld().map_err(serde::ser::Error::custom)?,
+            body: &self.body,
             nonce: self.nonce,
             not_after: self.not_after_unix_ms,
         }
@@ -687,7 +696,7 @@ impl Serialize for Statement {
 
 impl<'de> Deserialize<'de> for Statement {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = StatementWire::deserialize(deserializer)?;
+        let wire = StatementWire::<String, Ipld>::deserialize(deserializer)?;
         if wire.v != VERSION {
             return Err(serde::de::Error::custom(StatementError::Version(wire.v)));
         }
@@ -702,8 +711,8 @@ impl<'de> Deserialize<'de> for Statement {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SignedWire {
-    statement: Statement,
+struct SignedWire<S> {
+    statement: S,
     signatures: Vec<SignatureWire>,
 }
 
@@ -728,7 +737,7 @@ pub(crate) fn signatures_from_wire(signatures: Vec<SignatureWire>) -> Vec<(Did, 
 impl Serialize for SignedStatement {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         SignedWire {
-            statement: self.statement.clone(),
+            statement: &self.statement,
             signatures: signatures_to_wire(&self.signatures),
         }
         .serialize(serializer)
@@ -737,7 +746,7 @@ impl Serialize for SignedStatement {
 
 impl<'de> Deserialize<'de> for SignedStatement {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = SignedWire::deserialize(deserializer)?;
+        let wire = SignedWire::<Statement>::deserialize(deserializer)?;
         let signed = Self {
             statement: wire.statement,
             signatures: signatures_from_wire(wire.signatures),

@@ -1,6 +1,6 @@
 use crate::{
     Body, FoundedEntry, Hold, LeafIndex, Log, Member, Outcome, PrincipalEntry, SignedStatement,
-    State, Statement, TablesError,
+    State, TablesError,
 };
 use medanchor_dag::{Did, Hash};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,8 +83,8 @@ impl Network {
     }
 
     /// The nodes that hold what a statement names, sorted.
-    pub(super) fn holders(&self, statement: &Statement) -> Vec<Did> {
-        let holders = self.held.get(&statement.hash());
+    pub(super) fn holders(&self, statement: &Hash) -> Vec<Did> {
+        let holders = self.held.get(statement);
         holders.into_iter().flatten().copied().collect()
     }
 
@@ -112,6 +112,8 @@ pub(super) struct Context<'a> {
     /// `None` before leaf 0.
     pub(super) network: Option<&'a Network>,
     pub(super) signed: &'a SignedStatement,
+    /// The statement's hash.
+    pub(super) hash: Hash,
     /// Its leaf, if it gets one.
     pub(super) index: LeafIndex,
     /// Log time, unix ms.
@@ -141,7 +143,7 @@ impl<'a> Context<'a> {
                 .all(|held| held.is_valid(body.custody, body.epoch, &body.key)),
             _ => true,
         };
-        if inside && self.signed.verifies() {
+        if inside && self.signed.verifies_hash(&self.hash) {
             Ok(())
         } else {
             Err(Refusal::Rejected("bad-signature"))

@@ -31,7 +31,7 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
 /// it of this very statement: a hold for the same record with another wrap is worth nothing.
 fn require_held(context: &Context<'_>) -> Result<Vec<Did>, Refusal> {
     let network = context.network()?;
-    let holders = network.holders(&context.signed.statement);
+    let holders = network.holders(&context.hash);
     if holders.len() < network.copies() {
         return Err(Refusal::Rejected("not-held"));
     }
