@@ -53,7 +53,9 @@ pub use member::{Contact, MemberAdded, MemberEntry, MemberRemoved};
 pub use note::{
     NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,
 };
-pub use ports::{Append, AppendError, Appended, BoxError, Prove, Read, ReadError, Submission};
+pub use ports::{
+    Append, AppendError, Appended, BoxError, Group, Prove, Read, ReadError, Submission,
+};
 pub use proof::{InclusionError, TlogProof, TlogProofError};
 pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
 pub use state::State;

@@ -13,6 +13,24 @@ pub struct Submission {
     pub holds: Vec<Hold>,
 }
 
+/// Signed statements that are recorded together, with the word that their holders gave for all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The statements. At most [`crate::Batch::MAX_ENTRIES`].
+    pub statements: Vec<SignedStatement>,
+    /// The holders' signatures; empty without an `anchored` statement.
+    pub holds: Vec<Hold>,
+}
+
+impl From<Submission> for Group {
+    fn from(submission: Submission) -> Self {
+        Self {
+            statements: vec![submission.signed],
+            holds: submission.holds,
+        }
+    }
+}
+
 /// Where a statement ended up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {

@@ -15,7 +15,10 @@ use crate::{
     },
     registry,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use medanchor_anchor::{
     ConsentEntry, LeafIndex, PrincipalKind, Receipt, SignedStatement, Strength,
 };
@@ -30,6 +33,8 @@ use std::{
     time::Duration,
 };
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+mod submissions;
 
 /// A typed client of the network's nodes.
 ///
@@ -108,6 +113,16 @@ impl Client {
             |channel, request| async { anchor(channel).submit(request).await },
         )
         .await
+    }
+
+    /// Records statements as they come, many at a time, and gives the answers in the same order, each as
+    /// [`Client::submit`] would. When a node fails midway, the rest goes on by another.
+    pub fn submit_stream(
+        &self,
+        statements: impl Stream<Item = SignedStatement> + Send + 'static,
+        strength: Option<Strength>,
+    ) -> BoxStream<'static, Result<Submitted, ClientError>> {
+        submissions::submit_stream(self.clone(), statements.boxed(), strength).boxed()
     }
 
     /// The receipt of a leaf, not verified yet.

@@ -77,6 +77,31 @@ impl From<Submit> for pb::SubmitRequest {
     }
 }
 
+impl TryFrom<pb::SubmitStreamRequest> for Submit {
+    type Error = ConvertError;
+
+    fn try_from(request: pb::SubmitStreamRequest) -> Result<Self, ConvertError> {
+        pb::SubmitRequest {
+            signed_statement: request.signed_statement,
+            strength: request.strength,
+        }
+        .try_into()
+    }
+}
+
+impl From<Submit> for pb::SubmitStreamRequest {
+    fn from(submit: Submit) -> Self {
+        let pb::SubmitRequest {
+            signed_statement,
+            strength,
+        } = submit.into();
+        Self {
+            signed_statement,
+            strength,
+        }
+    }
+}
+
 impl TryFrom<pb::SubmitResponse> for Submitted {
     type Error = ConvertError;
 

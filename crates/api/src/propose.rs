@@ -1,5 +1,9 @@
-use crate::{ConvertError, hold::hold, pb::raft::ProposeRequest};
-use medanchor_anchor::{SignedStatement, Submission};
+use crate::{
+    ConvertError,
+    hold::hold,
+    pb::raft::{ProposeGroupRequest, ProposeRequest},
+};
+use medanchor_anchor::{Batch, Group, Hold, SignedStatement, Submission};
 use medanchor_dag::to_canonical;
 
 impl From<&Submission> for ProposeRequest {
@@ -17,19 +21,55 @@ impl TryFrom<ProposeRequest> for Submission {
     fn try_from(request: ProposeRequest) -> Result<Self, ConvertError> {
         let signed = SignedStatement::from_bytes(&request.signed_statement)
             .map_err(|error| ConvertError::malformed("signed_statement", error))?;
-        if request.holds.len() > MAX_HOLDS {
-            return Err(ConvertError::TooMany {
-                field: "holds",
-                limit: MAX_HOLDS,
-            });
-        }
-        let holds = request.holds.iter().map(|bytes| hold("holds", bytes));
         Ok(Self {
             signed,
-            holds: holds.collect::<Result<_, _>>()?,
+            holds: holds(&request.holds)?,
         })
     }
 }
+
+impl From<&Group> for ProposeGroupRequest {
+    fn from(group: &Group) -> Self {
+        let statements = group.statements.iter();
+        Self {
+            signed_statements: statements.map(SignedStatement::to_bytes).collect(),
+            holds: group.holds.iter().map(to_canonical).collect(),
+        }
+    }
+}
+
+impl TryFrom<ProposeGroupRequest> for Group {
+    type Error = ConvertError;
+
+    fn try_from(request: ProposeGroupRequest) -> Result<Self, ConvertError> {
+        if request.signed_statements.len() > Batch::MAX_ENTRIES {
+            return Err(ConvertError::TooMany {
+                field: STATEMENTS,
+                limit: Batch::MAX_ENTRIES,
+            });
+        }
+        let statements = request.signed_statements.iter().map(|bytes| {
+            SignedStatement::from_bytes(bytes)
+                .map_err(|error| ConvertError::malformed(STATEMENTS, error))
+        });
+        Ok(Self {
+            statements: statements.collect::<Result<_, _>>()?,
+            holds: holds(&request.holds)?,
+        })
+    }
+}
+
+fn holds(holds: &[Vec<u8>]) -> Result<Vec<Hold>, ConvertError> {
+    if holds.len() > MAX_HOLDS {
+        return Err(ConvertError::TooMany {
+            field: "holds",
+            limit: MAX_HOLDS,
+        });
+    }
+    holds.iter().map(|bytes| hold("holds", bytes)).collect()
+}
+
+const STATEMENTS: &str = "signed_statements";
 
 /// Members of a network: each holds once.
 const MAX_HOLDS: usize = 32;
@@ -37,7 +77,7 @@ const MAX_HOLDS: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medanchor_anchor::{Body, Hold, Standing, Statement};
+    use medanchor_anchor::{Body, Standing, Statement};
     use medanchor_dag::SigningKey;
 
     #[test]
@@ -65,6 +105,30 @@ mod tests {
         assert!(matches!(
             Submission::try_from(request),
             Err(ConvertError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn group_survives_the_wire_and_is_not_larger_than_a_batch() {
+        let group = Group::from(submission());
+        let mut request = ProposeGroupRequest::from(&group);
+        assert_eq!(Group::try_from(request.clone()).unwrap(), group);
+        request.signed_statements =
+            vec![request.signed_statements[0].clone(); Batch::MAX_ENTRIES + 1];
+        assert!(matches!(
+            Group::try_from(request.clone()),
+            Err(ConvertError::TooMany {
+                field: STATEMENTS,
+                ..
+            })
+        ));
+        request.signed_statements = vec![b"\xa0".to_vec()];
+        assert!(matches!(
+            Group::try_from(request),
+            Err(ConvertError::Malformed {
+                field: STATEMENTS,
+                ..
+            })
         ));
     }
 

@@ -9,6 +9,7 @@ use crate::{
     cosigner::Cosigner,
     fatal_store::FatalStore,
     files,
+    gatherer::Gatherer,
     holders::Holders,
     http::Server,
     joined,
@@ -58,7 +59,7 @@ pub async fn run(folder: &Folder, stop: CancellationToken) -> Result<()> {
 }
 
 async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -> Result<()> {
-    let node = Node::start(folder, config)
+    let node = Node::start(folder, config, &stop)
         .await
         .context("failed to start")?;
     let tasks = TaskTracker::new();
@@ -138,7 +139,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(folder: &Folder, config: &Config) -> Result<Self> {
+    async fn start(folder: &Folder, config: &Config, stop: &CancellationToken) -> Result<Self> {
         let founding = open_founding(folder)?;
         let founded = founded_of(&founding)?.clone();
         let own = own_member(&founded, config)?.clone();
@@ -174,10 +175,13 @@ impl Node {
             peer: Arc::clone(&peer),
             channels: channels.clone(),
         });
+        let (gatherer, gathering) = Gatherer::new(Arc::clone(&replica), Arc::clone(&holders));
+        tokio::spawn(gathering);
         let submitter = Arc::new(Submitter {
             replica: Arc::clone(&replica),
             holders: Arc::clone(&holders),
             publisher: Arc::clone(&publisher),
+            gatherer,
         });
         let kek = keys::open(&folder.keys(), KeyName::CustodyStore)?;
         let custody = Arc::new(Custody::open(&folder.custody(), kek).context("open custody keys")?);
@@ -206,6 +210,7 @@ impl Node {
                 replica: Arc::clone(&replica),
                 publisher: Arc::clone(&publisher),
                 callers: callers.clone(),
+                draining: stop.clone(),
             },
             blocks: Blocks {
                 store: Arc::clone(&store),

@@ -2,7 +2,7 @@
 //! names it. Each says it of the statement that it has compared with the record, and of no other.
 
 use crate::{channels::Channels, clock};
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use medanchor_anchor::{Anchored, Body, Hold, Member, SignedStatement};
 use medanchor_api::{
     HoldCall,
@@ -12,7 +12,7 @@ use medanchor_dag::{
     BlockSource, Cid, Record, RecordError, SignatureError, SigningKey, SourceError,
 };
 use medanchor_ipfs::{FetchError, Peer};
-use std::{slice, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
 use tonic::Request;
 
 /// Holds records, and asks other nodes to.
@@ -58,8 +58,23 @@ impl Holders {
     pub(crate) async fn hold(
         &self,
         statements: &[SignedStatement],
-        provider: Option<&str>,
+        provider: &str,
     ) -> Result<Hold, HoldingError> {
+        self.check_all(statements, Some(provider)).await?;
+        Ok(self.sign(statements))
+    }
+
+    /// Checks one statement as [`Holders::hold`] does, and signs nothing yet.
+    pub(crate) async fn check(&self, signed: SignedStatement) -> Result<Checked, HoldingError> {
+        self.check_all(slice::from_ref(&signed), None).await?;
+        Ok(Checked(signed))
+    }
+
+    async fn check_all(
+        &self,
+        statements: &[SignedStatement],
+        provider: Option<&str>,
+    ) -> Result<(), HoldingError> {
         let mut named = Vec::with_capacity(statements.len());
         for signed in statements {
             named.push(self.anchored(signed)?);
@@ -74,15 +89,15 @@ impl Holders {
         for anchored in named {
             self.compare(anchored).await?;
         }
+        Ok(())
+    }
+
+    /// This node's word that it holds what the statements name, which were checked.
+    fn sign<'s>(&self, checked: impl IntoIterator<Item = &'s SignedStatement>) -> Hold {
         // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
         let until = clock::unix_ms() + HELD_FOR_MS;
-        let statements = statements.iter().map(|signed| signed.statement.hash());
-        Ok(Hold::sign(
-            &self.key,
-            &self.origin,
-            statements.collect(),
-            until,
-        ))
+        let statements = checked.into_iter().map(|signed| signed.statement.hash());
+        Hold::sign(&self.key, &self.origin, statements.collect(), until)
     }
 
     /// What a statement names, if somebody says it in this network.
@@ -111,24 +126,50 @@ impl Holders {
         }
     }
 
-    /// Has `copies` nodes hold what the statement names, best placed first; those that cannot are replaced
-    /// by the next.
-    pub(crate) async fn gather(
+    /// Has nodes hold what each statement names, best placed first: each node signs once for all that it is
+    /// to hold. If one cannot, its statements are in too few holds: gather each of them alone.
+    pub(crate) async fn gather_group<'p>(
         &self,
-        signed: &SignedStatement,
-        candidates: &[Member],
-        copies: usize,
-    ) -> Result<Vec<Hold>, HoldingError> {
-        let mut next = candidates.iter();
+        group: impl Iterator<Item = &'p Placed>,
+    ) -> Vec<Hold> {
+        let mut shares: BTreeMap<u64, (&Member, Vec<Checked>)> = BTreeMap::new();
+        for Placed {
+            checked,
+            candidates,
+            copies,
+        } in group
+        {
+            for member in candidates.iter().take(*copies) {
+                let share = shares.entry(member.node_id);
+                let (_, statements) = share.or_insert_with(|| (member, Vec::new()));
+                statements.push(checked.clone());
+            }
+        }
+        let asked = shares.values().map(|(member, share)| async {
+            let answer = self.ask(member, share).await;
+            if let Err(error) = &answer {
+                tracing::warn!("`{}` does not hold a group: {error:#}", member.name);
+            }
+            answer.ok()
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Has nodes hold what one statement names; those that cannot are replaced by the next.
+    pub(crate) async fn gather(&self, placed: &Placed) -> Result<Vec<Hold>, HoldingError> {
+        let copies = placed.copies;
+        let share = slice::from_ref(&placed.checked);
+        let mut next = placed.candidates.iter();
         let mut asked = FuturesUnordered::new();
-        asked.extend(next.by_ref().take(copies).map(|m| self.ask(m, signed)));
+        asked.extend(next.by_ref().take(copies).map(|m| self.ask(m, share)));
         let mut holds = Vec::with_capacity(copies);
         while let Some(answer) = asked.next().await {
             match answer {
                 Ok(hold) => holds.push(hold),
                 Err(error) => {
-                    tracing::warn!(statement = %signed.statement.hash(), "a holder is replaced: {error:#}");
-                    asked.extend(next.next().map(|member| self.ask(member, signed)));
+                    let statement = placed.checked.0.statement.hash();
+                    tracing::warn!(%statement, "a holder is replaced: {error:#}");
+                    asked.extend(next.next().map(|member| self.ask(member, share)));
                 }
             }
         }
@@ -139,17 +180,17 @@ impl Holders {
         Ok(holds)
     }
 
-    async fn ask(&self, member: &Member, signed: &SignedStatement) -> anyhow::Result<Hold> {
+    async fn ask(&self, member: &Member, share: &[Checked]) -> anyhow::Result<Hold> {
         let Some(remote) = self.channels.to(member.node_id) else {
             anyhow::ensure!(
                 member.node_id == self.node_id,
                 "node `{}` has no address in the config",
                 member.name
             );
-            return Ok(self.hold(slice::from_ref(signed), None).await?);
+            return Ok(self.sign(share.iter().map(Checked::signed)));
         };
         let call = HoldCall {
-            statements: vec![signed.clone()],
+            statements: share.iter().map(|checked| checked.0.clone()).collect(),
             provider: self.peer_id.clone(),
         };
         let mut request = Request::new(HoldRequest::from(call));
@@ -160,13 +201,37 @@ impl Holders {
             .into_inner();
         let hold = Hold::try_from(answer)?;
         hold.verify(&self.origin)?;
+        let hashes = share.iter().map(|checked| checked.0.statement.hash());
         anyhow::ensure!(
-            hold.holder == member.node && hold.statements == [signed.statement.hash()],
+            hold.holder == member.node && hold.statements.iter().copied().eq(hashes),
             "`{}` signed for something else",
             member.name
         );
         Ok(hold)
     }
+}
+
+/// A statement whose record this node has on disk, whole, and has compared with it.
+#[derive(Clone)]
+pub(crate) struct Checked(SignedStatement);
+
+impl Checked {
+    pub(crate) fn signed(&self) -> &SignedStatement {
+        &self.0
+    }
+
+    pub(crate) fn into_signed(self) -> SignedStatement {
+        self.0
+    }
+}
+
+/// A checked statement, and where what it names is to be held.
+pub(crate) struct Placed {
+    pub(crate) checked: Checked,
+    /// Who may hold it, best placed first.
+    pub(crate) candidates: Vec<Member>,
+    /// How many of them.
+    pub(crate) copies: usize,
 }
 
 /// What a holder has signed for stays this long even if it is never anchored.

@@ -19,6 +19,7 @@ mod daemon;
 mod fatal_store;
 mod files;
 mod found;
+mod gatherer;
 mod holders;
 mod http;
 mod joined;

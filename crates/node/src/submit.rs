@@ -1,22 +1,24 @@
 //! The write path of the log, from a signed statement to its receipt.
 
 use crate::{
-    holders::{Holders, HoldingError},
+    gatherer::{Gathered, Gatherer},
+    holders::{Checked, Holders, HoldingError, Placed},
     publisher::Publisher,
 };
 use medanchor_anchor::{
-    Append, AppendError, Appended, Body, Member, Outcome, Prove, Read, ReadError, Receipt,
-    SignedStatement, State, Strength, Submission, TablesError,
+    AppendError, Appended, Body, Outcome, Prove, Read, ReadError, Receipt, SignedStatement, State,
+    Strength, TablesError,
 };
 use medanchor_dag::Cid;
 use medanchor_raft::Replica;
-use std::{slice, sync::Arc};
+use std::sync::Arc;
 
 /// Takes statements into the log.
 pub(crate) struct Submitter {
     pub(crate) replica: Arc<Replica>,
     pub(crate) holders: Arc<Holders>,
     pub(crate) publisher: Arc<Publisher>,
+    pub(crate) gatherer: Gatherer,
 }
 
 /// Why a statement has no receipt.
@@ -46,23 +48,32 @@ impl Submitter {
         if !signed.verifies() {
             return Err(AppendError::Rejected("bad-signature").into());
         }
-        let holds = match &signed.statement.body {
-            // Pin before anchor (I1).
+        let submission = match &signed.statement.body {
+            // Pin before anchor (I1). This node must have it whole, or nobody could fetch it from here.
             Body::Anchored(anchored) if !self.is_known(&signed)? => {
-                // This node must have it whole, or nobody could fetch it from here.
-                self.holders.hold(slice::from_ref(&signed), None).await?;
-                let (candidates, copies) = self.placement(&anchored.record)?;
-                self.holders.gather(&signed, &candidates, copies).await?
+                let record = anchored.record;
+                let checked = self.holders.check(signed).await?;
+                Gathered::ToHold(self.place(checked, &record)?)
             }
-            _ => Vec::new(),
+            _ => Gathered::AsItIs(signed),
         };
-        // Commit point: from here the statement has a leaf that survives every crash.
-        let appended = self.replica.append(Submission { signed, holds }).await?;
+        let appended = self.gatherer.append(submission).await?;
         let receipt = match strength {
             Some(strength) => Some(self.publisher.receipt(appended.index, strength).await?),
             None => None,
         };
         Ok((appended, receipt))
+    }
+
+    fn place(&self, checked: Checked, record: &Cid) -> Result<Placed, SubmitError> {
+        let view = self.replica.view()?;
+        let state = State::new(view.as_ref());
+        let copies = state.founded()?.map_or(1, |entry| entry.founded.copies);
+        Ok(Placed {
+            checked,
+            candidates: state.holders(record)?,
+            copies: usize::from(copies),
+        })
     }
 
     fn is_known(&self, signed: &SignedStatement) -> Result<bool, SubmitError> {
@@ -74,13 +85,5 @@ impl Submitter {
         // A refusal is judged again, and must be held then: what it lacked may be there now.
         let leaf = state.leaf(index)?;
         Ok(leaf.is_some_and(|leaf| leaf.outcome == Outcome::Ok))
-    }
-
-    /// Who is to hold a record, best placed first, and how many of them.
-    fn placement(&self, record: &Cid) -> Result<(Vec<Member>, usize), SubmitError> {
-        let view = self.replica.view()?;
-        let state = State::new(view.as_ref());
-        let copies = state.founded()?.map_or(1, |entry| entry.founded.copies);
-        Ok((state.holders(record)?, usize::from(copies)))
     }
 }

@@ -1,6 +1,6 @@
 use crate::config::Clock;
 use crate::types::{NodeId, Proposal, Raft, Response};
-use medanchor_anchor::{Appended, Applied, Batch, BoxError, Entry, Hold, Submission};
+use medanchor_anchor::{Appended, Applied, Batch, BoxError, Entry, Group, Hold};
 use openraft::error::RaftError;
 use openraft::raft::ClientWriteResponse;
 use std::collections::BTreeMap;
@@ -56,12 +56,13 @@ impl Batcher {
         (Self(sender), task.run(closing))
     }
 
-    /// Waits until the submission's entry is applied here.
-    pub(crate) async fn propose(&self, submission: Submission) -> Result<Proposed, ProposeError> {
+    /// Waits until the group's entry is applied here: one answer for each statement, in order. All of it is
+    /// in one batch, since its statements share their holds.
+    pub(crate) async fn propose(&self, group: Group) -> Result<Answers, ProposeError> {
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting {
-            size_bytes: size_bytes(&submission),
-            submission,
+            size_bytes: size_bytes(&group),
+            group,
             reply,
         };
         self.0.try_send(waiting).map_err(|error| match error {
@@ -70,14 +71,17 @@ impl Batcher {
         })?;
         answer
             .await
-            .unwrap_or_else(|closed| Err(ProposeError::Unknown(closed.into())))
+            .map_err(|closed| ProposeError::Unknown(closed.into()))
     }
 }
 
+/// What became of each statement of a group.
+pub(crate) type Answers = Vec<Result<Proposed, ProposeError>>;
+
 struct Waiting {
-    submission: Submission,
+    group: Group,
     size_bytes: usize,
-    reply: oneshot::Sender<Result<Proposed, ProposeError>>,
+    reply: oneshot::Sender<Answers>,
 }
 
 struct Task {
@@ -130,8 +134,9 @@ impl Task {
         let linger = tokio::time::sleep(if busy { LINGER } else { Duration::ZERO });
         tokio::pin!(linger);
         let mut size_bytes = first.size_bytes;
+        let mut entries = first.group.statements.len();
         let mut batch = vec![first];
-        while batch.len() < Batch::MAX_ENTRIES {
+        while entries < Batch::MAX_ENTRIES {
             let next = tokio::select! {
                 biased;
                 next = self.receiver.recv() => next,
@@ -139,7 +144,8 @@ impl Task {
             };
             let Some(next) = next else { break };
             size_bytes = size_bytes.saturating_add(next.size_bytes);
-            if size_bytes > MAX_BATCH_BYTES {
+            entries = entries.saturating_add(next.group.statements.len());
+            if size_bytes > MAX_BATCH_BYTES || entries > Batch::MAX_ENTRIES {
                 self.left_over = Some(next);
                 break;
             }
@@ -156,31 +162,32 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 
 /// Proposes one batch and answers everybody who waits for it.
 async fn propose(raft: Raft, clock: Clock, waiting: Vec<Waiting>, permit: OwnedSemaphorePermit) {
-    let (submissions, replies): (Vec<_>, Vec<_>) = waiting
+    let (groups, replies): (Vec<_>, Vec<_>) = waiting
         .into_iter()
         .filter(|waiting| !waiting.reply.is_closed())
-        .map(|waiting| (waiting.submission, waiting.reply))
+        .map(|waiting| {
+            let count = waiting.group.statements.len();
+            (waiting.group, (waiting.reply, count))
+        })
         .unzip();
+    let count = replies.iter().map(|(_, count)| count).sum();
     let proposed_at = clock();
-    let answers = match tokio::task::spawn_blocking(move || batch(submissions, proposed_at)).await {
-        Ok(Ok(proposal)) => write(&raft, proposal, replies.len()).await,
-        Ok(Err(error)) => everybody(replies.len(), || ProposeError::Unknown(error.into())),
-        Err(_) => everybody(replies.len(), || {
+    let answers = match tokio::task::spawn_blocking(move || batch(groups, proposed_at)).await {
+        Ok(Ok(proposal)) => write(&raft, proposal, count).await,
+        Ok(Err(error)) => everybody(count, || ProposeError::Unknown(error.into())),
+        Err(_) => everybody(count, || {
             ProposeError::Unknown("the batch could not be made".into())
         }),
     };
-    for (reply, answer) in replies.into_iter().zip(answers) {
+    let mut answers = answers.into_iter();
+    for (reply, count) in replies {
         // Who no longer waits needs no answer.
-        let _gone = reply.send(answer);
+        let _gone = reply.send(answers.by_ref().take(count).collect());
     }
     drop(permit);
 }
 
-async fn write(
-    raft: &Raft,
-    proposal: Proposal,
-    count: usize,
-) -> Vec<Result<Proposed, ProposeError>> {
+async fn write(raft: &Raft, proposal: Proposal, count: usize) -> Answers {
     match raft.client_write(proposal).await {
         Ok(ClientWriteResponse {
             log_id,
@@ -209,30 +216,23 @@ async fn write(
     }
 }
 
-fn everybody(
-    count: usize,
-    error: impl Fn() -> ProposeError,
-) -> Vec<Result<Proposed, ProposeError>> {
+fn everybody(count: usize, error: impl Fn() -> ProposeError) -> Answers {
     std::iter::repeat_with(|| Err(error()))
         .take(count)
         .collect()
 }
 
 /// Adds what `apply` may not draw or measure itself: the time and the salts.
-fn batch(submissions: Vec<Submission>, proposed_at: u64) -> Result<Proposal, getrandom::Error> {
-    let mut entries = Vec::with_capacity(submissions.len());
+fn batch(groups: Vec<Group>, proposed_at: u64) -> Result<Proposal, getrandom::Error> {
+    let mut entries = Vec::with_capacity(groups.len());
     let mut holds = Holds::default();
-    for submission in submissions {
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt)?;
-        entries.push(Entry {
-            salt,
-            signed: submission.signed,
-        });
-        submission
-            .holds
-            .into_iter()
-            .for_each(|hold| holds.add(hold));
+    for group in groups {
+        for signed in group.statements {
+            let mut salt = [0; 32];
+            getrandom::fill(&mut salt)?;
+            entries.push(Entry { salt, signed });
+        }
+        group.holds.into_iter().for_each(|hold| holds.add(hold));
     }
     let batch = Batch {
         v: 1,
@@ -257,13 +257,13 @@ impl Holds {
     }
 }
 
-/// A little more than the submission takes in a batch.
-fn size_bytes(submission: &Submission) -> usize {
-    let holds = submission
-        .holds
-        .iter()
-        .map(|hold| hold.statements.len() * HASH_BYTES + HOLD_BYTES);
-    submission.signed.to_bytes().len() + ENTRY_BYTES + holds.sum::<usize>()
+/// A little more than the group takes in a batch.
+fn size_bytes(group: &Group) -> usize {
+    let statements = group.statements.iter();
+    let statements = statements.map(|signed| signed.to_bytes().len() + ENTRY_BYTES);
+    let holds = group.holds.iter();
+    let holds = holds.map(|hold| hold.statements.len() * HASH_BYTES + HOLD_BYTES);
+    statements.sum::<usize>() + holds.sum::<usize>()
 }
 
 const MAX_WAITING: usize = 4096;

@@ -18,6 +18,7 @@ mod codec;
 mod config;
 mod databases;
 mod error;
+mod group;
 mod log_store;
 mod members;
 mod peers;

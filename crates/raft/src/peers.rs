@@ -50,6 +50,18 @@ impl Peers {
         Ok(within(deadline, call).await?)
     }
 
+    /// Hands a group to `leader`.
+    pub(crate) async fn propose_group(
+        &self,
+        leader: NodeId,
+        request: pb::ProposeGroupRequest,
+        deadline: Duration,
+    ) -> Result<pb::ProposeGroupResponse, BoxError> {
+        let mut client = self.client(leader)?;
+        let call = client.propose_group(with_deadline(request, deadline));
+        Ok(within(deadline, call).await?)
+    }
+
     /// Asks `leader` what a read must see.
     pub(crate) async fn read_index(
         &self,

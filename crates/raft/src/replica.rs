@@ -1,4 +1,4 @@
-use crate::batcher::{Batcher, ProposeError, Proposed};
+use crate::batcher::{Answers, Batcher, ProposeError, Proposed};
 use crate::certify::certify;
 use crate::config::ReplicaConfig;
 use crate::databases::Databases;
@@ -14,8 +14,8 @@ use crate::status::{ReplicaStatus, Role, follow};
 use crate::types::{NodeId, Raft};
 use futures::future::BoxFuture;
 use medanchor_anchor::{
-    Append, AppendError, Appended, BoxError, Leaf, LeafIndex, Read, ReadError, SignedStatement,
-    Submission, View,
+    Append, AppendError, Appended, BoxError, Group, Leaf, LeafIndex, Read, ReadError,
+    SignedStatement, Submission, View,
 };
 use medanchor_api::pb::raft as pb;
 use openraft::error::{InitializeError, RaftError};
@@ -297,16 +297,31 @@ impl Replica {
         &self.0.state
     }
 
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.0.deadline
+    }
+
     pub(crate) fn data_dir(&self) -> &Path {
         &self.0.data_dir
     }
 
     /// Proposes on this node, which must lead.
     pub(crate) async fn propose(&self, submission: Submission) -> Result<Proposed, ProposeError> {
+        let answers = self.propose_group(submission.into()).await?;
+        let only = answers.into_iter().next();
+        only.unwrap_or_else(|| Err(ProposeError::Unknown("there is no answer".into())))
+    }
+
+    /// Proposes on this node, which must lead: one answer for each statement, in order.
+    pub(crate) async fn propose_group(&self, group: Group) -> Result<Answers, ProposeError> {
         let status = self.status();
         match status.role {
             Role::Leader if self.log_is_full(&status) => Err(ProposeError::Overloaded),
-            Role::Leader => self.0.batcher.propose(submission).await,
+            Role::Leader => self.0.batcher.propose(group).await,
             Role::Stopped => Err(ProposeError::Stopped("raft has stopped".into())),
             _ => Err(ProposeError::NotLeader(status.leader)),
         }
@@ -420,7 +435,7 @@ impl Replica {
     }
 
     /// Waits until this replica has applied the entry.
-    async fn applied(&self, log_index: u64, deadline: Instant) -> Result<(), ReadError> {
+    pub(crate) async fn applied(&self, log_index: u64, deadline: Instant) -> Result<(), ReadError> {
         let mut applied = self.0.state.applied();
         let reached = applied.wait_for(|now: &Applied| now.log_index >= Some(log_index));
         tokio::select! {
@@ -513,7 +528,7 @@ impl Attempt {
     }
 }
 
-fn proposed(response: pb::ProposeResponse) -> Result<Proposed, ProposeError> {
+pub(crate) fn proposed(response: pb::ProposeResponse) -> Result<Proposed, ProposeError> {
     use pb::propose_response::Outcome;
     match response.outcome {
         Some(Outcome::Appended(appended)) => match Leaf::from_bytes(&appended.leaf) {

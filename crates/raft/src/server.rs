@@ -9,7 +9,7 @@ use crate::reads::ReadError;
 use crate::replica::Replica;
 use crate::snapshot::SnapshotFile;
 use crate::types::{NodeId, Snapshot, Vote};
-use medanchor_anchor::{StateDigest, Submission};
+use medanchor_anchor::{Group, StateDigest, Submission};
 use medanchor_api::pb::raft::{self as pb, raft_service_server::RaftService};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use std::fmt;
@@ -180,6 +180,25 @@ impl RaftService for RaftServer {
         let outcome = propose_outcome(self.replica.propose(submission).await)?;
         Ok(Response::new(pb::ProposeResponse {
             outcome: Some(outcome),
+        }))
+    }
+
+    async fn propose_group(
+        &self,
+        request: Request<pb::ProposeGroupRequest>,
+    ) -> Result<Response<pb::ProposeGroupResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        self.member(&extensions)?;
+        let group = Group::try_from(message).map_err(malformed)?;
+        // Whoever asks tries each alone then, and is told why.
+        let refused = |_| Status::unavailable("the group was not proposed as one");
+        let answers = self.replica.propose_group(group).await.map_err(refused)?;
+        let proposed = answers.into_iter().map(|answer| {
+            let outcome = Some(propose_outcome(answer)?);
+            Ok(pb::ProposeResponse { outcome })
+        });
+        Ok(Response::new(pb::ProposeGroupResponse {
+            proposed: proposed.collect::<Result<_, Status>>()?,
         }))
     }
 

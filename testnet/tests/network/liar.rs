@@ -8,7 +8,8 @@ use medanchor_api::{
         },
         anchor::{
             CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
-            ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse,
+            ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest,
+            SubmitStreamResponse,
             anchor_service_client::AnchorServiceClient,
             anchor_service_server::{AnchorService, AnchorServiceServer},
         },
@@ -23,7 +24,7 @@ use std::{
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     codegen::BoxStream,
     transport::{Certificate, Channel, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
@@ -96,6 +97,15 @@ impl AnchorService for Service {
     type ListLeavesStream = BoxStream<ListLeavesResponse>;
 
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        Err(Status::unavailable("not this one"))
+    }
+
+    type SubmitStreamStream = BoxStream<SubmitStreamResponse>;
+
+    async fn submit_stream(
+        &self,
+        _: Request<Streaming<SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         Err(Status::unavailable("not this one"))
     }
 

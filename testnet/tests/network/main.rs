@@ -18,3 +18,4 @@ mod demo;
 mod liar;
 mod refusals;
 mod stage;
+mod stream;

@@ -21,6 +21,21 @@ pub struct SubmitResponse {
     pub receipt: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitStreamRequest {
+    /// The signed statement: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub signed_statement: ::prost::alloc::vec::Vec<u8>,
+    /// What to wait for.
+    #[prost(enumeration = "Strength", tag = "2")]
+    pub strength: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitStreamResponse {
+    /// What Submit would answer. Absent when it would fail: Submit says why.
+    #[prost(message, optional, tag = "1")]
+    pub submitted: ::core::option::Option<SubmitResponse>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReceiptRequest {
     /// What to wait for.
     #[prost(enumeration = "Strength", tag = "4")]
@@ -225,6 +240,36 @@ pub mod anchor_service_client {
                 .insert(GrpcMethod::new("medanchor.anchor.v1.AnchorService", "Submit"));
             self.inner.unary(req, path, codec).await
         }
+        /// SubmitStream records statements as they come and answers each in turn, as Submit would. Those under way
+        /// at the same time share what each would cost alone.
+        pub async fn submit_stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::SubmitStreamRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SubmitStreamResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.anchor.v1.AnchorService/SubmitStream",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.anchor.v1.AnchorService", "SubmitStream"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
         /// Receipt gives the receipt of a leaf.
         pub async fn receipt(
             &mut self,
@@ -326,6 +371,21 @@ pub mod anchor_service_server {
             &self,
             request: tonic::Request<super::SubmitRequest>,
         ) -> std::result::Result<tonic::Response<super::SubmitResponse>, tonic::Status>;
+        /// Server streaming response type for the SubmitStream method.
+        type SubmitStreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SubmitStreamResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// SubmitStream records statements as they come and answers each in turn, as Submit would. Those under way
+        /// at the same time share what each would cost alone.
+        async fn submit_stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::SubmitStreamRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::SubmitStreamStream>,
+            tonic::Status,
+        >;
         /// Receipt gives the receipt of a leaf.
         async fn receipt(
             &self,
@@ -469,6 +529,54 @@ pub mod anchor_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.anchor.v1.AnchorService/SubmitStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct SubmitStreamSvc<T: AnchorService>(pub Arc<T>);
+                    impl<
+                        T: AnchorService,
+                    > tonic::server::StreamingService<super::SubmitStreamRequest>
+                    for SubmitStreamSvc<T> {
+                        type Response = super::SubmitStreamResponse;
+                        type ResponseStream = T::SubmitStreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::SubmitStreamRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AnchorService>::submit_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SubmitStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

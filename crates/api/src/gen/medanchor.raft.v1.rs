@@ -232,6 +232,21 @@ pub mod propose_response {
         Overloaded(super::Overloaded),
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProposeGroupRequest {
+    /// The signed statements: canonical DAG-CBOR each.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub signed_statements: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The holders' signatures: canonical DAG-CBOR each.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub holds: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProposeGroupResponse {
+    /// What became of each, in the order of the statements.
+    #[prost(message, repeated, tag = "1")]
+    pub proposed: ::prost::alloc::vec::Vec<ProposeResponse>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Overloaded {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -474,6 +489,33 @@ pub mod raft_service_client {
                 .insert(GrpcMethod::new("medanchor.raft.v1.RaftService", "Propose"));
             self.inner.unary(req, path, codec).await
         }
+        /// ProposeGroup hands submissions that share their holders' signatures to the leader.
+        pub async fn propose_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProposeGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProposeGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.raft.v1.RaftService/ProposeGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.raft.v1.RaftService", "ProposeGroup"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// ReadIndex asks the leader for the log index that a linearizable read must have applied.
         pub async fn read_index(
             &mut self,
@@ -548,6 +590,14 @@ pub mod raft_service_server {
             &self,
             request: tonic::Request<super::ProposeRequest>,
         ) -> std::result::Result<tonic::Response<super::ProposeResponse>, tonic::Status>;
+        /// ProposeGroup hands submissions that share their holders' signatures to the leader.
+        async fn propose_group(
+            &self,
+            request: tonic::Request<super::ProposeGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProposeGroupResponse>,
+            tonic::Status,
+        >;
         /// ReadIndex asks the leader for the log index that a linearizable read must have applied.
         async fn read_index(
             &self,
@@ -846,6 +896,51 @@ pub mod raft_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ProposeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.raft.v1.RaftService/ProposeGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProposeGroupSvc<T: RaftService>(pub Arc<T>);
+                    impl<
+                        T: RaftService,
+                    > tonic::server::UnaryService<super::ProposeGroupRequest>
+                    for ProposeGroupSvc<T> {
+                        type Response = super::ProposeGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProposeGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RaftService>::propose_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProposeGroupSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -10,14 +10,15 @@ use medanchor_api::{
     LeafEntry, LeafName, ReceiptOf, Submit, Submitted,
     pb::anchor::{
         CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
-        ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse,
-        anchor_service_server::AnchorService,
+        ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest,
+        SubmitStreamResponse, anchor_service_server::AnchorService,
     },
     status,
 };
 use medanchor_raft::Replica;
 use std::sync::Arc;
-use tonic::{Code, Request, Response, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The anchor log.
 pub(crate) struct Anchor {
@@ -25,6 +26,8 @@ pub(crate) struct Anchor {
     pub(crate) replica: Arc<Replica>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) callers: Callers,
+    /// Cancelled when nothing new is taken any more.
+    pub(crate) draining: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -33,18 +36,31 @@ impl AnchorService for Anchor {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
-        let Submit { signed, strength } = parsed(Submit::try_from(request.into_inner()))?;
-        let (appended, receipt) = self
-            .submitter
-            .submit(signed, strength)
-            .await
-            .map_err(submit_status)?;
-        let submitted = Submitted {
-            index: appended.index,
-            leaf: appended.leaf,
-            receipt,
-        };
+        let submit = parsed(Submit::try_from(request.into_inner()))?;
+        let submitted = submitted(&self.submitter, submit).await?;
         Ok(Response::new(submitted.into()))
+    }
+
+    type SubmitStreamStream = BoxStream<'static, Result<SubmitStreamResponse, Status>>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let submitter = Arc::clone(&self.submitter);
+        let draining = self.draining.clone().cancelled_owned();
+        let requests = request.into_inner().take_until(draining);
+        let answers = requests.map(move |request| {
+            let submitter = Arc::clone(&submitter);
+            async move {
+                let submit = parsed(Submit::try_from(request?))?;
+                let submitted = submitted(&submitter, submit).await;
+                Ok(SubmitStreamResponse {
+                    submitted: submitted.ok().map(Submitted::into),
+                })
+            }
+        });
+        Ok(Response::new(answers.buffered(SUBMIT_WINDOW).boxed()))
     }
 
     async fn receipt(
@@ -151,6 +167,19 @@ impl Anchor {
     }
 }
 
+async fn submitted(submitter: &Submitter, submit: Submit) -> Result<Submitted, Status> {
+    let Submit { signed, strength } = submit;
+    let (appended, receipt) = submitter
+        .submit(signed, strength)
+        .await
+        .map_err(submit_status)?;
+    Ok(Submitted {
+        index: appended.index,
+        leaf: appended.leaf,
+        receipt,
+    })
+}
+
 fn leaves(
     replica: &Replica,
     from: LeafIndex,
@@ -179,5 +208,7 @@ fn leaves(
     Ok(page)
 }
 
+/// Statements of one stream that are under way at the same time.
+const SUBMIT_WINDOW: usize = 256;
 /// Leaves read at once.
 const PAGE: u64 = 256;

@@ -24,7 +24,7 @@ impl HoldService for Holding {
         let call = parsed(HoldCall::try_from(request.into_inner()))?;
         let hold = self
             .holders
-            .hold(&call.statements, Some(&call.provider))
+            .hold(&call.statements, &call.provider)
             .await
             .map_err(holding_status)?;
         Ok(Response::new(HoldResponse::from(&hold)))

@@ -3,6 +3,7 @@ mod certified;
 mod cluster;
 mod codec;
 mod disk;
+mod group;
 mod members;
 mod network;
 mod server;

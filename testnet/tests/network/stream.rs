@@ -1,0 +1,80 @@
+use crate::{
+    author::{Author, Place, Sealed},
+    stage::Stage,
+};
+use futures::{StreamExt, stream};
+use medanchor_anchor::{Outcome, SignedStatement};
+use medanchor_api::{ClientError, Submitted};
+use medanchor_dag::StreamId;
+
+#[test]
+fn stream_of_submissions_survives_its_node_and_spoils_nothing_by_a_bad_one() {
+    let mut stage = Stage::start(3);
+    let device = Author::of(&stage.device("device"));
+    let custody = stage.custody.parse().unwrap();
+    let mut place = Place {
+        stream: StreamId::generate().unwrap(),
+        seq: 0,
+        prev: None,
+    };
+    let mut good = Vec::new();
+    for number in 0..40_u8 {
+        let sealed = Sealed::new(&device.keys.signing, custody, place, &[number; 100]);
+        device.upload(&sealed.blocks());
+        place.seq += 1;
+        place.prev = Some(*sealed.record.cid());
+        good.push(device.anchored(sealed.anchored()));
+    }
+    let mut bad = good[5].clone();
+    bad.statement = good[6].statement.clone();
+
+    let mut first = good[..20].to_vec();
+    first.insert(10, bad);
+    let answers = device.block_on(submit(&device, first.clone()));
+    for (place, (signed, answer)) in first.iter().zip(&answers).enumerate() {
+        match answer {
+            Err(ClientError::Rejected(error)) => {
+                assert_eq!((place, error.code.as_str()), (10, "bad-signature"));
+            }
+            answer => assert_anchored(signed, answer),
+        }
+    }
+    assert_eq!(answers.len(), 21);
+
+    // The rest is sent again by another node when the first one dies midway.
+    let rest = good[20..].to_vec();
+    let answers = device.block_on(async {
+        let sent = stream::iter(rest.clone());
+        let mut answers = device.session.client.submit_stream(sent, None);
+        let mut all = vec![answers.next().await.unwrap()];
+        stage.network.process("hospital-a").unwrap().kill().unwrap();
+        while let Some(answer) = answers.next().await {
+            all.push(answer);
+        }
+        all
+    });
+    assert_eq!(answers.len(), rest.len());
+    for (signed, answer) in rest.iter().zip(&answers) {
+        assert_anchored(signed, answer);
+    }
+}
+
+async fn submit(
+    device: &Author,
+    statements: Vec<SignedStatement>,
+) -> Vec<Result<Submitted, ClientError>> {
+    let client = &device.session.client;
+    let answers = client.submit_stream(stream::iter(statements), None);
+    answers.collect().await
+}
+
+fn assert_anchored(signed: &SignedStatement, answer: &Result<Submitted, ClientError>) {
+    let medanchor_anchor::Body::Anchored(anchored) = &signed.statement.body else {
+        panic!("not a record");
+    };
+    let leaf = &answer.as_ref().unwrap().leaf;
+    assert_eq!(
+        (leaf.outcome, leaf.record),
+        (Outcome::Ok, Some(anchored.record))
+    );
+}
