@@ -18,16 +18,13 @@ use anyhow::{Context, Result};
 use futures::{
     StreamExt, TryStreamExt,
     future::{BoxFuture, try_join_all},
-    stream,
+    stream::{self, BoxStream},
 };
 use medanchor_anchor::{Outcome, SignedStatement, Statement};
-use medanchor_api::{Client, ClientError};
+use medanchor_api::{Client, ClientError, Submitted};
 use medanchor_envelope::Suite;
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Instant};
+use tokio::sync::{Mutex, mpsc};
 
 /// Measures it; etcd keeps its files in `dir`.
 pub(crate) async fn measure(
@@ -191,7 +188,7 @@ async fn statements(clinic: &Clinic, shape: Shape, items: usize) -> Result<Vec<L
     for number in 0..shape.clients {
         let signed = (0..shape.calls(items) * shape.batch).map(|_| clinic.enrolment());
         let signed: Vec<SignedStatement> = signed.collect::<Result<_>>()?;
-        loads.push(calls(connect(number).await?, &signed, shape));
+        loads.push(calls(&connect(number).await?, &signed, shape));
     }
     Ok(loads)
 }
@@ -201,7 +198,7 @@ async fn records(clinic: &Clinic, shape: Shape, items: usize) -> Result<Vec<Load
         .map(|number| async move {
             let client = connect(clinic, number).await?;
             let signed = sealed(clinic, &client, shape.calls(items) * shape.batch).await?;
-            Ok(calls(client, &signed, shape))
+            Ok(calls(&client, &signed, shape))
         })
         .buffer_unordered(8)
         .try_collect()
@@ -247,35 +244,49 @@ async fn sealed(clinic: &Clinic, client: &Client, records: usize) -> Result<Vec<
     Ok(statements)
 }
 
-fn calls(client: Client, signed: &[SignedStatement], shape: Shape) -> Load {
-    let client = Arc::new(client);
+fn calls(client: &Client, signed: &[SignedStatement], shape: Shape) -> Load {
+    let submissions = Arc::new(Mutex::new(Submissions::open(client)));
     let calls = signed.chunks(shape.batch).map(|batch| -> Call {
-        let (client, batch) = (Arc::clone(&client), batch.to_vec());
-        Box::pin(async move {
-            try_join_all(batch.iter().map(|signed| submit(&client, signed))).await?;
-            Ok(())
-        })
+        let (submissions, batch) = (Arc::clone(&submissions), batch.to_vec());
+        Box::pin(async move { submissions.lock().await.submit(batch).await })
     });
     Load(calls.collect())
 }
 
-/// Submits once, again while the nodes are too busy.
-async fn submit(client: &Client, signed: &SignedStatement) -> Result<()> {
-    let began = Instant::now();
-    let submitted = loop {
-        match client.submit(signed, None).await {
-            Err(ClientError::Unavailable { .. }) if began.elapsed() < GIVE_UP_AFTER => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            answer => break answer.context("submit a statement")?,
+/// One stream of a client, which stays open.
+struct Submissions {
+    statements: mpsc::Sender<SignedStatement>,
+    answers: BoxStream<'static, Result<Submitted, ClientError>>,
+}
+
+impl Submissions {
+    fn open(client: &Client) -> Self {
+        let (statements, receiver) = mpsc::channel(1024);
+        let statements_in = stream::unfold(receiver, |mut receiver| async {
+            Some((receiver.recv().await?, receiver))
+        });
+        Self {
+            statements,
+            answers: client.submit_stream(statements_in, None),
         }
-    };
-    let outcome = submitted.leaf.outcome;
-    anyhow::ensure!(
-        outcome == Outcome::Ok,
-        "the log refused a statement: {outcome:?}"
-    );
-    Ok(())
+    }
+
+    /// Sends all of it, and waits for every answer.
+    async fn submit(&mut self, batch: Vec<SignedStatement>) -> Result<()> {
+        let count = batch.len();
+        for signed in batch {
+            self.statements.send(signed).await?;
+        }
+        for _ in 0..count {
+            let answer = self.answers.next().await.context("the stream has ended")?;
+            let outcome = answer.context("submit a statement")?.leaf.outcome;
+            anyhow::ensure!(
+                outcome == Outcome::Ok,
+                "the log refused a statement: {outcome:?}"
+            );
+        }
+        Ok(())
+    }
 }
 
 const SYSTEMS: [System; 3] = [System::Etcd, System::Statements, System::Records];
@@ -312,5 +323,3 @@ const SHAPES: [Shape; 5] = [
         items: 8_000,
     },
 ];
-const PAUSE: Duration = Duration::from_millis(20);
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
