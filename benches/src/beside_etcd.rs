@@ -49,7 +49,8 @@ pub(crate) async fn measure(
         "etcd's values have {} bytes, as our statements",
         value.len()
     ));
-    for shape in SHAPES.into_iter().take(arguments.choose(SHAPES.len(), 3)) {
+    let wanted = |shape: &Shape| !arguments.brief || shape.clients == 1;
+    for shape in SHAPES.into_iter().filter(wanted) {
         let mut figures = [Figures::default(), Figures::default(), Figures::default()];
         for _ in 0..arguments.choose(3, 1) {
             for (system, figures) in SYSTEMS.into_iter().zip(&mut figures) {
