@@ -18,6 +18,7 @@ use crate::{
     publisher::{Publisher, PublisherParts, RemoteCosigner},
     server::Listener,
     services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry},
+    shown_checkpoint::ShownCheckpoint,
     submit::Submitter,
     tile_routes::TileServer,
     tls::{self, Tls},
@@ -197,12 +198,16 @@ impl Node {
             clock: Arc::new(clock::unix_ms),
         }));
         let cosigner = publisher.cosigner();
-        let log = log_listener.map(|listener| {
-            let published = Arc::clone(&publisher);
-            let published = Box::new(move || published.published());
-            let tiles = TileServer::new(config.log_entries, Arc::clone(&replica) as _, published);
-            (listener, log_routes::routes(tiles, Arc::clone(&cosigner)))
-        });
+        let log = match log_listener {
+            Some(listener) => {
+                let published = Arc::clone(&publisher);
+                let published = Box::new(move || published.published());
+                let shown = ShownCheckpoint::open(folder.checkpoint(), published)?;
+                let tiles = TileServer::new(config.log_entries, Arc::clone(&replica) as _, shown);
+                Some((listener, log_routes::routes(tiles, Arc::clone(&cosigner))))
+            }
+            None => None,
+        };
         let cosigner_failed = cosigner.failed();
         let services = Services {
             anchor: Anchor {

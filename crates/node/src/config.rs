@@ -247,7 +247,7 @@ impl Folder {
         self.0.join("custody.redb")
     }
 
-    /// The newest published checkpoint.
+    /// The newest checkpoint that this node showed over HTTPS.
     pub fn checkpoint(&self) -> PathBuf {
         self.0.join("checkpoint")
     }

@@ -28,6 +28,7 @@ mod log_routes;
 mod publisher;
 mod server;
 mod services;
+mod shown_checkpoint;
 mod submit;
 mod tile_routes;
 mod tls;

@@ -1,7 +1,7 @@
 //! The log over HTTPS (C2SP tlog-tiles): `/checkpoint`, `/tile/<L>/<N>`, `/tile/entries/<N>`. Nothing is
 //! served beyond what a published checkpoint covers.
 
-use crate::{certificates::Holder, config::EntryReaders};
+use crate::{certificates::Holder, config::EntryReaders, shown_checkpoint::ShownCheckpoint};
 use axum::{
     Router,
     body::Body,
@@ -27,23 +27,16 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 pub(crate) struct TileServer {
     entries: EntryReaders,
     log: Arc<dyn Read>,
-    published: Box<PublishedCheckpoint>,
+    shown: ShownCheckpoint,
     reads: Arc<Semaphore>,
 }
 
-/// Size and text of the newest published checkpoint. The log must hold that many leaves.
-pub(crate) type PublishedCheckpoint = dyn Fn() -> Option<(u64, String)> + Send + Sync;
-
 impl TileServer {
-    pub(crate) fn new(
-        entries: EntryReaders,
-        log: Arc<dyn Read>,
-        published: Box<PublishedCheckpoint>,
-    ) -> Self {
+    pub(crate) fn new(entries: EntryReaders, log: Arc<dyn Read>, shown: ShownCheckpoint) -> Self {
         Self {
             entries,
             log,
-            published,
+            shown,
             reads: Arc::new(Semaphore::new(MAX_READS)),
         }
     }
@@ -56,7 +49,8 @@ impl TileServer {
 
     /// A piece, when a published checkpoint covers it.
     async fn piece(&self, tile: Tile) -> Result<Option<Vec<u8>>, BoxError> {
-        if !(self.published)().is_some_and(|(size, _)| tile.is_within(size)) {
+        let shown = self.shown.get().await?;
+        if !shown.is_some_and(|(size, _)| tile.is_within(size)) {
             return Ok(None);
         }
         let reads = Arc::clone(&self.reads).acquire_owned();
@@ -89,9 +83,10 @@ pub(crate) fn routes(server: TileServer) -> Router {
 }
 
 async fn checkpoint(State(server): State<Arc<TileServer>>) -> Response {
-    match (server.published)() {
-        Some((_, text)) => answer(StatusCode::OK, TEXT, "public, max-age=3", text),
-        None => refusal(StatusCode::NOT_FOUND, "nothing is published yet"),
+    match server.shown.get().await {
+        Ok(Some((_, text))) => answer(StatusCode::OK, TEXT, "public, max-age=3", text),
+        Ok(None) => refusal(StatusCode::NOT_FOUND, "nothing is published yet"),
+        Err(error) => unavailable("checkpoint", &error),
     }
 }
 
@@ -107,10 +102,7 @@ async fn tile(State(server): State<Arc<TileServer>>, request: Request) -> Respon
     match server.piece(tile).await {
         Ok(Some(bytes)) => answer(StatusCode::OK, BYTES, server.caching(tile.kind()), bytes),
         Ok(None) => refusal(StatusCode::NOT_FOUND, "there is no such tile"),
-        Err(error) => {
-            tracing::warn!("`{tile}` could not be read: {error}");
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "not now: try again")
-        }
+        Err(error) => unavailable(path, &error),
     }
 }
 
@@ -133,6 +125,11 @@ fn is_auditors(certificate: &CertificateDer<'_>) -> bool {
     let readers = [Holder::Node, Holder::Operator, Holder::Auditor].map(Holder::as_str);
     let mut units = certificate.subject().iter_organizational_unit();
     units.any(|unit| unit.as_str().is_ok_and(|unit| readers.contains(&unit)))
+}
+
+fn unavailable(path: &str, error: &BoxError) -> Response {
+    tracing::warn!("`{path}` could not be served: {error}");
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "not now: try again")
 }
 
 fn refusal(status: StatusCode, why: &'static str) -> Response {
@@ -163,7 +160,7 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificates::Authority;
+    use crate::{certificates::Authority, shown_checkpoint::tests::checkpoint};
     use futures::future::BoxFuture;
     use http_body_util::BodyExt;
     use medanchor_anchor::{MemoryTables, ReadError, Table, Tables, View, tree};
@@ -174,6 +171,7 @@ mod tests {
     struct Log {
         tables: MemoryTables,
         views: Mutex<usize>,
+        folder: tempfile::TempDir,
     }
 
     impl Log {
@@ -188,6 +186,7 @@ mod tests {
             Arc::new(Self {
                 tables,
                 views: Mutex::default(),
+                folder: tempfile::tempdir().unwrap(),
             })
         }
     }
@@ -204,9 +203,14 @@ mod tests {
     }
 
     fn router(log: &Arc<Log>, entries: EntryReaders, published: Option<u64>) -> Router {
-        let published = move || published.map(|size| (size, format!("checkpoint of {size}\n")));
-        let log = Arc::clone(log) as Arc<dyn Read>;
-        routes(TileServer::new(entries, log, Box::new(published)))
+        routes(server(log, entries, published))
+    }
+
+    fn server(log: &Arc<Log>, entries: EntryReaders, published: Option<u64>) -> TileServer {
+        let file = log.folder.path().join("checkpoint");
+        let published = move || published.map(checkpoint);
+        let shown = ShownCheckpoint::open(file, Box::new(published)).unwrap();
+        TileServer::new(entries, Arc::clone(log) as Arc<dyn Read>, shown)
     }
 
     async fn get(router: &mut Router, path: &str) -> (StatusCode, Option<String>, Vec<u8>) {
@@ -278,7 +282,7 @@ mod tests {
                 assert_eq!(caching, "public, max-age=31536000, immutable");
             } else {
                 assert_eq!(caching.as_deref(), Some("public, max-age=3"));
-                assert_eq!(body, b"checkpoint of 515\n");
+                assert_eq!(body, checkpoint(515).1.into_bytes());
             }
         }
     }
@@ -313,8 +317,7 @@ mod tests {
             (EntryReaders::Auditors, "private"),
             (EntryReaders::Everyone, "public"),
         ] {
-            let read = Arc::clone(&log) as Arc<dyn Read>;
-            let server = TileServer::new(entries, read, Box::new(|| None));
+            let server = server(&log, entries, None);
             assert!(server.caching(TileKind::Entries).starts_with(whose));
             assert!(server.caching(TileKind::Hashes(0)).starts_with("public"));
         }

@@ -11,6 +11,7 @@
 )]
 
 mod alone;
+mod audit;
 mod author;
 mod away;
 mod crash;
