@@ -25,8 +25,8 @@ use std::sync::Arc;
 /// end:    0(u8) || SHA-256 of all bytes before
 /// ```
 ///
-/// That is its content, the same on every replica. In the file of one that is certified the certificate
-/// follows: length(u32) || canonical DAG-CBOR list of state digests.
+/// That is its content, the same on every replica. In a file with a name the state digests that stand for it
+/// follow: canonical DAG-CBOR list of state digests || its length(u32).
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile {
     file: Arc<File>,
@@ -60,7 +60,11 @@ impl SnapshotFile {
             digest: Hash::new(sha256),
             size,
         };
-        let certificate = read_certificate(&file, size)?;
+        let length = file.metadata()?.len();
+        let certificate = match length.checked_sub(size) {
+            None | Some(0) => Vec::new(),
+            Some(trailer) => read_certificate(&file, length, trailer)?,
+        };
         if certificate.iter().any(|digest| digest.said() != said) {
             return Err(StoreError::Snapshot("its certificate is another one's"));
         }
@@ -70,6 +74,44 @@ impl SnapshotFile {
             certificate,
         };
         Ok((meta, snapshot))
+    }
+
+    /// A file of this replica's own, of which only the beginning and the end are read: it was read through
+    /// before it got its name, and whoever takes it reads it through again. So a node starts as fast however
+    /// large its state is.
+    pub(crate) fn open(file: File) -> Result<(SnapshotMeta, Self), StoreError> {
+        let file = Arc::new(file);
+        let length = file.metadata()?.len();
+        let trailer = trailer_bytes(&file, length)?;
+        let certificate = read_certificate(&file, length, trailer)?;
+        let rows = Rows::open(Arc::clone(&file))?;
+        let entry = rows.meta.last_log_id.unwrap_or_default();
+        let said = certificate.first().map(StateDigest::said);
+        let said = said.filter(|said| {
+            let expected = (length.checked_sub(trailer), rows.tree_size, entry.index);
+            (Some(said.size), said.tree_size, said.index) == expected
+        });
+        match said {
+            Some(said) if certificate.iter().all(|digest| digest.said() == said) => Ok((
+                rows.meta,
+                Self {
+                    file,
+                    said,
+                    certificate,
+                },
+            )),
+            _ => Err(StoreError::Snapshot("its certificate is another one's")),
+        }
+    }
+
+    /// Reads it through, as [`SnapshotFile::verify`] does.
+    pub(crate) fn verify_again(&self) -> Result<(), StoreError> {
+        let (_, found) = Self::verify(self.file.try_clone()?)?;
+        if found.said == self.said {
+            Ok(())
+        } else {
+            Err(StoreError::Snapshot("it is not what was written"))
+        }
     }
 
     /// A file that holds no snapshot, to put one into.
@@ -107,7 +149,7 @@ impl SnapshotFile {
 
     /// Its content from the first byte.
     pub(crate) fn content(&self) -> impl Read + Send + use<> {
-        FileReader::new(Arc::clone(&self.file), 0).take(self.said.size)
+        FileReader::new(Arc::clone(&self.file)).take(self.said.size)
     }
 
     #[cfg(test)]
@@ -127,31 +169,40 @@ pub(crate) fn write_certificate(
     size: u64,
     file: &File,
 ) -> Result<(), StoreError> {
-    let bytes = to_canonical(&certificate);
-    let mut trailer = Vec::with_capacity(bytes.len().saturating_add(4));
-    write_bytes(&mut trailer, &bytes)?;
+    let mut trailer = to_canonical(&certificate);
+    let length =
+        u32::try_from(trailer.len()).map_err(|_| StoreError::Snapshot("a value is too long"))?;
+    trailer.extend_from_slice(&length.to_be_bytes());
     file.set_len(size)?;
     file.write_all_at(&trailer, size)?;
     Ok(())
 }
 
-fn read_certificate(file: &Arc<File>, size: u64) -> Result<Vec<StateDigest>, StoreError> {
-    let length = file.metadata()?.len().saturating_sub(size);
-    if length == 0 {
-        return Ok(Vec::new());
+/// Length of what follows the content in a file of `length` bytes, as its end says.
+fn trailer_bytes(file: &File, length: u64) -> Result<u64, StoreError> {
+    let mut announced = [0; 4];
+    let at = length
+        .checked_sub(4)
+        .ok_or(StoreError::Snapshot("its certificate is damaged"))?;
+    file.read_exact_at(&mut announced, at)?;
+    Ok(u64::from(u32::from_be_bytes(announced)).saturating_add(4))
+}
+
+/// The certificate in the last `trailer` bytes of a file of `length` bytes.
+fn read_certificate(
+    file: &File,
+    length: u64,
+    trailer: u64,
+) -> Result<Vec<StateDigest>, StoreError> {
+    let damaged = || StoreError::Snapshot("its certificate is damaged");
+    let from = length.checked_sub(trailer).ok_or_else(damaged)?;
+    if trailer > MAX_CERTIFICATE_BYTES || trailer_bytes(file, length)? != trailer {
+        return Err(damaged());
     }
-    let damaged = StoreError::Snapshot("its certificate is damaged");
-    let mut trailer = Vec::new();
-    FileReader::new(Arc::clone(file), size)
-        .take(MAX_CERTIFICATE_BYTES.saturating_add(4))
-        .read_to_end(&mut trailer)?;
-    let Some((announced, bytes)) = trailer.split_first_chunk() else {
-        return Err(damaged);
-    };
-    if u64::from(u32::from_be_bytes(*announced)).saturating_add(4) != length {
-        return Err(damaged);
-    }
-    from_canonical(bytes, bytes.len()).map_err(|_| damaged)
+    let size = usize::try_from(trailer.saturating_sub(4)).map_err(|_| damaged())?;
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, from)?;
+    from_canonical(&bytes, bytes.len()).map_err(|_| damaged())
 }
 
 /// Writes everything that `txn` sees, where the log has `tree_size` leaves. Memory use does not grow with the
@@ -198,7 +249,7 @@ pub(crate) struct Rows {
 impl Rows {
     fn open(file: Arc<File>) -> Result<Self, StoreError> {
         let mut input = HashingReader {
-            inner: BufReader::with_capacity(BUFFER_BYTES, FileReader::new(file, 0)),
+            inner: BufReader::with_capacity(BUFFER_BYTES, FileReader::new(file)),
             hasher: Sha256::new(),
             length: 0,
         };
@@ -252,8 +303,8 @@ struct FileReader {
 }
 
 impl FileReader {
-    fn new(file: Arc<File>, offset: u64) -> Self {
-        Self { file, offset }
+    fn new(file: Arc<File>) -> Self {
+        Self { file, offset: 0 }
     }
 }
 

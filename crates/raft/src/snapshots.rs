@@ -73,7 +73,6 @@ impl Snapshots {
     pub(crate) fn open(dir: PathBuf, identity: Identity, every: u64) -> Result<Self, StoreError> {
         remove_unfinished(&dir)?;
         let certified = open_file(&dir.join(CERTIFIED))?;
-        let certified = certified.filter(|found| !found.snapshot.certificate().is_empty());
         let made = open_file(&dir.join(MADE))?;
         let made = made.filter(|made| Some(&made.meta.last_log_id) > last_log_id(&certified));
         let mut known = Known::default();
@@ -142,11 +141,14 @@ impl Snapshots {
         make_durable()?;
         let staged = self.stage()?;
         write_snapshot(&due.view, &due.meta, due.tree_size, staged.as_file())?;
+        let (_, content) = SnapshotFile::verify(staged.reopen()?)?;
+        let said = content.said();
+        let signed = self.identity.sign(said);
+        write_certificate(std::slice::from_ref(&signed), said.size, staged.as_file())?;
         let made = self.publish(staged, MADE)?;
-        let said = made.snapshot.said();
         tracing::info!(index = said.index, size = said.size, "made a snapshot");
         let mut known = self.known();
-        known.remember(self.identity.sign(said));
+        known.remember(signed);
         known.made = Some(made);
         Ok(())
     }
@@ -289,9 +291,9 @@ impl Snapshots {
         Ok(staged)
     }
 
-    /// Gives a written file its name, once it is known to be whole and durable.
+    /// Gives a file that was read through its name, once it is durable.
     fn publish(&self, staged: tempfile::NamedTempFile, name: &str) -> Result<Snapshot, StoreError> {
-        let (meta, file) = SnapshotFile::verify(staged.reopen()?)?;
+        let (meta, file) = SnapshotFile::open(staged.reopen()?)?;
         staged.as_file().sync_all()?;
         staged
             .persist(self.dir.join(name))
@@ -358,7 +360,7 @@ fn open_file(path: &Path) -> Result<Option<Snapshot>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    match SnapshotFile::verify(file) {
+    match SnapshotFile::open(file) {
         Ok((meta, file)) => Ok(Some(Snapshot {
             meta,
             snapshot: Box::new(file),

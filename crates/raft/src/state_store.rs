@@ -59,6 +59,7 @@ impl StateStore {
         let (last_log_id, _) = store.applied_state_now()?;
         let snapshot = store.0.snapshots.certified();
         if let Some(snapshot) = snapshot.filter(|found| found.meta.last_log_id > last_log_id) {
+            snapshot.snapshot.verify_again()?;
             store.load(&snapshot)?;
         }
         store.announce()?;

@@ -8,7 +8,7 @@ use medanchor_anchor::{CertificateError, Digested, StateDigest, testing::ORIGIN}
 use medanchor_dag::Hash;
 use openraft::storage::RaftStateMachine;
 use proptest::prelude::*;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 #[test]
@@ -184,7 +184,11 @@ async fn content_is_the_same_on_every_replica() {
         let mut store = StateStore::open(Disk::default().database(), snapshots).unwrap();
         store.apply([batch(0, founded())]).await.unwrap();
         store.make_snapshot().unwrap();
-        contents.push(std::fs::read(dir.path().join("snapshot-made")).unwrap());
+        let file = std::fs::File::open(dir.path().join("snapshot-made")).unwrap();
+        let (_, file) = SnapshotFile::verify(file).unwrap();
+        let mut content = Vec::new();
+        file.content().read_to_end(&mut content).unwrap();
+        contents.push(content);
     }
     assert!(contents.iter().all(|content| *content == contents[0]));
 }
