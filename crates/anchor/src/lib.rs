@@ -19,6 +19,7 @@ mod chain;
 mod checkpoint;
 mod cosignature;
 mod entry;
+mod equivocation;
 mod leaf;
 mod member;
 mod note;
@@ -48,6 +49,7 @@ pub use cosignature::cosign;
 pub use entry::{
     ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry, Status, StreamEntry,
 };
+pub use equivocation::{Equivocated, Equivocation, EquivocationError, EquivocationFormatError};
 pub use leaf::{Leaf, LeafIndex, Opening, Outcome};
 pub use member::{Contact, MemberAdded, MemberEntry, MemberRemoved};
 pub use note::{

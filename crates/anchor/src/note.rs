@@ -259,6 +259,13 @@ impl SignedNote {
         Ok(())
     }
 
+    /// Leaves out the signatures that do not claim to be by one of `keys`.
+    pub fn retain<'k>(&mut self, keys: impl IntoIterator<Item = &'k VerifierKey>) {
+        let keys: Vec<&VerifierKey> = keys.into_iter().collect();
+        let known = |s: &NoteSignature| keys.iter().any(|key| key.is_signer_of(s));
+        self.signatures.retain(known);
+    }
+
     /// Adds what `witness` answered to `add-checkpoint`, once it has been checked; lines by other keys
     /// are ignored.
     ///

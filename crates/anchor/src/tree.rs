@@ -88,11 +88,22 @@ impl ConsistencyProof {
         if old == 0 || old == new {
             return self.verify_trivial(old, old_root, new, new_root);
         }
+        let (old_hash, new_hash) = self.roots(old, new, Some(old_root))?;
+        same_root(&old_hash, old_root)?;
+        same_root(&new_hash, new_root)
+    }
+
+    /// The old and the new root that the proof leads to, for `0 < old < new`.
+    fn roots(
+        &self,
+        old: u64,
+        new: u64,
+        old_root: Option<&Hash>,
+    ) -> Result<(Hash, Hash), ProofError> {
         // A complete old tree is a node of the new one, and the proof leaves it out.
-        let (first, rest) = if old.is_power_of_two() {
-            (old_root, self.0.as_slice())
-        } else {
-            self.0.split_first().ok_or(ProofError::Length)?
+        let (first, rest) = match old_root.filter(|_| old.is_power_of_two()) {
+            Some(old_root) => (old_root, self.0.as_slice()),
+            None => self.0.split_first().ok_or(ProofError::Length)?,
         };
         let mut at = old - 1;
         let mut last = new - 1;
@@ -121,8 +132,18 @@ impl ConsistencyProof {
         if last != 0 {
             return Err(ProofError::Length);
         }
-        same_root(&old_hash, old_root)?;
-        same_root(&new_hash, new_root)
+        Ok((old_hash, new_hash))
+    }
+
+    /// The root that the tree of `new` leaves under `new_root` had when it had `old`, as this proof shows it:
+    /// whatever a verifier believes that root to be. `None` when it shows none, and where it leaves the old
+    /// root out: for an `old` that is 0, `new` or a power of two.
+    pub fn old_root(&self, old: u64, new: u64, new_root: &Hash) -> Option<Hash> {
+        if old == 0 || old >= new || old.is_power_of_two() {
+            return None;
+        }
+        let (old_hash, new_hash) = self.roots(old, new, None).ok()?;
+        (new_hash == *new_root).then_some(old_hash)
     }
 
     fn verify_trivial(
@@ -352,6 +373,9 @@ mod tests {
             for (old, old_root) in (0..=new).zip(&roots) {
                 let proof = consistency(&tables, old, new).unwrap();
                 assert_eq!(proof.verify(old, old_root, new, new_root), Ok(()));
+                let left_out = old == 0 || old == new || old.is_power_of_two();
+                let shown = (!left_out).then_some(*old_root);
+                assert_eq!(proof.old_root(old, new, new_root), shown, "{old} {new}");
             }
         }
     }
@@ -410,6 +434,9 @@ mod tests {
                 for bad in flipped(&proof.0) {
                     let verdict = ConsistencyProof(bad).verify(index, &old_root, size, &root);
                     assert_eq!(verdict, Err(ProofError::Root));
+                }
+                for bad in flipped(&proof.0) {
+                    assert_eq!(ConsistencyProof(bad).old_root(index, size, &root), None);
                 }
             }
         }

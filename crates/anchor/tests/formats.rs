@@ -8,9 +8,10 @@
 
 use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
-    Class, CustodyKind, Digested, Entry, Epochs, Founded, Hold, Kind, Leaf, Opening, PolicyChain,
-    PrincipalKind, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement, StateDigest,
-    Statement, Strength, TrustPolicy, Withdrawn, cosign,
+    Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
+    InclusionProof, Kind, Leaf, Opening, PolicyChain, PrincipalKind, Receipt, Refused,
+    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
+    Withdrawn, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
         founded, joining, key, node_key, standing, stream_id,
@@ -105,7 +106,7 @@ fn batch_conflict() {
         leaf: leaf(),
         opening: Some(Opening(entry())),
         index: 0,
-        proof: medanchor_anchor::InclusionProof(vec![]),
+        proof: InclusionProof(vec![]),
         checkpoint: note(),
     };
     let proof = BatchConflict::new(example_head(b"batch"), example_head(b"other"), receipt);
@@ -146,7 +147,7 @@ fn receipt() {
         leaf: leaf(),
         opening: Some(Opening(entry())),
         index: 0,
-        proof: medanchor_anchor::InclusionProof(vec![]),
+        proof: InclusionProof(vec![]),
         checkpoint: note(),
     };
     check_text("receipt", &receipt.to_string());
@@ -181,7 +182,7 @@ fn policy_chain() {
 fn witness_request() {
     let request = AddCheckpoint {
         old_size: 0,
-        proof: medanchor_anchor::ConsistencyProof(vec![]),
+        proof: ConsistencyProof(vec![]),
         note: signed_checkpoint(),
     };
     check_text("add-checkpoint", &request.to_string());
@@ -204,6 +205,34 @@ fn state_digest() {
     let read = StateDigest::from_bytes(&example("state digest")).unwrap();
     let certifiers = Certifiers::founded(ORIGIN, &small_network());
     assert_eq!(certifiers.check(&[read]).unwrap(), said);
+}
+
+#[test]
+fn equivocation_of_two_roots() {
+    let (root, proof) = (
+        tree::leaf_hash(&leaf().to_bytes()),
+        ConsistencyProof(vec![]),
+    );
+    let proof = Equivocation::of_roots(false_note(), root, proof, note()).unwrap();
+    check_text("equivocation roots", &proof.to_string());
+    let read: Equivocation = text_example("equivocation roots").parse().unwrap();
+    assert_eq!(read.verify(&policy()).unwrap().signed_both.len(), 2);
+}
+
+#[test]
+fn equivocation_of_two_leaves() {
+    let receipt = |leaf, checkpoint| Receipt {
+        leaf,
+        opening: None,
+        index: 0,
+        proof: InclusionProof(vec![]),
+        checkpoint,
+    };
+    let (truth, lie) = (receipt(leaf(), note()), receipt(false_leaf(), false_note()));
+    let proof = Equivocation::of_receipts(&truth, &lie);
+    check_text("equivocation leaves", &proof.to_string());
+    let read: Equivocation = text_example("equivocation leaves").parse().unwrap();
+    assert_eq!(read.verify(&policy()).unwrap().signed_both.len(), 2);
 }
 
 /// One of each kind; `reinstated` and `revoked` look like `suspended`.
@@ -307,17 +336,36 @@ fn leaf() -> Leaf {
     }
 }
 
+/// What the log does not hold.
+fn false_leaf() -> Leaf {
+    Leaf {
+        outcome: medanchor_anchor::Outcome::Forbidden,
+        ..leaf()
+    }
+}
+
 fn signed_checkpoint() -> SignedNote {
+    checkpoint_of(&leaf())
+}
+
+fn checkpoint_of(leaf: &Leaf) -> SignedNote {
     let checkpoint = Checkpoint {
         origin: ORIGIN.to_owned(),
         size: 1,
-        root: tree::leaf_hash(&leaf().to_bytes()),
+        root: tree::leaf_hash(&leaf.to_bytes()),
     };
     checkpoint.sign(&key("hospital-a/log")).unwrap()
 }
 
 fn note() -> SignedNote {
-    let mut note = signed_checkpoint();
+    cosigned(signed_checkpoint())
+}
+
+fn false_note() -> SignedNote {
+    cosigned(checkpoint_of(&false_leaf()))
+}
+
+fn cosigned(mut note: SignedNote) -> SignedNote {
     let cosigner = key("hospital-a/cosigner");
     let name = format!("{ORIGIN}/hospital-a");
     note.add(cosign(&note, &name, &cosigner, BEGINNING / 1000).unwrap())
