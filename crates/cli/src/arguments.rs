@@ -52,8 +52,10 @@ pub(crate) enum Command {
     Request(RequestArguments),
     /// Fetch a record and open it.
     Get(GetArguments),
-    /// Verify a receipt, without any server.
+    /// Verify a receipt, or a proof that somebody lied, without any server.
     Verify(VerifyArguments),
+    /// Make a proof that somebody lied, of two receipts that contradict each other.
+    Accuse(AccuseArguments),
     /// The anchor log.
     #[command(subcommand)]
     Log(LogCommand),
@@ -236,10 +238,25 @@ pub(crate) struct GetArguments {
     pub(crate) role: Option<String>,
 }
 
+/// `medanchor accuse`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AccuseArguments {
+    /// A receipt.
+    pub(crate) first: PathBuf,
+    /// A receipt of the same index that shows another leaf.
+    pub(crate) second: PathBuf,
+    /// Where to put the proof; the file must not exist yet.
+    #[arg(long, short)]
+    pub(crate) output: PathBuf,
+    /// The trust policy; absent, that of the user's folder.
+    #[arg(long)]
+    pub(crate) policy: Option<PathBuf>,
+}
+
 /// `medanchor verify`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct VerifyArguments {
-    /// The receipt.
+    /// The receipt, or an equivocation proof.
     pub(crate) receipt: PathBuf,
     /// A file with the record's block, which the receipt must be of.
     pub(crate) record: Option<PathBuf>,

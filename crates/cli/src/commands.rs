@@ -5,6 +5,7 @@ use crate::{
         Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments,
         KeyCommand, LogArguments, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
     },
+    equivocation::is_equivocation,
     home::{follow, read_policy},
     lines::Lines,
     log_fsck::fsck,
@@ -14,7 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Parser;
-use medanchor_anchor::{Epochs, PrincipalKind};
+use medanchor_anchor::{Epochs, PrincipalKind, TrustPolicy};
 use medanchor_api::ClientError;
 use serde_json::{Map, Value};
 use std::{
@@ -59,7 +60,12 @@ async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn R
     Ok(match &arguments.command {
         Command::Key(KeyCommand::New) => Box::new(operations::new_key(&home)?),
         Command::Key(KeyCommand::Show) => Box::new(operations::show_key(&home)?),
-        Command::Verify(verify) => Box::new(verify_receipt(&home, verify)?),
+        Command::Verify(verify) => verify_file(&home, verify)?,
+        Command::Accuse(accuse) => {
+            let policy = trust_policy(&home, accuse.policy.as_deref())?;
+            let (receipts, output) = ([&*accuse.first, &accuse.second], &accuse.output);
+            Box::new(operations::accuse(receipts, output, &policy)?)
+        }
         Command::Log(LogCommand::Consistency { old, new, source }) => {
             let source = log_source(arguments, source);
             Box::new(operations::consistency(&home, &source, old, new).await?)
@@ -124,7 +130,7 @@ async fn execute_with_nodes(
             Box::new(operations::prove_leaf(session, *index, output.as_deref()).await?)
         }
         Command::Status => Box::new(operations::status(session).await?),
-        Command::Key(_) | Command::Verify(_) | Command::Log(_) => {
+        Command::Key(_) | Command::Verify(_) | Command::Accuse(_) | Command::Log(_) => {
             anyhow::bail!("the command is not one of nodes' services")
         }
     })
@@ -189,15 +195,34 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
     })
 }
 
-fn verify_receipt(home: &Home, arguments: &VerifyArguments) -> Result<crate::Verified> {
+/// A receipt, or a proof that somebody lies: the first line tells.
+fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Report>> {
+    let (file, record) = (&arguments.receipt, arguments.record.as_deref());
+    if is_equivocation(file)? {
+        if record.is_some() {
+            let problem = "an equivocation proof is of no record";
+            return Err(CliError::Usage(problem.to_owned()).into());
+        }
+        let policy = trust_policy(home, arguments.policy.as_deref())?;
+        return Ok(Box::new(operations::verify_equivocation(file, &policy)?));
+    }
     let epochs = match (&arguments.policy, &arguments.chain) {
         (Some(policy), Some(chain)) => follow(read_policy(policy)?, chain)?,
         (Some(policy), None) => Epochs::new(read_policy(policy)?),
         (None, Some(chain)) => follow(home.trust_policy(&home.client_file()?)?, chain)?,
         (None, None) => home.epochs(&home.client_file()?)?,
     };
-    let (receipt, record) = (&arguments.receipt, arguments.record.as_deref());
-    operations::verify(receipt, record, &epochs, arguments.strength.into())
+    let strength = arguments.strength.into();
+    Ok(Box::new(operations::verify(
+        file, record, &epochs, strength,
+    )?))
+}
+
+fn trust_policy(home: &Home, given: Option<&Path>) -> Result<TrustPolicy> {
+    match given {
+        Some(path) => read_policy(path),
+        None => home.trust_policy(&home.client_file()?),
+    }
 }
 
 fn log_source(arguments: &Arguments, source: &LogArguments) -> LogSource {

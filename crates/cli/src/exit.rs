@@ -1,5 +1,8 @@
 use crate::CliError;
-use medanchor_anchor::{Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError};
+use medanchor_anchor::{
+    EquivocationError, EquivocationFormatError, Outcome, ReceiptError, ReceiptFormatError,
+    TileError, TrustError,
+};
 use medanchor_api::{ClientError, ConfigError, LogReadError};
 use medanchor_dag::{ExportError, RecordError, SignatureError, SourceError};
 use medanchor_envelope::OpenError;
@@ -96,6 +99,8 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     let unverified = cause.is::<ReceiptError>()
         || cause.is::<ReceiptFormatError>()
+        || cause.is::<EquivocationFormatError>()
+        || cause.is::<EquivocationError>()
         || cause.is::<TrustError>()
         || cause.is::<TileError>()
         || cause.is::<RecordError>()

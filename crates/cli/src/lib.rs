@@ -13,6 +13,7 @@ mod commands;
 mod consent;
 mod custody;
 mod device_stream;
+mod equivocation;
 mod error;
 mod exit;
 mod files;
@@ -44,6 +45,7 @@ mod verify;
 pub use commands::{main, run};
 pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
 pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
+pub use equivocation::{CheckpointRow, EquivocationShown};
 pub use error::CliError;
 pub use exit::Exit;
 pub use get::{GetOptions, Got, NotedNode};
@@ -69,6 +71,7 @@ pub mod operations {
     pub use crate::{
         consent::{give_consent, list_consents, withdraw_consent},
         custody::{list_custodies, new_custody},
+        equivocation::{accuse, verify_equivocation},
         get::get,
         key::{new_key, show_key},
         log::{list_leaves, prove_leaf, show_leaf},

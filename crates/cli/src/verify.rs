@@ -24,6 +24,8 @@ pub struct Verified {
     pub tree_size: u64,
     /// The log key that signed it.
     pub log: String,
+    /// How strong the receipt is: `witnessed`, or `published`, which is stronger.
+    pub strength: String,
     /// The witnesses that co-signed it.
     pub cosigners: Vec<String>,
     /// What is weak in the policy.
@@ -58,6 +60,12 @@ pub fn verify(
         check_record(path, &verified)?;
     }
     let checkpoint = &verified.checkpoint;
+    let published = policy.check(&receipt.checkpoint, Strength::Published);
+    let strength = if published.is_ok() {
+        "published"
+    } else {
+        "witnessed"
+    };
     let signed = verified.opening.map(|opening| &opening.0.signed.signatures);
     let signers = signed.into_iter().flatten();
     Ok(Verified {
@@ -69,6 +77,7 @@ pub fn verify(
         origin: checkpoint.checkpoint.origin.clone(),
         tree_size: checkpoint.checkpoint.size,
         log: checkpoint.log.to_string(),
+        strength: strength.to_owned(),
         cosigners: checkpoint
             .cosigners
             .iter()
@@ -118,6 +127,7 @@ impl fmt::Display for Verified {
             writeln!(f, "signed by {signer}")?;
         }
         writeln!(f, "log       {}, {} leaves", self.origin, self.tree_size)?;
+        writeln!(f, "strength  {}", self.strength)?;
         write!(f, "witnesses {}", self.cosigners.join(", "))?;
         for warning in &self.policy_warnings {
             write!(f, "\nwarning   {warning}")?;

@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use medanchor_anchor::{
-    Anchored, Body, Checkpoint, Class, Entry, Kind, Leaf, MemoryTables, Opening, Outcome, Receipt,
-    SignatureKind, SignedNote, Standing, Statement, TrustPolicy, VerifierKey, cosign, tree,
+    Anchored, Body, Checkpoint, Class, ConsistencyProof, Entry, Equivocation, Kind, Leaf,
+    MemoryTables, Opening, Outcome, Receipt, SignatureKind, SignedNote, Standing, Statement,
+    TrustPolicy, VerifierKey, cosign, tree,
 };
 use medanchor_dag::{Chunks, Draft, Hash, Record, SigningKey, StreamId};
 use medanchor_envelope::{Header, Suite};
@@ -58,7 +59,46 @@ fn changed_receipt_and_garbage_do_not_verify() {
 fn too_few_cosignatures_are_published_to_nobody() {
     let case = Case::with(2, Outcome::Ok);
     assert_eq!(case.verify(&["receipt"]).0, 4);
-    assert_eq!(case.verify(&["receipt", "--strength", "witnessed"]).0, 0);
+    let (code, json) = case.verify(&["receipt", "--strength", "witnessed"]);
+    assert_eq!((code, &json["strength"]), (0, &Value::from("witnessed")));
+    let (_, json) = Case::new().verify(&["receipt", "--strength", "witnessed"]);
+    assert_eq!(json["strength"], "published");
+}
+
+#[test]
+fn two_roots_of_one_size_are_proven_and_who_signed_both_is_named() {
+    let case = Case::new();
+    let (truth, lie) = (Hash::of(b"truth"), Hash::of(b"lie"));
+    let (first, second) = (checkpoint(lie, 1), checkpoint(truth, 3));
+    let nothing = ConsistencyProof(Vec::new());
+    let proof = Equivocation::of_roots(first, truth, nothing, second).unwrap();
+    case.write("proof", proof.to_string().as_bytes());
+    let (code, json) = case.verify(&["proof"]);
+    assert_eq!((code, &json["proven"]), (0, &Value::from("equivocation")));
+    let names = |field: &str| json[field].as_array().unwrap().len();
+    // The log's key and the first co-signer; the other two signed the truth alone.
+    assert_eq!((names("signed_both"), names("signed_second")), (2, 2));
+    assert_eq!(json["checkpoints"][1]["root"], truth.to_string());
+
+    let changed = proof.to_string().replace("\nold 2\n", "\nold 1\n");
+    case.write("proof", changed.as_bytes());
+    assert_eq!(case.verify(&["proof"]).0, 4);
+    assert_eq!(case.verify(&["proof", "record"]).0, 2);
+}
+
+#[test]
+fn receipts_that_contradict_each_other_become_a_proof() {
+    let case = Case::new();
+    let other = receipt(&case.record, 3, Outcome::Forbidden);
+    case.write("other", other.to_string().as_bytes());
+    let same = case.tool("accuse", &["receipt", "receipt", "--output", "same"]);
+    assert_eq!(same.0, 4);
+    assert!(!case.path("same").exists());
+    let (code, json) = case.tool("accuse", &["receipt", "other", "--output", "proof"]);
+    assert_eq!(code, 0, "{json}");
+    let (code, json) = case.verify(&["proof"]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(json["signed_both"].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -111,11 +151,15 @@ impl Case {
     }
 
     fn verify(&self, arguments: &[&str]) -> (u8, Value) {
+        self.tool("verify", arguments)
+    }
+
+    fn tool(&self, command: &str, arguments: &[&str]) -> (u8, Value) {
         let path = |argument: &&str| match *argument {
             option if option.starts_with("--") || option == "witnessed" => OsString::from(option),
             file => Path::new(self.folder.path()).join(file).into(),
         };
-        let words = ["medanchor", "--json", "verify", "--policy"].map(OsString::from);
+        let words = ["medanchor", "--json", command, "--policy"].map(OsString::from);
         let words = words.into_iter().chain([self.path("policy.txt").into()]);
         let words = words.chain(arguments.iter().map(path));
         let mut out = Vec::new();
