@@ -12,7 +12,7 @@ pub struct EquivocationShown {
     /// The log.
     pub origin: String,
     /// The two checkpoints that cannot both be true.
-    pub checkpoints: [CheckpointRow; 2],
+    pub checkpoints: [SignedSize; 2],
     /// The keys that signed both: each of their owners lied, or lost the key.
     pub signed_both: Vec<String>,
     /// Those that signed the first alone.
@@ -23,7 +23,7 @@ pub struct EquivocationShown {
 
 /// What a checkpoint says.
 #[derive(Clone, Debug, Serialize)]
-pub struct CheckpointRow {
+pub struct SignedSize {
     /// Number of leaves.
     pub size: u64,
     /// Root of their tree, in hexadecimal.
@@ -87,7 +87,7 @@ fn check(proof: &Equivocation, policy: &TrustPolicy) -> Result<EquivocationShown
     Ok(EquivocationShown {
         proven: "equivocation",
         origin: first.origin.clone(),
-        checkpoints: [first, second].map(CheckpointRow::from),
+        checkpoints: [first, second].map(SignedSize::from),
         signed_both: texts(&shown.signed_both),
         signed_first: texts(&shown.signed_first),
         signed_second: texts(&shown.signed_second),
@@ -98,7 +98,7 @@ fn texts(keys: &[VerifierKey]) -> Vec<String> {
     keys.iter().map(ToString::to_string).collect()
 }
 
-impl From<&Checkpoint> for CheckpointRow {
+impl From<&Checkpoint> for SignedSize {
     fn from(checkpoint: &Checkpoint) -> Self {
         Self {
             size: checkpoint.size,

@@ -45,7 +45,7 @@ mod verify;
 pub use commands::{main, run};
 pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
 pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
-pub use equivocation::{CheckpointRow, EquivocationShown};
+pub use equivocation::{EquivocationShown, SignedSize};
 pub use error::CliError;
 pub use exit::Exit;
 pub use get::{GetOptions, Got, NotedNode};

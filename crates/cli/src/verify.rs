@@ -60,7 +60,7 @@ pub fn verify(
         check_record(path, &verified)?;
     }
     let checkpoint = &verified.checkpoint;
-    let published = policy.check(&receipt.checkpoint, Strength::Published);
+    let published = receipt.verify(epochs, Strength::Published);
     let strength = if published.is_ok() {
         "published"
     } else {

@@ -43,8 +43,8 @@ pub(crate) struct Alarm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum AlarmKind {
-    /// A checkpoint that a log key has signed contradicts this node's own replica.
-    Contradiction,
+    /// Two signed checkpoints of one log cannot both be true.
+    Equivocation,
 }
 
 /// An alarm that was raised: the content of its file.
@@ -76,31 +76,31 @@ struct Active {
 impl AlarmKind {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Contradiction => "contradiction",
+            Self::Equivocation => "equivocation",
         }
     }
 
     /// Whether this node must not co-sign for the log until the alarm is acknowledged.
     fn stops_cosigning(self) -> bool {
         match self {
-            Self::Contradiction => true,
+            Self::Equivocation => true,
         }
     }
 
     fn means(self) -> &'static str {
         match self {
-            Self::Contradiction => {
-                "whoever signed the checkpoint shows another log than it replicated, or lost its key, or \
-                 this node's disk is corrupt; this node co-signs nothing of this log until you have looked"
+            Self::Equivocation => {
+                "whoever signed both checkpoints lies or lost a key, or this node's disk is corrupt; it \
+                 co-signs nothing of this log until you have looked"
             }
         }
     }
 
     fn todo(self) -> &'static str {
         match self {
-            Self::Contradiction => {
-                "send the evidence to every other organisation, find out with them which log is the true \
-                 one, then run `medanchord acknowledge` with this alarm's id"
+            Self::Equivocation => {
+                "run `medanchor verify` on the evidence, send it to every other organisation, find out \
+                 with them which log is the true one, then run `medanchord acknowledge` with this id"
             }
         }
     }
@@ -143,16 +143,13 @@ impl Alarms {
 
     /// [`Alarms::raise`] for callers that may block.
     pub(crate) fn raise_now(&self, alarm: &Alarm) {
-        let raised = raised(alarm);
-        if self.path(&raised.id, ACKNOWLEDGED).exists() {
-            tracing::debug!("alarm `{}` was acknowledged before", raised.id);
+        if self.knows(alarm.kind, &alarm.origin, &alarm.subject) {
             return;
         }
+        let raised = raised(alarm);
         {
             let mut active = self.lock();
-            let same = |a: &Active| a.raised.id == raised.id;
-            let of_log = active.iter().filter(|a| a.raised.origin == raised.origin);
-            if of_log.count() >= MAX_PER_LOG || active.iter().any(same) {
+            if active.iter().any(|a| a.raised.id == raised.id) {
                 return;
             }
             active.push(Active {
@@ -179,6 +176,16 @@ impl Alarms {
             // It stays in force until a restart all the same.
             Err(error) => tracing::error!("alarm `{}` could not be written: {error:#}", raised.id),
         }
+    }
+
+    /// Whether this was raised before, or would be one too many for its log.
+    pub(crate) fn knows(&self, kind: AlarmKind, origin: &str, subject: &[u8]) -> bool {
+        let id = id(kind, origin, subject);
+        let active = self.active();
+        let of_log = active.iter().filter(|raised| raised.origin == origin);
+        of_log.count() >= MAX_PER_LOG
+            || active.iter().any(|raised| raised.id == id)
+            || self.path(&id, ACKNOWLEDGED).exists()
     }
 
     /// The alarms that nobody has acknowledged.
@@ -233,12 +240,8 @@ pub(crate) fn acknowledge(folder: &Path, id: &str) -> Result<()> {
 
 fn raised(alarm: &Alarm) -> Raised {
     let kind = alarm.kind;
-    let mut subject = format!("{}\0{}\0", kind.as_str(), alarm.origin).into_bytes();
-    subject.extend_from_slice(&alarm.subject);
-    let digest = hex::encode(sha256(&subject));
-    let short = digest.get(..ID_DIGITS).unwrap_or(&digest);
     Raised {
-        id: format!("{}-{short}", kind.as_str()),
+        id: id(kind, &alarm.origin, &alarm.subject),
         kind,
         origin: alarm.origin.clone(),
         raised_at_unix_ms: clock::unix_ms(),
@@ -246,6 +249,14 @@ fn raised(alarm: &Alarm) -> Raised {
         means: kind.means().to_owned(),
         todo: kind.todo().to_owned(),
     }
+}
+
+fn id(kind: AlarmKind, origin: &str, subject: &[u8]) -> String {
+    let kind = kind.as_str();
+    let named = [kind.as_bytes(), b"\0", origin.as_bytes(), b"\0", subject].concat();
+    let digest = hex::encode(sha256(&named));
+    let short = digest.get(..ID_DIGITS).unwrap_or(&digest);
+    format!("{kind}-{short}")
 }
 
 /// Names in it may come from others: one line, and not a long one.
@@ -285,7 +296,7 @@ mod tests {
 
     fn alarm(subject: &str) -> Alarm {
         Alarm {
-            kind: AlarmKind::Contradiction,
+            kind: AlarmKind::Equivocation,
             origin: ORIGIN.to_owned(),
             subject: subject.as_bytes().to_vec(),
             details: "somebody signed two logs\nand \"more\"".to_owned(),
@@ -363,7 +374,7 @@ mod tests {
     #[test]
     fn only_an_alarm_that_exists_can_be_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
-        for id in ["contradiction-0", "", "../keys/log", "a/b"] {
+        for id in ["equivocation-0", "", "../keys/log", "a/b"] {
             assert!(acknowledge(folder.path(), id).is_err(), "{id}");
         }
     }
@@ -371,7 +382,7 @@ mod tests {
     #[test]
     fn damaged_alarm_is_an_error_not_silence() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(path(folder.path(), "contradiction-0", ACTIVE), "kind = 1").unwrap();
+        fs::write(path(folder.path(), "equivocation-0", ACTIVE), "kind = 1").unwrap();
         assert!(Alarms::open(folder.path()).is_err());
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     channels::Channels,
     clock,
     config::{Config, Folder, Role},
-    cosigner::Cosigner,
+    cosigner::{Cosigner, CosignerParts, Endorsers},
     fatal_store::FatalStore,
     files,
     gatherer::Gatherer,
@@ -15,13 +15,16 @@ use crate::{
     joined,
     keys::{self, KeyName},
     log_routes,
+    monitor::{Monitor, MonitorParts, OwnTree},
     publisher::{Publisher, PublisherParts, RemoteCosigner},
     server::Listener,
     services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry},
     shown_checkpoint::ShownCheckpoint,
+    sources::Sources,
     submit::Submitter,
     tile_routes::TileServer,
     tls::{self, Tls},
+    witness::Witness,
     witness_routes,
 };
 use anyhow::{Context, Result};
@@ -68,6 +71,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     let answered = CancellationToken::new();
     tasks.spawn(Arc::clone(&node.publisher).publish_task(answered.clone()));
     tasks.spawn(Arc::clone(&node.publisher).learn_task(answered.clone()));
+    tasks.spawn(Arc::clone(&node.monitor).poll_task(stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
     let ports = [Some((node.listener, node.routes)), node.log];
     let served = serve_all(ports.into_iter().flatten(), &stop);
@@ -95,15 +99,12 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
 }
 
 async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) -> Result<()> {
-    let policy = open_policy(folder)?;
-    let key = keys::open_signing(&folder.keys(), KeyName::Cosigner)?;
-    let log_keys: Vec<VerifierKey> = policy.logs().cloned().collect();
-    let (seen, name) = (folder.cosigned(), config.name.as_str());
     let alarms = Arc::new(Alarms::open(&folder.alarms())?);
-    let cosigner = Cosigner::open(&seen, &config.origin, name, key, log_keys, None, alarms)?;
-    let failed = cosigner.failed();
-    let tls = Tls::open(folder)?;
-    let listener = Listener::bind(config.listen, tls.server()?).await?;
+    let (witness, monitor) = open_witness(folder, config, &alarms)?;
+    let failed = witness.failed();
+    let listener = Listener::bind(config.listen, Tls::open(folder)?.server()?).await?;
+    let tasks = TaskTracker::new();
+    tasks.spawn(monitor.poll_task(stop.clone()));
     tracing::info!(witness = config.name, address = %config.listen, "serving");
     let (health, health_service) = tonic_health::server::health_reporter();
     health
@@ -111,11 +112,15 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
         .await;
     let routes = Routes::new(health_service)
         .into_axum_router()
-        .merge(witness_routes::routes(Arc::new(cosigner)));
-    tokio::select! {
-        served = listener.serve(routes.into(), stop) => served,
-        () = failed.cancelled() => Err(disk_failed(seen, write_failed())),
-    }
+        .merge(witness_routes::routes(Arc::new(witness)));
+    let served = tokio::select! {
+        served = listener.serve(routes.into(), stop.clone()) => served,
+        () = failed.cancelled() => Err(disk_failed(folder.cosigned(), write_failed())),
+    };
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    served
 }
 
 /// Serves every port until `stop`, or until one of them fails.
@@ -135,6 +140,7 @@ struct Node {
     replica: Arc<Replica>,
     peer: Arc<Peer>,
     publisher: Arc<Publisher>,
+    monitor: Arc<Monitor>,
     store_failed: CancellationToken,
     cosigner_failed: CancellationToken,
 }
@@ -165,9 +171,12 @@ impl Node {
         let store_failed = store.failed();
         let peer = Arc::new(start_peer(folder, config, &founded, Arc::clone(&store)).await?);
         let replica = Arc::new(open_replica(folder, config, &own, &channels, &founding).await?);
-        let publisher = Arc::new(open_publisher(
-            folder, config, &tls, &channels, &replica, &alarms,
-        )?);
+        let Transparency {
+            monitor,
+            cosigner,
+            publisher,
+        } = Transparency::open(folder, config, &tls, &channels, &replica, &alarms)?;
+        let witness = Arc::new(Witness::open(folder, config, cosigner, &tls, &alarms)?);
         let holders = Arc::new(Holders {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
@@ -197,18 +206,17 @@ impl Node {
             blocks: Arc::clone(&peer) as _,
             clock: Arc::new(clock::unix_ms),
         }));
-        let cosigner = publisher.cosigner();
         let log = match log_listener {
             Some(listener) => {
                 let published = Arc::clone(&publisher);
                 let published = Box::new(move || published.published());
                 let shown = ShownCheckpoint::open(folder.checkpoint(), published)?;
                 let tiles = TileServer::new(config.log_entries, Arc::clone(&replica) as _, shown);
-                Some((listener, log_routes::routes(tiles, Arc::clone(&cosigner))))
+                Some((listener, log_routes::routes(tiles, Arc::clone(&witness))))
             }
             None => None,
         };
-        let cosigner_failed = cosigner.failed();
+        let cosigner_failed = witness.failed();
         let services = Services {
             anchor: Anchor {
                 submitter,
@@ -254,7 +262,7 @@ impl Node {
         };
         let caller: medanchor_raft::Caller = Arc::new(move |extensions| callers.member(extensions));
         let raft = RaftServer::new(Replica::clone(&replica), caller);
-        let routes = services.routes(raft, cosigner).await?;
+        let routes = services.routes(raft, witness).await?;
         Ok(Self {
             listener,
             routes,
@@ -262,6 +270,7 @@ impl Node {
             replica,
             peer,
             publisher,
+            monitor,
             store_failed,
             cosigner_failed,
         })
@@ -279,7 +288,7 @@ struct Services {
 }
 
 impl Services {
-    async fn routes(self, raft: RaftServer, cosigner: Arc<Cosigner>) -> Result<Routes> {
+    async fn routes(self, raft: RaftServer, witness: Arc<Witness>) -> Result<Routes> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health
             .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -304,7 +313,7 @@ impl Services {
             .add_service(CheckpointServiceServer::new(self.followed))
             .add_service(raft.into_service());
         let router = routes.routes().into_axum_router();
-        Ok(router.merge(witness_routes::routes(cosigner)).into())
+        Ok(router.merge(witness_routes::routes(witness)).into())
     }
 }
 
@@ -417,57 +426,161 @@ async fn open_replica(
     Ok(replica)
 }
 
-fn open_publisher(
+/// Watches the network's log: a member with its own tree, a witness without.
+fn open_monitor(
     folder: &Folder,
     config: &Config,
     tls: &Tls,
-    channels: &Channels,
-    replica: &Arc<Replica>,
+    own: Option<(OwnTree, &Channels)>,
     alarms: &Arc<Alarms>,
-) -> Result<Publisher> {
+) -> Result<Monitor> {
     let policy = open_policy(folder)?;
-    let log_keys: Vec<VerifierKey> = policy.logs().cloned().collect();
-    let cosigner = Cosigner::open(
-        &folder.cosigned(),
-        &config.origin,
-        &format!("{}/{}", config.origin, config.name),
-        keys::open_signing(&folder.keys(), KeyName::Cosigner)?,
-        log_keys,
-        Some(Arc::clone(replica)),
-        Arc::clone(alarms),
-    )?;
-    let others = other_cosigners(config, &policy)?;
-    Ok(Publisher::new(PublisherParts {
-        origin: config.origin.clone(),
-        log_key: keys::open_signing(&folder.keys(), KeyName::Log)?,
+    let (members, witnesses) = other_cosigners(config, &policy)?;
+    let (tree, channels) = own.unzip();
+    Monitor::open(MonitorParts {
         policy,
-        replica: Arc::clone(replica),
-        cosigner: Arc::new(cosigner),
-        others,
-        tls: tls.client()?,
-        channels: channels.clone(),
+        tree,
+        sources: Sources {
+            origin: config.origin.clone(),
+            members: channels.cloned(),
+            cosigners: members
+                .into_iter()
+                .chain(witnesses)
+                .map(|c| c.server)
+                .collect(),
+            tls: tls.client()?,
+        },
         alarms: Arc::clone(alarms),
-    }))
+        folder: folder.known_checkpoints(),
+    })
 }
 
-/// Where each co-signer besides this node is, with the key that it signs with.
-fn other_cosigners(config: &Config, policy: &TrustPolicy) -> Result<Vec<RemoteCosigner>> {
-    let members = config.members.iter().filter(|m| m.name != config.name);
-    let members = members.map(|m| (&m.name, m.address, format!("{}/{}", config.origin, m.name)));
-    let witnesses = config.witnesses.iter();
-    let witnesses = witnesses.map(|w| (&w.name, w.address, w.name.clone()));
-    let cosigner = |(name, address, key_name): (&String, _, String)| {
-        let key = policy.witnesses().find(|key| key.name() == key_name);
-        let key = key.with_context(|| format!("`policy.txt` has no witness `{key_name}`"))?;
-        Ok(RemoteCosigner {
+fn open_cosigner(
+    folder: &Folder,
+    config: &Config,
+    monitor: &Arc<Monitor>,
+    alarms: &Arc<Alarms>,
+) -> Result<Cosigner> {
+    let policy = open_policy(folder)?;
+    let (name, endorsers) = match config.role {
+        Role::Member => (cosigner_name(config, &config.name), Endorsers::default()),
+        // It has no replica, and follows those who have.
+        Role::Witness => (config.name.clone(), majority(config, &policy)?),
+    };
+    let parts = CosignerParts {
+        origin: config.origin.clone(),
+        name,
+        key: keys::open_signing(&folder.keys(), KeyName::Cosigner)?,
+        log_keys: policy.logs().cloned().collect(),
+        endorsers,
+        monitor: Arc::clone(monitor),
+        alarms: Arc::clone(alarms),
+        failed: CancellationToken::new(),
+    };
+    Cosigner::open(&folder.cosigned(), parts)
+}
+
+/// An outside witness of the network, and what watches the log for it.
+pub(crate) fn open_witness(
+    folder: &Folder,
+    config: &Config,
+    alarms: &Arc<Alarms>,
+) -> Result<(Witness, Arc<Monitor>)> {
+    let tls = Tls::open(folder)?;
+    let monitor = Arc::new(open_monitor(folder, config, &tls, None, alarms)?);
+    let cosigner = Arc::new(open_cosigner(folder, config, &monitor, alarms)?);
+    let witness = Witness::open(folder, config, cosigner, &tls, alarms)?;
+    Ok((witness, monitor))
+}
+
+/// What makes a member's copy of the log one that others can check.
+struct Transparency {
+    monitor: Arc<Monitor>,
+    cosigner: Arc<Cosigner>,
+    publisher: Arc<Publisher>,
+}
+
+impl Transparency {
+    fn open(
+        folder: &Folder,
+        config: &Config,
+        tls: &Tls,
+        channels: &Channels,
+        replica: &Arc<Replica>,
+        alarms: &Arc<Alarms>,
+    ) -> Result<Self> {
+        let log_key = || keys::open_signing(&folder.keys(), KeyName::Log);
+        let tree = OwnTree {
+            replica: Arc::clone(replica),
+            log_key: log_key()?,
+        };
+        let own = Some((tree, channels));
+        let monitor = Arc::new(open_monitor(folder, config, tls, own, alarms)?);
+        let cosigner = Arc::new(open_cosigner(folder, config, &monitor, alarms)?);
+        let policy = open_policy(folder)?;
+        let (members, witnesses) = other_cosigners(config, &policy)?;
+        let publisher = Publisher::new(PublisherParts {
+            origin: config.origin.clone(),
+            log_key: log_key()?,
+            endorsers: majority(config, &policy)?,
+            policy,
+            replica: Arc::clone(replica),
+            cosigner: Arc::clone(&cosigner),
+            members,
+            witnesses,
+            tls: tls.client()?,
+            channels: channels.clone(),
+            monitor: Arc::clone(&monitor),
+        });
+        Ok(Self {
+            monitor,
+            cosigner,
+            publisher: Arc::new(publisher),
+        })
+    }
+}
+
+/// A majority of the members, this node among them.
+fn majority(config: &Config, policy: &TrustPolicy) -> Result<Endorsers> {
+    let members = config.members.iter();
+    let keys = members.map(|member| cosigner_key(policy, &cosigner_name(config, &member.name)));
+    Ok(Endorsers::majority_of(keys.collect::<Result<_>>()?))
+}
+
+/// Where each member's and each outside witness's co-signer is, this node's left out, with the key that it
+/// signs with.
+fn other_cosigners(
+    config: &Config,
+    policy: &TrustPolicy,
+) -> Result<(Vec<RemoteCosigner>, Vec<RemoteCosigner>)> {
+    let cosigner = |name: &str, address, key_name: &str| {
+        anyhow::Ok(RemoteCosigner {
             server: Server {
-                name: name.clone(),
+                name: name.to_owned(),
                 address,
             },
-            key: key.clone(),
+            key: cosigner_key(policy, key_name)?,
         })
     };
-    members.chain(witnesses).map(cosigner).collect()
+    let members = config.members.iter().filter(|m| m.name != config.name);
+    let members = members.map(|m| cosigner(&m.name, m.address, &cosigner_name(config, &m.name)));
+    let witnesses = config.witnesses.iter().filter(|w| w.name != config.name);
+    let witnesses = witnesses.map(|w| cosigner(&w.name, w.address, &w.name));
+    Ok((
+        members.collect::<Result<_>>()?,
+        witnesses.collect::<Result<_>>()?,
+    ))
+}
+
+/// The name under which a member co-signs.
+fn cosigner_name(config: &Config, member: &str) -> String {
+    format!("{}/{member}", config.origin)
+}
+
+fn cosigner_key(policy: &TrustPolicy, name: &str) -> Result<VerifierKey> {
+    let key = policy.witnesses().find(|key| key.name() == name);
+    key.cloned()
+        .with_context(|| format!("`policy.txt` has no witness `{name}`"))
 }
 
 fn multiaddr(address: std::net::SocketAddr) -> String {
@@ -510,7 +623,8 @@ mod tests {
         found::{Plan, PlannedMember, found},
     };
     use medanchor_anchor::{
-        AddCheckpoint, AddCheckpointError, Checkpoint, ConsistencyProof, SignedNote, cosign,
+        AddCheckpoint, AddCheckpointError, Checkpoint, ConsistencyProof, Equivocation, Prove,
+        SignedNote, Strength, cosign,
     };
     use medanchor_dag::{Hash, SigningKey};
 
@@ -520,12 +634,17 @@ mod tests {
         folder: Folder,
         config: Config,
         replica: Arc<Replica>,
-        publisher: Publisher,
+        parts: Transparency,
         alarms: Arc<Alarms>,
     }
 
     impl Alone {
         async fn start() -> Self {
+            Self::start_with(|_, _| ()).await
+        }
+
+        /// With the folder and config as `change` leaves them.
+        async fn start_with(change: impl FnOnce(&Folder, &mut Config)) -> Self {
             let data = tempfile::tempdir().unwrap();
             let folder = Folder::new(data.path().join("node"));
             let plan = Plan {
@@ -542,22 +661,27 @@ mod tests {
                 quorum: 1,
             };
             found(&plan, |_| unreachable!()).unwrap();
-            let config = Config::open(&folder.config()).unwrap();
+            let mut config = Config::open(&folder.config()).unwrap();
             let founding = open_founding(&folder).unwrap();
-            let own = own_member(founded_of(&founding).unwrap(), &config).unwrap();
+            let own = own_member(founded_of(&founding).unwrap(), &config)
+                .unwrap()
+                .clone();
             let tls = Tls::open(&folder).unwrap();
             let channels = Channels::new(&config, &tls).unwrap();
-            let replica = open_replica(&folder, &config, own, &channels, &founding);
+            let replica = open_replica(&folder, &config, &own, &channels, &founding);
             let replica = Arc::new(replica.await.unwrap());
+            // The replica's network is founded: it has one member, whatever else is configured.
+            change(&folder, &mut config);
+            let channels = Channels::new(&config, &tls).unwrap();
             let alarms = Arc::new(Alarms::open(&folder.alarms()).unwrap());
-            let publisher =
-                open_publisher(&folder, &config, &tls, &channels, &replica, &alarms).unwrap();
+            let parts =
+                Transparency::open(&folder, &config, &tls, &channels, &replica, &alarms).unwrap();
             Self {
                 _data: data,
                 folder,
                 config,
                 replica,
-                publisher,
+                parts,
                 alarms,
             }
         }
@@ -574,6 +698,31 @@ mod tests {
             }
         }
 
+        /// Records something of no consequence.
+        async fn append(&self, number: u8) -> u64 {
+            use medanchor_anchor::Append;
+            let identity = self.folder.operator().join("identity.toml");
+            let identity: toml::Table = std::fs::read_to_string(identity).unwrap().parse().unwrap();
+            let mut seed = [0; 32];
+            hex::decode_to_slice(identity["signing_seed"].as_str().unwrap(), &mut seed).unwrap();
+            let body = Body::Suspended(medanchor_anchor::Standing {
+                who: SigningKey::from_seed(&[0xee; 32]).did(),
+            });
+            let not_after = clock::unix_ms() + 60_000;
+            let statement = medanchor_anchor::Statement::new(
+                &self.config.origin,
+                body,
+                [number; 16],
+                not_after,
+            );
+            let signed = statement.sign(&[&SigningKey::from_seed(&seed)]);
+            let submission = medanchor_anchor::Submission {
+                signed,
+                holds: Vec::new(),
+            };
+            self.replica.append(submission).await.unwrap().index
+        }
+
         fn own_root(&self) -> Hash {
             use medanchor_anchor::{Read, State};
             let view = self.replica.view().unwrap();
@@ -583,7 +732,7 @@ mod tests {
         /// A checkpoint with every signature that the trust policy asks for.
         fn published(&self, root: Hash) -> String {
             let note = self.checkpoint(root).sign(&self.key(KeyName::Log)).unwrap();
-            let cosigner = self.publisher.cosigner();
+            let cosigner = &self.parts.cosigner;
             let key = self.key(KeyName::Cosigner);
             let answer = cosign(&note, cosigner.verifier().name(), &key, 1).unwrap();
             let mut note = note;
@@ -598,23 +747,91 @@ mod tests {
                 proof: ConsistencyProof(Vec::new()),
                 note,
             };
-            self.publisher
-                .cosigner()
-                .add_checkpoint(request)
-                .await
-                .map(drop)
+            self.parts.cosigner.add_checkpoint(request).await.map(drop)
         }
     }
+
+    /// Accepts connections, and never says a word.
+    struct BlackHole {
+        address: std::net::SocketAddr,
+        _swallowing: tokio::task::AbortHandle,
+    }
+
+    impl BlackHole {
+        async fn open() -> Self {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let swallowing = tokio::spawn(async move {
+                let mut swallowed = Vec::new();
+                while let Ok((stream, _)) = listener.accept().await {
+                    swallowed.push(stream);
+                }
+            });
+            Self {
+                address,
+                _swallowing: swallowing.abort_handle(),
+            }
+        }
+    }
+
+    /// A member and an outside witness that hang, beside a node whose own co-signature is quorum enough.
+    fn with_hanging_others(hole: std::net::SocketAddr) -> impl FnOnce(&Folder, &mut Config) {
+        move |folder, config| {
+            config.members.push(crate::MemberAddress {
+                name: "hole".to_owned(),
+                node_id: 2,
+                address: hole,
+                swarm: hole,
+                log: None,
+            });
+            config.witnesses.push(crate::WitnessAddress {
+                name: "abyss".to_owned(),
+                address: hole,
+            });
+            let policy = open_policy(folder).unwrap();
+            let logs: Vec<_> = policy.logs().cloned().collect();
+            let mut witnesses: Vec<_> = policy.witnesses().cloned().collect();
+            for (seed, name) in [(1, cosigner_name(config, "hole")), (2, "abyss".to_owned())] {
+                let kind = medanchor_anchor::SignatureKind::Cosignature;
+                let key = SigningKey::from_seed(&[seed; 32]).did();
+                witnesses.push(VerifierKey::new(&name, kind, key).unwrap());
+            }
+            let policy = TrustPolicy::new(&logs, &witnesses, 1).unwrap();
+            std::fs::write(folder.policy(), policy.to_string()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_that_hang_delay_no_checkpoint() {
+        let hole = BlackHole::open().await;
+        let alone = Alone::start_with(with_hanging_others(hole.address)).await;
+        let stop = CancellationToken::new();
+        let publisher = &alone.parts.publisher;
+        let publishing = tokio::spawn(Arc::clone(publisher).publish_task(stop.clone()));
+        let work = async {
+            for number in 0..CHECKPOINTS {
+                let index = alone.append(number).await;
+                publisher.receipt(index, Strength::Published).await.unwrap();
+            }
+        };
+        // Each would cost a connection's whole deadline.
+        let patience = Duration::from_secs(3) * u32::from(CHECKPOINTS);
+        timeout(patience, work).await.unwrap();
+        stop.cancel();
+        publishing.await.unwrap();
+    }
+
+    const CHECKPOINTS: u8 = 10;
 
     #[tokio::test]
     async fn published_checkpoint_of_another_log_is_not_taken() {
         let alone = Alone::start().await;
         let forged = alone.published(Hash::of(b"another log"));
-        assert!(alone.publisher.accept(&forged).await.is_err());
-        assert_eq!(alone.publisher.newest(), None);
+        assert!(alone.parts.publisher.accept(&forged).await.is_err());
+        assert_eq!(alone.parts.publisher.newest(), None);
         let own = alone.published(alone.own_root());
-        alone.publisher.accept(&own).await.unwrap();
-        assert_eq!(alone.publisher.newest(), Some(own));
+        alone.parts.publisher.accept(&own).await.unwrap();
+        assert_eq!(alone.parts.publisher.newest(), Some(own));
     }
 
     #[tokio::test]
@@ -651,7 +868,13 @@ mod tests {
         let stopped = alone.cosign(own.clone()).await.unwrap_err();
         assert!(matches!(stopped, CosignError::Stopped(_)), "{stopped}");
         let raised = alone.alarms.active();
-        alarms::acknowledge(&alone.folder.alarms(), &raised[0].id).unwrap();
+        let id = &raised[0].id;
+        let evidence = alone.folder.alarms().join(format!("{id}.evidence"));
+        let proof: Equivocation = std::fs::read_to_string(evidence).unwrap().parse().unwrap();
+        let shown = proof.verify(&open_policy(&alone.folder).unwrap()).unwrap();
+        // Nobody else has signed the truth yet, so this node did, with the key that was stolen from it.
+        assert_eq!(shown.signed_both.len(), 1);
+        alarms::acknowledge(&alone.folder.alarms(), id).unwrap();
         // The same evidence again is nothing new.
         alone.cosign(signed).await.unwrap_err();
         alone.cosign(own).await.unwrap();

@@ -2,6 +2,7 @@
 
 use crate::files;
 use anyhow::{Context, Result};
+use medanchor_anchor::{SignatureKind, VerifierKey};
 use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
@@ -39,6 +40,9 @@ pub struct Config {
     /// Outside witnesses.
     #[serde(default)]
     pub witnesses: Vec<WitnessAddress>,
+    /// Logs of others that this node co-signs too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnessed_logs: Vec<WitnessedLog>,
     /// Peers outside the log that may join the private swarm, such as a hospital's Kubo node.
     #[serde(default)]
     pub foreign_peers: Vec<ForeignPeer>,
@@ -90,6 +94,37 @@ pub struct WitnessAddress {
     pub name: String,
     /// Address of its HTTPS service.
     pub address: SocketAddr,
+}
+
+/// A log of others that this node co-signs. What it has co-signed is kept from `medanchord witness-log` on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessedLog {
+    /// Its origin.
+    pub origin: String,
+    /// Its log keys, as C2SP vkeys named like the origin.
+    pub keys: Vec<String>,
+}
+
+impl WitnessedLog {
+    /// The log keys.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or one is no log key of this origin.
+    pub fn log_keys(&self) -> Result<Vec<VerifierKey>> {
+        let origin = &self.origin;
+        anyhow::ensure!(!self.keys.is_empty(), "log `{origin}` has no keys");
+        let parse = |text: &String| {
+            let key: VerifierKey = text.parse().with_context(|| format!("parse `{text}`"))?;
+            anyhow::ensure!(
+                key.kind() == SignatureKind::Ed25519 && key.name() == origin,
+                "`{text}` is no log key of `{origin}`"
+            );
+            Ok(key)
+        };
+        self.keys.iter().map(parse).collect()
+    }
 }
 
 /// A peer of the private swarm that is no member.
@@ -151,8 +186,9 @@ impl Config {
         anyhow::ensure!(
             bound(self.members.len())
                 && bound(self.witnesses.len())
-                && bound(self.foreign_peers.len()),
-            "more than {MAX_LIST} members, witnesses or foreign peers"
+                && bound(self.foreign_peers.len())
+                && bound(self.witnessed_logs.len()),
+            "more than {MAX_LIST} members, witnesses, witnessed logs or foreign peers"
         );
         let names = self.members.iter().map(|member| &member.name);
         for name in names.chain(self.witnesses.iter().map(|witness| &witness.name)) {
@@ -162,6 +198,13 @@ impl Config {
             !self.origin.is_empty() && !self.origin.contains([' ', '+', '\n']),
             "`origin` must not be empty or have spaces or `+`"
         );
+        let mut origins = vec![&self.origin];
+        for log in &self.witnessed_logs {
+            let origin = &log.origin;
+            anyhow::ensure!(!origins.contains(&origin), "log `{origin}` is listed twice");
+            origins.push(origin);
+            log.log_keys().context("read `witnessed_logs`")?;
+        }
         if self.role == Role::Member {
             self.own()?;
             self.swarm_listen
@@ -227,6 +270,11 @@ impl Folder {
         self.0.join("alarms")
     }
 
+    /// The newest checkpoints that were found true.
+    pub fn known_checkpoints(&self) -> PathBuf {
+        self.0.join("known-checkpoints")
+    }
+
     /// Blocks.
     pub fn blocks(&self) -> PathBuf {
         self.0.join("blocks")
@@ -289,7 +337,48 @@ mod tests {
                 log: Some(([127, 0, 0, 1], 7442).into()),
             }],
             witnesses: Vec::new(),
+            witnessed_logs: Vec::new(),
             foreign_peers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn witnessed_logs_have_keys_of_their_own_and_are_listed_once() {
+        let key = |origin: &str, kind| {
+            let key = medanchor_dag::SigningKey::from_seed(&[1; 32]).did();
+            VerifierKey::new(origin, kind, key).unwrap().to_string()
+        };
+        let log = |origin: &str, keys: &[String]| WitnessedLog {
+            origin: origin.to_owned(),
+            keys: keys.to_vec(),
+        };
+        let good = log("a.example", &[key("a.example", SignatureKind::Ed25519)]);
+        let with = |witnessed_logs: Vec<WitnessedLog>| Config {
+            witnessed_logs,
+            ..config()
+        };
+        let text = with(vec![good.clone()]).to_text().unwrap();
+        let read = Config::parse(&text).unwrap();
+        assert_eq!(read.witnessed_logs, std::slice::from_ref(&good));
+        for wrong in [
+            vec![log("a.example", &[])],
+            vec![log("a.example", &["a.example+no key".to_owned()])],
+            vec![log(
+                "a.example",
+                &[key("b.example", SignatureKind::Ed25519)],
+            )],
+            vec![log(
+                "a.example",
+                &[key("a.example", SignatureKind::Cosignature)],
+            )],
+            vec![good.clone(), good],
+            vec![log(
+                "example.org/log",
+                &[key("example.org/log", SignatureKind::Ed25519)],
+            )],
+        ] {
+            let text = with(wrong).to_text().unwrap();
+            assert!(Config::parse(&text).is_err(), "{text}");
         }
     }
 

@@ -1,33 +1,60 @@
 //! Co-signing checkpoints (C2SP tlog-witness, tlog-cosignature): never two that contradict each other (I4).
 
 use crate::{
-    alarms::{Alarm, AlarmKind, Alarms},
+    alarms::Alarms,
     clock,
     files::{self, Mode},
+    monitor::{Judgement, Monitor},
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    AddCheckpoint, AddCheckpointError, BoxError, Checkpoint, NoteSignature, Read, Seen,
-    SignatureKind, SignedNote, State, VerifierKey, cosign,
+    AddCheckpoint, AddCheckpointError, BoxError, Checkpoint, NoteSignature, Seen, SignatureKind,
+    SignedNote, VerifierKey, cosign,
 };
-use medanchor_dag::{Hash, SigningKey, sha256};
-use medanchor_raft::Replica;
+use medanchor_dag::{SigningKey, sha256};
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
 /// Co-signs the checkpoints of one log.
 pub(crate) struct Cosigner {
+    origin: String,
     verifier: VerifierKey,
     key: SigningKey,
     log_keys: Vec<VerifierKey>,
+    endorsers: Endorsers,
     seen: Mutex<SeenFile>,
-    /// A member co-signs only what its own replica computed; an outside witness has none.
-    replica: Option<Arc<Replica>>,
+    monitor: Arc<Monitor>,
     alarms: Arc<Alarms>,
+}
+
+/// What a co-signer is made of.
+pub(crate) struct CosignerParts {
+    /// The log's.
+    pub(crate) origin: String,
+    /// The co-signer's own, under which it signs.
+    pub(crate) name: String,
+    pub(crate) key: SigningKey,
+    pub(crate) log_keys: Vec<VerifierKey>,
+    pub(crate) endorsers: Endorsers,
+    pub(crate) monitor: Arc<Monitor>,
+    pub(crate) alarms: Arc<Alarms>,
+    /// To be cancelled when the record of what was signed cannot be written: the node must stop.
+    pub(crate) failed: CancellationToken,
+}
+
+/// Whose co-signatures a checkpoint must bear before this co-signer adds its own.
+///
+/// An outside witness of a network has no replica. If a log key were enough, whoever has one could have it
+/// sign a log of their own, after which it could never sign the true one. So it follows the members: a
+/// majority of them must have signed, as a majority must run for the log to grow at all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Endorsers {
+    keys: Vec<VerifierKey>,
+    needed: usize,
 }
 
 /// Why a checkpoint is not co-signed.
@@ -36,6 +63,14 @@ pub(crate) enum CosignError {
     /// It must not be, or not like this.
     #[error(transparent)]
     Refused(#[from] AddCheckpointError),
+    /// Too few members of the network have co-signed it.
+    #[error("{found} members have co-signed the checkpoint, {needed} are needed")]
+    NotEndorsed {
+        /// Members that have.
+        found: usize,
+        /// The fewest that are enough.
+        needed: usize,
+    },
     /// Nothing of this log is co-signed until an operator has looked into an alarm.
     #[error("nothing is co-signed until alarm `{0}` is acknowledged")]
     Stopped(String),
@@ -44,24 +79,52 @@ pub(crate) enum CosignError {
     Failed(#[source] BoxError),
 }
 
+impl Endorsers {
+    /// A majority of these keys.
+    pub(crate) fn majority_of(keys: Vec<VerifierKey>) -> Self {
+        let needed = keys.len() / 2 + 1;
+        Self { keys, needed }
+    }
+
+    /// How many of them are needed.
+    pub(crate) fn needed(&self) -> usize {
+        self.needed
+    }
+
+    /// How many of them have signed.
+    pub(crate) fn count(&self, note: &SignedNote) -> usize {
+        let signers = note.signers(&self.keys).unwrap_or_default();
+        let mut keys: Vec<_> = signers.iter().map(|signer| signer.key.key()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len()
+    }
+
+    fn check(&self, note: &SignedNote) -> Result<(), CosignError> {
+        let (found, needed) = (self.count(note), self.needed);
+        if found < needed {
+            return Err(CosignError::NotEndorsed { found, needed });
+        }
+        Ok(())
+    }
+}
+
 impl Cosigner {
-    pub(crate) fn open(
-        folder: &Path,
-        origin: &str,
-        name: &str,
-        key: SigningKey,
-        log_keys: Vec<VerifierKey>,
-        replica: Option<Arc<Replica>>,
-        alarms: Arc<Alarms>,
-    ) -> Result<Self> {
+    /// Reads what was co-signed of the log before, in `folder`.
+    pub(crate) fn open(folder: &Path, parts: CosignerParts) -> Result<Self> {
+        let kind = SignatureKind::Cosignature;
+        let verifier = VerifierKey::new(&parts.name, kind, parts.key.did())
+            .context("name the co-signing key")?;
+        let seen = SeenFile::open(folder, &parts.origin, &verifier, parts.failed)?;
         Ok(Self {
-            verifier: VerifierKey::new(name, SignatureKind::Cosignature, key.did())
-                .context("name the co-signing key")?,
-            key,
-            log_keys,
-            seen: Mutex::new(SeenFile::open(folder, origin)?),
-            replica,
-            alarms,
+            origin: parts.origin,
+            verifier,
+            key: parts.key,
+            log_keys: parts.log_keys,
+            endorsers: parts.endorsers,
+            seen: Mutex::new(seen),
+            monitor: parts.monitor,
+            alarms: parts.alarms,
         })
     }
 
@@ -70,11 +133,19 @@ impl Cosigner {
         self: &Arc<Self>,
         request: AddCheckpoint,
     ) -> Result<NoteSignature, CosignError> {
-        let decided = request.decide(self.seen_file().seen.as_ref(), &self.log_keys);
+        let decided = self.decide(&request);
         match decided {
-            // Only what a member has signed is worth a wait, and can accuse it.
-            Ok(_) | Err(AddCheckpointError::Inconsistent) => self.check_own_root(&request).await?,
-            Err(error) => return Err(error.into()),
+            // Only what a log key has signed is worth a wait, and can accuse it.
+            Ok(_) => self.judge(&request).await?,
+            Err(CosignError::Refused(AddCheckpointError::Inconsistent)) => {
+                self.judge(&request).await?;
+                let last = self.last_note();
+                if let Some(last) = last {
+                    self.monitor.compare_growth(&last, &request).await;
+                }
+                return Err(AddCheckpointError::Inconsistent.into());
+            }
+            Err(error) => return Err(error),
         }
         let cosigner = Arc::clone(self);
         tokio::task::spawn_blocking(move || cosigner.check_and_sign(&request))
@@ -87,6 +158,11 @@ impl Cosigner {
         self.seen_file().failed.clone()
     }
 
+    /// The log's origin.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// The key that its co-signatures verify with.
     pub(crate) fn verifier(&self) -> &VerifierKey {
         &self.verifier
@@ -94,116 +170,139 @@ impl Cosigner {
 
     /// Size of the checkpoint that it co-signed last.
     pub(crate) fn last_size(&self) -> u64 {
-        self.seen_file().seen.map_or(0, |seen| seen.size)
+        self.seen_file().seen().map_or(0, |seen| seen.size)
     }
 
-    fn check_and_sign(&self, request: &AddCheckpoint) -> Result<NoteSignature, CosignError> {
-        let failed = |error: BoxError| CosignError::Failed(error);
-        if let Some(alarm) = self.alarms.stop(&request.checkpoint()?.origin) {
-            return Err(CosignError::Stopped(alarm));
-        }
-        let mut file = self.seen_file();
-        let seen = request.decide(file.seen.as_ref(), &self.log_keys)?;
-        // Commit point: from here this node never signs anything that contradicts this checkpoint.
-        file.advance(seen).map_err(|error| failed(error.into()))?;
-        let time = clock::unix_ms() / 1000;
-        cosign(&request.note, self.verifier.name(), &self.key, time)
-            .map_err(|error| failed(error.into()))
+    /// The checkpoint that it co-signed last, with its signature.
+    pub(crate) fn last_note(&self) -> Option<SignedNote> {
+        let file = self.seen_file();
+        file.last.as_ref().map(|last| last.note.clone())
     }
 
-    /// A member signs only what its own replica computed, and says so loudly when that is something else.
-    async fn check_own_root(&self, request: &AddCheckpoint) -> Result<(), CosignError> {
-        let Some(replica) = &self.replica else {
-            return Ok(());
-        };
-        let proposed = request.checkpoint()?;
-        let own = own_root(replica, proposed.size).await;
-        match own.map_err(|error| CosignError::Failed(error.into()))? {
-            Some(root) if root == proposed.root => Ok(()),
-            Some(_) => {
-                self.alarms
-                    .raise(contradiction(&proposed, &request.note))
-                    .await;
-                Err(AddCheckpointError::Inconsistent.into())
+    fn decide(&self, request: &AddCheckpoint) -> Result<Seen, CosignError> {
+        let decided = request.decide(self.seen_file().seen().as_ref(), &self.log_keys);
+        match decided {
+            // It bears the signature of a log key: is it the members' word too?
+            Ok(_) | Err(AddCheckpointError::Conflict(_) | AddCheckpointError::Inconsistent) => {
+                self.endorsers.check(&request.note)?;
             }
-            None => Err(CosignError::Failed(
+            Err(_) => (),
+        }
+        Ok(decided?)
+    }
+
+    /// Signs nothing that this node knows to be false, and says so loudly.
+    async fn judge(&self, request: &AddCheckpoint) -> Result<(), CosignError> {
+        let failed = |error: anyhow::Error| CosignError::Failed(error.into());
+        let judged = self.monitor.judge(&request.note, CATCH_UP).await;
+        match judged.map_err(failed)? {
+            Judgement::True => Ok(()),
+            Judgement::False => Err(AddCheckpointError::Inconsistent.into()),
+            Judgement::Ahead => Err(CosignError::Failed(
                 "this replica has not applied that many leaves yet".into(),
             )),
         }
     }
 
-    fn seen_file(&self) -> std::sync::MutexGuard<'_, SeenFile> {
+    fn check_and_sign(&self, request: &AddCheckpoint) -> Result<NoteSignature, CosignError> {
+        let failed = |error: BoxError| CosignError::Failed(error);
+        if let Some(alarm) = self.alarms.stop(&self.origin) {
+            return Err(CosignError::Stopped(alarm));
+        }
+        let mut file = self.seen_file();
+        let seen = request.decide(file.seen().as_ref(), &self.log_keys)?;
+        let at_unix_seconds = clock::unix_ms() / 1000;
+        if file.last_time() > at_unix_seconds {
+            let problem = "the clock stands before the time of the last co-signature";
+            return Err(failed(problem.into()));
+        }
+        let name = self.verifier.name();
+        let signature = cosign(&request.note, name, &self.key, at_unix_seconds)
+            .map_err(|error| failed(error.into()))?;
+        let mut note = request.note.clone();
+        note.retain(self.log_keys.iter().chain(&self.endorsers.keys));
+        note.add(signature.clone())
+            .map_err(|error| failed(error.into()))?;
+        let cosigned = Cosigned {
+            seen,
+            at_unix_seconds,
+            note,
+        };
+        // Commit point: from here this node never signs anything that contradicts this checkpoint. The
+        // signature leaves after it.
+        file.advance(cosigned)
+            .map_err(|error| failed(error.into()))?;
+        Ok(signature)
+    }
+
+    fn seen_file(&self) -> MutexGuard<'_, SeenFile> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// That a note, which a log key has signed, contradicts this node's own replica.
-pub(crate) fn contradiction(checkpoint: &Checkpoint, note: &SignedNote) -> Alarm {
-    Alarm {
-        kind: AlarmKind::Contradiction,
-        origin: checkpoint.origin.clone(),
-        subject: note.text().as_bytes().to_vec(),
-        details: format!(
-            "a signed checkpoint of {} leaves has another root than this node's own replica",
-            checkpoint.size
-        ),
-        evidence: note.to_string().into_bytes(),
-    }
-}
-
-/// The root that this replica computed for `size` leaves, once it has that many.
-pub(crate) async fn own_root(replica: &Replica, size: u64) -> Result<Option<Hash>> {
-    let mut watch = replica.watch();
-    let enough = watch.wait_for(|status| status.tree_size >= size);
-    if tokio::time::timeout(CATCH_UP, enough).await.is_err() {
-        return Ok(None);
-    }
-    let view = replica.view()?;
-    Ok(Some(State::new(view.as_ref()).root_at(size)?))
-}
-
-/// What was signed last, in a file that is fsynced before a signature leaves. Its absence is an error:
-/// a co-signer that forgot what it signed could sign a fork.
+/// What was signed last, in a file that is fsynced before a signature leaves: the checkpoint itself, as the
+/// monitoring endpoint shows it. Its absence is an error: a co-signer that forgot what it signed could sign a
+/// fork.
 pub(crate) struct SeenFile {
     path: PathBuf,
-    seen: Option<Seen>,
+    last: Option<Cosigned>,
     /// Cancelled when a write failed.
     failed: CancellationToken,
+}
+
+/// A checkpoint that was co-signed.
+#[derive(Debug, PartialEq, Eq)]
+struct Cosigned {
+    seen: Seen,
+    at_unix_seconds: u64,
+    note: SignedNote,
 }
 
 impl SeenFile {
     /// For a log that was never signed.
     pub(crate) fn create(folder: &Path, origin: &str) -> Result<()> {
         files::create_folder(folder)?;
-        files::create(&path(folder, origin), Mode::Public, text(None).as_bytes())
+        files::create(&path(folder, origin), Mode::Public, NOTHING.as_bytes())
     }
 
-    fn open(folder: &Path, origin: &str) -> Result<Self> {
+    fn open(
+        folder: &Path,
+        origin: &str,
+        by: &VerifierKey,
+        failed: CancellationToken,
+    ) -> Result<Self> {
         let path = path(folder, origin);
-        let text = files::read_text(&path, 256).context(
-            "without the record of what this node has co-signed it must not co-sign again; restore it \
-             from a backup",
-        )?;
-        let seen = parse(&text).with_context(|| format!("parse `{}`", path.display()))?;
-        Ok(Self {
-            path,
-            seen,
-            failed: CancellationToken::new(),
-        })
+        let text = files::read_text(&path, SignedNote::MAX_BYTES as u64).with_context(|| {
+            format!(
+                "without the record of what this node has co-signed of `{origin}` it must not co-sign \
+                 again; restore it from a backup, or, if it has never co-signed that log, run \
+                 `medanchord witness-log`"
+            )
+        })?;
+        let last = parse(&text, origin, by);
+        let last = last.with_context(|| format!("parse `{}`", path.display()))?;
+        Ok(Self { path, last, failed })
+    }
+
+    fn seen(&self) -> Option<Seen> {
+        self.last.as_ref().map(|last| last.seen)
+    }
+
+    /// Unix seconds; 0 before the first signature.
+    fn last_time(&self) -> u64 {
+        self.last.as_ref().map_or(0, |last| last.at_unix_seconds)
     }
 
     /// After a failure nobody knows which record is on the disk. A second try might say that it is there when
     /// it is not, so there is none: whoever holds [`SeenFile::failed`] must stop.
-    fn advance(&mut self, seen: Seen) -> std::io::Result<()> {
+    fn advance(&mut self, cosigned: Cosigned) -> std::io::Result<()> {
         if self.failed.is_cancelled() {
             return Err(std::io::Error::other("an earlier write failed"));
         }
-        if self.seen != Some(seen) {
-            let text = text(Some(&seen));
-            let replaced = files::replace(&self.path, Mode::Public, text.as_bytes());
-            replaced.inspect_err(|_| self.failed.cancel())?;
-            self.seen = Some(seen);
-        }
+        let text = cosigned.note.to_string();
+        let replaced = files::replace(&self.path, Mode::Public, text.as_bytes());
+        replaced.inspect_err(|_| self.failed.cancel())?;
+        self.last = Some(cosigned);
         Ok(())
     }
 }
@@ -212,79 +311,28 @@ fn path(folder: &Path, origin: &str) -> PathBuf {
     folder.join(hex::encode(sha256(origin.as_bytes())))
 }
 
-fn text(seen: Option<&Seen>) -> String {
-    match seen {
-        Some(seen) => format!("{MAGIC}\n{}\n{}\n", seen.size, seen.root),
-        None => format!("{MAGIC}\nnothing\n"),
+/// The own signature is checked: a file that was damaged, or is of another key, must not decide.
+fn parse(text: &str, origin: &str, by: &VerifierKey) -> Result<Option<Cosigned>> {
+    if text == NOTHING {
+        return Ok(None);
     }
+    let note = SignedNote::parse(text)?;
+    let Checkpoint {
+        origin: of,
+        size,
+        root,
+    } = note.text().parse()?;
+    anyhow::ensure!(of == origin, "it is of log `{of}`");
+    let signers = note.signers([by])?;
+    let at_unix_seconds = signers.iter().find_map(|signer| signer.at_unix_seconds);
+    Ok(Some(Cosigned {
+        seen: Seen { size, root },
+        at_unix_seconds: at_unix_seconds.context("this node has not co-signed it")?,
+        note,
+    }))
 }
 
-fn parse(text: &str) -> Result<Option<Seen>> {
-    let lines: Vec<&str> = text.lines().collect();
-    match lines.as_slice() {
-        [MAGIC, "nothing"] => Ok(None),
-        [MAGIC, size, root] => Ok(Some(Seen {
-            size: size.parse().context("size")?,
-            root: root.parse().context("root")?,
-        })),
-        _ => anyhow::bail!("not a `{MAGIC}` file"),
-    }
-}
-
-const MAGIC: &str = "cosigned-1";
+/// The whole file of a log that was never signed.
+const NOTHING: &str = "cosigned-1\nnothing\n";
 /// How long to wait for the own replica to apply what another node has published.
 const CATCH_UP: Duration = Duration::from_secs(2);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn what_was_signed_is_remembered() {
-        let folder = tempfile::tempdir().unwrap();
-        SeenFile::create(folder.path(), "example.org/log").unwrap();
-        let mut file = SeenFile::open(folder.path(), "example.org/log").unwrap();
-        assert_eq!(file.seen, None);
-        let seen = Seen {
-            size: 7,
-            root: Hash::of(b"root"),
-        };
-        file.advance(seen).unwrap();
-        let file = SeenFile::open(folder.path(), "example.org/log").unwrap();
-        assert_eq!(file.seen, Some(seen));
-    }
-
-    #[test]
-    fn after_a_failed_write_nothing_is_signed_any_more() {
-        let folder = tempfile::tempdir().unwrap();
-        SeenFile::create(folder.path(), "example.org/log").unwrap();
-        let mut file = SeenFile::open(folder.path(), "example.org/log").unwrap();
-        let seen = |size| Seen {
-            size,
-            root: Hash::of(b"root"),
-        };
-        // The new record has no place to be written to.
-        let obstacle = file.path.with_extension("new");
-        std::fs::create_dir(&obstacle).unwrap();
-        file.advance(seen(7)).unwrap_err();
-        assert!(file.failed.is_cancelled());
-        std::fs::remove_dir(&obstacle).unwrap();
-        file.advance(seen(7)).unwrap_err();
-        let file = SeenFile::open(folder.path(), "example.org/log").unwrap();
-        assert_eq!(file.seen, None);
-    }
-
-    #[test]
-    fn absence_of_the_record_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(SeenFile::open(folder.path(), "example.org/log").is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn parse_never_panics(text in ".*") {
-            let _ = parse(&text);
-        }
-    }
-}

@@ -4,6 +4,7 @@ use crate::{
     alarms, app,
     config::Folder,
     found::{self, Invitee, Plan, PlannedMember},
+    witness,
 };
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -46,6 +47,11 @@ enum Command {
         #[arg(long)]
         auditor: bool,
     },
+    /// Begin to co-sign a log of others that the config lists, and that this node has never co-signed.
+    WitnessLog {
+        /// The log's origin.
+        origin: String,
+    },
     /// Go on in spite of an alarm, once you have looked into it. The node may run meanwhile.
     Acknowledge {
         /// The alarm, as `medanchor status` names it.
@@ -79,6 +85,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     log_to_stderr();
     let folder = Folder::new(&arguments.data);
     match &arguments.command {
+        Some(Command::WitnessLog { origin }) => witness::begin(&folder, origin),
         Some(Command::Acknowledge { alarm }) => alarms::acknowledge(&folder.alarms(), alarm),
         Some(Command::Invite {
             name,

@@ -227,6 +227,7 @@ impl<'a> NewMember<'a> {
             snapshot_every: None,
             members: network.members.clone(),
             witnesses: plan.witnesses.clone(),
+            witnessed_logs: Vec::new(),
             foreign_peers: Vec::new(),
         };
         write_node(&self.folder, &config, network, &self.certificate)?;
@@ -297,6 +298,7 @@ impl<'a> NewWitness<'a> {
             snapshot_every: None,
             members: network.members.clone(),
             witnesses: plan.witnesses.clone(),
+            witnessed_logs: Vec::new(),
             foreign_peers: Vec::new(),
         };
         write_node(&self.folder, &config, network, &self.certificate)

@@ -13,6 +13,7 @@ use medanchor_dag::{
 };
 use medanchor_ipfs::{FetchError, Peer};
 use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
+use tokio::time::timeout;
 use tonic::Request;
 
 /// Holds records, and asks other nodes to.
@@ -146,11 +147,16 @@ impl Holders {
             }
         }
         let asked = shares.values().map(|(member, share)| async {
-            let answer = self.ask(member, share).await;
-            if let Err(error) = &answer {
-                tracing::warn!("`{}` does not hold a group: {error:#}", member.name);
+            let answer = timeout(REPLACE_AFTER, self.ask(member, share)).await;
+            match answer {
+                Ok(Ok(hold)) => return Some(hold),
+                Ok(Err(error)) => {
+                    tracing::warn!("`{}` does not hold a group: {error:#}", member.name);
+                }
+                // Alone, each of its statements may wait longer, and ask others meanwhile.
+                Err(_) => tracing::info!("`{}` takes long to hold a group", member.name),
             }
-            answer.ok()
+            None
         });
         join_all(asked).await.into_iter().flatten().collect()
     }
@@ -159,20 +165,15 @@ impl Holders {
     pub(crate) async fn gather(&self, placed: &Placed) -> Result<Vec<Hold>, HoldingError> {
         let copies = placed.copies;
         let share = slice::from_ref(&placed.checked);
-        let mut next = placed.candidates.iter();
-        let mut asked = FuturesUnordered::new();
-        asked.extend(next.by_ref().take(copies).map(|m| self.ask(m, share)));
-        let mut holds = Vec::with_capacity(copies);
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(hold) => holds.push(hold),
-                Err(error) => {
-                    let statement = placed.checked.0.statement.hash();
-                    tracing::warn!(%statement, "a holder is replaced: {error:#}");
-                    asked.extend(next.next().map(|member| self.ask(member, share)));
-                }
-            }
-        }
+        let asked = placed
+            .candidates
+            .iter()
+            .map(|member| self.ask(member, share));
+        let holds = first_answers(asked, copies, REPLACE_AFTER, |error| {
+            let statement = placed.checked.0.statement.hash();
+            tracing::warn!(%statement, "a holder is replaced: {error:#}");
+        })
+        .await;
         if holds.len() < copies {
             let held = holds.len();
             return Err(HoldingError::TooFew { held, copies });
@@ -234,7 +235,94 @@ pub(crate) struct Placed {
     pub(crate) copies: usize,
 }
 
+/// The first `needed` answers, when that many are asked at a time. One that fails is replaced by the next; so
+/// is, as far as others go, one that takes longer than `replace_after`: a slow one may still be among the
+/// first, a hung one delays nobody while others suffice.
+async fn first_answers<T, E>(
+    mut candidates: impl Iterator<Item = impl Future<Output = Result<T, E>>>,
+    needed: usize,
+    replace_after: Duration,
+    failed: impl Fn(E),
+) -> Vec<T> {
+    let mut asked = FuturesUnordered::new();
+    asked.extend(candidates.by_ref().take(needed));
+    let mut answers = Vec::with_capacity(needed);
+    while answers.len() < needed {
+        match timeout(replace_after, asked.next()).await {
+            Ok(Some(Ok(answer))) => answers.push(answer),
+            Ok(Some(Err(error))) => {
+                failed(error);
+                asked.extend(candidates.next());
+            }
+            Ok(None) => break,
+            Err(_) => asked.extend(candidates.next()),
+        }
+    }
+    answers
+}
+
 /// What a holder has signed for stays this long even if it is never anchored.
 const HELD_FOR_MS: u64 = 10 * 60 * 1000;
 /// A holder fetches the whole record in this time.
 const HOLD_WITHIN: Duration = Duration::from_secs(600);
+/// A holder that takes longer may hang: another is asked as well.
+const REPLACE_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::{BoxFuture, FutureExt, pending, ready};
+    use std::cell::Cell;
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    type Answer = BoxFuture<'static, Result<u8, ()>>;
+
+    fn good(n: u8) -> Answer {
+        ready(Ok(n)).boxed()
+    }
+
+    fn bad() -> Answer {
+        ready(Err(())).boxed()
+    }
+
+    async fn holders(candidates: Vec<Answer>, needed: usize) -> Vec<u8> {
+        first_answers(candidates.into_iter(), needed, SOON, drop).await
+    }
+
+    #[tokio::test]
+    async fn holder_that_never_answers_delays_nobody_while_others_suffice() {
+        let hung = || pending().boxed();
+        assert_eq!(holders(vec![hung(), good(1), good(2)], 2).await, [1, 2]);
+        let candidates = vec![hung(), hung(), good(1), bad(), good(2)];
+        assert_eq!(holders(candidates, 2).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn slow_holder_counts_when_nobody_else_is_left() {
+        let slow = async {
+            tokio::time::sleep(3 * SOON).await;
+            Ok(1)
+        };
+        assert_eq!(holders(vec![slow.boxed(), good(2), bad()], 2).await, [2, 1]);
+    }
+
+    #[tokio::test]
+    async fn failed_holders_are_replaced_and_no_more_are_asked_than_needed() {
+        assert_eq!(
+            holders(vec![bad(), good(1), bad(), good(2)], 2).await,
+            [1, 2]
+        );
+        assert_eq!(holders(vec![bad(), good(1), bad()], 2).await, [1]);
+        let asked = Cell::new(0);
+        let candidates = (0..4).map(|n| {
+            asked.set(asked.get() + 1);
+            good(n)
+        });
+        assert_eq!(
+            first_answers(candidates, 2, HOLD_WITHIN, drop).await.len(),
+            2
+        );
+        assert_eq!(asked.get(), 2);
+    }
+}

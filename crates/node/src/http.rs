@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, StatusCode, client::conn::http1};
+use hyper::{Method, Request, StatusCode, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -24,15 +24,35 @@ pub(crate) async fn post(
     path: &str,
     body: String,
 ) -> Result<(StatusCode, Bytes)> {
-    timeout(DEADLINE, exchange(tls, server, path, body))
+    ask(tls, server, Method::POST, path, body).await
+}
+
+/// Gets what is at `path`, with its status.
+pub(crate) async fn get(
+    tls: &Arc<ClientConfig>,
+    server: &Server,
+    path: &str,
+) -> Result<(StatusCode, Bytes)> {
+    ask(tls, server, Method::GET, path, String::new()).await
+}
+
+async fn ask(
+    tls: &Arc<ClientConfig>,
+    server: &Server,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<(StatusCode, Bytes)> {
+    timeout(DEADLINE, exchange(tls, server, method, path, body))
         .await
         .with_context(|| format!("no answer from `{}` in time", server.name))?
-        .with_context(|| format!("post to `{}` at {}", server.name, server.address))
+        .with_context(|| format!("ask `{}` at {}", server.name, server.address))
 }
 
 async fn exchange(
     tls: &Arc<ClientConfig>,
     server: &Server,
+    method: Method,
     path: &str,
     body: String,
 ) -> Result<(StatusCode, Bytes)> {
@@ -47,7 +67,9 @@ async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .context("speak HTTP")?;
-    let request = Request::post(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header("host", &server.name)
         .body(Full::new(Bytes::from(body)))
         .context("build the request")?;

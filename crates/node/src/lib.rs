@@ -25,16 +25,21 @@ mod http;
 mod joined;
 mod keys;
 mod log_routes;
+mod monitor;
 mod publisher;
 mod server;
 mod services;
 mod shown_checkpoint;
+mod sources;
 mod submit;
 mod tile_routes;
 mod tls;
+mod witness;
 mod witness_routes;
 
 pub use app::run;
-pub use config::{Config, EntryReaders, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress};
+pub use config::{
+    Config, EntryReaders, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress, WitnessedLog,
+};
 pub use daemon::main;
 pub use found::{Invitee, Plan, PlannedMember, found, invite};

@@ -1,10 +1,10 @@
 //! Publishing checkpoints: the leader signs, every organisation and witness co-signs, everybody is told.
 
 use crate::{
-    alarms::Alarms,
-    channels::Channels,
-    cosigner::{self, Cosigner},
+    channels::{Channels, Remote},
+    cosigner::{Cosigner, Endorsers},
     http::{self, Server},
+    monitor::{Judgement, Monitor},
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -39,14 +39,21 @@ pub(crate) struct Publisher {
     policy: TrustPolicy,
     replica: Arc<Replica>,
     cosigner: Arc<Cosigner>,
-    /// The co-signers besides this node.
-    others: Vec<RemoteCosigner>,
+    /// The members' co-signers besides this node.
+    members: Vec<RemoteCosigner>,
+    /// Outside witnesses, which co-sign what these endorse.
+    witnesses: Vec<RemoteCosigner>,
+    endorsers: Endorsers,
     tls: Arc<ClientConfig>,
     channels: Channels,
     /// What each co-signer has seen last, as far as this node knows.
     seen_by: Mutex<BTreeMap<String, u64>>,
     newest: watch::Sender<Newest>,
-    alarms: Arc<Alarms>,
+    /// What the other nodes are to be told of.
+    to_tell: watch::Sender<String>,
+    /// One question to the other nodes at a time.
+    asking: tokio::sync::Mutex<()>,
+    monitor: Arc<Monitor>,
 }
 
 /// A checkpoint that enough co-signers have signed.
@@ -55,6 +62,8 @@ struct Published {
     checkpoint: Checkpoint,
     note: SignedNote,
     strength: Strength,
+    /// Time of the latest co-signature.
+    at_unix_seconds: u64,
 }
 
 /// The newest checkpoints that this node knows.
@@ -78,13 +87,11 @@ impl Newest {
         self.published.as_ref().or(self.witnessed.as_ref())
     }
 
-    /// Whether anything is newer now. Of one size, the one with more signatures counts.
+    /// Whether anything is newer now.
     fn advance(&mut self, checkpoint: &Arc<Published>) -> bool {
         let newer = |known: &Option<Arc<Published>>| {
-            let rank = |of: &Published| (of.checkpoint.size, of.note.signatures().len());
-            known
-                .as_ref()
-                .is_none_or(|known| rank(known) < rank(checkpoint))
+            let known = known.as_ref();
+            known.is_none_or(|known| checkpoint.is_newer_than(known))
         };
         let witnessed = newer(&self.witnessed);
         let published = checkpoint.strength == Strength::Published && newer(&self.published);
@@ -95,6 +102,16 @@ impl Newest {
             self.published = Some(Arc::clone(checkpoint));
         }
         witnessed || published
+    }
+}
+
+impl Published {
+    /// Of one size, the one with more signatures counts, and one that was signed again later.
+    fn is_newer_than(&self, known: &Self) -> bool {
+        let rank = |of: &Self| (of.checkpoint.size, of.note.signatures().len());
+        let again = self.checkpoint.size == known.checkpoint.size
+            && self.at_unix_seconds >= known.at_unix_seconds + SIGNED_AGAIN_SECONDS;
+        again || rank(known) < rank(self)
     }
 }
 
@@ -111,18 +128,15 @@ pub(crate) struct PublisherParts {
     pub(crate) policy: TrustPolicy,
     pub(crate) replica: Arc<Replica>,
     pub(crate) cosigner: Arc<Cosigner>,
-    pub(crate) others: Vec<RemoteCosigner>,
+    pub(crate) members: Vec<RemoteCosigner>,
+    pub(crate) witnesses: Vec<RemoteCosigner>,
+    pub(crate) endorsers: Endorsers,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) channels: Channels,
-    pub(crate) alarms: Arc<Alarms>,
+    pub(crate) monitor: Arc<Monitor>,
 }
 
 impl Publisher {
-    /// The co-signer that this node answers others with.
-    pub(crate) fn cosigner(&self) -> Arc<Cosigner> {
-        Arc::clone(&self.cosigner)
-    }
-
     pub(crate) fn new(parts: PublisherParts) -> Self {
         Self {
             origin: parts.origin,
@@ -130,12 +144,16 @@ impl Publisher {
             policy: parts.policy,
             replica: parts.replica,
             cosigner: parts.cosigner,
-            others: parts.others,
+            members: parts.members,
+            witnesses: parts.witnesses,
+            endorsers: parts.endorsers,
             tls: parts.tls,
             channels: parts.channels,
             seen_by: Mutex::default(),
             newest: watch::Sender::new(Newest::default()),
-            alarms: parts.alarms,
+            to_tell: watch::Sender::default(),
+            asking: tokio::sync::Mutex::default(),
+            monitor: parts.monitor,
         }
     }
 
@@ -152,27 +170,28 @@ impl Publisher {
                 sleep_until(began + AT_LEAST_APART).await;
             }
         };
+        // A node that does not answer delays neither the next checkpoint nor what the others are told.
+        let telling = self.channels.all().map(|remote| self.tell_task(remote));
         tokio::select! {
             () = stop.cancelled() => (),
-            () = work => (),
+            _ = futures::future::join(work, futures::future::join_all(telling)) => (),
         }
     }
 
-    /// Takes a checkpoint that another node says is published. Signatures are not enough: a witness without
-    /// a replica may have co-signed a log that only its publisher knows, and under that no leaf could be
-    /// proved here. So the own replica must have computed the same root.
+    /// Takes a checkpoint that another node says is published. Signatures are not enough: under a log that
+    /// only its publisher knows no leaf could be proved here. So the own replica must have computed the same
+    /// root.
     pub(crate) async fn accept(&self, text: &str) -> Result<()> {
         let note = SignedNote::parse(text).context("parse the checkpoint")?;
         let published = self.check(note).context("check the checkpoint")?;
-        let Checkpoint { size, root, .. } = published.checkpoint;
-        let own = cosigner::own_root(&self.replica, size).await?;
-        let own = own.with_context(|| format!("this replica has not applied {size} leaves yet"))?;
-        if own != root {
-            let contradiction = cosigner::contradiction(&published.checkpoint, &published.note);
-            self.alarms.raise(contradiction).await;
-            anyhow::bail!("the checkpoint of {size} leaves contradicts this node's own replica");
+        let size = published.checkpoint.size;
+        match self.monitor.judge(&published.note, CATCH_UP).await? {
+            Judgement::True => self.advance(published),
+            Judgement::False => {
+                anyhow::bail!("the checkpoint of {size} leaves contradicts this node's own replica")
+            }
+            Judgement::Ahead => anyhow::bail!("this replica has not applied {size} leaves yet"),
         }
-        self.advance(published);
         Ok(())
     }
 
@@ -244,7 +263,7 @@ impl Publisher {
         let note = checkpoint.sign(&self.log_key)?;
         let note = self.cosign(&checkpoint, note).await;
         self.advance(self.check(note.clone())?);
-        self.tell_followers(&note).await;
+        self.to_tell.send_replace(note.to_string());
         anyhow::ensure!(
             self.policy.check(&note, Strength::Published).is_ok(),
             "too few co-signers answered: the checkpoint of {} leaves has {} co-signatures",
@@ -264,24 +283,43 @@ impl Publisher {
         })
     }
 
-    /// Asks every co-signer at once. Once the quorum is there, stragglers get a little longer.
+    /// Asks every member at once, and the outside witnesses as soon as enough members have signed. Waiting
+    /// callers are served as soon as the quorum is there; stragglers get a little longer.
     async fn cosign(&self, checkpoint: &Checkpoint, note: SignedNote) -> SignedNote {
         let mut asked: FuturesUnordered<BoxFuture<'_, Result<(String, &VerifierKey)>>> =
             FuturesUnordered::new();
-        asked.push(Box::pin(self.cosign_here(checkpoint, &note)));
-        for cosigner in &self.others {
-            asked.push(Box::pin(self.cosign_there(cosigner, checkpoint, &note)));
+        asked.push(Box::pin(self.cosign_here(checkpoint, note.clone())));
+        for cosigner in &self.members {
+            asked.push(Box::pin(self.cosign_there(
+                cosigner,
+                checkpoint,
+                note.clone(),
+            )));
         }
-        let mut signed = note.clone();
+        let mut signed = note;
+        let mut to_ask = self.witnesses.as_slice();
         let mut deadline = Instant::now() + COSIGN_WITHIN;
         while let Ok(Some(answer)) = timeout_at(deadline, asked.next()).await {
             // Only a good signature of the one that was asked is taken: no answer can spoil the note.
             let added = answer.and_then(|(answer, key)| Ok(signed.add_answer(&answer, key)?));
             if let Err(error) = added {
                 tracing::debug!("a co-signer did not sign: {error:#}");
+                continue;
             }
-            if self.policy.check(&signed, Strength::Published).is_ok() {
-                deadline = deadline.min(Instant::now() + STRAGGLERS);
+            if self.endorsers.count(&signed) >= self.endorsers.needed() {
+                for witness in std::mem::take(&mut to_ask) {
+                    asked.push(Box::pin(self.cosign_there(
+                        witness,
+                        checkpoint,
+                        signed.clone(),
+                    )));
+                }
+            }
+            if let Ok(published) = self.check(signed.clone()) {
+                if published.strength == Strength::Published {
+                    deadline = deadline.min(Instant::now() + STRAGGLERS);
+                }
+                self.advance(published);
             }
         }
         signed
@@ -291,9 +329,9 @@ impl Publisher {
     async fn cosign_here(
         &self,
         checkpoint: &Checkpoint,
-        note: &SignedNote,
+        note: SignedNote,
     ) -> Result<(String, &VerifierKey)> {
-        let request = self.add_checkpoint(self.cosigner.last_size(), checkpoint, note)?;
+        let request = self.add_checkpoint(self.cosigner.last_size(), checkpoint, &note)?;
         let signature = self.cosigner.add_checkpoint(request).await?;
         Ok((format!("{signature}\n"), self.cosigner.verifier()))
     }
@@ -303,13 +341,13 @@ impl Publisher {
         &self,
         cosigner: &'a RemoteCosigner,
         checkpoint: &Checkpoint,
-        note: &SignedNote,
+        note: SignedNote,
     ) -> Result<(String, &'a VerifierKey)> {
         let server = &cosigner.server;
         let mut seen = self.last_seen_by(&server.name);
         // A second time when it says that it has seen another size.
         for _ in 0..2 {
-            let request = self.add_checkpoint(seen, checkpoint, note)?.to_string();
+            let request = self.add_checkpoint(seen, checkpoint, &note)?.to_string();
             let path = "/add-checkpoint";
             let (status, answer) = http::post(&self.tls, server, path, request).await?;
             let answer = std::str::from_utf8(&answer).context("read the answer")?;
@@ -346,25 +384,30 @@ impl Publisher {
         })
     }
 
-    async fn tell_followers(&self, note: &SignedNote) {
-        let tellings = self.channels.all().map(|remote| async {
-            let mut request = Request::new(PublishRequest {
-                checkpoint: note.to_string(),
-            });
+    /// Tells one node of the newest checkpoint, as often as there is a newer one.
+    async fn tell_task(&self, remote: &Remote) {
+        let mut to_tell = self.to_tell.subscribe();
+        while to_tell.changed().await.is_ok() {
+            let checkpoint = to_tell.borrow_and_update().clone();
+            let mut request = Request::new(PublishRequest { checkpoint });
             request.set_timeout(TELL_WITHIN);
-            let told = CheckpointServiceClient::new(remote.channel.clone())
-                .publish(request)
-                .await;
-            if let Err(status) = told {
-                tracing::debug!("`{}` was not told of the checkpoint: {status}", remote.name);
+            let mut client = CheckpointServiceClient::new(remote.channel.clone());
+            match timeout(TELL_WITHIN, client.publish(request)).await {
+                Ok(Ok(_)) => (),
+                Ok(Err(status)) => {
+                    tracing::debug!("`{}` was not told of the checkpoint: {status}", remote.name);
+                }
+                Err(_) => tracing::debug!("`{}` does not take the checkpoint", remote.name),
             }
-        });
-        futures::future::join_all(tellings).await;
+        }
     }
 
     /// Takes the newest checkpoint that any other node has. Those that do not answer are left out: the
     /// leader tells of the next one by itself.
     async fn ask_others(&self) {
+        let Ok(_asking) = self.asking.try_lock() else {
+            return;
+        };
         let answers = self.channels.all().map(|remote| async {
             let mut request = Request::new(CheckpointRequest {});
             request.set_timeout(TELL_WITHIN);
@@ -393,7 +436,9 @@ impl Publisher {
                 (Strength::Witnessed, checked)
             }
         };
+        let times = checked.cosigners.iter().map(|by| by.at_unix_seconds);
         Ok(Published {
+            at_unix_seconds: times.max().unwrap_or(0),
             checkpoint: checked.checkpoint,
             note,
             strength,
@@ -426,13 +471,18 @@ impl Publisher {
             let newest = newest.of(strength);
             newest.is_some_and(|newest| newest.checkpoint.size > index)
         };
-        if timeout(SOON, newest.wait_for(covers)).await.is_err()
-            && self.replica.status().role != Role::Leader
-        {
-            // It may have been published while this node was away.
-            self.ask_others().await;
-        }
-        let newest = timeout(RECEIPT_WITHIN, newest.wait_for(covers)).await??;
+        let asking = async {
+            sleep(SOON).await;
+            if self.replica.status().role != Role::Leader {
+                // It may have been published while this node was away.
+                self.ask_others().await;
+            }
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let newest = tokio::select! {
+            newest = timeout(RECEIPT_WITHIN, newest.wait_for(covers)) => newest??,
+            never = asking => match never {},
+        };
         let newest = newest.of(strength).cloned();
         newest.ok_or_else(|| "no checkpoint was published".into())
     }
@@ -485,6 +535,10 @@ const COSIGN_WITHIN: Duration = Duration::from_secs(5);
 /// What co-signers get beyond the quorum, so that receipts usually carry all signatures.
 const STRAGGLERS: Duration = Duration::from_millis(30);
 const TELL_WITHIN: Duration = Duration::from_secs(3);
+/// How long to wait for the own replica to apply what another node has published.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// A checkpoint of the same size with later co-signatures than these is a new one.
+const SIGNED_AGAIN_SECONDS: u64 = 60;
 /// How long a follower waits to be told of a checkpoint before it asks.
 const SOON: Duration = Duration::from_millis(500);
 /// How long a caller waits for a checkpoint that covers its leaf.
