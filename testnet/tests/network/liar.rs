@@ -151,7 +151,7 @@ fn true_node(user: &Home, node: &NodeProcess) -> Channel {
     config.channel(&address).unwrap()
 }
 
-fn tls_of(node: &NodeProcess) -> ServerTlsConfig {
+pub(crate) fn tls_of(node: &NodeProcess) -> ServerTlsConfig {
     let pem = |name: &str| fs::read(node.folder().join("tls").join(name)).unwrap();
     ServerTlsConfig::new()
         .identity(Identity::from_pem(pem("cert.pem"), pem("key.pem")))

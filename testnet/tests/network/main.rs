@@ -16,6 +16,7 @@ mod author;
 mod away;
 mod crash;
 mod demo;
+mod equivocation;
 mod liar;
 mod refusals;
 mod stage;
