@@ -24,8 +24,8 @@ pub struct PolicyChain {
 /// was in force for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epochs {
-    /// Policies that were replaced, each with the largest log that it is for.
-    retired: Vec<(u64, TrustPolicy)>,
+    /// Policies that were replaced, each with the checkpoint of the largest log that it is for.
+    retired: Vec<(Checkpoint, TrustPolicy)>,
     current: TrustPolicy,
     head: Option<CheckedCheckpoint>,
     proofs: BTreeMap<u64, ConsistencyProof>,
@@ -132,17 +132,17 @@ impl Epochs {
             .verify(&self.current, Strength::Published)
             .map_err(|problem| ChainError::Receipt { number, problem })?;
         let size = verified.checkpoint.checkpoint.size;
-        let last = self.retired.last().map_or(0, |(last, _)| *last);
         let is_next = verified.leaf.outcome == Outcome::Ok
             && verified.index.checked_add(1) == Some(size)
-            && size > last;
+            && size > self.current_after();
         let body = verified.opening.map(|o| &o.0.signed.statement.body);
         let (Some(body), true) = (body, is_next) else {
             return Err(ChainError::NoChange(number));
         };
         let next = self.successor(body, number)?;
+        let checkpoint = verified.checkpoint.checkpoint;
         let before = std::mem::replace(&mut self.current, next);
-        self.retired.push((size, before));
+        self.retired.push((checkpoint, before));
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Epochs {
 
     /// The largest log that the policy before the current one is for.
     pub fn current_after(&self) -> u64 {
-        self.retired.last().map_or(0, |(last, _)| *last)
+        self.retired.last().map_or(0, |(last, _)| last.size)
     }
 
     /// The policy in force now.
@@ -190,15 +190,16 @@ impl Epochs {
 
     /// The policy that was in force for a log of `size` leaves.
     pub fn at(&self, size: u64) -> &TrustPolicy {
-        let retired = self.retired.iter().find(|(last, _)| size <= *last);
+        let retired = self.retired.iter().find(|(last, _)| size <= last.size);
         retired.map_or(&self.current, |(_, policy)| policy)
     }
 
-    /// A checkpoint by keys that are no longer in force counts only as a prefix of the log as it is now:
-    /// whoever got hold of such keys could sign anything.
+    /// A checkpoint by keys that are no longer in force counts only as a prefix of the log as it is now, or
+    /// as what the chain itself rests on: whoever got hold of such keys could sign anything.
     fn check_is_current(&self, note: &SignedNote) -> Result<(), TrustError> {
         let checkpoint: Checkpoint = note.text().parse()?;
-        if checkpoint.size > self.current_after() {
+        let rests_on = self.retired.iter().any(|(last, _)| *last == checkpoint);
+        if checkpoint.size > self.current_after() || (rests_on && self.head.is_none()) {
             return Ok(());
         }
         let (size, root) = (checkpoint.size, &checkpoint.root);
