@@ -183,6 +183,7 @@ impl Node {
             node_id: own.node_id,
             peer_id: own.peer_id.clone(),
             peer: Arc::clone(&peer),
+            replica: Arc::clone(&replica),
             channels: channels.clone(),
         });
         let (gatherer, gathering) = Gatherer::new(Arc::clone(&replica), Arc::clone(&holders));

@@ -3,7 +3,9 @@
 
 use crate::{channels::Channels, clock};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use medanchor_anchor::{Anchored, Body, Hold, Member, SignedStatement};
+use medanchor_anchor::{
+    Anchored, Body, Hold, Member, Read, ReadError, SignedStatement, State, TablesError,
+};
 use medanchor_api::{
     HoldCall,
     pb::block::{HoldRequest, hold_service_client::HoldServiceClient},
@@ -12,6 +14,7 @@ use medanchor_dag::{
     BlockSource, Cid, Record, RecordError, SignatureError, SigningKey, SourceError,
 };
 use medanchor_ipfs::{FetchError, Peer};
+use medanchor_raft::Replica;
 use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::Request;
@@ -24,6 +27,7 @@ pub(crate) struct Holders {
     /// This node's peer id in the private swarm, where the others fetch from.
     pub(crate) peer_id: String,
     pub(crate) peer: Arc<Peer>,
+    pub(crate) replica: Arc<Replica>,
     pub(crate) channels: Channels,
 }
 
@@ -48,6 +52,12 @@ pub(crate) enum HoldingError {
     /// The local store failed.
     #[error("the record could not be read back")]
     Store(#[from] SourceError),
+    /// The state cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The state cannot be read.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
     /// Too few nodes could be reached that would hold it.
     #[error("only {held} of {copies} nodes hold the record")]
     TooFew { held: usize, copies: usize },
@@ -62,7 +72,7 @@ impl Holders {
         provider: &str,
     ) -> Result<Hold, HoldingError> {
         self.check_all(statements, Some(provider)).await?;
-        Ok(self.sign(statements))
+        self.sign(statements)
     }
 
     /// Checks one statement as [`Holders::hold`] does, and signs nothing yet.
@@ -94,11 +104,21 @@ impl Holders {
     }
 
     /// This node's word that it holds what the statements name, which were checked.
-    fn sign<'s>(&self, checked: impl IntoIterator<Item = &'s SignedStatement>) -> Hold {
-        // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
-        let until = clock::unix_ms() + HELD_FOR_MS;
+    fn sign<'s>(
+        &self,
+        checked: impl IntoIterator<Item = &'s SignedStatement>,
+    ) -> Result<Hold, HoldingError> {
+        let view = self.replica.view()?;
+        // A word is given in log time: that of a holder whose clock is behind must not be over at once.
+        let now = clock::unix_ms().max(State::new(view.as_ref()).log_time()?);
         let statements = checked.into_iter().map(|signed| signed.statement.hash());
-        Hold::sign(&self.key, &self.origin, statements.collect(), until)
+        // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
+        Ok(Hold::sign(
+            &self.key,
+            &self.origin,
+            statements.collect(),
+            now + HELD_FOR_MS,
+        ))
     }
 
     /// What a statement names, if somebody says it in this network.
@@ -188,7 +208,7 @@ impl Holders {
                 "node `{}` has no address in the config",
                 member.name
             );
-            return Ok(self.sign(share.iter().map(Checked::signed)));
+            return Ok(self.sign(share.iter().map(Checked::signed))?);
         };
         let call = HoldCall {
             statements: share.iter().map(|checked| checked.0.clone()).collect(),

@@ -88,6 +88,8 @@ pub(crate) fn holding_status(error: HoldingError) -> Status {
             "the statement says something else of the record than its device signed",
         ),
         HoldingError::Store(source) => internal(source),
+        HoldingError::Read(error) => read_status(error),
+        HoldingError::Tables(error) => tables_status(error),
         HoldingError::TooFew { held, copies } => status(
             Code::Unavailable,
             "not-held",
