@@ -38,8 +38,8 @@ fn head_of_another_version_or_by_another_key_is_refused() {
     };
     let newer = newer.sign(&node_key(MEMBERS[0]));
     assert!(SignedBatchHead::verify(&newer.to_bytes()).is_err());
-    let anothers = head("batch").sign(&node_key(MEMBERS[1]));
-    assert!(SignedBatchHead::verify(&anothers.to_bytes()).is_err());
+    let other = head("batch").sign(&node_key(MEMBERS[1]));
+    assert!(SignedBatchHead::verify(&other.to_bytes()).is_err());
 }
 
 /// What one leader may say twice, and what it may not.
