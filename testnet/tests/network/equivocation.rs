@@ -5,7 +5,7 @@ use crate::{
 use medanchor_anchor::{Checkpoint, SignedNote};
 use medanchor_api::pb::anchor::{
     CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse, ReceiptRequest,
-    ReceiptResponse, SubmitRequest, SubmitResponse,
+    ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest, SubmitStreamResponse,
     anchor_service_server::{AnchorService, AnchorServiceServer},
 };
 use medanchor_dag::{Hash, SigningKey};
@@ -15,7 +15,7 @@ use serde_json::json;
 use std::{fs, path::Path, process::Command, thread};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     codegen::BoxStream,
     transport::{Server, server::TcpIncoming},
 };
@@ -144,6 +144,7 @@ struct Shows(String);
 #[tonic::async_trait]
 impl AnchorService for Shows {
     type ListLeavesStream = BoxStream<ListLeavesResponse>;
+    type SubmitStreamStream = BoxStream<SubmitStreamResponse>;
 
     async fn checkpoint(
         &self,
@@ -154,6 +155,13 @@ impl AnchorService for Shows {
     }
 
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        Err(Status::unavailable("not this one"))
+    }
+
+    async fn submit_stream(
+        &self,
+        _: Request<Streaming<SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         Err(Status::unavailable("not this one"))
     }
 
