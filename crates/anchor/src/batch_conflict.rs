@@ -1,8 +1,9 @@
 use crate::{
-    BatchConflictKind, BatchHeadError, Body, Member, Receipt, ReceiptError, ReceiptFormatError,
-    SignedBatchHead, Strength, TrustPolicy,
+    BatchConflictKind, BatchHeadError, Body, Epochs, Receipt, ReceiptError, ReceiptFormatError,
+    SignedBatchHead, Strength,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use medanchor_dag::Did;
 use std::{fmt, str::FromStr};
 
 /// Two heads that one leader signed and that cannot both be honest, and the receipt of the leaf that says
@@ -17,8 +18,10 @@ pub struct BatchConflict {
 /// A conflict that was checked, and whom it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Liar<'c> {
-    /// The member whose node signed both.
-    pub member: &'c Member,
+    /// The organisation whose node signed both.
+    pub org: Did,
+    /// Its short name.
+    pub name: &'c str,
     /// What it said twice.
     pub conflict: BatchConflictKind,
     /// The network's name.
@@ -74,6 +77,19 @@ impl BatchConflict {
         }
     }
 
+    /// Whether a text says that it is one.
+    pub fn claims(text: &str) -> bool {
+        text.lines().next() == Some(MAGIC)
+    }
+
+    /// The text of a proof up to its receipt, for when there is none yet: it may be added later.
+    pub fn without_receipt(one: &SignedBatchHead, two: &SignedBatchHead) -> String {
+        let mut heads = [one, two].map(SignedBatchHead::to_bytes);
+        heads.sort();
+        let [first, second] = heads.map(|head| STANDARD.encode(head));
+        format!("{MAGIC}\n{first}\n{second}\n\n")
+    }
+
     /// Checks that the heads contradict each other, and by the receipt which member's node signed them.
     ///
     /// # Errors
@@ -81,41 +97,45 @@ impl BatchConflict {
     /// [`BatchConflictError`].
     pub fn verify(
         &self,
-        policy: &TrustPolicy,
+        epochs: &Epochs,
         strength: Strength,
     ) -> Result<Liar<'_>, BatchConflictError> {
         let conflict = self.first.conflict(&self.second);
         let conflict = conflict.ok_or(BatchConflictError::NoConflict)?;
-        let verified = self.receipt.verify(policy, strength)?;
+        let verified = self.receipt.verify(epochs, strength)?;
         let head = &self.first.head;
         let opening = verified
             .opening
             .filter(|_| head.origin == verified.checkpoint.checkpoint.origin)
             .filter(|_| verified.leaf.outcome == crate::Outcome::Ok);
         let body = opening.map(|opening| &opening.0.signed.statement.body);
-        let members = body.map_or(&[][..], members_of);
-        let member = members.iter().find(|member| member.node == head.node);
+        let member = body.and_then(|body| member_of(body, &head.node));
+        let (org, name) = member.ok_or(BatchConflictError::Nobody)?;
         Ok(Liar {
-            member: member.ok_or(BatchConflictError::Nobody)?,
+            org,
+            name,
             conflict,
             origin: &head.origin,
         })
     }
 }
 
-/// The members that a statement makes known.
-fn members_of(body: &Body) -> &[Member] {
+/// The organisation that a statement makes a member with this node.
+fn member_of<'b>(body: &'b Body, node: &Did) -> Option<(Did, &'b str)> {
     match body {
-        Body::Founded(founded) => &founded.members,
-        _ => &[],
+        Body::Founded(founded) => {
+            let member = founded.members.iter().find(|member| member.node == *node)?;
+            Some((member.org, &member.name))
+        }
+        Body::MemberAdded(added) if added.node == *node => Some((added.org, &added.name)),
+        _ => None,
     }
 }
 
 impl fmt::Display for BatchConflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, second] =
-            [&self.first, &self.second].map(|head| STANDARD.encode(head.to_bytes()));
-        write!(f, "{MAGIC}\n{first}\n{second}\n\n{}", self.receipt)
+        let heads = Self::without_receipt(&self.first, &self.second);
+        write!(f, "{heads}{}", self.receipt)
     }
 }
 

@@ -73,17 +73,27 @@ impl SignedBatchHead {
         to_canonical(self)
     }
 
+    /// Parses canonical bytes of version 1 whose signature was checked before.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchHeadError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BatchHeadError> {
+        let signed: Self = from_canonical(bytes, Self::MAX_BYTES)?;
+        match signed.head.v {
+            1 => Ok(signed),
+            version => Err(BatchHeadError::Version(version)),
+        }
+    }
+
     /// Parses canonical bytes, and checks version and signature.
     ///
     /// # Errors
     ///
     /// [`BatchHeadError`]; such bytes say nothing.
     pub fn verify(bytes: &[u8]) -> Result<Self, BatchHeadError> {
-        let signed: Self = from_canonical(bytes, Self::MAX_BYTES)?;
+        let signed = Self::from_bytes(bytes)?;
         let head = &signed.head;
-        if head.v != 1 {
-            return Err(BatchHeadError::Version(head.v));
-        }
         head.node
             .verify(BatchHead::LABEL, head.digest().as_bytes(), &signed.sig)
             .map_err(|_| BatchHeadError::Signature(head.node))?;

@@ -1,5 +1,6 @@
 use crate::{Hold, Leaf, LeafIndex, Receipt, SignedStatement, Strength, View};
 use futures::future::BoxFuture;
+use std::time::Duration;
 
 /// An error of the layer below, kept as the source.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -55,7 +56,10 @@ pub enum AppendError {
     Rejected(&'static str),
     /// Too many statements wait: retry after a pause; nothing was recorded.
     #[error("too many statements are waiting")]
-    Overloaded,
+    Overloaded {
+        /// When there may be room again.
+        retry_after: Duration,
+    },
     /// No leader can be reached: try again, or another node; nothing was recorded.
     #[error("no quorum of nodes can be reached")]
     Unavailable(#[source] BoxError),

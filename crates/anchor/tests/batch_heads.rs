@@ -8,8 +8,8 @@
 
 use medanchor_anchor::{
     Batch, BatchConflict, BatchConflictError, BatchConflictKind, BatchHead, Checkpoint, Class,
-    CustodyKind, PrincipalKind, Receipt, SignedBatchHead, Strength, TrustPolicy, cosign,
-    testing::{MEMBERS, ORIGIN, World, founded, key, node_key},
+    CustodyKind, Epochs, PrincipalKind, Receipt, SignedBatchHead, Strength, TrustPolicy, cosign,
+    testing::{MEMBERS, ORIGIN, World, did, founded, key, node_key},
 };
 use medanchor_dag::{Hash, SigningKey, to_canonical};
 use proptest::prelude::*;
@@ -95,11 +95,11 @@ fn two_leaders_do_not_contradict_each_other() {
 
 #[test]
 fn proof_of_a_conflict_names_the_liar() {
-    let (proof, policy) = proof();
+    let (proof, epochs) = proof();
     let read: BatchConflict = proof.to_string().parse().unwrap();
     assert_eq!(read, proof);
-    let liar = read.verify(&policy, Strength::Published).unwrap();
-    assert_eq!(liar.member.name, MEMBERS[0]);
+    let liar = read.verify(&epochs, Strength::Published).unwrap();
+    assert_eq!((liar.org, liar.name), (did(MEMBERS[0]), MEMBERS[0]));
     assert_eq!(liar.origin, ORIGIN);
     assert!(matches!(
         liar.conflict,
@@ -109,13 +109,13 @@ fn proof_of_a_conflict_names_the_liar() {
 
 #[test]
 fn every_flipped_bit_of_a_proof_is_seen() {
-    let (proof, policy) = proof();
+    let (proof, epochs) = proof();
     let text = proof.to_string().into_bytes();
     for bit in 0..text.len() * 8 {
         let accepted = String::from_utf8(flipped(&text, bit))
             .ok()
             .and_then(|text| text.parse::<BatchConflict>().ok())
-            .is_some_and(|proof| proof.verify(&policy, Strength::Published).is_ok());
+            .is_some_and(|proof| proof.verify(&epochs, Strength::Published).is_ok());
         assert!(!accepted, "bit {bit}");
     }
 }
@@ -132,7 +132,7 @@ fn proof_without_a_conflict_accuses_nobody() {
     let (one, _, receipt) = parts();
     let proof = BatchConflict::new(one.clone(), one, receipt);
     assert_eq!(
-        proof.verify(&policy(), Strength::Published),
+        proof.verify(&epochs(), Strength::Published),
         Err(BatchConflictError::NoConflict)
     );
 }
@@ -150,7 +150,7 @@ fn key_that_is_no_members_accuses_nobody() {
     };
     let proof = BatchConflict::new(sign("batch"), sign("other"), receipt);
     assert_eq!(
-        proof.verify(&policy(), Strength::Published),
+        proof.verify(&epochs(), Strength::Published),
         Err(BatchConflictError::Nobody)
     );
 }
@@ -161,7 +161,7 @@ fn receipt_of_another_leaf_accuses_nobody() {
     let world = world();
     let proof = BatchConflict::new(one, two, receipt(&world, 1));
     assert_eq!(
-        proof.verify(&policy(), Strength::Published),
+        proof.verify(&epochs(), Strength::Published),
         Err(BatchConflictError::Nobody)
     );
 }
@@ -223,9 +223,9 @@ fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {
     bytes
 }
 
-fn proof() -> (BatchConflict, TrustPolicy) {
+fn proof() -> (BatchConflict, Epochs) {
     let (one, two, receipt) = parts();
-    (BatchConflict::new(one, two, receipt), policy())
+    (BatchConflict::new(one, two, receipt), epochs())
 }
 
 fn parts() -> (SignedBatchHead, SignedBatchHead, Receipt) {
@@ -234,8 +234,9 @@ fn parts() -> (SignedBatchHead, SignedBatchHead, Receipt) {
     (one, two, receipt(&world(), 0))
 }
 
-fn policy() -> TrustPolicy {
-    TrustPolicy::founded(&founded(medanchor_anchor::testing::cid("policy"))).unwrap()
+fn epochs() -> Epochs {
+    let founded = founded(medanchor_anchor::testing::cid("policy"));
+    Epochs::new(TrustPolicy::founded(&founded).unwrap())
 }
 
 fn world() -> World {

@@ -494,7 +494,8 @@ impl Client {
         .await
     }
 
-    /// One unary call: sent to the nodes in order until one answers with what `parse` accepts.
+    /// One unary call: sent to the nodes in order until one answers with what `parse` accepts, and again after
+    /// a pause when they ask for one.
     async fn call<Q, A, T, F>(
         &self,
         request: &Q,
@@ -506,17 +507,34 @@ impl Client {
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        self.try_nodes(|node| {
-            let mut message = Request::new(request.clone());
-            message.set_timeout(deadline);
-            let sent = send(node.channel.clone(), message);
-            let parse = &parse;
-            async move {
-                let answer = node.within(deadline, sent).await?;
-                parse(answer.into_inner()).map_err(Failure::Invalid)
+        let mut pauses_left = MAX_PAUSES;
+        loop {
+            let answer = self.try_nodes(|node| {
+                let mut message = Request::new(request.clone());
+                message.set_timeout(deadline);
+                let sent = send(node.channel.clone(), message);
+                let parse = &parse;
+                async move {
+                    let answer = node.within(deadline, sent).await?;
+                    parse(answer.into_inner()).map_err(Failure::Invalid)
+                }
+            });
+            match answer.await {
+                // All of them are busy; they say for how long.
+                Err(ClientError::Unavailable {
+                    last:
+                        NodeError {
+                            retry_after: Some(pause),
+                            ..
+                        },
+                    ..
+                }) if pauses_left > 0 => {
+                    pauses_left -= 1;
+                    tokio::time::sleep(pause.min(MAX_PAUSE)).await;
+                }
+                answer => return answer,
             }
-        })
-        .await
+        }
     }
 
     /// Tries the nodes in order, the preferred one first, until one succeeds or says what all would say.
@@ -541,7 +559,11 @@ impl Client {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => {
                     tracing::debug!(node = node.name, ?failure, "node did not serve a call");
-                    last = Some((node, failure));
+                    // When one of them asks for a pause, that is what to do.
+                    let keep = |(_, known): &(_, Failure)| known.retry_after().is_some();
+                    if !last.as_ref().is_some_and(keep) {
+                        last = Some((node, failure));
+                    }
                 }
             }
         }
@@ -747,6 +769,10 @@ const MAX_CHECKPOINT_BYTES: usize = 128 * 1024;
 
 /// A statement waits for its holders, a quorum and co-signatures.
 const APPEND_DEADLINE: Duration = Duration::from_secs(30);
+/// How often a call pauses because nodes ask it to.
+const MAX_PAUSES: u32 = 5;
+/// The longest that a node may make a call pause.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// A window at 256 KiB/s.
 const PUT_DEADLINE: Duration = Duration::from_secs(64);

@@ -1,5 +1,8 @@
-use crate::{BoxError, ConvertError, status::stable_code};
-use std::error::Error;
+use crate::{
+    BoxError, ConvertError,
+    status::{retry_after, stable_code},
+};
+use std::{error::Error, time::Duration};
 use tonic::{Code, Status};
 
 /// Why a call did not succeed on any node.
@@ -45,6 +48,8 @@ pub struct NodeError {
     pub code: String,
     /// The public sentence.
     pub message: String,
+    /// When it asked for the call to be made again, if it did.
+    pub retry_after: Option<Duration>,
     /// What lies below, when the node could not be reached.
     #[source]
     source: Option<BoxError>,
@@ -94,6 +99,14 @@ impl Failure {
 }
 
 impl Failure {
+    /// When the node asked for the call to be made again.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Node(error) => error.retry_after,
+            _ => None,
+        }
+    }
+
     /// What a caller is told when the last of `tried` nodes failed like this.
     pub(crate) fn after(self, tried: usize, node: &str) -> ClientError {
         match self {
@@ -129,6 +142,7 @@ impl NodeError {
             node: node.to_owned(),
             code,
             message,
+            retry_after: retry_after(status),
             source: status.source().map(|source| root_cause(source).into()),
         }
     }
@@ -138,6 +152,7 @@ impl NodeError {
             node: node.to_owned(),
             code: "timed-out".to_owned(),
             message: "no answer in time".to_owned(),
+            retry_after: None,
             source: None,
         }
     }

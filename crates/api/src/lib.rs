@@ -32,7 +32,7 @@ pub use registry::{
     principal_kind_name, record_asked_for, standing_name, stream_asked_for,
 };
 pub use source::{NodesSource, Note};
-pub use status::{CODE_KEY, stable_code, status};
+pub use status::{CODE_KEY, overloaded, stable_code, status};
 
 use medanchor_anchor::BoxError;
 

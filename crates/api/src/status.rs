@@ -1,3 +1,4 @@
+use std::time::Duration;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 /// Metadata key under which every error answer carries its stable code: `[a-z-]{1,64}`.
@@ -11,6 +12,26 @@ pub fn status(code: Code, stable_code: &'static str, message: impl Into<String>)
     let value = MetadataValue::from_static(stable_code);
     status.metadata_mut().insert(CODE_KEY, value);
     status
+}
+
+/// Metadata key under which an error answer says when the call may be made again, in ms (gRPC A6).
+pub(crate) const PUSHBACK_KEY: &str = "grpc-retry-pushback-ms";
+
+/// The answer to a call that came when too many waited: nothing was done.
+pub fn overloaded(retry_after: Duration) -> Status {
+    let sentence = "too many statements are waiting: retry after a pause";
+    let mut status = status(Code::ResourceExhausted, "overloaded", sentence);
+    let millis = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    status
+        .metadata_mut()
+        .insert(PUSHBACK_KEY, MetadataValue::from(millis));
+    status
+}
+
+/// When an error answer says that the call may be made again.
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+    let millis = status.metadata().get(PUSHBACK_KEY)?.to_str().ok()?;
+    Some(Duration::from_millis(millis.parse().ok()?))
 }
 
 /// The stable code in an error answer, when it carries a well-formed one.
@@ -36,6 +57,23 @@ mod tests {
         let status = status(Code::ResourceExhausted, "overloaded", "too many requests");
         assert_eq!(stable_code(&status), Some("overloaded"));
         assert_eq!(status.message(), "too many requests");
+    }
+
+    #[test]
+    fn overloaded_says_when_to_come_again() {
+        let status = overloaded(Duration::from_millis(70));
+        assert_eq!(stable_code(&status), Some("overloaded"));
+        assert_eq!(retry_after(&status), Some(Duration::from_millis(70)));
+    }
+
+    #[test]
+    fn pushback_that_is_no_number_is_ignored() {
+        for text in ["", "-1", "soon", "99999999999999999999"] {
+            let mut status = Status::new(Code::ResourceExhausted, "");
+            let value = MetadataValue::try_from(text).unwrap();
+            status.metadata_mut().insert(PUSHBACK_KEY, value);
+            assert_eq!(retry_after(&status), None, "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures::{
 use medanchor_anchor::{Body, Standing, Statement, Strength};
 use medanchor_api::{
     Client, ClientConfig, ClientError, Get, LeafName, MAX_MESSAGE_BYTES, Missing, NodeAddress,
-    NodesSource, Note, has_cids,
+    NodesSource, Note, has_cids, overloaded,
     pb::block::{
         GetRequest, GetResponse, HasRequest, HasResponse, PutRequest, PutResponse,
         block_service_server::{BlockService, BlockServiceServer},
@@ -17,7 +17,10 @@ use medanchor_api::{
 };
 use medanchor_dag::{Block, BlockSource, Codec, CustodyId, SigningKey, SourceError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -41,6 +44,22 @@ async fn overloaded_node_is_left_for_another() {
     let good = Node::start("good", Behaviour::Serve).await;
     let client = client(&[&busy, &good]);
     assert_eq!(client.has(&[*block(1).cid()]).await.unwrap(), [false]);
+}
+
+#[tokio::test]
+async fn call_is_made_again_after_the_pause_that_nodes_ask_for() {
+    let busy = Node::start("busy", Behaviour::BusyFor(3)).await;
+    let only = client(&[&busy, &Node::unreachable("gone")]);
+    assert_eq!(only.has(&[*block(1).cid()]).await.unwrap(), [false]);
+    assert_eq!(busy.calls(), 4);
+}
+
+#[tokio::test]
+async fn call_that_nodes_put_off_for_ever_ends() {
+    let busy = Node::start("busy", Behaviour::BusyFor(usize::MAX)).await;
+    let error = client(&[&busy]).has(&[*block(1).cid()]).await.unwrap_err();
+    assert_eq!(error.code(), "overloaded");
+    assert_eq!(busy.calls(), 6);
 }
 
 #[tokio::test]
@@ -197,6 +216,7 @@ async fn client_needs_a_node_and_usable_addresses() {
 enum Behaviour {
     Serve,
     Answer(Code),
+    BusyFor(usize),
     Corrupt,
     CorruptUntilRepaired,
     WrongBytes,
@@ -278,8 +298,15 @@ struct Service {
 
 impl Service {
     fn check(&self) -> Result<(), Status> {
-        self.state.lock().unwrap().calls += 1;
+        let calls = {
+            let mut state = self.state.lock().unwrap();
+            state.calls += 1;
+            state.calls
+        };
         match self.behaviour {
+            Behaviour::BusyFor(times) if calls <= times => {
+                Err(overloaded(Duration::from_millis(1)))
+            }
             Behaviour::Answer(code) => Err(status(code, "test-code", "a sentence")),
             _ => Ok(()),
         }

@@ -109,6 +109,16 @@ pub(crate) enum PrincipalCommand {
     Enrol(EnrolArguments),
     /// List them.
     List,
+    /// Take one's right to act, until it is reinstated.
+    Suspend {
+        /// Its did:key.
+        did: Did,
+    },
+    /// Give a suspended one its right to act back.
+    Reinstate {
+        /// Its did:key.
+        did: Did,
+    },
     /// Revoke one for good.
     Revoke {
         /// Its did:key.
@@ -256,7 +266,7 @@ pub(crate) struct AccuseArguments {
 /// `medanchor verify`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct VerifyArguments {
-    /// The receipt, or an equivocation proof.
+    /// The receipt, or a proof.
     pub(crate) receipt: PathBuf,
     /// A file with the record's block, which the receipt must be of.
     pub(crate) record: Option<PathBuf>,
@@ -411,6 +421,8 @@ mod tests {
             format!("device enrol {DID} --role device --label Holter"),
             "person list".to_owned(),
             format!("org revoke {DID}"),
+            format!("device suspend {DID}"),
+            format!("person reinstate {DID}"),
             format!("service enrol {DID} --role vendor"),
             format!("consent give {CUSTODY} --party {DID} --purpose HRESCH --class waveform.ecg"),
             format!("consent withdraw {CUSTODY} {CUSTODY}"),

@@ -164,6 +164,10 @@ async fn principal(
             Box::new(operations::enrol(session, &enrol_options(kind, enrol)).await?)
         }
         PrincipalCommand::List => Box::new(operations::list_principals(session, kind).await?),
+        PrincipalCommand::Suspend { did } => Box::new(operations::suspend(session, *did).await?),
+        PrincipalCommand::Reinstate { did } => {
+            Box::new(operations::reinstate(session, *did).await?)
+        }
         PrincipalCommand::Revoke { did } => Box::new(operations::revoke(session, *did).await?),
     })
 }
@@ -213,6 +217,11 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
         (None, None) => home.epochs(&home.client_file()?)?,
     };
     let strength = arguments.strength.into();
+    if operations::is_conflict(file) {
+        return Ok(Box::new(operations::verify_conflict(
+            file, &epochs, strength,
+        )?));
+    }
     Ok(Box::new(operations::verify(
         file, record, &epochs, strength,
     )?))

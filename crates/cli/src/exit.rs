@@ -1,7 +1,7 @@
 use crate::CliError;
 use medanchor_anchor::{
-    EquivocationError, EquivocationFormatError, Outcome, ReceiptError, ReceiptFormatError,
-    TileError, TrustError,
+    BatchConflictError, BatchConflictFormatError, EquivocationError, EquivocationFormatError,
+    Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError,
 };
 use medanchor_api::{ClientError, ConfigError, LogReadError};
 use medanchor_dag::{ExportError, RecordError, SignatureError, SourceError};
@@ -101,6 +101,8 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
         || cause.is::<ReceiptFormatError>()
         || cause.is::<EquivocationFormatError>()
         || cause.is::<EquivocationError>()
+        || cause.is::<BatchConflictError>()
+        || cause.is::<BatchConflictFormatError>()
         || cause.is::<TrustError>()
         || cause.is::<TileError>()
         || cause.is::<RecordError>()

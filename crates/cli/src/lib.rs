@@ -10,6 +10,7 @@
 mod arguments;
 mod clock;
 mod commands;
+mod conflict;
 mod consent;
 mod custody;
 mod device_stream;
@@ -43,6 +44,7 @@ mod status;
 mod verify;
 
 pub use commands::{main, run};
+pub use conflict::ProvenConflict;
 pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
 pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
 pub use equivocation::{EquivocationShown, SignedSize};
@@ -69,6 +71,7 @@ pub use verify::Verified;
 /// The commands as functions.
 pub mod operations {
     pub use crate::{
+        conflict::{is_conflict, verify_conflict},
         consent::{give_consent, list_consents, withdraw_consent},
         custody::{list_custodies, new_custody},
         equivocation::{accuse, verify_equivocation},
@@ -76,7 +79,7 @@ pub mod operations {
         key::{new_key, show_key},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,
-        principal::{enrol, list_principals, revoke},
+        principal::{enrol, list_principals, reinstate, revoke, suspend},
         put::put,
         request::request,
         status::status,

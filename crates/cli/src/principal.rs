@@ -28,7 +28,7 @@ pub struct EnrolOptions {
 pub struct Changed {
     /// The principal.
     pub did: String,
-    /// What became of it: `enrolled` or `revoked`.
+    /// What became of it: `enrolled`, `suspended`, `reinstated` or `revoked`.
     pub change: &'static str,
     /// The leaf's index.
     pub leaf_index: u64,
@@ -91,17 +91,40 @@ pub async fn enrol(session: &Session, options: &EnrolOptions) -> Result<Changed>
     })
 }
 
+/// Takes a principal's right to act until it is reinstated, as its organisation.
+///
+/// # Errors
+///
+/// When the log refuses it or no node takes it.
+pub async fn suspend(session: &Session, who: Did) -> Result<Changed> {
+    change(session, who, Body::Suspended(Standing { who }), "suspended").await
+}
+
+/// Gives a suspended principal its right to act back, as its organisation.
+///
+/// # Errors
+///
+/// When the log refuses it or no node takes it.
+pub async fn reinstate(session: &Session, who: Did) -> Result<Changed> {
+    let body = Body::Reinstated(Standing { who });
+    change(session, who, body, "reinstated").await
+}
+
 /// Revokes a principal for good, as its organisation.
 ///
 /// # Errors
 ///
 /// When the log refuses it or no node takes it.
 pub async fn revoke(session: &Session, who: Did) -> Result<Changed> {
+    change(session, who, Body::Revoked(Standing { who }), "revoked").await
+}
+
+async fn change(session: &Session, who: Did, body: Body, change: &'static str) -> Result<Changed> {
     let keys = session.home.own_keys()?;
-    let said = session.say(&keys, Body::Revoked(Standing { who })).await?;
+    let said = session.say(&keys, body).await?;
     Ok(Changed {
         did: who.to_string(),
-        change: "revoked",
+        change,
         leaf_index: said.leaf_index,
     })
 }

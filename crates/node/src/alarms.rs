@@ -45,6 +45,10 @@ pub(crate) struct Alarm {
 pub(crate) enum AlarmKind {
     /// Two signed checkpoints of one log cannot both be true.
     Equivocation,
+    /// A leader signed two batches for one place in the replicated log, or wrote on two trees of one size.
+    BatchConflict,
+    /// A leader wrote a batch on another tree than this node's own replica computed.
+    OtherTree,
 }
 
 /// An alarm that was raised: the content of its file.
@@ -77,13 +81,15 @@ impl AlarmKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Equivocation => "equivocation",
+            Self::BatchConflict => "batch-conflict",
+            Self::OtherTree => "other-tree",
         }
     }
 
     /// Whether this node must not co-sign for the log until the alarm is acknowledged.
     fn stops_cosigning(self) -> bool {
         match self {
-            Self::Equivocation => true,
+            Self::Equivocation | Self::BatchConflict | Self::OtherTree => true,
         }
     }
 
@@ -91,6 +97,14 @@ impl AlarmKind {
         match self {
             Self::Equivocation => {
                 "whoever signed both checkpoints lies or lost a key, or this node's disk is corrupt; it \
+                 co-signs nothing of this log until you have looked"
+            }
+            Self::BatchConflict => {
+                "as leader it told members different things, and the evidence proves it to anybody; this \
+                 node co-signs nothing of this log until you have looked"
+            }
+            Self::OtherTree => {
+                "the leader has another log than this node, or this node's disk is corrupt; this node \
                  co-signs nothing of this log until you have looked"
             }
         }
@@ -101,6 +115,14 @@ impl AlarmKind {
             Self::Equivocation => {
                 "run `medanchor verify` on the evidence, send it to every other organisation, find out \
                  with them which log is the true one, then run `medanchord acknowledge` with this id"
+            }
+            Self::OtherTree => {
+                "send the evidence to every other organisation, find out with them which log is the true \
+                 one, then run `medanchord acknowledge` with this alarm's id"
+            }
+            Self::BatchConflict => {
+                "check the evidence with `medanchor verify`, send it to every other organisation, have the \
+                 liar removed, then run `medanchord acknowledge` with this alarm's id"
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::{
     http::Server,
     joined,
     keys::{self, KeyName},
+    leaders::{self, Leaders},
     log_routes,
     monitor::{Monitor, MonitorParts, OwnTree},
     publisher::{Publisher, PublisherParts, RemoteCosigner},
@@ -43,9 +44,9 @@ use medanchor_broker::{Broker, BrokerParts, Custody};
 use medanchor_dag::DiskStore;
 use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::Policies;
-use medanchor_raft::{Identity, RaftServer, Replica, ReplicaConfig};
+use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
@@ -72,11 +73,13 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     tasks.spawn(Arc::clone(&node.publisher).publish_task(answered.clone()));
     tasks.spawn(Arc::clone(&node.publisher).learn_task(answered.clone()));
     tasks.spawn(Arc::clone(&node.monitor).poll_task(stop.clone()));
+    tasks.spawn(node.leaders.keep_task(node.told, stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
     let ports = [Some((node.listener, node.routes)), node.log];
     let served = serve_all(ports.into_iter().flatten(), &stop);
     let ended = tokio::select! {
         served = served => served,
+        reason = found(&node.replica, node.founding) => Err(reason),
         reason = node.replica.stopped() => Err(disk_failed(folder.raft(), reason)),
         () = node.store_failed.cancelled() => Err(disk_failed(folder.blocks(), write_failed())),
         () = node.cosigner_failed.cancelled() => Err(disk_failed(folder.cosigned(), write_failed())),
@@ -141,6 +144,9 @@ struct Node {
     peer: Arc<Peer>,
     publisher: Arc<Publisher>,
     monitor: Arc<Monitor>,
+    leaders: Leaders,
+    told: mpsc::Receiver<medanchor_raft::Alarm>,
+    founding: SignedStatement,
     store_failed: CancellationToken,
     cosigner_failed: CancellationToken,
 }
@@ -170,13 +176,21 @@ impl Node {
         let store = open_store(folder).await?;
         let store_failed = store.failed();
         let peer = Arc::new(start_peer(folder, config, &founded, Arc::clone(&store)).await?);
-        let replica = Arc::new(open_replica(folder, config, &own, &channels, &founding).await?);
+        let (tell, told) = leaders::channel();
+        let replica = open_replica(folder, config, &own, &channels, &founding, tell).await?;
+        let replica = Arc::new(replica);
         let Transparency {
             monitor,
             cosigner,
             publisher,
         } = Transparency::open(folder, config, &tls, &channels, &replica, &alarms)?;
         let witness = Arc::new(Witness::open(folder, config, cosigner, &tls, &alarms)?);
+        let leaders = Leaders {
+            origin: config.origin.clone(),
+            replica: Arc::clone(&replica),
+            publisher: Arc::clone(&publisher),
+            alarms: Arc::clone(&alarms),
+        };
         let holders = Arc::new(Holders {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
@@ -262,8 +276,9 @@ impl Node {
             },
         };
         let caller: medanchor_raft::Caller = Arc::new(move |extensions| callers.member(extensions));
+        let heads = HeadServer::new(Replica::clone(&replica), Arc::clone(&caller));
         let raft = RaftServer::new(Replica::clone(&replica), caller);
-        let routes = services.routes(raft, witness).await?;
+        let routes = services.routes(raft, heads, witness).await?;
         Ok(Self {
             listener,
             routes,
@@ -272,6 +287,9 @@ impl Node {
             peer,
             publisher,
             monitor,
+            leaders,
+            told,
+            founding,
             store_failed,
             cosigner_failed,
         })
@@ -289,7 +307,12 @@ struct Services {
 }
 
 impl Services {
-    async fn routes(self, raft: RaftServer, witness: Arc<Witness>) -> Result<Routes> {
+    async fn routes(
+        self,
+        raft: RaftServer,
+        heads: HeadServer,
+        witness: Arc<Witness>,
+    ) -> Result<Routes> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health
             .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -312,6 +335,7 @@ impl Services {
             .add_service(CustodyServiceServer::new(self.custody))
             .add_service(RegistryServiceServer::new(self.registry))
             .add_service(CheckpointServiceServer::new(self.followed))
+            .add_service(heads.into_service())
             .add_service(raft.into_service());
         let router = routes.routes().into_axum_router();
         Ok(router.merge(witness_routes::routes(witness)).into())
@@ -397,6 +421,7 @@ async fn open_replica(
     own: &Member,
     channels: &Channels,
     founding: &SignedStatement,
+    alarm: AlarmSink,
 ) -> Result<Replica> {
     let channels = channels.clone();
     let founders = founded_of(founding)?.members.iter();
@@ -415,16 +440,21 @@ async fn open_replica(
         Arc::new(move |node_id| Some(channels.to(node_id)?.channel.clone())),
         Arc::new(clock::unix_ms),
     );
+    replica.alarm = alarm;
     if let Some(every) = config.snapshot_every {
         replica.snapshot_every = every;
         replica.keep_entries = replica.keep_entries.min(every);
     }
-    let replica = Replica::open(replica).await.context("open the replica")?;
-    replica
-        .found(founding.clone())
-        .await
-        .context("found the network")?;
-    Ok(replica)
+    Replica::open(replica).await.context("open the replica")
+}
+
+/// Founds the network, if that is this node's to do; ends only when it cannot be. The node serves meanwhile:
+/// it may take another node to lead, if this one's clock is wrong.
+async fn found(replica: &Replica, founding: SignedStatement) -> anyhow::Error {
+    match replica.found(founding).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => anyhow::anyhow!(error).context("found the network"),
+    }
 }
 
 /// Watches the network's log: a member with its own tree, a witness without.
@@ -669,8 +699,10 @@ mod tests {
                 .clone();
             let tls = Tls::open(&folder).unwrap();
             let channels = Channels::new(&config, &tls).unwrap();
-            let replica = open_replica(&folder, &config, &own, &channels, &founding);
+            let (tell, _) = leaders::channel();
+            let replica = open_replica(&folder, &config, &own, &channels, &founding, tell);
             let replica = Arc::new(replica.await.unwrap());
+            replica.found(founding.clone()).await.unwrap();
             // The replica's network is founded: it has one member, whatever else is configured.
             change(&folder, &mut config);
             let channels = Channels::new(&config, &tls).unwrap();

@@ -44,7 +44,9 @@ impl Gatherer {
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { submission, reply };
         self.0.try_send(waiting).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded {
+                retry_after: RETRY_AFTER,
+            },
             mpsc::error::TrySendError::Closed(_) => AppendError::Stopped("shut down".into()),
         })?;
         let lost = |closed: oneshot::error::RecvError| {
@@ -143,6 +145,8 @@ fn answer(reply: Reply, appended: Result<Appended, SubmitError>) {
     let _gone = reply.send(appended);
 }
 
+/// What is asked of who is sent away: a group is gone in less.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(250);
 const MAX_WAITING: usize = 4096;
 /// Statements in one group.
 const MAX_GROUP: usize = 256;

@@ -24,6 +24,7 @@ mod holders;
 mod http;
 mod joined;
 mod keys;
+mod leaders;
 mod log_routes;
 mod monitor;
 mod publisher;

@@ -224,6 +224,8 @@ impl Monitor {
         if self.alarms.knows(AlarmKind::Equivocation, origin, subject) {
             return Ok(());
         }
+        // Whoever led may have shown others another log, too.
+        tree.replica.compare_heads();
         let mut proof = self.best_proof(tree, note, checkpoint, root)?;
         if proof
             .as_ref()

@@ -5,13 +5,33 @@ use openraft::error::RaftError;
 use openraft::raft::ClientWriteResponse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 /// Lets submissions that come at the same time share one entry of the log, and so one write to disk and
 /// one round to the followers.
 #[derive(Clone)]
-pub(crate) struct Batcher(mpsc::Sender<Waiting>);
+pub(crate) struct Batcher {
+    sender: mpsc::Sender<Waiting>,
+    pace: Pace,
+}
+
+/// How long the newest batch took, in ms: when the queue is full, there is room again about then.
+#[derive(Clone, Default)]
+struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    fn note(&self, began: Instant) {
+        let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.store(took, Ordering::Relaxed);
+    }
+
+    fn retry_after(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed)).clamp(SOONEST, LATEST)
+    }
+}
 
 /// Where a submission ended up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +50,10 @@ pub(crate) enum ProposeError {
     /// It can never have one.
     Rejected(&'static str),
     /// Too many wait.
-    Overloaded,
+    Overloaded {
+        /// When there may be room again.
+        retry_after: Duration,
+    },
     /// It may have one or get one.
     Unknown(BoxError),
     /// The replica has stopped.
@@ -46,14 +69,16 @@ impl Batcher {
         closing: watch::Receiver<bool>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let pace = Pace::default();
         let task = Task {
+            pace: pace.clone(),
             raft,
             clock,
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             receiver,
             left_over: None,
         };
-        (Self(sender), task.run(closing))
+        (Self { sender, pace }, task.run(closing))
     }
 
     /// Waits until the group's entry is applied here: one answer for each statement, in order. All of it is
@@ -65,8 +90,10 @@ impl Batcher {
             group,
             reply,
         };
-        self.0.try_send(waiting).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+        self.sender.try_send(waiting).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded {
+                retry_after: self.pace.retry_after(),
+            },
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped("shut down".into()),
         })?;
         answer
@@ -85,6 +112,7 @@ struct Waiting {
 }
 
 struct Task {
+    pace: Pace,
     raft: Raft,
     clock: Clock,
     in_flight: Arc<Semaphore>,
@@ -114,6 +142,7 @@ impl Task {
                 Arc::clone(&self.clock),
                 batch,
                 permit,
+                self.pace.clone(),
             ));
         }
         // Drained when every permit is back.
@@ -161,7 +190,14 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 }
 
 /// Proposes one batch and answers everybody who waits for it.
-async fn propose(raft: Raft, clock: Clock, waiting: Vec<Waiting>, permit: OwnedSemaphorePermit) {
+async fn propose(
+    raft: Raft,
+    clock: Clock,
+    waiting: Vec<Waiting>,
+    permit: OwnedSemaphorePermit,
+    pace: Pace,
+) {
+    let began = Instant::now();
     let (groups, replies): (Vec<_>, Vec<_>) = waiting
         .into_iter()
         .filter(|waiting| !waiting.reply.is_closed())
@@ -184,6 +220,7 @@ async fn propose(raft: Raft, clock: Clock, waiting: Vec<Waiting>, permit: OwnedS
         // Who no longer waits needs no answer.
         let _gone = reply.send(answers.by_ref().take(count).collect());
     }
+    pace.note(began);
     drop(permit);
 }
 
@@ -240,7 +277,7 @@ fn batch(groups: Vec<Group>, proposed_at: u64) -> Result<Proposal, getrandom::Er
         entries,
         holds: holds.0.into_values().flatten().collect(),
     };
-    Ok(Proposal(batch.to_bytes().into()))
+    Ok(Proposal::new(batch.to_bytes()))
 }
 
 /// Each hold once, found by its signature. A forger may give two holds the same one, so that it is not
@@ -266,6 +303,9 @@ fn size_bytes(group: &Group) -> usize {
     statements.sum::<usize>() + holds.sum::<usize>()
 }
 
+/// What is asked of who is sent away.
+const SOONEST: Duration = Duration::from_millis(10);
+const LATEST: Duration = Duration::from_secs(5);
 const MAX_WAITING: usize = 4096;
 const MAX_IN_FLIGHT: usize = 4;
 const MAX_IN_FLIGHT_PERMITS: u32 = 4;

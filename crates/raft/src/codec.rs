@@ -70,9 +70,13 @@ pub(crate) fn vote_from_pb(vote: Option<&pb::Vote>) -> Result<Vote, CodecError> 
 }
 
 pub(crate) fn entry_to_pb(entry: &Entry) -> pb::Entry {
+    let mut batch_head = Vec::new();
     let payload = match &entry.payload {
         EntryPayload::Blank => None,
-        EntryPayload::Normal(proposal) => Some(pb::entry::Payload::Batch(proposal.0.to_vec())),
+        EntryPayload::Normal(proposal) => {
+            batch_head = proposal.head.as_deref().unwrap_or_default().to_vec();
+            Some(pb::entry::Payload::Batch(proposal.batch.to_vec()))
+        }
         EntryPayload::Membership(membership) => {
             Some(pb::entry::Payload::Membership(membership_to_pb(membership)))
         }
@@ -80,6 +84,7 @@ pub(crate) fn entry_to_pb(entry: &Entry) -> pb::Entry {
     pb::Entry {
         log_id: Some(log_id_to_pb(&entry.log_id)),
         payload,
+        batch_head,
     }
 }
 
@@ -87,9 +92,12 @@ pub(crate) fn entry_from_pb(entry: pb::Entry) -> Result<Entry, CodecError> {
     let log_id = entry.log_id.ok_or(CodecError::Missing("log_id"))?;
     let payload = match entry.payload {
         None => EntryPayload::Blank,
-        Some(pb::entry::Payload::Batch(batch)) => {
-            EntryPayload::Normal(Proposal(Bytes::from(batch)))
-        }
+        Some(pb::entry::Payload::Batch(batch)) => EntryPayload::Normal(Proposal {
+            batch: Bytes::from(batch),
+            head: Some(entry.batch_head)
+                .filter(|head| !head.is_empty())
+                .map(Bytes::from),
+        }),
         Some(pb::entry::Payload::Membership(membership)) => {
             EntryPayload::Membership(membership_from_pb(&membership)?)
         }

@@ -1,3 +1,4 @@
+use crate::alarm::{AlarmSink, log_alarms};
 use crate::types::NodeId;
 use medanchor_anchor::Founded;
 use medanchor_dag::SigningKey;
@@ -15,15 +16,17 @@ pub struct ReplicaConfig {
     pub node_id: NodeId,
     /// The nodes that found the network; the one with the lowest id does it.
     pub founders: BTreeSet<NodeId>,
-    /// Whom this node speaks for.
+    /// Whom this node speaks for, also when it leads: it signs every batch.
     pub identity: Identity,
     /// Where the log, the state and the snapshot are kept.
     pub data_dir: PathBuf,
     /// The lasting channel to another node, which connects lazily and authenticates both sides. Asked for
     /// each message, so that it may change.
     pub channel: Connect,
-    /// The wall clock, unix ms. Read by the leader alone, to stamp batches.
+    /// The wall clock, unix ms. The leader stamps batches by it, the others judge those stamps.
     pub clock: Clock,
+    /// Is told what a human must look at. Logs it, unless replaced.
+    pub alarm: AlarmSink,
     /// How often the leader shows that it lives.
     pub heartbeat: Duration,
     /// A follower that has not heard of a leader asks for votes after a time drawn from this range.
@@ -35,6 +38,10 @@ pub struct ReplicaConfig {
     /// Entries and leaves after which a snapshot is made while the log is small; never 0, and the same on
     /// every node, or too few sign the same snapshot. As the log grows, it takes twice as many, and so on.
     pub snapshot_every: u64,
+    /// A leader whose clock the others do not believe leaves leading to them for this long.
+    pub step_aside: Duration,
+    /// How often heads are compared with the other nodes'.
+    pub compare_every: Duration,
     /// Entries in a snapshot that are kept in the log too, for nodes that are a little behind.
     pub keep_entries: u64,
 }
@@ -56,12 +63,15 @@ impl ReplicaConfig {
             data_dir,
             channel,
             clock,
+            alarm: log_alarms(),
             heartbeat: Duration::from_millis(250),
             election: (Duration::from_secs(1), Duration::from_secs(2)),
             deadline: Duration::from_secs(10),
             snapshot_deadline: Duration::from_secs(600),
             snapshot_every: 5000,
             keep_entries: 1000,
+            step_aside: Duration::from_secs(30),
+            compare_every: Duration::from_secs(10),
         }
     }
 }

@@ -12,13 +12,18 @@
 //!
 //! Out of scope: what a statement means (`medanchor-anchor`), TLS and who may connect (`medanchor-node`).
 
+mod admission;
+mod alarm;
 mod batcher;
 mod certify;
 mod codec;
+mod compare;
 mod config;
 mod databases;
 mod error;
 mod group;
+mod head_server;
+mod heads;
 mod log_store;
 mod members;
 mod peers;
@@ -30,15 +35,18 @@ mod snapshot;
 mod snapshots;
 mod state_store;
 mod status;
+mod step_aside;
 mod tables;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
+pub use alarm::{Alarm, AlarmSink};
 pub use codec::CodecError;
 pub use config::{Clock, Connect, Identity, ReplicaConfig};
 pub use error::StoreError;
+pub use head_server::{HeadServer, HeadServiceServer};
 pub use replica::{OpenError, Replica, Stopped};
 pub use server::{Caller, RaftServer, RaftServiceServer};
 pub use status::{ReplicaStatus, Role};

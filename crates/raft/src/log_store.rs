@@ -1,10 +1,12 @@
 use crate::codec::{
-    entry_from_pb, entry_to_pb, from_row, log_id_from_pb, log_id_to_pb, to_row, vote_from_pb,
-    vote_to_pb,
+    entry_from_pb, from_row, log_id_from_pb, log_id_to_pb, to_row, vote_from_pb, vote_to_pb,
 };
 use crate::error::{StoreError, blocking, database};
+use crate::heads::{self, HeadSigner};
 use crate::state_store::StateStore;
 use crate::types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
+use bytes::Bytes;
+use medanchor_anchor::SignedBatchHead;
 use medanchor_api::pb::raft as pb;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
@@ -23,6 +25,7 @@ use std::sync::Arc;
 pub(crate) struct LogStore {
     database: Arc<Database>,
     state: StateStore,
+    signer: HeadSigner,
 }
 
 /// A leader that goes on after a restart. Its log holds everything that was ever committed, but the index up
@@ -35,19 +38,18 @@ pub(crate) struct Resumed {
 }
 
 impl LogStore {
-    /// Opens the log of `node_id`. The first time, the log becomes that node's for ever: under another id
+    /// Opens the log of the signer's node. The first time, the log becomes that node's for ever: under another id
     /// its votes would count twice.
-    pub(crate) fn open(
-        base: Database,
-        node_id: NodeId,
-        state: StateStore,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn open(base: Database, signer: HeadSigner) -> Result<Self, StoreError> {
+        let node_id = signer.node_id;
         let store = Self {
             database: Arc::new(base),
-            state,
+            state: signer.state.clone(),
+            signer,
         };
         store.write(|txn| {
             txn.open_table(ENTRIES).map_err(database)?;
+            heads::create_tables(txn)?;
             let mut meta = txn.open_table(META).map_err(database)?;
             let owner = meta.get(NODE_ID).map_err(database)?;
             let owner = owner.map(|row| row.value().to_vec());
@@ -94,16 +96,11 @@ impl LogStore {
     }
 
     fn append_now(&self, entries: &[Entry]) -> Result<(), StoreError> {
-        self.write(|txn| {
-            let mut table = txn.open_table(ENTRIES).map_err(database)?;
-            for entry in entries {
-                let row = to_row(&entry_to_pb(entry));
-                table
-                    .insert(entry.log_id.index, row.as_slice())
-                    .map_err(database)?;
-            }
-            Ok(())
-        })
+        // A head is durable with its entry, before openraft sends either: a leader that starts again in the
+        // same term finds what it has signed and signs no other head for that place.
+        let signed = entries.iter().map(|entry| self.signer.complete(entry));
+        let signed = signed.collect::<Result<Vec<_>, _>>()?;
+        self.write(|txn| heads::write_entries(txn, ENTRIES, &signed))
     }
 
     fn truncate_now(&self, since: u64) -> Result<(), StoreError> {
@@ -121,6 +118,7 @@ impl LogStore {
             table
                 .retain_in(..=upto.index, |_, _| false)
                 .map_err(database)?;
+            heads::prune(txn, upto.index)?;
             put_meta(txn, PURGED, &log_id_to_pb(upto))
         })
     }
@@ -176,6 +174,38 @@ impl LogStore {
             entries.push(entry_from_pb(from_row(row.value())?)?);
         }
         Ok(entries)
+    }
+
+    /// The head that is kept of the entry at this place.
+    pub(crate) fn head_at(&self, place: &LogId) -> Result<Option<Bytes>, StoreError> {
+        heads::at(&self.database.begin_read().map_err(database)?, place)
+    }
+
+    /// The heads kept from entry `from` on, in order: about `limit`, but always all of one index.
+    pub(crate) fn heads_from(&self, from: u64, limit: usize) -> Result<Vec<Bytes>, StoreError> {
+        heads::from(&self.database.begin_read().map_err(database)?, from, limit)
+    }
+
+    /// Index of the newest head that is kept.
+    pub(crate) fn newest_head(&self) -> Result<Option<u64>, StoreError> {
+        heads::newest(&self.database.begin_read().map_err(database)?)
+    }
+
+    /// The heads that were refused though their leaders had signed them: the last of each.
+    pub(crate) fn refused_heads(&self) -> Result<Vec<Bytes>, StoreError> {
+        heads::refused(&self.database.begin_read().map_err(database)?)
+    }
+
+    /// Keeps a head that is refused, as evidence.
+    pub(crate) fn keep_refused(
+        &self,
+        leader: NodeId,
+        head: &SignedBatchHead,
+    ) -> Result<(), StoreError> {
+        if self.refused_heads()?.contains(&head.to_bytes().into()) {
+            return Ok(());
+        }
+        self.write(|txn| heads::write_refused(txn, leader, head))
     }
 
     async fn read_entries(

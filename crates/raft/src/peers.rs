@@ -1,3 +1,4 @@
+use crate::admission::FROM_THE_FUTURE;
 use crate::certify::MAX_DIGESTS;
 use crate::codec::{
     entry_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_to_pb,
@@ -5,10 +6,13 @@ use crate::codec::{
 use crate::config::{Connect, ReplicaConfig};
 use crate::error::blocking;
 use crate::snapshot::SnapshotFile;
+use crate::step_aside::StepAside;
 use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
 use futures::Stream;
 use medanchor_anchor::{BoxError, StateDigest};
-use medanchor_api::pb::raft::{self as pb, raft_service_client::RaftServiceClient};
+use medanchor_api::pb::raft::{
+    self as pb, head_service_client::HeadServiceClient, raft_service_client::RaftServiceClient,
+};
 use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -28,13 +32,15 @@ use tonic::{Request, Response, Status};
 pub(crate) struct Peers {
     channel: Connect,
     snapshot_deadline: Duration,
+    step_aside: StepAside,
 }
 
 impl Peers {
-    pub(crate) fn new(config: &ReplicaConfig) -> Self {
+    pub(crate) fn new(config: &ReplicaConfig, step_aside: StepAside) -> Self {
         Self {
             channel: Arc::clone(&config.channel),
             snapshot_deadline: config.snapshot_deadline,
+            step_aside,
         }
     }
 
@@ -104,12 +110,32 @@ impl Peers {
         answers.collect()
     }
 
+    /// Asks another node for the heads that it keeps.
+    pub(crate) async fn list_heads(
+        &self,
+        node_id: NodeId,
+        from_index: u64,
+        deadline: Duration,
+    ) -> Result<pb::ListHeadsResponse, Status> {
+        let mut client = HeadServiceClient::new(self.channel(node_id)?);
+        let request = with_deadline(pb::ListHeadsRequest { from_index }, deadline);
+        within(deadline, client.list_heads(request)).await
+    }
+
+    /// Whether this node leaves leading to others.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.step_aside.is_aside()
+    }
+
     fn client(&self, node_id: NodeId) -> Result<RaftServiceClient<Channel>, Status> {
-        let channel = (self.channel)(node_id);
-        let channel = channel.ok_or_else(|| Status::unavailable("not a member of the network"))?;
-        Ok(RaftServiceClient::new(channel)
+        Ok(RaftServiceClient::new(self.channel(node_id)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    fn channel(&self, node_id: NodeId) -> Result<Channel, Status> {
+        let channel = (self.channel)(node_id);
+        channel.ok_or_else(|| Status::unavailable("not a member of the network"))
     }
 }
 
@@ -130,12 +156,29 @@ pub(crate) struct Peer {
     peers: Peers,
 }
 
+impl Peer {
+    /// Remembers what the node makes of this leader's clock.
+    fn note(&self, response: &pb::AppendEntriesResponse, carries_entries: bool) {
+        use pb::append_entries_response::Outcome;
+        match &response.outcome {
+            Some(Outcome::Refused(refused)) if refused.code == FROM_THE_FUTURE => {
+                self.peers.step_aside.refused(self.target);
+            }
+            Some(Outcome::Success(_) | Outcome::PartialSuccess(_)) if carries_entries => {
+                self.peers.step_aside.taken(self.target);
+            }
+            _ => (),
+        }
+    }
+}
+
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, (), RaftError<NodeId>>> {
+        let carries_entries = !rpc.entries.is_empty();
         let request = pb::AppendEntriesRequest {
             to: self.target,
             vote: Some(vote_to_pb(&rpc.vote)),
@@ -145,9 +188,14 @@ impl RaftNetwork<TypeConfig> for Peer {
         };
         let deadline = option.hard_ttl();
         let answer = async {
+            if self.peers.step_aside.is_aside() {
+                return Err(Status::unavailable("this node leaves leading to another"));
+            }
             let mut client = self.peers.client(self.target)?;
             let call = client.append_entries(with_deadline(request, deadline));
-            append_response(&within(deadline, call).await?)
+            let response = within(deadline, call).await?;
+            self.note(&response, carries_entries);
+            append_response(&response)
         };
         answer.await.map_err(|status| unreachable(&status).into())
     }
@@ -269,6 +317,11 @@ fn append_response(
         Some(Outcome::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(
             vote_from_pb(Some(vote)).map_err(|error| invalid(&error))?,
         )),
+        // openraft tries again after a while.
+        Some(Outcome::Refused(refused)) => Err(Status::failed_precondition(format!(
+            "it does not take the entry: {}",
+            refused.code
+        ))),
         None => Err(Status::internal("the answer is empty")),
     }
 }

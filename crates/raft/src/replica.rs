@@ -1,8 +1,12 @@
+use crate::admission::Admission;
+use crate::alarm::Alarms;
 use crate::batcher::{Answers, Batcher, ProposeError, Proposed};
 use crate::certify::certify;
+use crate::compare::{Comparison, compare_task};
 use crate::config::ReplicaConfig;
 use crate::databases::Databases;
 use crate::error::{StoreError, blocking};
+use crate::heads::HeadSigner;
 use crate::log_store::LogStore;
 use crate::members::Members;
 use crate::peers::Peers;
@@ -11,6 +15,7 @@ use crate::rejection::rejection;
 use crate::snapshots::Snapshots;
 use crate::state_store::{Applied, StateStore};
 use crate::status::{ReplicaStatus, Role, follow};
+use crate::step_aside::{StepAside, step_aside_task};
 use crate::types::{NodeId, Raft};
 use futures::future::BoxFuture;
 use medanchor_anchor::{
@@ -24,7 +29,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -42,9 +47,12 @@ struct Inner {
     raft: Raft,
     state: StateStore,
     peers: Peers,
+    admission: Admission,
     batcher: Batcher,
     reads: Reads,
     status: watch::Receiver<ReplicaStatus>,
+    /// Asks for heads to be compared at once.
+    compare: Arc<Notify>,
     closing: watch::Sender<bool>,
     batching: Mutex<Option<JoinHandle<()>>>,
     failure: Arc<OnceLock<String>>,
@@ -109,20 +117,43 @@ impl Replica {
         let (node_id, dir) = (config.node_id, config.data_dir.clone());
         let (identity, every) = (config.identity.clone(), config.snapshot_every);
         let (state, log, resumed) = blocking(move || {
-            let snapshots = Snapshots::open(dir, identity, every)?;
+            let snapshots = Snapshots::open(dir, identity.clone(), every)?;
             let state = StateStore::open(databases.state, snapshots)?;
-            let log = LogStore::open(databases.log, node_id, state.clone())?;
+            let signer = HeadSigner {
+                node_id,
+                identity,
+                state: state.clone(),
+            };
+            let log = LogStore::open(databases.log, signer)?;
             let resumed = log.resumed(node_id)?;
             Ok((state, log, resumed))
         })
         .await?;
-        let peers = Peers::new(&config);
+        let (step_aside, how_long) = (StepAside::new(), config.step_aside);
+        let compare_every = config.compare_every;
+        let peers = Peers::new(&config, step_aside.clone());
+        let alarms = Alarms::new(config.alarm.clone());
+        let admission = Admission::new(&config, log.clone(), state.clone(), alarms.clone());
         let raft = Raft::new(node_id, raft_config, peers.clone(), log, state.clone())
             .await
             .map_err(|fatal| OpenError::Raft(fatal.into()))?;
         let (reads, confirming) = Reads::new(raft.clone(), resumed);
         tokio::spawn(confirming);
-        Ok(Self::start(config, raft, state, peers, reads))
+        let replica = Self::start(config, raft, state, peers, reads, admission);
+        tokio::spawn(step_aside_task(
+            step_aside,
+            replica.raft().clone(),
+            how_long,
+            alarms,
+            replica.0.closing.subscribe(),
+        ));
+        tokio::spawn(compare_task(
+            replica.comparison(),
+            compare_every,
+            Arc::clone(&replica.0.compare),
+            replica.0.closing.subscribe(),
+        ));
+        Ok(replica)
     }
 
     fn start(
@@ -131,6 +162,7 @@ impl Replica {
         state: StateStore,
         peers: Peers,
         reads: Reads,
+        admission: Admission,
     ) -> Self {
         let closing = watch::Sender::new(false);
         let failure = Arc::new(OnceLock::new());
@@ -162,9 +194,11 @@ impl Replica {
             raft,
             state,
             peers,
+            admission,
             batcher,
             reads,
             status,
+            compare: Arc::default(),
             closing,
             batching: Mutex::new(Some(tokio::spawn(batching))),
             failure,
@@ -289,6 +323,16 @@ impl Replica {
         blocking(move || state.make_durable()).await
     }
 
+    /// Compares all heads with the other nodes' at once: something says that somebody lies.
+    pub fn compare_heads(&self) {
+        self.0.compare.notify_one();
+    }
+
+    pub(crate) fn comparison(&self) -> Comparison {
+        let (admission, peers) = (self.0.admission.clone(), self.0.peers.clone());
+        Comparison::new(self.0.node_id, admission, peers)
+    }
+
     pub(crate) fn raft(&self) -> &Raft {
         &self.0.raft
     }
@@ -303,6 +347,10 @@ impl Replica {
 
     pub(crate) fn deadline(&self) -> Duration {
         self.0.deadline
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.0.admission
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -320,7 +368,10 @@ impl Replica {
     pub(crate) async fn propose_group(&self, group: Group) -> Result<Answers, ProposeError> {
         let status = self.status();
         match status.role {
-            Role::Leader if self.log_is_full(&status) => Err(ProposeError::Overloaded),
+            Role::Leader if self.0.peers.is_aside() => Err(ProposeError::NotLeader(None)),
+            Role::Leader if self.log_is_full(&status) => Err(ProposeError::Overloaded {
+                retry_after: FULL_LOG_RETRY,
+            }),
             Role::Leader => self.0.batcher.propose(group).await,
             Role::Stopped => Err(ProposeError::Stopped("raft has stopped".into())),
             _ => Err(ProposeError::NotLeader(status.leader)),
@@ -364,10 +415,10 @@ impl Replica {
                 Ok(proposed) => break proposed,
                 Err(ProposeError::Rejected(code)) => return Err(AppendError::Rejected(code)),
                 Err(ProposeError::Stopped(error)) => return Err(AppendError::Stopped(error)),
-                Err(ProposeError::Overloaded) if attempt.unknown.is_none() => {
-                    return Err(AppendError::Overloaded);
+                Err(ProposeError::Overloaded { retry_after }) if attempt.unknown.is_none() => {
+                    return Err(AppendError::Overloaded { retry_after });
                 }
-                Err(ProposeError::Overloaded) => {}
+                Err(ProposeError::Overloaded { .. }) => {}
                 Err(ProposeError::NotLeader(hint)) => attempt.follow(hint, leader),
                 Err(ProposeError::Unknown(error)) => attempt.unknown = Some(error),
             }
@@ -544,7 +595,9 @@ pub(crate) fn proposed(response: pb::ProposeResponse) -> Result<Proposed, Propos
         Some(Outcome::Rejected(code)) => Err(ProposeError::Rejected(rejection(&code))),
         Some(Outcome::LeaderNodeId(0)) => Err(ProposeError::NotLeader(None)),
         Some(Outcome::LeaderNodeId(leader)) => Err(ProposeError::NotLeader(Some(leader))),
-        Some(Outcome::Overloaded(_)) => Err(ProposeError::Overloaded),
+        Some(Outcome::Overloaded(overloaded)) => Err(ProposeError::Overloaded {
+            retry_after: Duration::from_millis(overloaded.retry_after_ms.into()),
+        }),
         None => Err(ProposeError::Unknown("the answer is empty".into())),
     }
 }
@@ -617,6 +670,8 @@ fn raft_config(config: &ReplicaConfig) -> Result<openraft::Config, OpenError> {
     .map_err(|_| OpenError::Config("heartbeats must be more frequent than elections"))
 }
 
+/// What is asked of who is sent away while the log waits for a snapshot.
+const FULL_LOG_RETRY: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_REDIRECTS: u32 = 3;
 const DURABLE_EVERY: Duration = Duration::from_millis(500);

@@ -1,3 +1,4 @@
+use crate::admission::{Admitted, Refusal};
 use crate::batcher::{ProposeError, Proposed};
 use crate::certify::{MAX_DIGESTS, learn};
 use crate::codec::{
@@ -8,7 +9,7 @@ use crate::peers::CHUNK_BYTES;
 use crate::reads::ReadError;
 use crate::replica::Replica;
 use crate::snapshot::SnapshotFile;
-use crate::types::{NodeId, Snapshot, Vote};
+use crate::types::{Entry, LogId, NodeId, Snapshot, Vote};
 use medanchor_anchor::{Group, StateDigest, Submission};
 use medanchor_api::pb::raft::{self as pb, raft_service_server::RaftService};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
@@ -98,14 +99,25 @@ impl RaftService for RaftServer {
         let (_, extensions, message) = request.into_parts();
         let vote = self.vote_of(&extensions, message.to, message.vote.as_ref())?;
         let entries = message.entries.into_iter().map(entry_from_pb);
+        let entries = entries.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+        let leader_commit = message.leader_commit.as_ref().map(log_id_from_pb);
+        let Admitted { entries, refused } = self.admit(vote, leader_commit, entries).await?;
+        let last = entries.last().map(|entry| entry.log_id);
         let rpc = AppendEntriesRequest {
             vote,
             prev_log_id: message.prev_log_id.as_ref().map(log_id_from_pb),
-            entries: entries.collect::<Result<_, _>>().map_err(malformed)?,
-            leader_commit: message.leader_commit.as_ref().map(log_id_from_pb),
+            entries,
+            leader_commit,
         };
+        // Also without any entry that may go on: the leader lives, whatever it says.
         let answer = self.replica.raft().append_entries(rpc).await;
-        let outcome = append_outcome(&answer.map_err(stopped)?);
+        let outcome = match (answer.map_err(stopped)?, refused, last) {
+            (AppendEntriesResponse::Success, Some(refusal), None) => Some(refused_outcome(refusal)),
+            (AppendEntriesResponse::Success, Some(_), last) => {
+                append_outcome(&AppendEntriesResponse::PartialSuccess(last))
+            }
+            (answer, _, _) => append_outcome(&answer),
+        };
         Ok(Response::new(pb::AppendEntriesResponse { outcome }))
     }
 
@@ -216,6 +228,22 @@ impl RaftService for RaftServer {
 }
 
 impl RaftServer {
+    /// What of the entries may go on to Raft.
+    async fn admit(
+        &self,
+        vote: Vote,
+        committed: Option<LogId>,
+        entries: Vec<Entry>,
+    ) -> Result<Admitted, Status> {
+        if entries.is_empty() {
+            return Ok(Admitted::default());
+        }
+        let admission = self.replica.admission().clone();
+        blocking(move || admission.admit(&vote, committed.map(|id| id.index), entries))
+            .await
+            .map_err(stopped)
+    }
+
     /// The certificate in the header, once it is known that enough members stand for exactly the snapshot that
     /// the header announces.
     fn certificate(&self, header: &pb::SnapshotHeader) -> Result<Vec<StateDigest>, Status> {
@@ -309,6 +337,12 @@ fn check(
     })
 }
 
+fn refused_outcome(refusal: Refusal) -> pb::append_entries_response::Outcome {
+    pb::append_entries_response::Outcome::Refused(pb::EntryRefused {
+        code: refusal.code().to_owned(),
+    })
+}
+
 fn append_outcome(
     answer: &AppendEntriesResponse<NodeId>,
 ) -> Option<pb::append_entries_response::Outcome> {
@@ -337,7 +371,9 @@ fn propose_outcome(
         Err(ProposeError::NotLeader(leader)) => {
             Ok(Outcome::LeaderNodeId(leader.unwrap_or_default()))
         }
-        Err(ProposeError::Overloaded) => Ok(Outcome::Overloaded(pb::Overloaded {})),
+        Err(ProposeError::Overloaded { retry_after }) => Ok(Outcome::Overloaded(pb::Overloaded {
+            retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX),
+        })),
         Err(ProposeError::Unknown(error)) => {
             tracing::warn!(%error, "the outcome of a proposal is unknown");
             Err(Status::unknown("outcome unknown"))

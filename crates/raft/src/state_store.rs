@@ -315,7 +315,7 @@ fn write_entries(
 
 /// Bytes that are not a batch change nothing, on every replica alike.
 fn apply_batch(tables: &mut WriteTables<'_>, proposal: &Proposal) -> Result<Response, StoreError> {
-    match Batch::from_bytes(&proposal.0) {
+    match Batch::from_bytes(&proposal.batch) {
         Ok(batch) => Ok(Response(Log::apply(tables, &batch)?)),
         Err(error) => {
             tracing::error!(%error, "an entry of the log is not a batch and changes nothing");
@@ -353,6 +353,7 @@ fn write_membership(txn: &WriteTransaction, stored: &StoredMembership) -> Result
         payload: Some(pb::entry::Payload::Membership(membership_to_pb(
             stored.membership(),
         ))),
+        batch_head: Vec::new(),
     };
     let mut meta = txn.open_table(META).map_err(database)?;
     let row = to_row(&entry);

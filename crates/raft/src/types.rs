@@ -31,13 +31,28 @@ pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
 pub(crate) type StorageError = openraft::StorageError<NodeId>;
 pub(crate) type Vote = openraft::Vote<NodeId>;
 
-/// What an entry carries: the canonical bytes of an [`medanchor_anchor::Batch`].
+/// What an entry carries.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Proposal(pub(crate) Bytes);
+pub(crate) struct Proposal {
+    /// The canonical bytes of an [`medanchor_anchor::Batch`].
+    pub(crate) batch: Bytes,
+    /// The canonical bytes of its [`medanchor_anchor::SignedBatchHead`], once the leader has stored it.
+    pub(crate) head: Option<Bytes>,
+}
+
+impl Proposal {
+    /// A batch that has no place in the log yet.
+    pub(crate) fn new(batch: impl Into<Bytes>) -> Self {
+        Self {
+            batch: batch.into(),
+            head: None,
+        }
+    }
+}
 
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proposal({} bytes)", self.0.len())
+        write!(f, "Proposal({} bytes)", self.batch.len())
     }
 }
 

@@ -462,3 +462,21 @@ fn copy_folder(from: &Path, to: &Path) {
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
+
+#[test]
+fn suspending_reinstating_and_suspending_again_are_three_leaves() {
+    let stage = Stage::start(2);
+    let file = stage.file("heartbeat", b"one heartbeat");
+    let device = stage.device("holter");
+    let stand = |change: &str| {
+        let ran = stage.hospital.run(["device", change, &did(&device)]);
+        done(ran).json["leaf_index"].as_u64().unwrap()
+    };
+    let leaves = ["suspend", "reinstate", "suspend"].map(stand);
+    assert!(leaves.is_sorted_by(|one, next| one < next), "{leaves:?}");
+    assert_refused(&stage.put(&device, &file), 3, "inactive");
+    stand("reinstate");
+    // What it sealed meanwhile is not lost.
+    let stored = done(Ok(stage.put(&device, &file)));
+    assert_eq!(stored.json["resumed"], true);
+}

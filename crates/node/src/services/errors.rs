@@ -2,7 +2,7 @@
 
 use crate::{holders::HoldingError, submit::SubmitError};
 use medanchor_anchor::{AppendError, BoxError, ReadError, TablesError};
-use medanchor_api::status;
+use medanchor_api::{overloaded, status};
 use tonic::{Code, Status};
 
 /// What was parsed; otherwise the caller is told what is wrong with it.
@@ -31,11 +31,7 @@ pub(crate) fn append_status(error: AppendError) -> Status {
             "too few nodes hold the record long enough; nothing was anchored: try again",
         ),
         AppendError::Rejected(code) => status(Code::FailedPrecondition, code, rejection(code)),
-        AppendError::Overloaded => status(
-            Code::ResourceExhausted,
-            "overloaded",
-            "too many statements are waiting: retry after a pause",
-        ),
+        AppendError::Overloaded { retry_after } => overloaded(retry_after),
         AppendError::Unavailable(source) => unavailable(&source),
         AppendError::OutcomeUnknown(source) => {
             tracing::warn!("outcome of an append is unknown: {source}");

@@ -1,6 +1,9 @@
 use super::backend::Disk;
 use crate::databases::Databases;
-use crate::{Identity, NodeId, RaftServer, Replica, ReplicaConfig, ReplicaStatus, Role};
+use crate::{
+    Alarm, Clock, HeadServer, Identity, NodeId, RaftServer, Replica, ReplicaConfig, ReplicaStatus,
+    Role,
+};
 use futures::FutureExt;
 use medanchor_anchor::testing::{self, BEGINNING, MEMBERS, World, key};
 use medanchor_anchor::{
@@ -10,10 +13,11 @@ use medanchor_anchor::{
 use medanchor_api::pb::raft::raft_service_client::RaftServiceClient;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -22,6 +26,8 @@ use tonic::transport::{Channel, Endpoint, Server};
 /// who calls.
 pub(crate) struct Cluster {
     ports: BTreeMap<(NodeId, NodeId), u16>,
+    /// What each node's clock shows, unix ms.
+    pub(crate) clocks: BTreeMap<NodeId, Arc<AtomicU64>>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// Nodes 1 to this one found the network.
     pub(crate) founders: u64,
@@ -33,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) dir: TempDir,
     pub(crate) log: Disk,
     pub(crate) state: Disk,
+    pub(crate) alarms: watch::Receiver<Vec<Alarm>>,
     servers: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -60,10 +67,15 @@ impl Cluster {
         for id in 1..=count {
             cluster.start(id, Remains::new()).await;
         }
-        for node in cluster.nodes.values() {
+        cluster.found().await;
+        cluster
+    }
+
+    /// Founds the network; all nodes run.
+    pub(crate) async fn found(&self) {
+        for node in self.nodes.values() {
             node.replica.found(founded()).await.unwrap();
         }
-        cluster
     }
 
     /// No node runs yet.
@@ -77,8 +89,10 @@ impl Cluster {
                 reserved.push(listener);
             }
         }
+        let clock = |id| (id, Arc::new(AtomicU64::new(BEGINNING)));
         Self {
             ports,
+            clocks: (1..=count).map(clock).collect(),
             nodes: BTreeMap::new(),
             founders: count,
             tune,
@@ -87,6 +101,8 @@ impl Cluster {
 
     pub(crate) async fn start(&mut self, id: NodeId, remains: Remains) {
         let mut config = self.config(id, &remains);
+        let (raised, alarms) = watch::channel(Vec::new());
+        config.alarm = Arc::new(move |alarm| raised.send_modify(|all| all.push(alarm)));
         (self.tune)(&mut config);
         let databases = Databases {
             log: remains.log.database(),
@@ -98,9 +114,11 @@ impl Cluster {
             if to == id && from != id {
                 let listener = TcpListener::bind(("127.0.0.1", *port)).await.unwrap();
                 let server = RaftServer::new(replica.clone(), Arc::new(move |_| Some(from)));
+                let heads = HeadServer::new(replica.clone(), Arc::new(move |_| Some(from)));
                 let (end, ended) = oneshot::channel();
                 let serving = Server::builder()
                     .add_service(server.into_service())
+                    .add_service(heads.into_service())
                     .serve_with_incoming_shutdown(
                         TcpListenerStream::new(listener),
                         ended.map(|_| ()),
@@ -113,6 +131,7 @@ impl Cluster {
             dir: remains.dir,
             log: remains.log,
             state: remains.state,
+            alarms,
             servers,
         };
         self.nodes.insert(id, node);
@@ -138,6 +157,14 @@ impl Cluster {
             server.await.unwrap();
         }
         remains
+    }
+
+    /// Waits for an alarm on a node.
+    pub(crate) async fn alarm(&self, id: NodeId, wanted: impl Fn(&Alarm) -> bool) -> Alarm {
+        let mut alarms = self.nodes[&id].alarms.clone();
+        let alarms = alarms.wait_for(|all| all.iter().any(&wanted)).await;
+        let alarms = alarms.unwrap();
+        alarms.iter().find(|alarm| wanted(alarm)).unwrap().clone()
     }
 
     pub(crate) fn replica(&self, id: NodeId) -> &Replica {
@@ -188,6 +215,11 @@ impl Cluster {
         root(&self.nodes.values().next().unwrap().replica)
     }
 
+    fn clock(&self, id: NodeId) -> Clock {
+        let clock = Arc::clone(&self.clocks[&id]);
+        Arc::new(move || clock.load(Ordering::SeqCst))
+    }
+
     fn config(&self, id: NodeId, remains: &Remains) -> ReplicaConfig {
         let channels = self.ports.range((id, 0)..(id + 1, 0));
         let channels: BTreeMap<NodeId, Channel> = channels
@@ -201,7 +233,7 @@ impl Cluster {
                 identity(id),
                 remains.dir.path().to_owned(),
                 Arc::new(move |node_id| channels.get(&node_id).cloned()),
-                Arc::new(|| BEGINNING),
+                self.clock(id),
             )
         }
     }

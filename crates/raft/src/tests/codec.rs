@@ -8,6 +8,7 @@ use crate::{CodecError, NodeId};
 use medanchor_api::pb::raft as pb;
 use openraft::{CommittedLeaderId, EntryPayload};
 use proptest::collection::{btree_set, vec};
+use proptest::option;
 use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use std::io::Write;
 
@@ -80,7 +81,16 @@ fn membership_that_nobody_agreed_on_is_refused() {
 fn entry() -> impl Strategy<Value = Entry> {
     let payload = prop_oneof![
         proptest::strategy::Just(EntryPayload::Blank),
-        vec(any::<u8>(), 0..100).prop_map(|bytes| EntryPayload::Normal(Proposal(bytes.into()))),
+        (
+            vec(any::<u8>(), 0..100),
+            option::of(vec(any::<u8>(), 1..100))
+        )
+            .prop_map(|(batch, head)| {
+                EntryPayload::Normal(Proposal {
+                    batch: batch.into(),
+                    head: head.map(Into::into),
+                })
+            }),
         membership().prop_map(EntryPayload::Membership),
     ];
     (log_id(), payload).prop_map(|(log_id, payload)| Entry { log_id, payload })

@@ -1,9 +1,13 @@
+mod admission;
 mod backend;
 mod certified;
+mod clocks;
 mod cluster;
 mod codec;
+mod compare;
 mod disk;
 mod group;
+mod heads;
 mod members;
 mod network;
 mod server;

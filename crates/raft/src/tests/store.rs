@@ -1,11 +1,12 @@
 use super::backend::Disk;
 use super::cluster::{identity, network};
 use crate::Identity;
+use crate::heads::HeadSigner;
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotFile;
 use crate::snapshots::Snapshots;
 use crate::state_store::StateStore;
-use crate::types::{Entry, LogId, Proposal, StorageError, TypeConfig};
+use crate::types::{Entry, LogId, NodeId, Proposal, StorageError, TypeConfig};
 use medanchor_anchor::testing::{BEGINNING, MEMBERS, World, key};
 use medanchor_anchor::{self as anchor, Batch, Body, Founded, SignedStatement};
 use openraft::storage::RaftStateMachine;
@@ -25,7 +26,7 @@ fn open_refuses_the_log_of_another_node() {
     let dir = tempfile::tempdir().unwrap();
     let open = |disk: &Disk, node_id| {
         let state = open(&Disk::default(), dir.path());
-        LogStore::open(disk.database(), node_id, state)
+        LogStore::open(disk.database(), signer(node_id, state))
     };
     drop(open(&disk, 1).unwrap());
     drop(open(&disk, 1).unwrap());
@@ -150,7 +151,15 @@ pub(super) fn batch(index: u64, signed: SignedStatement) -> Entry {
 pub(super) fn entry(index: u64, bytes: Vec<u8>) -> Entry {
     Entry {
         log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
-        payload: EntryPayload::Normal(Proposal(bytes.into())),
+        payload: EntryPayload::Normal(Proposal::new(bytes)),
+    }
+}
+
+fn signer(node_id: NodeId, state: StateStore) -> HeadSigner {
+    HeadSigner {
+        node_id,
+        identity: identity(node_id),
+        state,
     }
 }
 
@@ -160,7 +169,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, tempfile::TempDir> for Build
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateStore), StorageError> {
         let dir = tempfile::tempdir().unwrap();
         let state = open(&Disk::default(), dir.path());
-        let log = LogStore::open(Disk::default().database(), 1, state.clone()).unwrap();
+        let log = LogStore::open(Disk::default().database(), signer(1, state.clone()));
+        let log = log.unwrap();
         Ok((dir, log, state))
     }
 }
