@@ -158,10 +158,11 @@ impl Run {
         let processes = means.network.processes();
         let names: Vec<String> = processes.map(|node| node.name.clone()).collect();
         let end = Instant::now() + lasts;
+        let mut fast = None;
         while Instant::now() < end {
             self.wait_for_progress(load)?;
             let leader = means.network.operator(0)?.run(["status"])?.text("leader")?;
-            let fault = Fault::draw(rng, &names, &leader);
+            let fault = Fault::draw(rng, &names, &leader).sparing_the_quorum(&mut fast);
             let lasts = Duration::from_millis(rng.u64(200..8000));
             self.note(&fault, lasts, load);
             fault
