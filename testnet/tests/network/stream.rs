@@ -1,6 +1,6 @@
 use crate::{
     author::{Author, Place, Sealed},
-    stage::Stage,
+    stage::{Stage, until},
 };
 use futures::{StreamExt, stream};
 use medanchor_anchor::{Outcome, SignedStatement};
@@ -54,9 +54,24 @@ fn stream_of_submissions_survives_its_node_and_spoils_nothing_by_a_bad_one() {
         all
     });
     assert_eq!(answers.len(), rest.len());
-    for (signed, answer) in rest.iter().zip(&answers) {
-        assert_anchored(signed, answer);
+    for (signed, answer) in rest.iter().zip(answers) {
+        assert_anchored(signed, &again_while_unavailable(&device, signed, answer));
     }
+}
+
+/// While the others choose a new leader, "unavailable" is an answer too: the same again is safe.
+fn again_while_unavailable(
+    device: &Author,
+    signed: &SignedStatement,
+    mut answer: Result<Submitted, ClientError>,
+) -> Result<Submitted, ClientError> {
+    until("the statement is answered", || {
+        if matches!(answer, Err(ClientError::Unavailable { .. })) {
+            answer = device.block_on(device.session.client.submit(signed, None));
+        }
+        !matches!(answer, Err(ClientError::Unavailable { .. }))
+    });
+    answer
 }
 
 async fn submit(
