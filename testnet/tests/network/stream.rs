@@ -5,7 +5,7 @@ use crate::{
 use futures::{StreamExt, stream};
 use medanchor_anchor::{Outcome, SignedStatement};
 use medanchor_api::{ClientError, Submitted};
-use medanchor_dag::StreamId;
+use medanchor_dag::{Block, StreamId};
 
 #[test]
 fn stream_of_submissions_survives_its_node_and_spoils_nothing_by_a_bad_one() {
@@ -17,13 +17,14 @@ fn stream_of_submissions_survives_its_node_and_spoils_nothing_by_a_bad_one() {
         seq: 0,
         prev: None,
     };
-    let mut good = Vec::new();
+    let (mut good, mut blocks) = (Vec::new(), Vec::new());
     for number in 0..40_u8 {
         let sealed = Sealed::new(&device.keys.signing, custody, place, &[number; 100]);
         device.upload(&sealed.blocks());
         place.seq += 1;
         place.prev = Some(*sealed.record.cid());
         good.push(device.anchored(sealed.anchored()));
+        blocks.push(sealed.blocks());
     }
     let mut bad = good[5].clone();
     bad.statement = good[6].statement.clone();
@@ -54,19 +55,23 @@ fn stream_of_submissions_survives_its_node_and_spoils_nothing_by_a_bad_one() {
         all
     });
     assert_eq!(answers.len(), rest.len());
-    for (signed, answer) in rest.iter().zip(answers) {
-        assert_anchored(signed, &again_while_unavailable(&device, signed, answer));
+    for ((signed, blocks), answer) in rest.iter().zip(&blocks[20..]).zip(answers) {
+        let answer = again_while_unavailable(&device, signed, blocks, answer);
+        assert_anchored(signed, &answer);
     }
 }
 
-/// While the others choose a new leader, "unavailable" is an answer too: the same again is safe.
+/// While the others choose a new leader, or lack what only the dead node had, "unavailable" is an answer too:
+/// as `medanchor put` does, all of it is sent again.
 fn again_while_unavailable(
     device: &Author,
     signed: &SignedStatement,
+    blocks: &[Block],
     mut answer: Result<Submitted, ClientError>,
 ) -> Result<Submitted, ClientError> {
     until("the statement is answered", || {
         if matches!(answer, Err(ClientError::Unavailable { .. })) {
+            device.upload(blocks);
             answer = device.block_on(device.session.client.submit(signed, None));
         }
         !matches!(answer, Err(ClientError::Unavailable { .. }))
