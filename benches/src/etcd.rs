@@ -5,10 +5,10 @@
 
 use anyhow::{Context, Result};
 use medanchor_node::Folder;
-use medanchor_testnet::NodeProcess;
+use medanchor_testnet::{NodeProcess, free_addresses};
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -217,15 +217,6 @@ fn client_tls(tls: &Path) -> Result<ClientTlsConfig> {
     Ok(ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(read("ca.pem")?))
         .identity(Identity::from_pem(read("cert.pem")?, read("key.pem")?)))
-}
-
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
-    let bind = |_| TcpListener::bind("127.0.0.1:0").context("find a free port");
-    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_>>()?;
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().context("find a free port"))
-        .collect()
 }
 
 const PROGRAM: &str = "etcd";

@@ -26,7 +26,7 @@ mod tool;
 
 pub use commands::main;
 pub use demo::{DemoOptions, demo};
-pub use network::{Network, NetworkOptions};
+pub use network::{Network, NetworkOptions, free_addresses};
 pub use node::NodeProcess;
 pub use soak::{SoakOptions, soak};
 pub use tool::{Home, Ran};

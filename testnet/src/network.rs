@@ -275,7 +275,11 @@ pub(crate) fn this_program() -> Result<PathBuf> {
 }
 
 /// Addresses on loopback whose ports are free now.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+///
+/// # Errors
+///
+/// When there are not as many.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
     let bind = |_| TcpListener::bind("127.0.0.1:0").context("find a free port");
     let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_>>()?;
     listeners

@@ -1,14 +1,13 @@
 //! What a leader signs when it replicates a batch, and what two such heads prove against it.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "what goes wrong here is a failed test"
 )]
 
 use medanchor_anchor::{
-    Batch, BatchConflict, BatchConflictError, BatchConflictKind, BatchHead, Checkpoint, Class,
-    CustodyKind, Epochs, PrincipalKind, Receipt, SignedBatchHead, Strength, TrustPolicy, cosign,
+    Batch, BatchConflict, BatchConflictError, BatchConflictKind, BatchHead, Class, CustodyKind,
+    Epochs, PrincipalKind, Receipt, SignedBatchHead, Strength, TrustPolicy,
     testing::{MEMBERS, ORIGIN, World, did, founded, key, node_key},
 };
 use medanchor_dag::{Hash, SigningKey, to_canonical};
@@ -246,25 +245,6 @@ fn world() -> World {
 }
 
 fn receipt(world: &World, index: u64) -> Receipt {
-    let state = world.state();
-    let size = state.tree_size().unwrap();
-    let checkpoint = Checkpoint {
-        origin: ORIGIN.to_owned(),
-        size,
-        root: state.root().unwrap(),
-    };
-    let mut note = checkpoint.sign(&key("hospital-a/log")).unwrap();
-    for name in MEMBERS {
-        let cosigner = key(&format!("{name}/cosigner"));
-        let name = format!("{ORIGIN}/{name}");
-        note.add(cosign(&note, &name, &cosigner, world.now / 1000).unwrap())
-            .unwrap();
-    }
-    Receipt {
-        leaf: state.leaf(index).unwrap().expect("it has a leaf"),
-        opening: state.opening(index).unwrap(),
-        index,
-        proof: state.inclusion_proof(index, size).unwrap(),
-        checkpoint: note,
-    }
+    let size = world.state().tree_size().unwrap();
+    world.receipt(index, world.checkpoint(size, "hospital-a", &MEMBERS))
 }

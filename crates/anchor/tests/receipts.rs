@@ -6,9 +6,8 @@
 )]
 
 use medanchor_anchor::{
-    Body, Checkpoint, Class, CustodyKind, PrincipalKind, Receipt, SignedNote, Strength,
-    TrustPolicy, cosign,
-    testing::{MEMBERS, ORIGIN, World, key},
+    Body, Class, CustodyKind, PrincipalKind, Receipt, SignedNote, Strength, TrustPolicy,
+    testing::{MEMBERS, ORIGIN, World},
 };
 use std::{env, fs, path::Path};
 
@@ -21,7 +20,7 @@ fn receipt_of_every_leaf_verifies() {
     let checkpoint = checkpoint(&world);
     let size = world.state().tree_size().unwrap();
     for index in 0..size {
-        let receipt = receipt(&world, index, checkpoint.clone());
+        let receipt = world.receipt(index, checkpoint.clone());
         let verified = receipt.verify(&policy, Strength::Published).unwrap();
         assert_eq!(verified.checkpoint.checkpoint.size, size);
         let text = receipt.to_string();
@@ -66,33 +65,8 @@ fn founded(world: &World) -> medanchor_anchor::Founded {
 }
 
 fn checkpoint(world: &World) -> SignedNote {
-    let state = world.state();
-    let checkpoint = Checkpoint {
-        origin: ORIGIN.to_owned(),
-        size: state.tree_size().unwrap(),
-        root: state.root().unwrap(),
-    };
-    let mut note = checkpoint.sign(&key("hospital-b/log")).unwrap();
-    for member in MEMBERS {
-        let name = format!("{ORIGIN}/{member}");
-        let cosigner = key(&format!("{member}/cosigner"));
-        let seconds = world.now / 1000;
-        note.add(cosign(&note, &name, &cosigner, seconds).unwrap())
-            .unwrap();
-    }
-    note
-}
-
-fn receipt(world: &World, index: u64, checkpoint: SignedNote) -> Receipt {
-    let state = world.state();
-    let size = state.tree_size().unwrap();
-    Receipt {
-        leaf: state.leaf(index).unwrap().unwrap(),
-        opening: state.opening(index).unwrap(),
-        index,
-        proof: state.inclusion_proof(index, size).unwrap(),
-        checkpoint,
-    }
+    let size = world.state().tree_size().unwrap();
+    world.checkpoint(size, "hospital-b", &MEMBERS)
 }
 
 fn export(name: &str, text: &str) {

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use medanchor_anchor::{
-    BatchConflict, BatchHead, Checkpoint, Receipt, SignedBatchHead, TrustPolicy, cosign,
-    testing::{MEMBERS, ORIGIN, World, did, key, node_key},
+    BatchConflict, BatchHead, Receipt, SignedBatchHead, TrustPolicy,
+    testing::{MEMBERS, ORIGIN, World, did, node_key},
 };
 use medanchor_dag::Hash;
 use serde_json::Value;
@@ -71,24 +71,5 @@ fn head(batch: &str) -> SignedBatchHead {
 /// Of the founding statement.
 fn receipt() -> Receipt {
     let world = World::new();
-    let state = world.state();
-    let checkpoint = Checkpoint {
-        origin: ORIGIN.to_owned(),
-        size: 1,
-        root: state.root().unwrap(),
-    };
-    let mut note = checkpoint.sign(&key("hospital-a/log")).unwrap();
-    for name in MEMBERS {
-        let cosigner = key(&format!("{name}/cosigner"));
-        let name = format!("{ORIGIN}/{name}");
-        note.add(cosign(&note, &name, &cosigner, 1_000).unwrap())
-            .unwrap();
-    }
-    Receipt {
-        leaf: state.leaf(0).unwrap().unwrap(),
-        opening: state.opening(0).unwrap(),
-        index: 0,
-        proof: state.inclusion_proof(0, 1).unwrap(),
-        checkpoint: note,
-    }
+    world.receipt(0, world.checkpoint(1, "hospital-a", &MEMBERS))
 }

@@ -1,7 +1,7 @@
 use crate::compare::PAGE;
 use crate::error::blocking;
 use crate::replica::Replica;
-use crate::server::Caller;
+use crate::server::{Caller, calling_member};
 use medanchor_api::pb::raft::{self as pb, head_service_server::HeadService};
 use std::fmt;
 use tonic::{Request, Response, Status};
@@ -41,9 +41,7 @@ impl HeadService for HeadServer {
         &self,
         request: Request<pb::ListHeadsRequest>,
     ) -> Result<Response<pb::ListHeadsResponse>, Status> {
-        (self.caller)(request.extensions())
-            .filter(|node_id| self.replica.is_member(*node_id))
-            .ok_or_else(|| Status::permission_denied("not a member of the network"))?;
+        calling_member(&self.replica, &self.caller, request.extensions())?;
         let from = request.get_ref().from_index;
         let admission = self.replica.admission().clone();
         let heads = blocking(move || {

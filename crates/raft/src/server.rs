@@ -57,9 +57,7 @@ impl RaftServer {
 
     /// The member that makes the call.
     fn member(&self, extensions: &Extensions) -> Result<NodeId, Status> {
-        (self.caller)(extensions)
-            .filter(|node_id| self.replica.is_member(*node_id))
-            .ok_or_else(|| Status::permission_denied("not a member of the network"))
+        calling_member(&self.replica, &self.caller, extensions)
     }
 
     /// The vote in a message of Raft itself, which must come from the node that it names and be meant for
@@ -80,6 +78,17 @@ impl RaftServer {
         }
         Ok(vote)
     }
+}
+
+/// The member of the network that makes a call with these extensions.
+pub(crate) fn calling_member(
+    replica: &Replica,
+    caller: &Caller,
+    extensions: &Extensions,
+) -> Result<NodeId, Status> {
+    caller(extensions)
+        .filter(|node_id| replica.is_member(*node_id))
+        .ok_or_else(|| Status::permission_denied("not a member of the network"))
 }
 
 impl fmt::Debug for RaftServer {

@@ -3,9 +3,9 @@
 
 use futures::future::{BoxFuture, pending};
 use medanchor_anchor::{
-    AccessRequest, Anchored, Append, AppendError, Appended, Applied, Attestation, Body, Checkpoint,
+    AccessRequest, Anchored, Append, AppendError, Appended, Applied, Attestation, Body,
     CustodyKind, Kind, LeafIndex, MemoryTables, Outcome, PrincipalKind, Prove, Read, ReadError,
-    Receipt, SignedStatement, State, Strength, Submission, View, cosign,
+    Receipt, SignedStatement, State, Strength, Submission, View,
     testing::{self, MEMBERS, ORIGIN, World, custody_id, did, key, node_key, stream_id},
 };
 use medanchor_broker::{Broker, BrokerParts, Custody, Grant};
@@ -330,27 +330,8 @@ impl Prove for Network {
                 return Err(ReadError::Unavailable("no witness".into()));
             }
             let world = self.world();
-            let state = world.state();
-            let size = state.tree_size().unwrap();
-            let checkpoint = Checkpoint {
-                origin: ORIGIN.to_owned(),
-                size,
-                root: state.root().unwrap(),
-            };
-            let mut checkpoint = checkpoint.sign(&key("hospital-a/log")).unwrap();
-            for member in MEMBERS {
-                let name = format!("{ORIGIN}/{member}");
-                let cosigner = key(&format!("{member}/cosigner"));
-                let cosignature = cosign(&checkpoint, &name, &cosigner, world.now / 1000);
-                checkpoint.add(cosignature.unwrap()).unwrap();
-            }
-            Ok(Receipt {
-                leaf: state.leaf(index).unwrap().unwrap(),
-                opening: state.opening(index).unwrap(),
-                index,
-                proof: state.inclusion_proof(index, size).unwrap(),
-                checkpoint,
-            })
+            let size = world.state().tree_size().unwrap();
+            Ok(world.receipt(index, world.checkpoint(size, "hospital-a", &MEMBERS)))
         })
     }
 }
