@@ -1,3 +1,4 @@
+use crate::base58;
 use ed25519_dalek::{Signer, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
@@ -46,12 +47,21 @@ impl Did {
     }
 }
 
+impl Did {
+    /// Gives `f` the `did:key`.
+    fn with_text<T>(&self, f: impl FnOnce(&str) -> T) -> T {
+        let mut text = [0; PREFIX.len() + base58::DIGITS];
+        let (prefix, digits) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        digits.copy_from_slice(&base58::encode(&self.0));
+        // The digits are ASCII.
+        f(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Did {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut key = Vec::with_capacity(34);
-        key.extend_from_slice(&ED25519_PUB);
-        key.extend_from_slice(&self.0);
-        write!(f, "{PREFIX}{}", bs58::encode(key).into_string())
+        self.with_text(|text| f.write_str(text))
     }
 }
 
@@ -65,29 +75,37 @@ impl FromStr for Did {
     type Err = DidError;
 
     fn from_str(text: &str) -> Result<Self, DidError> {
-        let refuse = || DidError(text.chars().take(80).collect());
-        let encoded = text.strip_prefix(PREFIX).ok_or_else(refuse)?;
-        let mut bytes = [0; 34];
-        let written = bs58::decode(encoded)
-            .onto(&mut bytes)
-            .map_err(|_| refuse())?;
-        match bytes.strip_prefix(&ED25519_PUB).map(TryInto::try_into) {
-            Some(Ok(key)) if written == bytes.len() => Ok(Self(key)),
-            _ => Err(refuse()),
-        }
+        let digits = text.strip_prefix(PREFIX);
+        let key = digits.and_then(|digits| base58::decode(digits.as_bytes()));
+        key.map(Self)
+            .ok_or_else(|| DidError(text.chars().take(80).collect()))
     }
 }
 
 impl Serialize for Did {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 
 impl<'de> Deserialize<'de> for Did {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        deserializer.deserialize_str(DidText)
+    }
+}
+
+/// Reads a `did:key` where it stands.
+struct DidText;
+
+impl de::Visitor<'_> for DidText {
+    type Value = Did;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a did:key")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Did, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -192,8 +210,6 @@ fn labelled(label: &str, digest: &[u8; 32]) -> Vec<u8> {
 }
 
 const PREFIX: &str = "did:key:z";
-/// Multicodec `ed25519-pub` (0xed) as a varint.
-const ED25519_PUB: [u8; 2] = [0xed, 0x01];
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 //! Out of scope: sealing and opening (`medanchor-envelope`), and any network (`medanchor-ipfs`).
 #![deny(clippy::indexing_slicing)]
 
+mod base58;
 mod block;
 mod cbor;
 mod chunks;
