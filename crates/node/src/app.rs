@@ -479,7 +479,7 @@ fn open_monitor(
                 .chain(witnesses)
                 .map(|c| c.server)
                 .collect(),
-            tls: tls.client()?,
+            http: tls.client()?,
         },
         alarms: Arc::clone(alarms),
         folder: folder.known_checkpoints(),
@@ -559,7 +559,7 @@ impl Transparency {
             cosigner: Arc::clone(&cosigner),
             members,
             witnesses,
-            tls: tls.client()?,
+            http: tls.client()?,
             channels: channels.clone(),
             monitor: Arc::clone(&monitor),
         });

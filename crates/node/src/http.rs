@@ -3,95 +3,248 @@
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, client::conn::http1};
+use hyper::{
+    Method, Request, StatusCode,
+    client::conn::http1::{self, SendRequest},
+};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
 /// A server, by its address and the name in its certificate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
 }
 
-/// Posts `body` and gives status and answer.
-pub(crate) async fn post(
-    tls: &Arc<ClientConfig>,
-    server: &Server,
-    path: &str,
-    body: String,
-) -> Result<(StatusCode, Bytes)> {
-    ask(tls, server, Method::POST, path, body).await
+/// Makes requests, and keeps a connection to each server for the next. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Client(Arc<Inner>);
+
+struct Inner {
+    tls: TlsConnector,
+    /// Connections that nothing is under way on.
+    idle: Mutex<BTreeMap<Server, Connection>>,
 }
 
-/// Gets what is at `path`, with its status.
-pub(crate) async fn get(
-    tls: &Arc<ClientConfig>,
-    server: &Server,
-    path: &str,
-) -> Result<(StatusCode, Bytes)> {
-    ask(tls, server, Method::GET, path, String::new()).await
-}
+/// Ends when it is dropped.
+type Connection = SendRequest<Full<Bytes>>;
 
-async fn ask(
-    tls: &Arc<ClientConfig>,
-    server: &Server,
-    method: Method,
-    path: &str,
-    body: String,
-) -> Result<(StatusCode, Bytes)> {
-    timeout(DEADLINE, exchange(tls, server, method, path, body))
-        .await
-        .with_context(|| format!("no answer from `{}` in time", server.name))?
-        .with_context(|| format!("ask `{}` at {}", server.name, server.address))
-}
-
-async fn exchange(
-    tls: &Arc<ClientConfig>,
-    server: &Server,
-    method: Method,
-    path: &str,
-    body: String,
-) -> Result<(StatusCode, Bytes)> {
-    let name = ServerName::try_from(server.name.clone()).context("name the server")?;
-    let stream = TcpStream::connect(server.address)
-        .await
-        .context("connect")?;
-    let stream = TlsConnector::from(Arc::clone(tls))
-        .connect(name, stream)
-        .await
-        .context("agree on TLS")?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .context("speak HTTP")?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", &server.name)
-        .body(Full::new(Bytes::from(body)))
-        .context("build the request")?;
-    let answer = async {
-        let response = sender.send_request(request).await.context("send")?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| anyhow::anyhow!(error))
-            .context("read the answer")?;
-        anyhow::Ok((status, body.to_bytes()))
-    };
-    // The connection must be driven while the answer is awaited; it ends with it.
-    tokio::select! {
-        answer = answer => answer,
-        closed = connection => {
-            closed.context("keep the connection")?;
-            anyhow::bail!("the connection was closed before the answer")
-        }
+impl Client {
+    pub(crate) fn new(tls: ClientConfig) -> Self {
+        Self(Arc::new(Inner {
+            tls: TlsConnector::from(Arc::new(tls)),
+            idle: Mutex::default(),
+        }))
     }
+
+    /// Posts `body` and gives status and answer. It may be received twice.
+    pub(crate) async fn post(
+        &self,
+        server: &Server,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Bytes)> {
+        self.ask(server, Method::POST, path, body).await
+    }
+
+    /// Gets what is at `path`, with its status.
+    pub(crate) async fn get(&self, server: &Server, path: &str) -> Result<(StatusCode, Bytes)> {
+        self.ask(server, Method::GET, path, String::new()).await
+    }
+
+    async fn ask(
+        &self,
+        server: &Server,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &server.name)
+            .body(Full::new(Bytes::from(body)))
+            .context("build the request")?;
+        timeout(DEADLINE, self.exchange(server, request))
+            .await
+            .with_context(|| format!("no answer from `{}` in time", server.name))?
+            .with_context(|| format!("ask `{}` at {}", server.name, server.address))
+    }
+
+    async fn exchange(
+        &self,
+        server: &Server,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes)> {
+        if let Some(mut kept) = self.take(server)
+            && kept.ready().await.is_ok()
+        {
+            // The server may close it at the same moment; then it is asked again.
+            if let Ok(answer) = send(&mut kept, request.clone()).await {
+                self.keep(server, kept);
+                return Ok(answer);
+            }
+        }
+        let mut fresh = self.connect(server).await?;
+        let answer = send(&mut fresh, request).await?;
+        self.keep(server, fresh);
+        Ok(answer)
+    }
+
+    async fn connect(&self, server: &Server) -> Result<Connection> {
+        let name = ServerName::try_from(server.name.clone()).context("name the server")?;
+        let stream = TcpStream::connect(server.address)
+            .await
+            .context("connect")?;
+        stream.set_nodelay(true).context("connect")?;
+        let stream = self
+            .0
+            .tls
+            .connect(name, stream)
+            .await
+            .context("agree on TLS")?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .context("speak HTTP")?;
+        // It ends with its sender, or when the server closes it: whoever waits for an answer is told.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("a connection to a co-signer ended: {error}");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn take(&self, server: &Server) -> Option<Connection> {
+        self.idle().remove(server)
+    }
+
+    /// The last that was used replaces another one, which then ends.
+    fn keep(&self, server: &Server, connection: Connection) {
+        self.idle().insert(server.clone(), connection);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, BTreeMap<Server, Connection>> {
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn send(
+    connection: &mut Connection,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes)> {
+    let response = connection.send_request(request).await.context("send")?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!(error))
+        .context("read the answer")?;
+    Ok((status, body.to_bytes()))
 }
 
 const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        certificates::{Authority, Holder},
+        config::Folder,
+        tls::Tls,
+    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    #[tokio::test]
+    async fn requests_share_a_connection() {
+        let (client, server, connections) = served(usize::MAX).await;
+        for _ in 0..5 {
+            let (status, body) = client.get(&server, "/").await.unwrap();
+            assert_eq!((status, body.as_ref()), (StatusCode::OK, b"ok".as_slice()));
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn connection_that_the_server_has_closed_is_made_again() {
+        let (client, server, connections) = served(2).await;
+        for _ in 0..6 {
+            let (status, _) = client.post(&server, "/", "body".to_owned()).await.unwrap();
+            assert_eq!(status, StatusCode::OK);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 3);
+    }
+
+    /// A server that closes each connection without a word after so many answers, and counts connections.
+    async fn served(answers: usize) -> (Client, Server, Arc<AtomicUsize>) {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = tls(&Folder::new(folder.path()));
+        let acceptor = TlsAcceptor::from(tls.server().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Server {
+            name: "localhost".to_owned(),
+            address: listener.local_addr().unwrap(),
+        };
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let stream = acceptor.accept(stream).await.unwrap();
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let mut stream = BufReader::new(stream);
+                for _ in 0..answers {
+                    if !read_request(&mut stream).await {
+                        break;
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            }
+        });
+        (tls.client().unwrap(), server, connections)
+    }
+
+    /// Until the blank line; a body that follows is of no interest. False when the client has gone.
+    async fn read_request(stream: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> bool {
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            if !matches!(stream.read_line(&mut line).await, Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn tls(folder: &Folder) -> Tls {
+        let (authority, own) = Authority::create("hospital-a").unwrap();
+        let hosts = ["localhost".to_owned()];
+        let node = authority.issue(Holder::Node, "hospital-a", &hosts).unwrap();
+        std::fs::create_dir(folder.tls()).unwrap();
+        for (name, pem) in [
+            ("ca.pem", own.certificate_pem.as_str()),
+            ("cert.pem", &node.certificate_pem),
+            ("key.pem", &node.key_pem),
+        ] {
+            std::fs::write(folder.tls().join(name), pem).unwrap();
+        }
+        Tls::open(folder).unwrap()
+    }
+}

@@ -19,7 +19,6 @@ use medanchor_api::pb::{
 };
 use medanchor_dag::SigningKey;
 use medanchor_raft::{Replica, Role};
-use rustls::ClientConfig;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -44,7 +43,7 @@ pub(crate) struct Publisher {
     /// Outside witnesses, which co-sign what these endorse.
     witnesses: Vec<RemoteCosigner>,
     endorsers: Endorsers,
-    tls: Arc<ClientConfig>,
+    http: http::Client,
     channels: Channels,
     /// What each co-signer has seen last, as far as this node knows.
     seen_by: Mutex<BTreeMap<String, u64>>,
@@ -131,7 +130,7 @@ pub(crate) struct PublisherParts {
     pub(crate) members: Vec<RemoteCosigner>,
     pub(crate) witnesses: Vec<RemoteCosigner>,
     pub(crate) endorsers: Endorsers,
-    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) http: http::Client,
     pub(crate) channels: Channels,
     pub(crate) monitor: Arc<Monitor>,
 }
@@ -147,7 +146,7 @@ impl Publisher {
             members: parts.members,
             witnesses: parts.witnesses,
             endorsers: parts.endorsers,
-            tls: parts.tls,
+            http: parts.http,
             channels: parts.channels,
             seen_by: Mutex::default(),
             newest: watch::Sender::new(Newest::default()),
@@ -349,7 +348,7 @@ impl Publisher {
         for _ in 0..2 {
             let request = self.add_checkpoint(seen, checkpoint, &note)?.to_string();
             let path = "/add-checkpoint";
-            let (status, answer) = http::post(&self.tls, server, path, request).await?;
+            let (status, answer) = self.http.post(server, path, request).await?;
             let answer = std::str::from_utf8(&answer).context("read the answer")?;
             match status {
                 StatusCode::OK => {

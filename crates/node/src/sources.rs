@@ -11,8 +11,7 @@ use hyper::StatusCode;
 use medanchor_anchor::SignedNote;
 use medanchor_api::pb::anchor::{CheckpointRequest, anchor_service_client::AnchorServiceClient};
 use medanchor_dag::sha256;
-use rustls::ClientConfig;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tonic::Request;
 
 /// The others that show checkpoints of one log.
@@ -22,7 +21,7 @@ pub(crate) struct Sources {
     pub(crate) members: Option<Channels>,
     /// Every other co-signer: what it has co-signed.
     pub(crate) cosigners: Vec<Server>,
-    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) http: http::Client,
 }
 
 /// Where the newest checkpoint that a co-signer signed of this log is found (C2SP tlog-witness).
@@ -58,7 +57,7 @@ impl Sources {
 
     async fn cosigned(&self, server: &Server) -> Result<Option<SignedNote>> {
         let path = monitoring_path(&self.origin);
-        let (status, answer) = http::get(&self.tls, server, &path).await?;
+        let (status, answer) = self.http.get(server, &path).await?;
         match status {
             StatusCode::OK => {
                 let text = std::str::from_utf8(&answer).context("read the checkpoint")?;

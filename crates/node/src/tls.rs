@@ -1,6 +1,6 @@
 //! TLS 1.3 with client certificates, on both ends.
 
-use crate::{config::Folder, files};
+use crate::{config::Folder, files, http};
 use anyhow::{Context, Result};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -59,14 +59,14 @@ impl Tls {
     }
 
     /// For HTTPS requests to other nodes and witnesses.
-    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>> {
+    pub(crate) fn client(&self) -> Result<http::Client> {
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("set TLS 1.3")?
             .with_root_certificates(roots(&self.ca_pem)?)
             .with_client_auth_cert(certificates(&self.certificate_pem)?, self.key()?)
             .context("use the node's certificate")?;
-        Ok(Arc::new(config))
+        Ok(http::Client::new(config))
     }
 
     /// For gRPC requests to the node that is named `name` in its certificate.

@@ -92,7 +92,7 @@ fn open_other(
             origin: log.origin.clone(),
             members: None,
             cosigners: Vec::new(),
-            tls: tls.client()?,
+            http: tls.client()?,
         },
         alarms: Arc::clone(alarms),
         folder: folder.known_checkpoints(),
@@ -339,14 +339,14 @@ mod tests {
         let stop = CancellationToken::new();
         let (folder, stopped) = (network.folder("regulator"), stop.clone());
         let serving = tokio::spawn(async move { app::run(&folder, stopped).await });
-        let tls = Tls::open(&network.folder("a")).unwrap().client().unwrap();
+        let client = Tls::open(&network.folder("a")).unwrap().client().unwrap();
         let server = http::Server {
             name: "regulator".to_owned(),
             address,
         };
         let path = monitoring_path(ORIGIN);
         let status = loop {
-            match http::get(&tls, &server, &path).await {
+            match client.get(&server, &path).await {
                 Ok((status, _)) => break status,
                 // It is not listening yet.
                 Err(_) => assert!(!serving.is_finished()),
@@ -354,7 +354,7 @@ mod tests {
         };
         assert_eq!(status, 404);
         let post = async |request: String| {
-            let posted = http::post(&tls, &server, "/add-checkpoint", request).await;
+            let posted = client.post(&server, "/add-checkpoint", request).await;
             let (status, answer) = posted.unwrap();
             (status.as_u16(), String::from_utf8(answer.into()).unwrap())
         };
@@ -364,7 +364,7 @@ mod tests {
         assert_eq!(post(lonely).await.0, 403);
         let (status, signature) = post(request(TRUE, 0, note(4, &["a", "c"])).to_string()).await;
         assert_eq!(status, 200);
-        let (status, shown) = http::get(&tls, &server, &path).await.unwrap();
+        let (status, shown) = client.get(&server, &path).await.unwrap();
         assert_eq!(status, 200);
         assert_eq!(shown, format!("{}{signature}", note(4, &["a", "c"])));
         let stale = request(TRUE, 0, note(9, &["a", "c"])).to_string();
