@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Lets submissions that come at the same time share one entry of the log, and so one write to disk and
 /// one round to the followers.
@@ -160,16 +160,17 @@ impl Task {
     /// [`LINGER`].
     async fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
         let busy = self.in_flight.available_permits() < MAX_IN_FLIGHT.saturating_sub(1);
-        let linger = tokio::time::sleep(if busy { LINGER } else { Duration::ZERO });
-        tokio::pin!(linger);
+        let until = busy.then(|| Instant::now() + LINGER);
         let mut size_bytes = first.size_bytes;
         let mut entries = first.group.statements.len();
         let mut batch = vec![first];
         while entries < Batch::MAX_ENTRIES {
-            let next = tokio::select! {
-                biased;
-                next = self.receiver.recv() => next,
-                () = &mut linger => None,
+            let next = match (self.receiver.try_recv(), until) {
+                (Ok(next), _) => Some(next),
+                (Err(_), None) => None,
+                (Err(_), Some(until)) => timeout_at(until, self.receiver.recv())
+                    .await
+                    .unwrap_or(None),
             };
             let Some(next) = next else { break };
             size_bytes = size_bytes.saturating_add(next.size_bytes);

@@ -11,19 +11,18 @@ use medanchor_api::pb::raft as pb;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The replicated log and the vote, in one database, so that their writes keep their order. Each write is
-/// one durable commit before it is acknowledged; only the committed index, which can be learnt again, is
-/// not.
+/// one durable commit before it is acknowledged; only the committed index, which can be learnt again, waits
+/// in memory for the next of them.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     database: Arc<Database>,
+    committed: Arc<Mutex<Option<LogId>>>,
     state: StateStore,
     signer: HeadSigner,
 }
@@ -44,6 +43,7 @@ impl LogStore {
         let node_id = signer.node_id;
         let store = Self {
             database: Arc::new(base),
+            committed: Arc::default(),
             state: signer.state.clone(),
             signer,
         };
@@ -100,7 +100,13 @@ impl LogStore {
         // same term finds what it has signed and signs no other head for that place.
         let signed = entries.iter().map(|entry| self.signer.complete(entry));
         let signed = signed.collect::<Result<Vec<_>, _>>()?;
-        self.write(|txn| heads::write_entries(txn, ENTRIES, &signed))
+        let committed = *self.committed();
+        self.write(|txn| {
+            if let Some(committed) = &committed {
+                put_meta(txn, COMMITTED, &log_id_to_pb(committed))?;
+            }
+            heads::write_entries(txn, ENTRIES, &signed)
+        })
     }
 
     fn truncate_now(&self, since: u64) -> Result<(), StoreError> {
@@ -123,12 +129,10 @@ impl LogStore {
         })
     }
 
-    fn save_committed_now(&self, committed: &LogId) -> Result<(), StoreError> {
-        let mut txn = self.database.begin_write().map_err(database)?;
-        txn.set_durability(Durability::None)
-            .map_err(|error| database(redb::Error::from(error)))?;
-        put_meta(&txn, COMMITTED, &log_id_to_pb(committed))?;
-        txn.commit().map_err(database)
+    fn committed(&self) -> MutexGuard<'_, Option<LogId>> {
+        self.committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn meta<M: Message + Default>(&self, name: &str) -> Result<Option<M>, StoreError> {
@@ -267,16 +271,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let Some(committed) = committed else {
-            return Ok(());
-        };
-        let store = self.clone();
-        blocking(move || store.save_committed_now(&committed))
-            .await
-            .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Write))
+        if committed.is_some() {
+            *self.committed() = committed;
+        }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        if let Some(committed) = *self.committed() {
+            return Ok(Some(committed));
+        }
         let committed = self.meta::<pb::LogId>(COMMITTED);
         committed
             .map(|committed| committed.as_ref().map(log_id_from_pb))
