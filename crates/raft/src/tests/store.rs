@@ -100,6 +100,20 @@ async fn power_loss_leaves_the_last_durable_state() {
     assert_eq!(*reopened.applied().borrow(), durable);
 }
 
+/// A repair reads all of the state.
+#[tokio::test]
+async fn state_needs_no_repair_after_a_power_loss() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let mut store = open(&disk, dir.path());
+    store.apply([founding(1)]).await.unwrap();
+    store.make_durable().unwrap();
+    store.apply([entry(2, Vec::new())]).await.unwrap();
+    let mut builder = redb::Database::builder();
+    builder.set_repair_callback(redb::RepairSession::abort);
+    let after = disk.after_power_loss();
+    assert!(builder.create_with_backend(after).is_ok());
+}
+
 /// A state that holds the founding statement, from entry 1.
 async fn founded() -> (tempfile::TempDir, StateStore) {
     let dir = tempfile::tempdir().unwrap();
