@@ -18,6 +18,7 @@ mod batch_head;
 mod chain;
 mod checkpoint;
 mod cosignature;
+mod damage;
 mod entry;
 mod equivocation;
 mod leaf;
@@ -46,6 +47,7 @@ pub use batch_head::{BatchConflictKind, BatchHead, BatchHeadError, SignedBatchHe
 pub use chain::{ChainError, Epochs, PolicyChain};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;
+pub use damage::Damage;
 pub use entry::{
     ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry, Status, StreamEntry,
 };
