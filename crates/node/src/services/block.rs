@@ -1,4 +1,4 @@
-use super::errors::{internal, parsed};
+use super::errors::{internal, parsed, store_status};
 use crate::fatal_store::FatalStore;
 use futures::stream::{self, BoxStream, StreamExt};
 use medanchor_api::{
@@ -7,12 +7,11 @@ use medanchor_api::{
         GetRequest, GetResponse, HasRequest, HasResponse, PutRequest, PutResponse,
         block_service_server::BlockService,
     },
-    status,
 };
 use medanchor_dag::{Block, BlockSource, BlockStore, Cid, SourceError, StoreError};
 use medanchor_ipfs::Peer;
 use std::sync::Arc;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Blocks in and out.
 pub(crate) struct Blocks {
@@ -131,18 +130,6 @@ fn given(fetched: Result<Block, SourceError>) -> Result<Result<Block, Missing>, 
         Err(SourceError::NotFound(_)) => Ok(Err(Missing::NotFound)),
         Err(SourceError::Unavailable { .. }) => Ok(Err(Missing::Unavailable)),
         Err(SourceError::Store(error)) => Err(store_status(error)),
-    }
-}
-
-fn store_status(error: StoreError) -> Status {
-    match error {
-        StoreError::Full(_) => status(
-            Code::ResourceExhausted,
-            "disk-full",
-            "this node's disk is full: use another node, or free space on it",
-        ),
-        StoreError::Block(error) => status(Code::InvalidArgument, "malformed", error.to_string()),
-        error => internal(error),
     }
 }
 

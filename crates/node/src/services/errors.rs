@@ -3,6 +3,8 @@
 use crate::{holders::HoldingError, submit::SubmitError};
 use medanchor_anchor::{AppendError, BoxError, ReadError, TablesError};
 use medanchor_api::{overloaded, status};
+use medanchor_dag::{SourceError, StoreError};
+use medanchor_ipfs::FetchError;
 use tonic::{Code, Status};
 
 /// What was parsed; otherwise the caller is told what is wrong with it.
@@ -56,9 +58,27 @@ pub(crate) fn tables_status(error: TablesError) -> Status {
     internal(error)
 }
 
+pub(crate) fn store_status(error: StoreError) -> Status {
+    match error {
+        StoreError::Full(source) => {
+            tracing::warn!("blocks are refused: no room on the disk: {source}");
+            status(
+                Code::ResourceExhausted,
+                "disk-full",
+                "this node's disk is full: use another node, or free space on it",
+            )
+        }
+        StoreError::Block(error) => status(Code::InvalidArgument, "malformed", error.to_string()),
+        error => internal(error),
+    }
+}
+
 pub(crate) fn holding_status(error: HoldingError) -> Status {
     match error {
         HoldingError::Statement(code) => append_status(AppendError::Rejected(code)),
+        // Also when it is full of what other nodes were to give.
+        HoldingError::Incomplete(FetchError::Block(SourceError::Store(error)))
+        | HoldingError::Store(SourceError::Store(error)) => store_status(error),
         HoldingError::Incomplete(source) => {
             tracing::info!("a record is incomplete: {source}");
             // Another node may have them, and so may this one when they are sent again.
@@ -135,4 +155,25 @@ fn rejection(code: &str) -> String {
         _ => "it is malformed",
     };
     format!("the statement cannot be recorded: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_api::stable_code;
+    use std::io;
+
+    #[test]
+    fn full_block_store_says_so_wherever_it_is_noticed() {
+        let full = || SourceError::Store(StoreError::Full(io::ErrorKind::StorageFull.into()));
+        let noticed = [
+            HoldingError::Store(full()),
+            HoldingError::Incomplete(FetchError::Block(full())),
+        ];
+        for error in noticed {
+            let status = holding_status(error);
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert_eq!(stable_code(&status), Some("disk-full"));
+        }
+    }
 }
