@@ -211,11 +211,7 @@ impl Cosigner {
         }
         let mut file = self.seen_file();
         let seen = request.decide(file.seen().as_ref(), &self.log_keys)?;
-        let at_unix_seconds = clock::unix_ms() / 1000;
-        if file.last_time() > at_unix_seconds {
-            let problem = "the clock stands before the time of the last co-signature";
-            return Err(failed(problem.into()));
-        }
+        let at_unix_seconds = file.time(clock::unix_ms() / 1000);
         let name = self.verifier.name();
         let signature = cosign(&request.note, name, &self.key, at_unix_seconds)
             .map_err(|error| failed(error.into()))?;
@@ -288,9 +284,18 @@ impl SeenFile {
         self.last.as_ref().map(|last| last.seen)
     }
 
-    /// Unix seconds; 0 before the first signature.
-    fn last_time(&self) -> u64 {
-        self.last.as_ref().map_or(0, |last| last.at_unix_seconds)
+    /// The time to sign at, unix seconds: now, but never before the last signature. Each says which tree was the
+    /// largest at its time; if the clock was set back, an earlier time would contradict what was signed before.
+    fn time(&self, now: u64) -> u64 {
+        let last = self.last.as_ref().map_or(0, |last| last.at_unix_seconds);
+        let behind = last.saturating_sub(now);
+        if behind > NOTABLE_SECONDS {
+            tracing::warn!(
+                "this node's clock stands {behind} s before its last co-signature: it co-signs with the \
+                 time of that one until its clock has caught up"
+            );
+        }
+        now.max(last)
     }
 
     /// After a failure nobody knows which record is on the disk. A second try might say that it is there when
@@ -334,5 +339,7 @@ fn parse(text: &str, origin: &str, by: &VerifierKey) -> Result<Option<Cosigned>>
 
 /// The whole file of a log that was never signed.
 const NOTHING: &str = "cosigned-1\nnothing\n";
+/// A clock that is set back by less is in order.
+const NOTABLE_SECONDS: u64 = 5;
 /// How long to wait for the own replica to apply what another node has published.
 const CATCH_UP: Duration = Duration::from_secs(2);

@@ -61,7 +61,7 @@ struct Published {
     checkpoint: Checkpoint,
     note: SignedNote,
     strength: Strength,
-    /// Time of the latest co-signature.
+    /// Median of the co-signatures' times: one wrong clock does not decide.
     at_unix_seconds: u64,
 }
 
@@ -436,8 +436,10 @@ impl Publisher {
             }
         };
         let times = checked.cosigners.iter().map(|by| by.at_unix_seconds);
+        let mut times: Vec<u64> = times.collect();
+        times.sort_unstable();
         Ok(Published {
-            at_unix_seconds: times.max().unwrap_or(0),
+            at_unix_seconds: times.get(times.len() / 2).copied().unwrap_or(0),
             checkpoint: checked.checkpoint,
             note,
             strength,
