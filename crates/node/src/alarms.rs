@@ -49,6 +49,10 @@ pub(crate) enum AlarmKind {
     BatchConflict,
     /// A leader wrote a batch on another tree than this node's own replica computed.
     OtherTree,
+    /// Two members signed different states at one entry of the replicated log.
+    OtherState,
+    /// A leader sent batches that it did not sign as it must.
+    NotSigned,
 }
 
 /// An alarm that was raised: the content of its file.
@@ -83,6 +87,8 @@ impl AlarmKind {
             Self::Equivocation => "equivocation",
             Self::BatchConflict => "batch-conflict",
             Self::OtherTree => "other-tree",
+            Self::OtherState => "other-state",
+            Self::NotSigned => "not-signed",
         }
     }
 
@@ -90,6 +96,9 @@ impl AlarmKind {
     fn stops_cosigning(self) -> bool {
         match self {
             Self::Equivocation | Self::BatchConflict | Self::OtherTree => true,
+            // No snapshot of that state is installed, and nothing of that batch was taken: the log, which is
+            // what is co-signed, is not touched.
+            Self::OtherState | Self::NotSigned => false,
         }
     }
 
@@ -107,6 +116,14 @@ impl AlarmKind {
                 "the leader has another log than this node, or this node's disk is corrupt; this node \
                  co-signs nothing of this log until you have looked"
             }
+            Self::OtherState => {
+                "one of the two lies, or its disk or software is damaged; no node installs a snapshot of \
+                 that state, and this node goes on"
+            }
+            Self::NotSigned => {
+                "the leader, or whoever has its certificate, tells this node what it could deny later; \
+                 nothing of it was taken, and this node goes on"
+            }
         }
     }
 
@@ -119,6 +136,15 @@ impl AlarmKind {
             Self::OtherTree => {
                 "send the evidence to every other organisation, find out with them which log is the true \
                  one, then run `medanchord acknowledge` with this alarm's id"
+            }
+            Self::OtherState => {
+                "compare what a third member signed to see which of the two is wrong, stop that one and \
+                 rebuild its state with `medanchord rebuild-state`, then run `medanchord acknowledge` with \
+                 this alarm's id"
+            }
+            Self::NotSigned => {
+                "ask the organisation that leads what its node runs, and have it stopped if there is no \
+                 good answer, then run `medanchord acknowledge` with this alarm's id"
             }
             Self::BatchConflict => {
                 "check the evidence with `medanchor verify`, send it to every other organisation, have the \

@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use medanchor_raft::Replica;
 use std::{ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,9 @@ enum Command {
         /// The log's origin.
         origin: String,
     },
+    /// Put aside a state that is damaged: the next start makes it anew from the newest certified snapshot and this
+    /// node's own log. The node must not run.
+    RebuildState,
     /// Go on in spite of an alarm, once you have looked into it. The node may run meanwhile.
     Acknowledge {
         /// The alarm, as `medanchor status` names it.
@@ -86,6 +90,11 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     let folder = Folder::new(&arguments.data);
     match &arguments.command {
         Some(Command::WitnessLog { origin }) => witness::begin(&folder, origin),
+        Some(Command::RebuildState) => {
+            let aside = Replica::rebuild_state(&folder.raft()).context("put the state aside")?;
+            tracing::info!("the old state is in `{}`: start the node", aside.display());
+            Ok(())
+        }
         Some(Command::Acknowledge { alarm }) => alarms::acknowledge(&folder.alarms(), alarm),
         Some(Command::Invite {
             name,
@@ -164,5 +173,6 @@ fn log_to_stderr() {
 
 /// Exit code when a disk failed or is full: the same as `EX_IOERR` of `sysexits.h`.
 const DISK_FAILED: u8 = 74;
-/// Our own parts say what an operator should know; the libraries below only what went wrong.
-const DEFAULT_LOG: &str = "info,openraft=warn,libp2p_swarm=warn";
+/// Our own parts say what an operator should know. openraft says again and again that a node cannot be reached,
+/// which `medanchor_raft` says once; what is fatal to it ends the node, with the reason.
+const DEFAULT_LOG: &str = "info,openraft=off,libp2p_swarm=warn";

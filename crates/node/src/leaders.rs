@@ -6,7 +6,7 @@ use crate::{
 };
 use medanchor_anchor::{BatchConflict, MemberEntry, Prove, Read, SignedBatchHead, State, Strength};
 use medanchor_dag::Did;
-use medanchor_raft::{Alarm, AlarmSink, Replica};
+use medanchor_raft::{Alarm, AlarmSink, NodeId, Replica};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +66,26 @@ impl Leaders {
                 self.raise(AlarmKind::OtherTree, evidence.clone(), details, evidence)
                     .await;
             }
-            _ => (),
+            Alarm::OtherState { digests, .. } => {
+                // In one order, so that both who notice it name it alike.
+                let mut evidence = digests.map(|digest| digest.to_bytes());
+                evidence.sort();
+                let evidence = evidence.concat();
+                self.raise(AlarmKind::OtherState, evidence.clone(), details, evidence)
+                    .await;
+            }
+            Alarm::NotSigned { node_id, code } => {
+                let name = self.name_of_id(node_id);
+                let details = format!("`{name}`: {details}");
+                let subject = format!("{node_id} {code}").into_bytes();
+                let evidence = details.clone().into_bytes();
+                self.raise(AlarmKind::NotSigned, subject, details, evidence)
+                    .await;
+            }
+            Alarm::FromTheFuture { .. }
+            | Alarm::Backdated { .. }
+            | Alarm::ClockBehind { .. }
+            | Alarm::ClockAhead => (),
         }
     }
 
@@ -103,11 +122,20 @@ impl Leaders {
             .map_or_else(|| node.to_string(), |entry| entry.member.name)
     }
 
-    /// Also one that was removed since.
+    fn name_of_id(&self, node_id: NodeId) -> String {
+        self.entry(|entry| entry.member.node_id == node_id)
+            .map_or_else(|| format!("node {node_id}"), |entry| entry.member.name)
+    }
+
     fn member(&self, node: &Did) -> Option<MemberEntry> {
+        self.entry(|entry| entry.member.node == *node)
+    }
+
+    /// Also one that was removed since.
+    fn entry(&self, wanted: impl Fn(&MemberEntry) -> bool) -> Option<MemberEntry> {
         let view = self.replica.view().ok()?;
         let entries = State::new(view.as_ref()).member_entries().ok()?;
-        entries.into_iter().find(|entry| entry.member.node == *node)
+        entries.into_iter().find(wanted)
     }
 }
 

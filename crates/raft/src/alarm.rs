@@ -1,5 +1,5 @@
 use crate::types::NodeId;
-use medanchor_anchor::{BatchConflictKind, SignedBatchHead};
+use medanchor_anchor::{BatchConflictKind, SignedBatchHead, StateDigest};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
@@ -25,6 +25,13 @@ pub enum Alarm {
         node_id: NodeId,
         /// Its head, which names the tree.
         head: Box<SignedBatchHead>,
+    },
+    /// Two members signed different states at one entry of the log: one of them lies, or is damaged.
+    OtherState {
+        /// The names of the two.
+        names: Box<[String; 2]>,
+        /// What they signed.
+        digests: Box<[StateDigest; 2]>,
     },
     /// A leader sent a batch that it does not stand for as it must.
     NotSigned {
@@ -59,7 +66,7 @@ pub enum Alarm {
 }
 
 impl Alarm {
-    /// The node that it is about; `None` when it is this one.
+    /// The node that it is about; `None` when it is this one, or nobody knows.
     pub fn node_id(&self) -> Option<NodeId> {
         match self {
             Self::Conflict { node_id, .. }
@@ -67,7 +74,7 @@ impl Alarm {
             | Self::NotSigned { node_id, .. }
             | Self::FromTheFuture { node_id, .. }
             | Self::Backdated { node_id, .. } => Some(*node_id),
-            Self::ClockBehind { .. } | Self::ClockAhead => None,
+            Self::OtherState { .. } | Self::ClockBehind { .. } | Self::ClockAhead => None,
         }
     }
 }
@@ -83,6 +90,14 @@ impl fmt::Display for Alarm {
                 "node {node_id} wrote a batch on another tree of {} leaves than this node has",
                 head.head.size
             ),
+            Self::OtherState { names, digests } => {
+                let ([one, two], [digest, _]) = (&**names, &**digests);
+                write!(
+                    f,
+                    "`{one}` and `{two}` signed different states at entry {} of the replicated log",
+                    digest.index
+                )
+            }
             Self::NotSigned { node_id, code } => write!(
                 f,
                 "node {node_id} leads and does not stand for what it sends: `{code}`"
@@ -137,7 +152,9 @@ impl Alarms {
     }
 
     pub(crate) fn raise(&self, alarm: Alarm) {
-        if self.is_news(&alarm) {
+        // Who is told apart only by whom it contradicts: each pair counts.
+        let is_pair = matches!(alarm, Alarm::OtherState { .. });
+        if is_pair || self.is_news(&alarm) {
             (self.sink)(alarm);
         }
     }

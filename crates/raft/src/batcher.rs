@@ -208,6 +208,10 @@ async fn propose(
         })
         .unzip();
     let count = replies.iter().map(|(_, count)| count).sum();
+    if count == 0 {
+        // Nobody waits any more; an empty batch would ask everybody for a snapshot.
+        return;
+    }
     let proposed_at = clock();
     let answers = match tokio::task::spawn_blocking(move || batch(groups, proposed_at)).await {
         Ok(Ok(proposal)) => write(&raft, proposal, count).await,

@@ -1,21 +1,27 @@
+use crate::config::Clock;
 use crate::error::{StoreError, blocking};
 use crate::peers::Peers;
 use crate::state_store::StateStore;
-use crate::types::{NodeId, Raft};
-use medanchor_anchor::StateDigest;
+use crate::types::{NodeId, Proposal, Raft};
+use medanchor_anchor::{Batch, StateDigest};
+use openraft::ServerState;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, timeout};
 
 /// Makes snapshots where they are due, has them certified, and lets the log be purged for those that are,
-/// until `closing` turns true.
+/// until `closing` turns true. A leader whose log is full has everybody snapshot again, so often.
 pub(crate) async fn certify(
     state: StateStore,
     raft: Raft,
     peers: Peers,
+    (clock, again): (Clock, Duration),
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     let snapshots = state.snapshots();
     let (mut told, mut ask_again) = (None, false);
+    let mut look_again = tokio::time::interval(again);
+    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let store = state.clone();
         if blocking(move || store.make_snapshot()).await? {
@@ -34,11 +40,44 @@ pub(crate) async fn certify(
             learn(&state, &answers)?;
         }
         ask_again = false;
+        let mut stuck = false;
         tokio::select! {
             _ = closing.wait_for(|closing| *closing) => return Ok(()),
             () = snapshots.changed() => (),
             () = tokio::time::sleep(ASK_AGAIN), if snapshots.waits() => ask_again = true,
+            _ = look_again.tick() => stuck = is_stuck(&state, &raft),
         }
+        if stuck {
+            snapshot_again(&raft, clock()).await;
+        }
+    }
+}
+
+/// Whether this node leads, and its log is full.
+fn is_stuck(state: &StateStore, raft: &Raft) -> bool {
+    let metrics = raft.metrics();
+    let leads = metrics.borrow().state == ServerState::Leader;
+    let applied = *state.applied().borrow();
+    let index = applied.log_index.unwrap_or(0);
+    leads && state.snapshots().log_is_full(index, applied.tree_size)
+}
+
+/// Writes an empty batch, after which everybody makes a snapshot. Those that are waited for may never be
+/// certified: who starts again before such a snapshot is written has no state to write it of any more, and while
+/// the log is full, no other one would become due.
+async fn snapshot_again(raft: &Raft, proposed_at: u64) {
+    let empty = Batch {
+        v: 1,
+        proposed_at,
+        entries: Vec::new(),
+        holds: Vec::new(),
+    };
+    tracing::info!("the log is full: all nodes are asked for a snapshot of its end");
+    let written = raft.client_write(Proposal::new(empty.to_bytes()));
+    match timeout(WRITTEN_WITHIN, written).await {
+        Ok(Ok(_)) => (),
+        Ok(Err(error)) => tracing::warn!(%error, "no snapshot of a full log"),
+        Err(_) => tracing::warn!("no snapshot of a full log: no quorum answers"),
     }
 }
 
@@ -65,3 +104,5 @@ pub(crate) fn learn(state: &StateStore, digests: &[Vec<u8>]) -> Result<(), Store
 pub(crate) const MAX_DIGESTS: usize = 1024;
 /// How long to wait before others are asked again whether they signed the same.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long an empty batch may take.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);

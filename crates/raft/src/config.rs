@@ -42,6 +42,9 @@ pub struct ReplicaConfig {
     pub step_aside: Duration,
     /// How often heads are compared with the other nodes'.
     pub compare_every: Duration,
+    /// How often a leader whose log is full lets everybody snapshot anew, in case the snapshot that it waits for
+    /// was lost.
+    pub snapshot_again: Duration,
     /// Entries in a snapshot that are kept in the log too, for nodes that are a little behind.
     pub keep_entries: u64,
 }
@@ -72,6 +75,7 @@ impl ReplicaConfig {
             keep_entries: 1000,
             step_aside: Duration::from_secs(30),
             compare_every: Duration::from_secs(10),
+            snapshot_again: Duration::from_secs(300),
         }
     }
 }

@@ -1,6 +1,6 @@
 use crate::codec::CodecError;
 use crate::types::StorageError;
-use medanchor_anchor::{CertificateError, TablesError};
+use medanchor_anchor::{CertificateError, Damage, TablesError};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, StorageIOError};
 
 /// Why the disk no longer holds, or no longer gives, what this replica relies on.
@@ -21,6 +21,9 @@ pub enum StoreError {
     /// A snapshot is not whole.
     #[error("snapshot is damaged: {0}")]
     Snapshot(&'static str),
+    /// The state is not what was written.
+    #[error("this copy of the log is damaged: {0}; `medanchord rebuild-state` makes it anew")]
+    Damaged(Damage),
     /// Too few members stand for a snapshot.
     #[error("snapshot is not certified")]
     Uncertified(#[from] CertificateError),

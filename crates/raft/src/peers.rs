@@ -5,6 +5,7 @@ use crate::codec::{
 };
 use crate::config::{Connect, ReplicaConfig};
 use crate::error::blocking;
+use crate::reach::Reach;
 use crate::snapshot::SnapshotFile;
 use crate::step_aside::StepAside;
 use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
@@ -33,6 +34,7 @@ pub(crate) struct Peers {
     channel: Connect,
     snapshot_deadline: Duration,
     step_aside: StepAside,
+    reach: Reach,
 }
 
 impl Peers {
@@ -41,6 +43,7 @@ impl Peers {
             channel: Arc::clone(&config.channel),
             snapshot_deadline: config.snapshot_deadline,
             step_aside,
+            reach: Reach::default(),
         }
     }
 
@@ -193,7 +196,10 @@ impl RaftNetwork<TypeConfig> for Peer {
             }
             let mut client = self.peers.client(self.target)?;
             let call = client.append_entries(with_deadline(request, deadline));
-            let response = within(deadline, call).await?;
+            let response = self
+                .peers
+                .reach
+                .heard(self.target, within(deadline, call).await)?;
             self.note(&response, carries_entries);
             append_response(&response)
         };
@@ -214,7 +220,10 @@ impl RaftNetwork<TypeConfig> for Peer {
         let answer = async {
             let mut client = self.peers.client(self.target)?;
             let call = client.vote(with_deadline(request, deadline));
-            let response = within(deadline, call).await?;
+            let response = self
+                .peers
+                .reach
+                .heard(self.target, within(deadline, call).await)?;
             Ok(VoteResponse {
                 vote: vote_from_pb(response.vote.as_ref()).map_err(|error| invalid(&error))?,
                 vote_granted: response.granted,

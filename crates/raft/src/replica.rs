@@ -12,6 +12,7 @@ use crate::members::Members;
 use crate::peers::Peers;
 use crate::reads::{self, Reads};
 use crate::rejection::rejection;
+use crate::self_check::self_check;
 use crate::snapshots::Snapshots;
 use crate::state_store::{Applied, StateStore};
 use crate::status::{ReplicaStatus, Role, follow};
@@ -109,6 +110,17 @@ impl Replica {
         Ok(Databases::open(data_dir).map(drop)?)
     }
 
+    /// Puts the state aside, so that the next start makes it anew from the newest certified snapshot and from the
+    /// log, which stay as they are: what this replica acknowledged is kept. The replica must not run. Gives the
+    /// file in which the old state is.
+    ///
+    /// # Errors
+    ///
+    /// When there is no whole replica in `data_dir`, it runs, or the directory cannot be written.
+    pub fn rebuild_state(data_dir: &Path) -> Result<PathBuf, OpenError> {
+        Ok(Databases::put_state_aside(data_dir)?)
+    }
+
     pub(crate) async fn open_with(
         config: ReplicaConfig,
         databases: Databases,
@@ -116,8 +128,10 @@ impl Replica {
         let raft_config = Arc::new(raft_config(&config)?);
         let (node_id, dir) = (config.node_id, config.data_dir.clone());
         let (identity, every) = (config.identity.clone(), config.snapshot_every);
+        let alarms = Alarms::new(config.alarm.clone());
+        let told = alarms.clone();
         let (state, log, resumed) = blocking(move || {
-            let snapshots = Snapshots::open(dir, identity.clone(), every)?;
+            let snapshots = Snapshots::open(dir, identity.clone(), every)?.telling(told);
             let state = StateStore::open(databases.state, snapshots)?;
             let signer = HeadSigner {
                 node_id,
@@ -132,7 +146,6 @@ impl Replica {
         let (step_aside, how_long) = (StepAside::new(), config.step_aside);
         let compare_every = config.compare_every;
         let peers = Peers::new(&config, step_aside.clone());
-        let alarms = Alarms::new(config.alarm.clone());
         let admission = Admission::new(&config, log.clone(), state.clone(), alarms.clone());
         let raft = Raft::new(node_id, raft_config, peers.clone(), log, state.clone())
             .await
@@ -166,7 +179,8 @@ impl Replica {
     ) -> Self {
         let closing = watch::Sender::new(false);
         let failure = Arc::new(OnceLock::new());
-        let (batcher, batching) = Batcher::new(raft.clone(), config.clock, closing.subscribe());
+        let (batcher, batching) =
+            Batcher::new(raft.clone(), Arc::clone(&config.clock), closing.subscribe());
         let (status, following) = follow(raft.metrics(), state.applied());
         tokio::spawn(following);
         let work = make_durable(state.clone(), closing.subscribe());
@@ -175,8 +189,11 @@ impl Replica {
             state.clone(),
             raft.clone(),
             peers.clone(),
+            (Arc::clone(&config.clock), config.snapshot_again),
             closing.subscribe(),
         );
+        tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
+        let work = self_check(state.clone(), closing.subscribe());
         tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
         let admitted = watch::Sender::new(0);
         let members = Members {

@@ -1,3 +1,4 @@
+use crate::alarm::{Alarm, Alarms, log_alarms};
 use crate::config::Identity;
 use crate::error::StoreError;
 use crate::snapshot::{SnapshotFile, write_certificate, write_snapshot};
@@ -21,6 +22,7 @@ pub(crate) struct Snapshots {
     dir: PathBuf,
     identity: Identity,
     every: u64,
+    alarms: Alarms,
     /// One snapshot is written at a time.
     writing: Mutex<()>,
     known: Mutex<Known>,
@@ -87,10 +89,16 @@ impl Snapshots {
             dir,
             identity,
             every,
+            alarms: Alarms::new(log_alarms()),
             writing: Mutex::default(),
             known: Mutex::new(known),
             changed: Notify::new(),
         })
+    }
+
+    /// Has these told when members contradict each other, instead of the log alone.
+    pub(crate) fn telling(self, alarms: Alarms) -> Self {
+        Self { alarms, ..self }
     }
 
     /// The certifiers until the state names them.
@@ -235,12 +243,11 @@ impl Snapshots {
                 continue;
             }
             for other in known.contradicting(&digest.said()) {
-                let other = certifiers.signer(other).unwrap_or("a former member");
-                tracing::error!(
-                    index = digest.index,
-                    "`{name}` and `{other}` signed different states at one entry of the log: one of \
-                     them lies or is damaged"
-                );
+                let other_name = certifiers.signer(other).unwrap_or("a former member");
+                self.alarms.raise(Alarm::OtherState {
+                    names: Box::new([name.to_owned(), other_name.to_owned()]),
+                    digests: Box::new([digest.clone(), other.clone()]),
+                });
             }
         }
         self.changed.notify_one();

@@ -295,9 +295,10 @@ fn write_entries(
     let mut tree_size = State::new(&tables).tree_size()?;
     let (mut last, mut due) = (None, false);
     while let Some(entry) = (!due).then(|| entries.next()).flatten() {
+        let mut asked = false;
         let response = match entry.payload {
             EntryPayload::Blank => Response::default(),
-            EntryPayload::Normal(proposal) => apply_batch(&mut tables, &proposal)?,
+            EntryPayload::Normal(proposal) => apply_batch(&mut tables, &proposal, &mut asked)?,
             EntryPayload::Membership(membership) => {
                 write_membership(txn, &StoredMembership::new(Some(entry.log_id), membership))?;
                 Response::default()
@@ -306,17 +307,25 @@ fn write_entries(
         responses.push(response);
         let before = tree_size;
         tree_size = State::new(&tables).tree_size()?;
-        due = is_due(snapshot_every, entry.log_id.index, before, tree_size);
+        due = asked || is_due(snapshot_every, entry.log_id.index, before, tree_size);
         last = Some(entry.log_id);
     }
     write_applied(txn, last.as_ref())?;
     Ok(due)
 }
 
-/// Bytes that are not a batch change nothing, on every replica alike.
-fn apply_batch(tables: &mut WriteTables<'_>, proposal: &Proposal) -> Result<Response, StoreError> {
+/// Bytes that are not a batch change nothing, on every replica alike. A batch without statements asks for a
+/// snapshot.
+fn apply_batch(
+    tables: &mut WriteTables<'_>,
+    proposal: &Proposal,
+    asked: &mut bool,
+) -> Result<Response, StoreError> {
     match Batch::from_bytes(&proposal.batch) {
-        Ok(batch) => Ok(Response(Log::apply(tables, &batch)?)),
+        Ok(batch) => {
+            *asked = batch.entries.is_empty();
+            Ok(Response(Log::apply(tables, &batch)?))
+        }
         Err(error) => {
             tracing::error!(%error, "an entry of the log is not a batch and changes nothing");
             Ok(Response::default())

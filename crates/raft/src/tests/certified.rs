@@ -3,12 +3,13 @@
 use super::cluster::{Cluster, Remains, append, assert_holds, identity};
 use crate::codec::meta_to_pb;
 use crate::snapshot::SnapshotFile;
-use crate::{NodeId, Replica, ReplicaConfig};
+use crate::{Alarm, NodeId, Replica, ReplicaConfig};
 use medanchor_anchor::{Appended, Digested, StateDigest, testing};
 use medanchor_api::pb::raft::{self as pb, install_snapshot_request::Part};
 use medanchor_dag::{Hash, SigningKey};
 use std::fs::File;
 use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tonic::{Code, Request};
 
@@ -134,6 +135,47 @@ async fn nothing_is_installed_where_two_members_signed_different_states() {
     let answer = offer(&cluster, &honest, &disputed, said, &content).await;
     assert_eq!(answer.unwrap_err(), Code::FailedPrecondition);
     assert_eq!(cluster.replica(3).status().tree_size, 0);
+
+    let alarm = |alarm: &Alarm| matches!(alarm, Alarm::OtherState { .. });
+    let Alarm::OtherState { names, digests } = cluster.alarm(3, alarm).await else {
+        unreachable!("it was asked for");
+    };
+    assert_eq!(*names, ["hospital-a", "hospital-c"].map(str::to_owned));
+    assert_eq!(digests.map(|digest| digest.said()), [said, another]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_log_whose_snapshots_were_lost_does_not_wait_for_ever() {
+    static EVERY: AtomicU64 = AtomicU64::new(1_000_000);
+    let tune = |config: &mut ReplicaConfig| {
+        frequent(config);
+        config.snapshot_every = EVERY.load(Ordering::SeqCst);
+        config.snapshot_again = Duration::from_millis(50);
+    };
+    let mut cluster = Cluster::founded(3, tune).await;
+    let leader = cluster.leader().await;
+    // One leaf, and entries that say the same again: far more than the log may hold, and far from the next
+    // snapshot.
+    let replica = cluster.replica(leader).clone();
+    let is_far = |status: crate::ReplicaStatus| {
+        let work = status.applied.unwrap_or(0) + 1 + status.tree_size;
+        work > 60 && work % 10 == 1
+    };
+    while !is_far(replica.status()) {
+        append(&replica, std::iter::once("ada".to_owned())).await;
+    }
+    drop(replica);
+    for id in 1..=3 {
+        cluster.replica(id).shutdown().await.unwrap();
+    }
+    EVERY.store(10, Ordering::SeqCst);
+    for id in 1..=3 {
+        let remains = cluster.kill(id).await;
+        cluster.start(id, remains).await;
+    }
+    let leader = cluster.leader().await;
+    certified(cluster.replica(leader), 50).await;
+    append(cluster.replica(leader), std::iter::once("bob".to_owned())).await;
 }
 
 /// A new third node that only a liar talks to.

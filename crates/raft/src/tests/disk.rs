@@ -1,10 +1,11 @@
-use super::backend::SyncFailure;
-use super::cluster::{Cluster, Node, append, assert_holds, founded, identity, submission};
+use super::backend::{Disk, SyncFailure};
+use super::cluster::{Cluster, Node, Remains, append, assert_holds, founded, identity, submission};
 use crate::replica::chain;
+use crate::tables::definition;
 use crate::{OpenError, Replica, ReplicaConfig, Role};
 use futures::future::join_all;
 use medanchor_anchor::testing::BEGINNING;
-use medanchor_anchor::{Append, AppendError, Read, ReadError};
+use medanchor_anchor::{Append, AppendError, Read, ReadError, Table};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +164,58 @@ fn replica_finds_its_files_again() {
         })
     };
     assert_eq!(run(), run());
+
+    // Its state can be made anew from its log.
+    let before = run();
+    let old_state = Replica::rebuild_state(&data_dir).unwrap();
+    assert!(old_state.exists());
+    assert_eq!(run(), before);
+}
+
+#[test]
+fn state_is_put_aside_only_where_there_is_a_whole_replica_that_does_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("replica");
+    assert!(Replica::rebuild_state(&data_dir).is_err());
+    Replica::create(&data_dir).unwrap();
+    {
+        let _running = crate::databases::Databases::open(&data_dir).unwrap();
+        assert!(Replica::rebuild_state(&data_dir).is_err());
+    }
+    Replica::rebuild_state(&data_dir).unwrap();
+    assert!(Replica::exists(&data_dir).unwrap());
+}
+
+#[tokio::test]
+async fn rewritten_leaf_stops_the_replica_and_the_log_makes_it_anew() {
+    let mut cluster = Cluster::founded(1, usual).await;
+    let acknowledged = append(cluster.replica(1), names()).await;
+    cluster.replica(1).shutdown().await.unwrap();
+    let remains = cluster.kill(1).await;
+    {
+        let base = remains.state.database();
+        let txn = base.begin_write().unwrap();
+        {
+            let mut leaves = txn.open_table(definition(Table::Leaves)).unwrap();
+            let key = acknowledged[2].index.to_be_bytes();
+            let other = acknowledged[3].leaf.to_bytes();
+            leaves.insert(key.as_slice(), other.as_slice()).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    cluster.start(1, remains).await;
+    let said = chain(&cluster.replica(1).stopped().await);
+    let leaf = format!("leaf {} is not the one", acknowledged[2].index);
+    assert!(said.contains(&leaf), "{said}");
+
+    let remains = cluster.kill(1).await;
+    let anew = Remains {
+        state: Disk::default(),
+        ..remains
+    };
+    cluster.start(1, anew).await;
+    cluster.replica(1).barrier().await.unwrap();
+    assert_holds(cluster.replica(1), &acknowledged);
 }
 
 #[tokio::test]
