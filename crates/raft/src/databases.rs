@@ -1,4 +1,8 @@
-use crate::error::{StoreError, database};
+use crate::error::StoreError;
+#[cfg(not(medanchor_fault))]
+use crate::error::database;
+#[cfg(medanchor_fault)]
+use crate::fault::database_at;
 use redb::Database;
 use std::fs::File;
 use std::io;
@@ -65,6 +69,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+#[cfg(not(medanchor_fault))]
 fn database_at(path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
     Database::builder()
         .set_cache_size(cache_bytes)

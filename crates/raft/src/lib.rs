@@ -21,6 +21,8 @@ mod compare;
 mod config;
 mod databases;
 mod error;
+#[cfg(medanchor_fault)]
+mod fault;
 mod group;
 mod head_server;
 mod heads;

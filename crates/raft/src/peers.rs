@@ -35,6 +35,8 @@ pub(crate) struct Peers {
     snapshot_deadline: Duration,
     step_aside: StepAside,
     reach: Reach,
+    #[cfg(medanchor_fault)]
+    liar: crate::fault::Liar,
 }
 
 impl Peers {
@@ -44,6 +46,8 @@ impl Peers {
             snapshot_deadline: config.snapshot_deadline,
             step_aside,
             reach: Reach::default(),
+            #[cfg(medanchor_fault)]
+            liar: crate::fault::Liar::new(config),
         }
     }
 
@@ -163,6 +167,10 @@ impl Peer {
     /// Remembers what the node makes of this leader's clock.
     fn note(&self, response: &pb::AppendEntriesResponse, carries_entries: bool) {
         use pb::append_entries_response::Outcome;
+        #[cfg(medanchor_fault)]
+        if self.peers.liar.is_lying() {
+            return;
+        }
         match &response.outcome {
             Some(Outcome::Refused(refused)) if refused.code == FROM_THE_FUTURE => {
                 self.peers.step_aside.refused(self.target);
@@ -189,6 +197,8 @@ impl RaftNetwork<TypeConfig> for Peer {
             entries: rpc.entries.iter().map(entry_to_pb).collect(),
             leader_commit: rpc.leader_commit.as_ref().map(log_id_to_pb),
         };
+        #[cfg(medanchor_fault)]
+        let (request, again) = self.peers.liar.told(request);
         let deadline = option.hard_ttl();
         let answer = async {
             if self.peers.step_aside.is_aside() {
@@ -201,6 +211,11 @@ impl RaftNetwork<TypeConfig> for Peer {
                 .reach
                 .heard(self.target, within(deadline, call).await)?;
             self.note(&response, carries_entries);
+            #[cfg(medanchor_fault)]
+            if let Some(again) = again {
+                // What is made of it is the others' business.
+                drop(client.append_entries(with_deadline(again, deadline)).await);
+            }
             append_response(&response)
         };
         answer.await.map_err(|status| unreachable(&status).into())

@@ -125,6 +125,8 @@ impl Replica {
         config: ReplicaConfig,
         databases: Databases,
     ) -> Result<Self, OpenError> {
+        #[cfg(medanchor_fault)]
+        let config = crate::fault::config(config);
         let raft_config = Arc::new(raft_config(&config)?);
         let (node_id, dir) = (config.node_id, config.data_dir.clone());
         let (identity, every) = (config.identity.clone(), config.snapshot_every);
