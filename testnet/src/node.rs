@@ -52,6 +52,11 @@ impl NodeProcess {
         self.pid().is_some()
     }
 
+    /// Runs it from another program when it is started next.
+    pub fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// Gives it these environment variables when it is started next.
     pub(crate) fn set_environment<'v>(
         &mut self,

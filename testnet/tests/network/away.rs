@@ -101,7 +101,7 @@ fn frequent_snapshots(network: &Network) {
 }
 
 /// Somebody of the author's organisation, another one for each number.
-fn enrolment(author: &Author, number: u128) -> SignedStatement {
+pub(crate) fn enrolment(author: &Author, number: u128) -> SignedStatement {
     let body = Body::Enrolled(Box::new(Enrolled {
         who: SigningKey::generate().unwrap().did(),
         kind: PrincipalKind::Person,

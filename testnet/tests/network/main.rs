@@ -7,6 +7,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "what goes wrong here is a failed test"
 )]
 
@@ -17,6 +18,7 @@ mod away;
 mod crash;
 mod demo;
 mod equivocation;
+mod full;
 mod liar;
 mod refusals;
 mod stage;
