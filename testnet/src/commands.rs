@@ -1,6 +1,9 @@
 //! The command line of `cargo testnet`.
 
-use crate::{DemoOptions, Network, NetworkOptions, SoakOptions, demo, network::this_program, soak};
+use crate::{
+    DemoOptions, FaultOptions, Network, NetworkOptions, SoakOptions, demo, fault,
+    network::this_program, soak,
+};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -47,6 +50,29 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// Where the network keeps its files; a folder that does not exist yet or is empty.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Let nodes lie, their disks fail and their files be changed under load, and check that nothing acknowledged
+    /// is lost, that one log explains what every client was told, and that who lies is named. It needs a second
+    /// build of this program: `testnet/fault/run` makes it, and runs this.
+    Fault {
+        /// This program, built with `--cfg medanchor_fault`.
+        #[arg(long)]
+        faulty: PathBuf,
+        /// The same seed draws the same faults again; when exactly they strike differs.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only the stories with this in their names.
+        #[arg(long)]
+        only: Option<String>,
+        /// One of each kind.
+        #[arg(long)]
+        brief: bool,
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Where the networks keep their files; a folder that does not exist yet or is empty.
         #[arg(long)]
         dir: Option<PathBuf>,
     },
@@ -128,6 +154,21 @@ fn run(command: Command) -> Result<ExitCode> {
         } => soak(&SoakOptions {
             minutes,
             seed,
+            json,
+            dir,
+        }),
+        Command::Fault {
+            faulty,
+            seed,
+            only,
+            brief,
+            json,
+            dir,
+        } => fault(&FaultOptions {
+            faulty,
+            seed,
+            only,
+            brief,
             json,
             dir,
         }),

@@ -17,15 +17,21 @@
 
 mod commands;
 mod demo;
+mod fault;
+mod history;
 mod interrupt;
+mod load;
 mod network;
 mod node;
+mod people;
+mod run;
 mod run_folder;
 mod soak;
 mod tool;
 
 pub use commands::main;
 pub use demo::{DemoOptions, demo};
+pub use fault::{FaultOptions, fault};
 pub use network::{Network, NetworkOptions, free_addresses};
 pub use node::NodeProcess;
 pub use soak::{SoakOptions, soak};

@@ -3,30 +3,26 @@
 
 mod clocks;
 mod faults;
-mod history;
 mod links;
-mod load;
 
 use crate::{
-    Network, NetworkOptions, interrupt::on_ctrl_c, network::this_program, run_folder::RunFolder,
+    Network, NetworkOptions,
+    interrupt::on_ctrl_c,
+    load::{Load, Put},
+    network::this_program,
+    people::People,
+    run::Run,
+    run_folder::RunFolder,
 };
 use anyhow::{Context, Result};
 use clocks::Clocks;
 use fastrand::Rng;
 use faults::{Fault, Means};
 use links::Links;
-use load::{Cast, Load, Put, Told, leaves_of};
-use medanchor_anchor::{MemoryTables, tree};
-use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
     time::{Duration, Instant},
 };
 use tokio::runtime::Runtime;
@@ -53,34 +49,10 @@ pub fn soak(options: &SoakOptions) -> Result<ExitCode> {
     let interrupted = on_ctrl_c()?;
     let folder = RunFolder::make(options.dir.as_deref(), "medanchor-soak-")?;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    let mut run = Run {
-        seed,
-        began: Instant::now(),
-        faults: Vec::new(),
-        checks: Vec::new(),
-        interrupted,
-    };
-    run.say(&format!("seed {seed}"));
+    let mut run = Run::new(seed, interrupted);
     let lasts = Duration::from_secs(options.minutes.saturating_mul(60));
     let result = run.soak(lasts, folder.path());
-    let ok = result.is_ok();
-    if let Err(error) = &result {
-        run.say(&format!("FAILED: {error:#}"));
-        run.say(&format!("everything is in {}", folder.path().display()));
-        folder.keep();
-    }
-    if options.json {
-        println!("{}", run.report(ok, result.err()));
-    }
-    Ok(ExitCode::from(u8::from(!ok)))
-}
-
-struct Run {
-    seed: u64,
-    began: Instant,
-    faults: Vec<Value>,
-    checks: Vec<Value>,
-    interrupted: Arc<AtomicBool>,
+    Ok(run.end(result, folder, options.json))
 }
 
 impl Run {
@@ -100,27 +72,8 @@ impl Run {
             self.say("clocks are left alone: libfaketime (Debian's faketime) is not installed");
         }
         network.start()?;
-        let hospital = network.operator(0)?;
-        let device = network.invite(0, "device")?;
-        let clinician = network.invite(0, "clinician")?;
-        for (kind, who, role) in [
-            ("device", &device, "device"),
-            ("person", &clinician, "clinician"),
-        ] {
-            let did = who.run(["key", "show"])?.success()?.text("did")?;
-            hospital
-                .run([kind, "enrol", &did, "--role", role])?
-                .success()?;
-        }
-        let made = hospital.run(["custody", "new", "--kind", "person"])?;
-        let custody = made.success()?.text("custody")?;
-        let cast = Cast {
-            operator: &hospital,
-            device: &device,
-            custody: &custody,
-            folder: dir,
-        };
-        let load = Load::start(&runtime, &cast, &mut rng)?;
+        let people = People::enrol(&network)?;
+        let load = Load::start(&runtime, &people, dir, &mut rng)?;
         let mut means = Means {
             network: &mut network,
             links: &links,
@@ -130,14 +83,20 @@ impl Run {
         // What a client noticed says more than that the network did not go on.
         let told = load.stop(&runtime)?;
         struck?;
-        self.check(&runtime, &mut network, &told)?;
+        let all: Vec<&str> = network
+            .nodes
+            .iter()
+            .map(|node| node.name.as_str())
+            .collect();
+        self.check(&runtime, &network, &all, &told)?;
         let copy = dir.join("copy");
         let sample = sample(&told.puts, &mut rng);
         self.passed("payloads read back", sample.len(), || {
             for put in sample {
                 let arguments = ["get", &put.record, "--purpose", "TREAT", "-o"];
                 let copy_name = copy.to_str().context("name the copy")?;
-                clinician
+                people
+                    .clinician
                     .run(arguments.into_iter().chain([copy_name]))?
                     .success()?;
                 let read = fs::read(&copy).context("read the copy")?;
@@ -158,152 +117,19 @@ impl Run {
         let processes = means.network.processes();
         let names: Vec<String> = processes.map(|node| node.name.clone()).collect();
         let end = Instant::now() + lasts;
-        let mut fast = None;
         while Instant::now() < end {
             self.wait_for_progress(load)?;
             let leader = means.network.operator(0)?.run(["status"])?.text("leader")?;
-            let fault = Fault::draw(rng, &names, &leader).sparing_the_quorum(&mut fast);
+            let fault = Fault::draw(rng, &names, &leader);
             let lasts = Duration::from_millis(rng.u64(200..8000));
-            self.note(&fault, lasts, load);
+            let what = format!("{fault}, {:.1} s", lasts.as_secs_f64());
+            self.note(&what, load.acknowledged());
             fault
                 .strike(means, lasts)
                 .with_context(|| format!("{fault}"))?;
             means.network.wait_until_ready()?;
         }
         self.wait_for_progress(load)
-    }
-
-    fn wait_for_progress(&self, load: &Load) -> Result<()> {
-        let enough = load.acknowledged() + PROGRESS;
-        let deadline = Instant::now() + PATIENCE;
-        while load.acknowledged() < enough && !load.has_failed() {
-            let interrupted = self.interrupted.load(Ordering::Relaxed);
-            anyhow::ensure!(!interrupted, "interrupted");
-            anyhow::ensure!(
-                Instant::now() < deadline,
-                "the network does not go on: nothing was acknowledged in {PATIENCE:?}"
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        anyhow::ensure!(!load.has_failed(), "a client found something wrong");
-        Ok(())
-    }
-
-    /// One log must explain what all clients were told.
-    fn check(&mut self, runtime: &Runtime, network: &mut Network, told: &Told) -> Result<()> {
-        let leaves = self.equal_logs(runtime, network)?;
-        self.passed("leaves equal on every node", leaves.len(), || Ok(()))?;
-        let history = &told.history;
-        self.passed(
-            "acknowledged leaves in the log",
-            history.writes.len(),
-            || {
-                for write in &history.writes {
-                    let found = usize::try_from(write.index).ok();
-                    let found = found.and_then(|index| leaves.get(index));
-                    anyhow::ensure!(
-                        found == Some(&write.leaf),
-                        "leaf {} was acknowledged and is not in the log",
-                        write.index
-                    );
-                }
-                Ok(())
-            },
-        )?;
-        let operations = history.writes.len() + history.reads.len();
-        self.passed("operations linearizable", operations, || {
-            history.check().map_err(anyhow::Error::msg)
-        })?;
-        self.passed("receipts of the one tree", told.trees.len(), || {
-            let mut tables = MemoryTables::default();
-            for (index, leaf) in (0..).zip(&leaves) {
-                tree::append(&mut tables, index, leaf)?;
-            }
-            for (&size, root) in &told.trees {
-                anyhow::ensure!(
-                    tree::root(&tables, size)? == *root,
-                    "a receipt shows another tree of {size} leaves"
-                );
-            }
-            Ok(())
-        })
-    }
-
-    /// Every leaf, once all nodes have the same.
-    fn equal_logs(&self, runtime: &Runtime, network: &Network) -> Result<Vec<Vec<u8>>> {
-        let home = network.operator(0)?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let logs = network
-                .nodes
-                .iter()
-                .map(|node| leaves_of(runtime, &home, node));
-            let mut logs = logs.collect::<Result<Vec<_>>>()?;
-            let first = logs.pop().context("there is no node")?;
-            if logs.iter().all(|log| *log == first) {
-                return Ok(first);
-            }
-            let common = logs
-                .iter()
-                .map(Vec::len)
-                .min()
-                .unwrap_or(0)
-                .min(first.len());
-            for log in &logs {
-                anyhow::ensure!(
-                    log.get(..common) == first.get(..common),
-                    "two nodes have different leaves"
-                );
-            }
-            anyhow::ensure!(Instant::now() < deadline, "a node stays behind");
-            thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn note(&mut self, fault: &Fault, lasts: Duration, load: &Load) {
-        let at = self.began.elapsed();
-        self.say(&format!(
-            "{:7.1} s  {:6} acknowledged  {fault}, {:.1} s",
-            at.as_secs_f64(),
-            load.acknowledged(),
-            lasts.as_secs_f64()
-        ));
-        self.faults.push(json!({
-            "fault": fault.to_string(),
-            "at_ms": u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
-            "lasts_ms": u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX),
-        }));
-    }
-
-    fn passed(
-        &mut self,
-        name: &str,
-        count: usize,
-        check: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let result = check();
-        let ok = result.is_ok();
-        self.checks
-            .push(json!({ "check": name, "count": count, "ok": ok }));
-        self.say(&format!(
-            "{}  {count} {name}",
-            if ok { "ok    " } else { "FAILED" }
-        ));
-        result
-    }
-
-    fn say(&self, line: &str) {
-        eprintln!("{line}");
-    }
-
-    fn report(&self, ok: bool, error: Option<anyhow::Error>) -> Value {
-        json!({
-            "ok": ok,
-            "seed": self.seed,
-            "faults": self.faults,
-            "checks": self.checks,
-            "error": error.map(|error| format!("{error:#}")),
-        })
     }
 }
 
@@ -318,7 +144,4 @@ fn sample<'a>(puts: &'a [Put], rng: &mut Rng) -> Vec<&'a Put> {
 }
 
 const NODES: u8 = 3;
-/// Acknowledgements between two faults.
-const PROGRESS: u64 = 20;
-const PATIENCE: Duration = Duration::from_secs(180);
 const SAMPLE: usize = 10;

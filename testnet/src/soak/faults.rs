@@ -83,19 +83,6 @@ impl Fault {
         }
     }
 
-    /// The same, but no second process's clock is ever ahead: each co-signs nothing for as long as its clock
-    /// stands before the time that it last signed, and the quorum can spare one.
-    pub(crate) fn sparing_the_quorum(self, fast: &mut Option<String>) -> Self {
-        match self {
-            Self::Clock(name, ahead) if ahead > 0 => {
-                let first = fast.get_or_insert_with(|| name.clone());
-                let ahead = if *first == name { ahead } else { -ahead };
-                Self::Clock(name, ahead)
-            }
-            other => other,
-        }
-    }
-
     /// Lets it happen, waits, and puts it right.
     pub(crate) fn strike(&self, means: &mut Means<'_>, lasts: Duration) -> Result<()> {
         let Means {

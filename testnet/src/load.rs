@@ -1,7 +1,7 @@
 //! The clients: each writes or reads one thing after the other, and notes what it was told.
 
-use super::history::{Change, History, Read, Write};
-use crate::{Home, NodeProcess};
+use crate::history::{Change, History, Read, Write};
+use crate::{Home, NodeProcess, people::People};
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use medanchor_anchor::{
@@ -45,17 +45,6 @@ pub(crate) struct Put {
     pub(crate) payload: Vec<u8>,
 }
 
-/// Who the clients are.
-pub(crate) struct Cast<'a> {
-    /// Writes and reads the registers, which are consents under `custody`.
-    pub(crate) operator: &'a Home,
-    /// Puts payloads under `custody`.
-    pub(crate) device: &'a Home,
-    pub(crate) custody: &'a str,
-    /// For the device's files.
-    pub(crate) folder: &'a Path,
-}
-
 struct Shared {
     origin: String,
     policy: Epochs,
@@ -71,9 +60,15 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts the clients.
-    pub(crate) fn start(runtime: &Runtime, cast: &Cast<'_>, rng: &mut Rng) -> Result<Self> {
-        let home = medanchor_cli::Home::new(cast.operator.path());
+    /// Starts the clients: the operator writes and reads registers, which are consents under the custody key, and
+    /// the device puts payloads, which it has in `folder`.
+    pub(crate) fn start(
+        runtime: &Runtime,
+        people: &People,
+        folder: &Path,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let home = medanchor_cli::Home::new(people.operator.path());
         let session = runtime.block_on(async { Session::open(&home) })?;
         let shared = Arc::new(Shared {
             nodes: session.client.node_names().map(str::to_owned).collect(),
@@ -81,7 +76,7 @@ impl Load {
             policy: session.policy,
             client: session.client,
             keys: home.own_keys()?,
-            custody: cast.custody.parse()?,
+            custody: people.custody.parse()?,
             registers: (0..REGISTERS).map(|_| nonce(rng)).collect(),
             began: Instant::now(),
             stopped: AtomicBool::new(false),
@@ -96,9 +91,9 @@ impl Load {
             clients.push(runtime.spawn(read(Arc::clone(&shared), rng.fork())));
         }
         let device = Device {
-            home: cast.device.clone(),
-            custody: cast.custody.to_owned(),
-            file: cast.folder.join("payload"),
+            home: people.device.clone(),
+            custody: people.custody.clone(),
+            file: folder.join("payload"),
         };
         let noticed = Arc::clone(&shared);
         Ok(Self {

@@ -1,0 +1,176 @@
+use super::{Ground, wait_for};
+use crate::{Home, load::Load, run::Run};
+use anyhow::{Context, Result};
+use fastrand::Rng;
+use std::{fs, thread, time::Duration};
+
+/// What a leader tells one follower, and what comes of it.
+pub(super) struct Lie {
+    /// As the faulty build knows it.
+    pub(super) name: &'static str,
+    pub(super) in_brief: bool,
+    named: Named,
+    /// The follower that is told it believes it: it has another log from then on.
+    deceives: bool,
+}
+
+/// Where the liar is named.
+#[derive(Clone, Copy)]
+enum Named {
+    /// On every honest node, with a proof that names it to anybody.
+    Proved,
+    /// By an alarm of the follower that it lies to. It could deny what it did not sign.
+    Alarm(&'static str),
+    /// In the log of every honest node, which refuses what it sends or says what is wrong with it.
+    Logged(&'static str),
+}
+
+/// In the order in which they are told.
+pub(super) const LIES: [Lie; 5] = [
+    Lie {
+        name: "second-head",
+        in_brief: true,
+        named: Named::Proved,
+        deceives: false,
+    },
+    Lie {
+        name: "fork",
+        in_brief: true,
+        named: Named::Proved,
+        deceives: true,
+    },
+    Lie {
+        name: "other-batch",
+        in_brief: false,
+        named: Named::Alarm("not-signed"),
+        deceives: false,
+    },
+    Lie {
+        name: "ahead",
+        in_brief: false,
+        named: Named::Logged("s ahead of this node's clock"),
+        deceives: false,
+    },
+    Lie {
+        name: "back",
+        in_brief: false,
+        named: Named::Logged("s before this node's clock"),
+        deceives: false,
+    },
+];
+
+impl Lie {
+    pub(super) fn tell(&self, run: &mut Run, ground: &mut Ground, rng: &mut Rng) -> Result<()> {
+        let liar = self.let_lie(ground)?;
+        let honest: Vec<String> = ground
+            .hospitals()
+            .into_iter()
+            .filter(|name| *name != liar)
+            .collect();
+        // It lies to the last of the others.
+        let victim = honest.last().context("nobody to lie to")?.clone();
+        let load = ground.load(rng)?;
+        run.note(
+            &format!("{liar} leads and lies: {}", self.name),
+            load.acknowledged(),
+        );
+
+        let namers = match self.named {
+            Named::Alarm(_) => std::slice::from_ref(&victim),
+            Named::Proved | Named::Logged(_) => honest.as_slice(),
+        };
+        for name in namers {
+            let how = wait_for(&format!("`{name}` names the liar"), || {
+                self.named_by(ground, name, &liar)
+            })?;
+            run.note(&format!("{name} names it: {how}"), load.acknowledged());
+        }
+
+        // The operators agree to stop the liar, and it comes back with an honest program.
+        ground.network.process(&liar)?.kill()?;
+        if self.deceives {
+            ground.network.process(&victim)?.stop()?;
+        }
+        ground.start(&liar)?;
+        go_on(run, ground, &load)?;
+        let told = load.stop(&ground.runtime)?;
+        let kept = ground.hospitals().into_iter();
+        let kept: Vec<String> = kept
+            .filter(|name| !self.deceives || *name != victim)
+            .collect();
+        let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+        run.check(&ground.runtime, &ground.network, &kept, &told)
+    }
+
+    /// Starts the leader anew as one that lies. It still leads, for nobody else was there to be elected.
+    fn let_lie(&self, ground: &mut Ground) -> Result<String> {
+        for _ in 0..TRIES {
+            let liar = ground.leader()?;
+            ground.network.stop()?;
+            ground.start_faulty(&liar, "MEDANCHOR_FAULT_LIE", self.name)?;
+            for node in ground.network.processes().filter(|node| node.name != liar) {
+                node.start()?;
+            }
+            let leader = wait_for("a node leads", || {
+                let status = ground.people.operator.run(["status"])?;
+                let leader = status.json["leader"].as_str().unwrap_or_default();
+                Ok((!leader.is_empty()).then(|| leader.to_owned()))
+            })?;
+            if leader == liar {
+                return Ok(liar);
+            }
+            ground.network.process(&liar)?.stop()?;
+            ground.start(&liar)?;
+            ground.network.wait_until_ready()?;
+        }
+        anyhow::bail!("another node leads, again and again")
+    }
+
+    /// How this node names the liar, if it does.
+    fn named_by(&self, ground: &mut Ground, name: &str, liar: &str) -> Result<Option<String>> {
+        let kind = match self.named {
+            Named::Logged(words) => {
+                let log = fs::read_to_string(ground.network.process(name)?.log())?;
+                let line = log.lines().find(|line| line.contains(words));
+                return Ok(line.map(str::to_owned));
+            }
+            Named::Alarm(kind) => kind,
+            Named::Proved => "batch-conflict",
+        };
+        let alarms = ground.alarms(name)?;
+        let Some((id, text)) = alarms.iter().find(|(id, _)| id.starts_with(kind)) else {
+            return Ok(None);
+        };
+        anyhow::ensure!(
+            text.contains(&format!("`{liar}`")),
+            "it names another: {text}"
+        );
+        if let Named::Proved = self.named {
+            let folder = ground.network.process(name)?.folder().to_owned();
+            let evidence = folder.join("alarms").join(format!("{id}.evidence"));
+            let policy = folder.join("policy.txt");
+            // Somebody who knows nobody, with two files.
+            let stranger = Home::new(ground.dir.join("stranger"), &ground.program);
+            let arguments = ["verify".as_ref(), evidence.as_os_str(), "--policy".as_ref()];
+            let arguments = arguments.into_iter().chain([policy.as_os_str()]);
+            let proved = stranger.run(arguments)?.success()?.text("liar")?;
+            anyhow::ensure!(proved == liar, "the proof names `{proved}`");
+        }
+        Ok(Some(id.clone()))
+    }
+}
+
+/// Acknowledges what comes, until the network does again what it should.
+fn go_on(run: &Run, ground: &mut Ground, load: &Load) -> Result<()> {
+    let enough = load.acknowledged() + ENOUGH;
+    wait_for("the network goes on without lies", || {
+        anyhow::ensure!(!load.has_failed(), "a client found something wrong");
+        ground.acknowledge_all()?;
+        thread::sleep(Duration::from_millis(200));
+        Ok((load.acknowledged() >= enough).then_some(()))
+    })?;
+    run.wait_for_progress(load)
+}
+
+const TRIES: usize = 5;
+const ENOUGH: u64 = 20;
