@@ -153,7 +153,8 @@ impl Broker {
         let fetched = records::fetch(blocks, &permit.records).await?;
         let (request, now) = (Arc::clone(request), self.now());
         self.blocking(move |parts| {
-            let wraps = match records::rewrap_all(&parts.custody, &request, &fetched) {
+            let until = permit.until;
+            let wraps = match records::rewrap_all(&parts.custody, &request, until, &fetched) {
                 Ok(wraps) => wraps,
                 Err(RewrapError::Unusable { code, reason }) => {
                     return Ok(Proposal::Refuse(Refusal {
@@ -166,7 +167,7 @@ impl Broker {
                 Err(RewrapError::Custody(error)) => return Err(error.into()),
             };
             let released = parts.sign(released(&request, permit, &wraps), now)?;
-            let grant = KeptGrant::new(&wraps, released, request.not_after);
+            let grant = KeptGrant::new(&wraps, released, until);
             // An identical request may be decided at the same time: the first grant is everyone's.
             let kept = parts.custody.grants().keep(&request.hash, grant, now)?;
             Ok(Proposal::Grant(Box::new(kept)))
@@ -298,7 +299,7 @@ fn released(request: &Request, permit: Permit, wraps: &[Wrap]) -> Body {
         policies: permit.policies,
         wraps: wraps.iter().map(|wrap| Hash::new(wrap.hash())).collect(),
         basis: permit.basis,
-        valid_until: request.not_after,
+        valid_until: permit.until,
     }))
 }
 

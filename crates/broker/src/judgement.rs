@@ -17,6 +17,8 @@ pub(crate) enum Judgement {
 pub(crate) struct Permit {
     /// Ids of the policies that permit it.
     pub(crate) policies: Vec<String>,
+    /// The last moment of the release, unix ms.
+    pub(crate) until: u64,
     /// What the decision read.
     pub(crate) basis: Basis,
     /// The records, in the order of the request.
@@ -70,8 +72,9 @@ pub(crate) fn judge(
         now.max(state.log_time()?),
     )?;
     Ok(match decision.verdict {
-        Verdict::Permit { policies } => Judgement::Permit(Permit {
+        Verdict::Permit { policies, until } => Judgement::Permit(Permit {
             policies,
+            until,
             basis: decision.basis,
             records,
         }),

@@ -49,22 +49,24 @@ pub(crate) async fn fetch(
         .await
 }
 
-/// Seals each record's content key to the requester, after every check that the envelope and the record
-/// offer. The content keys exist in [`rewrap`] alone.
+/// Seals each record's content key to the requester until a moment, unix ms, after every check that the
+/// envelope and the record offer. The content keys exist in [`rewrap`] alone.
 pub(crate) fn rewrap_all(
     custody: &Custody,
     request: &Request,
+    until: u64,
     fetched: &[Fetched],
 ) -> Result<Vec<Wrap>, RewrapError> {
     fetched
         .iter()
-        .map(|fetched| rewrap_one(custody, request, fetched))
+        .map(|fetched| rewrap_one(custody, request, until, fetched))
         .collect()
 }
 
 fn rewrap_one(
     custody: &Custody,
     request: &Request,
+    until: u64,
     fetched: &Fetched,
 ) -> Result<Wrap, RewrapError> {
     let anchored = &fetched.anchored;
@@ -90,7 +92,7 @@ fn rewrap_one(
         record.commitment(),
         &request.recipient,
         *request.hash.as_bytes(),
-        request.not_after,
+        until,
     )
     .map_err(|error| unusable("wrap-unusable", &error.to_string()))
 }

@@ -14,16 +14,17 @@ pub(crate) struct Use<'a> {
     pub(crate) now: u64,
 }
 
-/// Whether any consent covers the use; if not, what the one that comes nearest lacks.
-pub(crate) fn coverage(consents: &[ConsentEntry], asked: &Use<'_>) -> Result<(), Code> {
-    let mut nearest = Code::NoConsent;
+/// Until when the consents cover the use, unix ms: the last moment of the one that lasts longest, and
+/// [`u64::MAX`] where it has no end. If none does, what the one that comes nearest lacks.
+pub(crate) fn coverage(consents: &[ConsentEntry], asked: &Use<'_>) -> Result<u64, Code> {
+    let (mut until, mut nearest) = (None, Code::NoConsent);
     for consent in consents {
         match covers(consent, asked) {
-            Ok(()) => return Ok(()),
+            Ok(()) => until = until.max(Some(consent.consented.valid.until.unwrap_or(u64::MAX))),
             Err(lack) => nearest = nearest.max(lack),
         }
     }
-    Err(nearest)
+    until.ok_or(nearest)
 }
 
 /// Whether a consent, withdrawn or not, is given to the requester or its organisation.

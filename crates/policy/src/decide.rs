@@ -28,6 +28,9 @@ pub enum Verdict {
     Permit {
         /// Ids of the policies that permit it, sorted.
         policies: Vec<String>,
+        /// The last moment of the release, unix ms: no later than the request's, nor than that of a consent
+        /// without which it would not be permitted.
+        until: u64,
     },
     /// No record may be released.
     Deny {
@@ -52,7 +55,7 @@ pub fn decide(
 ) -> Result<Decision, TablesError> {
     let basis = basis(state, request)?;
     let verdict = match judge(state, policies, request, now) {
-        Ok(policies) => Verdict::Permit { policies },
+        Ok((policies, until)) => Verdict::Permit { policies, until },
         Err(Stop::Denied(code, reason)) => Verdict::Deny {
             code: code.as_str(),
             reason,
@@ -80,7 +83,15 @@ struct Ask<'a> {
     requester: &'a Did,
     entry: PrincipalEntry,
     purposes: Vec<&'static str>,
+    /// The last moment of the request.
+    not_after: u64,
     now: u64,
+}
+
+/// What permits the use of one record, and until when.
+struct Permitted {
+    policies: Vec<String>,
+    until: u64,
 }
 
 /// A custody key with the consents under it.
@@ -89,21 +100,23 @@ struct Grounds {
     consents: Vec<ConsentEntry>,
 }
 
-/// Every condition, from who asks to each record: the policies that permit all of them.
+/// Every condition, from who asks to each record: the policies that permit all of them, and until when.
 fn judge(
     state: &State<'_>,
     policies: &Policies,
     request: &SignedStatement,
     now: u64,
-) -> Result<Vec<String>, Stop> {
+) -> Result<(Vec<String>, u64), Stop> {
     require_policy(state, policies)?;
     let ask = authenticate(state, request, now)?;
     let (records, grounds) = common_grounds(state, &ask)?;
-    let mut permitting = BTreeSet::new();
+    let (mut permitting, mut until) = (BTreeSet::new(), ask.not_after);
     for record in &records {
-        permitting.extend(judge_record(state, policies, &ask, record, &grounds)?);
+        let permitted = judge_record(state, policies, &ask, record, &grounds)?;
+        permitting.extend(permitted.policies);
+        until = until.min(permitted.until);
     }
-    Ok(permitting.into_iter().collect())
+    Ok((permitting.into_iter().collect(), until))
 }
 
 fn require_policy(state: &State<'_>, policies: &Policies) -> Result<(), Stop> {
@@ -136,12 +149,12 @@ fn authenticate<'a>(
         );
     }
     let expiry = signed.statement.not_after_unix_ms;
-    if expiry.is_none_or(|not_after| not_after < now) {
+    let Some(not_after) = expiry.filter(|not_after| *not_after >= now) else {
         return deny(
             Code::RequestExpired,
             "the request's time is over: sign a new one",
         );
-    }
+    };
     let Some(entry) = state.principal(requester)? else {
         return deny(
             Code::NotEnrolled,
@@ -176,6 +189,7 @@ fn authenticate<'a>(
         requester,
         entry,
         purposes,
+        not_after,
         now,
     })
 }
@@ -256,7 +270,7 @@ fn judge_record(
     ask: &Ask<'_>,
     record: &RecordEntry,
     grounds: &Grounds,
-) -> Result<Vec<String>, Stop> {
+) -> Result<Permitted, Stop> {
     let covered = coverage(
         &grounds.consents,
         &Use {
@@ -282,7 +296,14 @@ fn judge_record(
         second_factor: ask.request.second_factor.is_some(),
     };
     match policies.answer(&facts) {
-        Answer::Permitted(ids) => Ok(ids),
+        Answer::Permitted(permitting) => {
+            let needs_consent = facts.consented && !is_permitted_without_consent(policies, &facts);
+            let until = covered.ok().filter(|_| needs_consent);
+            Ok(Permitted {
+                policies: permitting,
+                until: until.unwrap_or(u64::MAX),
+            })
+        }
         Answer::Forbidden(ids) => {
             let reason = format!("forbidden by the policies: {}", ids.join(", "));
             deny(Code::Forbidden, reason)
@@ -299,6 +320,15 @@ fn judge_record(
             deny(code, explain(code, &facts, &ask.request.purpose))
         }
     }
+}
+
+/// Whether the release does not rest on consent.
+fn is_permitted_without_consent(policies: &Policies, facts: &Facts<'_>) -> bool {
+    let without = Facts {
+        consented: false,
+        ..facts.clone()
+    };
+    matches!(policies.answer(&without), Answer::Permitted(_))
 }
 
 /// Whether consent is all that is missing.

@@ -74,7 +74,7 @@ impl Clinic {
 /// The code, or the permitting policies.
 fn short(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Permit { policies } => policies.join(" "),
+        Verdict::Permit { policies, .. } => policies.join(" "),
         Verdict::Deny { code, reason } => {
             assert!(!reason.is_empty() && !reason.ends_with('.'), "{reason}");
             assert!(Code::ALL.iter().any(|known| known.as_str() == *code));
@@ -186,6 +186,58 @@ fn period_of_capture_and_period_of_use_are_not_confused() {
     assert_eq!(at(HOUR), "researcher-with-consent");
     assert_eq!(at(2 * HOUR), "researcher-with-consent");
     assert_eq!(at(2 * HOUR + 1), "expired-consent");
+}
+
+/// Until when the release holds; the request itself ends later than any consent here.
+fn until(verdict: &Verdict) -> u64 {
+    match verdict {
+        Verdict::Permit { until, .. } => *until,
+        Verdict::Deny { .. } => 0,
+    }
+}
+
+#[test]
+fn release_ends_with_the_consent_that_it_rests_on() {
+    let mut clinic = clinic();
+    let given = |name: &str, until: Option<u64>| {
+        let mut given = consented(name, "patient-1", INSTITUTE, "HRESCH");
+        given.valid.until = until;
+        given
+    };
+    let ends = [3, 7, 5].map(|minutes| BEGINNING + minutes * 60_000);
+    clinic.consent(given("first", Some(ends[0])));
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(until(&verdict), ends[0]);
+    // Of several that cover it, the one that lasts longest.
+    clinic.consent(given("second", Some(ends[1])));
+    clinic.consent(given("third", Some(ends[2])));
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(until(&verdict), ends[1]);
+    // One that was withdrawn counts no more.
+    clinic.world.withdraw("second", "patient-1");
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(until(&verdict), ends[2]);
+    // One without an end leaves the request's own.
+    clinic.consent(given("endless", None));
+    let request = clinic
+        .world
+        .request("rita", "researcher", "HRESCH", &[clinic.ecg]);
+    let expiry = request.statement.not_after_unix_ms.unwrap();
+    assert!(expiry > ends[1]);
+    assert_eq!(until(&clinic.decide(&request).verdict), expiry);
+}
+
+#[test]
+fn release_that_needs_no_consent_does_not_end_with_one() {
+    let mut clinic = clinic();
+    let mut given = consented("to-clara", "patient-1", "clara", "TREAT");
+    given.valid.until = Some(BEGINNING + 1);
+    clinic.consent(given);
+    let request = clinic
+        .world
+        .request("clara", "clinician", "TREAT", &[clinic.ecg]);
+    let expiry = request.statement.not_after_unix_ms.unwrap();
+    assert_eq!(until(&clinic.decide(&request).verdict), expiry);
 }
 
 #[test]

@@ -202,6 +202,16 @@ impl Hospital {
         opener.open_chunk(0, true, sealed).unwrap()
     }
 
+    /// The patient consents to another purpose, for so many milliseconds. Gives the last moment.
+    pub(crate) fn consent_until(&self, purpose: &str, ms: u64) -> u64 {
+        let mut world = self.network.world();
+        let mut given = testing::consented("limited", "patient", "institute", purpose);
+        let end = world.now + ms;
+        given.valid.until = Some(end);
+        world.accept(Body::Consented(given), &[&key("hospital-a")]);
+        end
+    }
+
     pub(crate) fn next(&self, fault: Fault) {
         self.network.faults.lock().unwrap().push_back(fault);
     }

@@ -16,6 +16,7 @@ use medanchor_anchor::{
 };
 use medanchor_broker::{Answer, Denial, Grant, ReleaseError};
 use medanchor_dag::{Class, Hash};
+use medanchor_envelope::Wrap;
 
 const PAYLOAD: &[u8] = b"one heart beat";
 
@@ -59,6 +60,27 @@ async fn permitted_request_opens_the_records() {
     let open = |n: usize| hospital.open("ines", &records, &answer, n);
     assert_eq!(open(0), PAYLOAD);
     assert_eq!(open(1), b"the next");
+}
+
+#[tokio::test]
+async fn grant_ends_with_the_consent_and_not_with_the_request() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let end = hospital.consent_until("CLINTRL", 60_000);
+    let request = hospital.request("ines", "CLINTRL", &records);
+    assert!(request.statement.not_after_unix_ms > Some(end));
+    let answer = grant(hospital.broker().release(request.clone()).await);
+    let wrap = Wrap::from_bytes(&answer.wraps[0]).unwrap();
+    assert_eq!(wrap.ctx.not_after, Some(end));
+    let opening = answer.receipt.opening.as_ref().unwrap();
+    let Body::Released(released) = &opening.0.signed.statement.body else {
+        panic!("not released");
+    };
+    assert_eq!(released.valid_until, end);
+    // The same request again, once consent is over, finds no grant and gets none.
+    hospital.wait(60_001);
+    let again = hospital.broker().release(request).await;
+    assert_eq!(denial(again).code, "already-released");
 }
 
 #[tokio::test]
