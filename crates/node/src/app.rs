@@ -6,6 +6,7 @@ use crate::{
     channels::Channels,
     clock,
     config::{Config, Folder, Role},
+    connections::Limits,
     cosigner::{Cosigner, CosignerParts, Endorsers},
     fatal_store::FatalStore,
     files,
@@ -15,11 +16,11 @@ use crate::{
     joined,
     keys::{self, KeyName},
     leaders::{self, Leaders},
-    log_routes,
+    log_routes::{self, Requests},
     monitor::{Monitor, MonitorParts, OwnTree},
-    publisher::{Publisher, PublisherParts, RemoteCosigner},
+    publisher::{self, Publisher, PublisherParts, RemoteCosigner},
     server::Listener,
-    services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry},
+    services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry, Uploads},
     shown_checkpoint::ShownCheckpoint,
     sources::Sources,
     submit::Submitter,
@@ -105,7 +106,8 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
     let alarms = Arc::new(Alarms::open(&folder.alarms())?);
     let (witness, monitor) = open_witness(folder, config, &alarms)?;
     let failed = witness.failed();
-    let listener = Listener::bind(config.listen, Tls::open(folder)?.server()?).await?;
+    let tls = Tls::open(folder)?.server()?;
+    let listener = Listener::bind(config.listen, tls, Limits::PUBLIC).await?;
     let tasks = TaskTracker::new();
     tasks.spawn(monitor.poll_task(stop.clone()));
     tracing::info!(witness = config.name, address = %config.listen, "serving");
@@ -116,6 +118,7 @@ async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) 
     let routes = Routes::new(health_service)
         .into_axum_router()
         .merge(witness_routes::routes(Arc::new(witness)));
+    let routes = log_routes::bounded(routes, Requests::default());
     let served = tokio::select! {
         served = listener.serve(routes.into(), stop.clone()) => served,
         () = failed.cancelled() => Err(disk_failed(folder.cosigned(), write_failed())),
@@ -163,9 +166,11 @@ impl Node {
             founded.policy
         );
         let tls = Tls::open(folder)?;
-        let listener = Listener::bind(config.listen, tls.server()?).await?;
+        let listener = Listener::bind(config.listen, tls.server()?, Limits::SERVICES).await?;
         let log_listener = match config.log_listen {
-            Some(address) => Some(Listener::bind(address, tls.log_server()?).await?),
+            Some(address) => {
+                Some(Listener::bind(address, tls.log_server()?, Limits::PUBLIC).await?)
+            }
             None => None,
         };
         let channels = Channels::new(config, &tls)?;
@@ -243,6 +248,7 @@ impl Node {
             blocks: Blocks {
                 store: Arc::clone(&store),
                 peer: Arc::clone(&peer),
+                uploads: Uploads::default(),
             },
             holding: Holding {
                 holders,
@@ -562,6 +568,10 @@ impl Transparency {
             http: tls.client()?,
             channels: channels.clone(),
             monitor: Arc::clone(&monitor),
+            reissue_after: match config.reissue_after_seconds {
+                Some(seconds) => Duration::from_secs(seconds.into()),
+                None => publisher::REISSUE_AFTER,
+            },
         });
         Ok(Self {
             monitor,

@@ -49,13 +49,18 @@ impl Callers {
 
     /// Who sent the request with these extensions.
     pub(crate) fn of(&self, extensions: &Extensions) -> Caller {
-        let certificates = extensions
-            .get::<TlsConnectInfo<TcpConnectInfo>>()
-            .and_then(TlsConnectInfo::peer_certs);
-        certificates
-            .as_deref()
-            .and_then(|chain| chain.first())
-            .map_or(Caller::Guest, |certificate| self.holder(certificate))
+        let certificates = certificates(extensions);
+        let first = certificates.as_deref().and_then(|chain| chain.first());
+        first.map_or(Caller::Guest, |certificate| self.holder(certificate))
+    }
+
+    /// Whether the caller may read the whole log: a member's node, or the operator or an auditor of any
+    /// organisation of the network. That one of these issued the certificate was checked when the connection
+    /// was made.
+    pub(crate) fn is_auditor(extensions: &Extensions) -> bool {
+        let certificates = certificates(extensions);
+        let first = certificates.as_deref().and_then(|chain| chain.first());
+        first.is_some_and(is_auditors)
     }
 
     /// The member's node id, where the caller is one.
@@ -83,13 +88,36 @@ impl Callers {
     }
 }
 
-/// Whether the subject's organisational unit is the operator's. Only meaningful once the issuer is known.
+/// The SHA-256 of the certificate that was shown, where one was.
+pub(crate) fn certificate(extensions: &Extensions) -> Option<Hash> {
+    let certificates = certificates(extensions);
+    let first = certificates.as_deref().and_then(|chain| chain.first());
+    first.map(|certificate| Hash::of(certificate))
+}
+
+fn certificates(extensions: &Extensions) -> Option<Arc<Vec<CertificateDer<'static>>>> {
+    extensions
+        .get::<TlsConnectInfo<TcpConnectInfo>>()
+        .and_then(TlsConnectInfo::peer_certs)
+}
+
 fn is_operator(certificate: &CertificateDer<'_>) -> bool {
+    is_one_of(certificate, &[Holder::Operator])
+}
+
+fn is_auditors(certificate: &CertificateDer<'_>) -> bool {
+    let readers = [Holder::Node, Holder::Operator, Holder::Auditor];
+    is_one_of(certificate, &readers)
+}
+
+/// Whether the subject's organisational unit is one of these. Only meaningful once the issuer is known.
+fn is_one_of(certificate: &CertificateDer<'_>, holders: &[Holder]) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return false;
     };
+    let is_one = |unit: &str| holders.iter().any(|holder| holder.as_str() == unit);
     let mut units = certificate.subject().iter_organizational_unit();
-    units.any(|unit| unit.as_str() == Ok(Holder::Operator.as_str()))
+    units.any(|unit| unit.as_str().is_ok_and(is_one))
 }
 
 #[cfg(test)]
@@ -131,6 +159,22 @@ mod tests {
             changed[at] ^= 1;
             assert_eq!(callers.holder(&changed.into()), Caller::Guest, "byte {at}");
         }
+    }
+
+    #[test]
+    fn auditors_operators_and_nodes_are_told_from_guests() {
+        let (authority, own) = Authority::create("hospital-a").unwrap();
+        for (holder, reads) in [
+            (Holder::Node, true),
+            (Holder::Operator, true),
+            (Holder::Auditor, true),
+            (Holder::Guest, false),
+        ] {
+            let issued = authority.issue(holder, "auditor", &[]).unwrap();
+            assert_eq!(is_auditors(&issued.certificate), reads, "{holder:?}");
+        }
+        assert!(!is_auditors(&own.certificate));
+        assert!(!is_auditors(&CertificateDer::from(vec![0x30, 0])));
     }
 
     proptest::proptest! {

@@ -35,6 +35,10 @@ pub struct Config {
     /// node; absent: the usual number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_every: Option<u64>,
+    /// After how many seconds the leader of an idle log signs its newest checkpoint again, so that others can tell
+    /// a quiet log from a silent one; absent: 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reissue_after_seconds: Option<u32>,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
     /// Outside witnesses.
@@ -182,6 +186,10 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
+        anyhow::ensure!(
+            self.reissue_after_seconds != Some(0),
+            "`reissue_after_seconds` must not be 0"
+        );
         let bound = |count: usize| count <= MAX_LIST;
         anyhow::ensure!(
             bound(self.members.len())
@@ -329,6 +337,7 @@ mod tests {
             log_listen: Some(([127, 0, 0, 1], 7442).into()),
             log_entries: EntryReaders::Auditors,
             snapshot_every: None,
+            reissue_after_seconds: None,
             members: vec![MemberAddress {
                 name: "hospital-a".to_owned(),
                 node_id: 1,
@@ -402,7 +411,11 @@ mod tests {
             origin: "example org".to_owned(),
             ..config()
         };
-        for wrong in [nameless, swarmless, spaced] {
+        let restless = Config {
+            reissue_after_seconds: Some(0),
+            ..config()
+        };
+        for wrong in [nameless, swarmless, spaced, restless] {
             let text = wrong.to_text().unwrap();
             assert!(Config::parse(&text).is_err(), "{text}");
         }

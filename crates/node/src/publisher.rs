@@ -53,6 +53,7 @@ pub(crate) struct Publisher {
     /// One question to the other nodes at a time.
     asking: tokio::sync::Mutex<()>,
     monitor: Arc<Monitor>,
+    reissue_after: Duration,
 }
 
 /// A checkpoint that enough co-signers have signed.
@@ -87,10 +88,10 @@ impl Newest {
     }
 
     /// Whether anything is newer now.
-    fn advance(&mut self, checkpoint: &Arc<Published>) -> bool {
+    fn advance(&mut self, checkpoint: &Arc<Published>, again_after: u64) -> bool {
         let newer = |known: &Option<Arc<Published>>| {
             let known = known.as_ref();
-            known.is_none_or(|known| checkpoint.is_newer_than(known))
+            known.is_none_or(|known| checkpoint.is_newer_than(known, again_after))
         };
         let witnessed = newer(&self.witnessed);
         let published = checkpoint.strength == Strength::Published && newer(&self.published);
@@ -105,11 +106,11 @@ impl Newest {
 }
 
 impl Published {
-    /// Of one size, the one with more signatures counts, and one that was signed again later.
-    fn is_newer_than(&self, known: &Self) -> bool {
+    /// Of one size, the one with more signatures counts, and one that was signed again so many seconds later.
+    fn is_newer_than(&self, known: &Self, again_after: u64) -> bool {
         let rank = |of: &Self| (of.checkpoint.size, of.note.signatures().len());
         let again = self.checkpoint.size == known.checkpoint.size
-            && self.at_unix_seconds >= known.at_unix_seconds + SIGNED_AGAIN_SECONDS;
+            && self.at_unix_seconds >= known.at_unix_seconds.saturating_add(again_after);
         again || rank(known) < rank(self)
     }
 }
@@ -133,6 +134,8 @@ pub(crate) struct PublisherParts {
     pub(crate) http: http::Client,
     pub(crate) channels: Channels,
     pub(crate) monitor: Arc<Monitor>,
+    /// When an idle log signs again.
+    pub(crate) reissue_after: Duration,
 }
 
 impl Publisher {
@@ -153,6 +156,7 @@ impl Publisher {
             to_tell: watch::Sender::default(),
             asking: tokio::sync::Mutex::default(),
             monitor: parts.monitor,
+            reissue_after: parts.reissue_after,
         }
     }
 
@@ -245,7 +249,7 @@ impl Publisher {
                 published.is_some_and(|newest| newest.checkpoint.size >= status.tree_size);
             status.role == Role::Leader && status.tree_size > 0 && !covered
         });
-        if timeout(REISSUE_AFTER, waits)
+        if timeout(self.reissue_after, waits)
             .await
             .is_ok_and(|w| w.is_err())
         {
@@ -448,8 +452,12 @@ impl Publisher {
 
     /// Keeps the newest checkpoint of each strength.
     fn advance(&self, published: Published) {
+        let published = Arc::new(published);
+        // What was signed again, and not only later than others for the same request.
+        let again_after = self.reissue_after.as_secs().div_ceil(2);
+        let again_after = again_after.min(SIGNED_AGAIN_SECONDS);
         self.newest
-            .send_if_modified(|newest| newest.advance(&Arc::new(published)));
+            .send_if_modified(|newest| newest.advance(&published, again_after));
     }
 
     fn last_seen_by(&self, name: &str) -> u64 {
@@ -528,8 +536,8 @@ impl Prove for Publisher {
 
 /// Checkpoints begin at least this far apart.
 const AT_LEAST_APART: Duration = Duration::from_millis(20);
-/// An idle log signs again, so that clients can tell a quiet log from a silent one.
-const REISSUE_AFTER: Duration = Duration::from_secs(600);
+/// When an idle log signs again by default.
+pub(crate) const REISSUE_AFTER: Duration = Duration::from_secs(600);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 const LEARN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const COSIGN_WITHIN: Duration = Duration::from_secs(5);
@@ -538,7 +546,7 @@ const STRAGGLERS: Duration = Duration::from_millis(30);
 const TELL_WITHIN: Duration = Duration::from_secs(3);
 /// How long to wait for the own replica to apply what another node has published.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// A checkpoint of the same size with later co-signatures than these is a new one.
+/// A checkpoint of the same size with co-signatures so much later is a new one.
 const SIGNED_AGAIN_SECONDS: u64 = 60;
 /// How long a follower waits to be told of a checkpoint before it asks.
 const SOON: Duration = Duration::from_millis(500);

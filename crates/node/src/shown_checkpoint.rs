@@ -40,9 +40,8 @@ impl ShownCheckpoint {
     /// Size and text of what is shown now.
     pub(crate) async fn get(&self) -> Result<Option<(u64, String)>, BoxError> {
         let shown = lock(&self.file).shown.clone();
-        let size = shown.as_ref().map(|(size, _)| *size);
         match (self.published)() {
-            Some(published) if Some(published.0) > size => {
+            Some(published) if is_newer(&published, shown.as_ref()) => {
                 let file = Arc::clone(&self.file);
                 let advanced = tokio::task::spawn_blocking(move || lock(&file).advance(published));
                 Ok(Some(advanced.await??))
@@ -55,13 +54,22 @@ impl ShownCheckpoint {
 impl ShownFile {
     /// Another request may have been quicker with a larger one.
     fn advance(&mut self, published: (u64, String)) -> std::io::Result<(u64, String)> {
-        if let Some(shown) = self.shown.as_ref().filter(|shown| shown.0 >= published.0) {
+        if let Some(shown) = &self.shown
+            && !is_newer(&published, Some(shown))
+        {
             return Ok(shown.clone());
         }
         files::replace(&self.path, Mode::Public, published.1.as_bytes())?;
         self.shown = Some(published.clone());
         Ok(published)
     }
+}
+
+/// Of one size, what differs is signed again, or by more.
+fn is_newer(published: &(u64, String), shown: Option<&(u64, String)>) -> bool {
+    shown.is_none_or(|(size, text)| {
+        published.0 > *size || (published.0 == *size && published.1 != *text)
+    })
 }
 
 fn read(path: &std::path::Path) -> Result<(u64, String)> {
@@ -117,6 +125,20 @@ pub(crate) mod tests {
             *published.lock().unwrap() = known;
             let shown = open(&path, &published).unwrap();
             assert_eq!(shown.get().await.unwrap(), Some(checkpoint(9)));
+        }
+    }
+
+    #[tokio::test]
+    async fn checkpoint_that_was_signed_again_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let (size, text) = checkpoint(3);
+        let again = format!("{text}\u{2014} another co-signer AAAAAA==\n");
+        for published in [text, again] {
+            let newest = published.clone();
+            let newest = Box::new(move || Some((size, newest.clone())));
+            let shown = ShownCheckpoint::open(path.clone(), newest).unwrap();
+            assert_eq!(shown.get().await.unwrap(), Some((size, published)));
         }
     }
 

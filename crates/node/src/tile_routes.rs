@@ -1,7 +1,7 @@
 //! The log over HTTPS (C2SP tlog-tiles): `/checkpoint`, `/tile/<L>/<N>`, `/tile/entries/<N>`. Nothing is
 //! served beyond what a published checkpoint covers.
 
-use crate::{certificates::Holder, config::EntryReaders, shown_checkpoint::ShownCheckpoint};
+use crate::{caller::Callers, config::EntryReaders, shown_checkpoint::ShownCheckpoint};
 use axum::{
     Router,
     body::Body,
@@ -14,14 +14,9 @@ use axum::{
     routing::get,
 };
 use medanchor_anchor::{BoxError, Read, Tile, TileKind};
-use rustls_pki_types::CertificateDer;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
-use tonic::{
-    Extensions,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use tonic::Extensions;
 
 /// Serves the log's pieces from a replica's tables.
 pub(crate) struct TileServer {
@@ -44,7 +39,7 @@ impl TileServer {
     fn permits(&self, tile: &Tile, extensions: &Extensions) -> bool {
         tile.kind() != TileKind::Entries
             || self.entries == EntryReaders::Everyone
-            || is_auditor(extensions)
+            || Callers::is_auditor(extensions)
     }
 
     /// A piece, when a published checkpoint covers it.
@@ -106,27 +101,6 @@ async fn tile(State(server): State<Arc<TileServer>>, request: Request) -> Respon
     }
 }
 
-/// Whether the certificate on the connection is a node's, an operator's or an auditor's. That an organisation
-/// of the network issued it was checked when the connection was made.
-fn is_auditor(extensions: &Extensions) -> bool {
-    let certificates = extensions
-        .get::<TlsConnectInfo<TcpConnectInfo>>()
-        .and_then(TlsConnectInfo::peer_certs);
-    certificates
-        .as_deref()
-        .and_then(|chain| chain.first())
-        .is_some_and(is_auditors)
-}
-
-fn is_auditors(certificate: &CertificateDer<'_>) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return false;
-    };
-    let readers = [Holder::Node, Holder::Operator, Holder::Auditor].map(Holder::as_str);
-    let mut units = certificate.subject().iter_organizational_unit();
-    units.any(|unit| unit.as_str().is_ok_and(|unit| readers.contains(&unit)))
-}
-
 fn unavailable(path: &str, error: &BoxError) -> Response {
     tracing::warn!("`{path}` could not be served: {error}");
     refusal(StatusCode::SERVICE_UNAVAILABLE, "not now: try again")
@@ -160,7 +134,7 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{certificates::Authority, shown_checkpoint::tests::checkpoint};
+    use crate::shown_checkpoint::tests::checkpoint;
     use futures::future::BoxFuture;
     use http_body_util::BodyExt;
     use medanchor_anchor::{MemoryTables, ReadError, Table, Tables, View, tree};
@@ -335,21 +309,5 @@ mod tests {
         }
         let (status, _, body) = ask(&mut router, "HEAD", "/tile/0/000.p/1").await;
         assert_eq!((status, body.len()), (StatusCode::OK, 0));
-    }
-
-    #[test]
-    fn auditors_operators_and_nodes_are_told_from_guests() {
-        let (authority, own) = Authority::create("hospital-a").unwrap();
-        for (holder, reads) in [
-            (Holder::Node, true),
-            (Holder::Operator, true),
-            (Holder::Auditor, true),
-            (Holder::Guest, false),
-        ] {
-            let issued = authority.issue(holder, "auditor", &[]).unwrap();
-            assert_eq!(is_auditors(&issued.certificate), reads, "{holder:?}");
-        }
-        assert!(!is_auditors(&own.certificate));
-        assert!(!is_auditors(&CertificateDer::from(vec![0x30, 0])));
     }
 }

@@ -81,7 +81,7 @@ fn leader_that_shows_another_log_is_proved_a_liar_and_stops_cosigning_until_ackn
     }
 }
 
-fn status_of(stage: &Stage, name: &str) -> Ran {
+pub(crate) fn status_of(stage: &Stage, name: &str) -> Ran {
     stage.hospital.run(["--node", name, "status"]).unwrap()
 }
 
@@ -94,8 +94,10 @@ fn acknowledge(folder: &Path, alarm: &str) {
     assert!(status.success());
 }
 
-fn log_seed(node: &NodeProcess) -> SigningKey {
-    let text = fs::read_to_string(node.folder().join("keys/log.key")).unwrap();
+/// A node's private key of this name.
+pub(crate) fn key_of(node: &NodeProcess, name: &str) -> SigningKey {
+    let path = node.folder().join("keys").join(format!("{name}.key"));
+    let text = fs::read_to_string(path).unwrap();
     let hex = text.trim_end().rsplit(' ').next().unwrap();
     let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
     SigningKey::from_seed(&std::array::from_fn(byte))
@@ -104,7 +106,7 @@ fn log_seed(node: &NodeProcess) -> SigningKey {
 fn log_key(node: &NodeProcess) -> String {
     let policy = fs::read_to_string(node.folder().join("policy.txt")).unwrap();
     let policy: medanchor_anchor::TrustPolicy = policy.parse().unwrap();
-    let did = log_seed(node).did();
+    let did = key_of(node, "log").did();
     let mut logs = policy.logs();
     logs.find(|key| *key.key() == did).unwrap().to_string()
 }
@@ -116,7 +118,7 @@ fn another_log(node: &NodeProcess, origin: &str) -> SignedNote {
         size: 1,
         root: Hash::of(b"another log"),
     };
-    checkpoint.sign(&log_seed(node)).unwrap()
+    checkpoint.sign(&key_of(node, "log")).unwrap()
 }
 
 /// A program of the operator's own in the place of their node, with its certificate: it shows another log.

@@ -19,6 +19,8 @@ mod crash;
 mod demo;
 mod equivocation;
 mod full;
+mod heads;
+mod idle;
 mod liar;
 mod refusals;
 mod stage;

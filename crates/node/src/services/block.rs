@@ -1,22 +1,46 @@
 use super::errors::{internal, parsed, store_status};
-use crate::fatal_store::FatalStore;
-use futures::stream::{self, BoxStream, StreamExt};
+use crate::{
+    caller,
+    fatal_store::FatalStore,
+    places::{Place, Places},
+};
+use futures::stream::{self, BoxStream, Stream, StreamExt};
 use medanchor_api::{
-    Get, Missing, has_cids,
+    Get, Missing, has_cids, overloaded,
     pb::block::{
         GetRequest, GetResponse, HasRequest, HasResponse, PutRequest, PutResponse,
         block_service_server::BlockService,
     },
+    status,
 };
-use medanchor_dag::{Block, BlockSource, BlockStore, Cid, SourceError, StoreError};
+use medanchor_dag::{Block, BlockSource, BlockStore, Cid, Hash, SourceError, StoreError};
 use medanchor_ipfs::Peer;
-use std::sync::Arc;
-use tonic::{Request, Response, Status, Streaming};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 /// Blocks in and out.
 pub(crate) struct Blocks {
     pub(crate) store: Arc<FatalStore>,
     pub(crate) peer: Arc<Peer>,
+    pub(crate) uploads: Uploads,
+}
+
+/// Uploads at one time: each keeps a group of blocks in memory until it is on disk.
+pub(crate) struct Uploads(Places<Option<Hash>>);
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self(Places::new(MAX_UPLOADS, MAX_UPLOADS_OF_ONE))
+    }
+}
+
+impl Uploads {
+    /// A place for whoever shows this certificate.
+    fn begin(&self, extensions: &Extensions) -> Result<Place<Option<Hash>>, Status> {
+        let place = self.0.take(caller::certificate(extensions));
+        place.ok_or_else(|| overloaded(UPLOAD_AGAIN_AFTER))
+    }
 }
 
 #[tonic::async_trait]
@@ -39,19 +63,10 @@ impl BlockService for Blocks {
         &self,
         request: Request<Streaming<PutRequest>>,
     ) -> Result<Response<PutResponse>, Status> {
-        let mut incoming = request.into_inner();
-        let mut group = Group::default();
-        let mut answer = PutResponse::default();
-        while let Some(uploaded) = incoming.message().await? {
-            let block = parsed(Block::try_from(uploaded))?;
-            answer.blocks += 1;
-            answer.size_bytes += block.bytes().len() as u64;
-            group.add(block);
-            if group.is_due() {
-                self.store_group(group.take()).await?;
-            }
-        }
-        self.store_group(group.take()).await?;
+        let _place = self.uploads.begin(request.extensions())?;
+        let stored = self.store(request.into_inner());
+        let stored = timeout(UPLOAD_WITHIN, stored).await;
+        let answer = stored.unwrap_or_else(|_| Err(too_slow()))?;
         Ok(Response::new(answer))
     }
 
@@ -75,6 +90,30 @@ impl BlockService for Blocks {
 }
 
 impl Blocks {
+    /// Stores what comes until there is no more. All of it is fsynced when this returns.
+    async fn store(
+        &self,
+        mut incoming: impl Stream<Item = Result<PutRequest, Status>> + Unpin,
+    ) -> Result<PutResponse, Status> {
+        let mut group = Group::default();
+        let mut answer = PutResponse::default();
+        loop {
+            let next = timeout(NEXT_WITHIN, incoming.next()).await;
+            let Some(uploaded) = next.map_err(|_| too_slow())? else {
+                break;
+            };
+            let block = parsed(Block::try_from(uploaded?))?;
+            answer.blocks += 1;
+            answer.size_bytes += block.bytes().len() as u64;
+            group.add(block);
+            if group.is_due() {
+                self.store_group(group.take()).await?;
+            }
+        }
+        self.store_group(group.take()).await?;
+        Ok(answer)
+    }
+
     /// Fsynced when this returns.
     async fn store_group(&self, group: Vec<Block>) -> Result<(), Status> {
         if group.is_empty() {
@@ -133,6 +172,21 @@ fn given(fetched: Result<Block, SourceError>) -> Result<Result<Block, Missing>, 
     }
 }
 
+fn too_slow() -> Status {
+    status(
+        Code::Unavailable,
+        "too-slow",
+        "the blocks did not come in time; those that came may be stored: send the rest again",
+    )
+}
+
+/// What they keep in memory: this many times a group and a block.
+const MAX_UPLOADS: usize = 32;
+const MAX_UPLOADS_OF_ONE: usize = 8;
+const UPLOAD_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// A window of the client's, at 192 KiB/s.
+const UPLOAD_WITHIN: Duration = Duration::from_secs(90);
+const NEXT_WITHIN: Duration = Duration::from_secs(15);
 /// Blocks are fsynced in groups of about this many bytes.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const GROUP_BLOCKS: usize = 1024;
@@ -157,6 +211,20 @@ mod tests {
         assert_eq!(fill(&large), 8);
         let empty = Block::new(Codec::Raw, Vec::new()).unwrap();
         assert_eq!(fill(&empty), GROUP_BLOCKS);
+    }
+
+    #[test]
+    fn uploads_have_a_limit_and_are_given_back() {
+        let uploads = Uploads::default();
+        let nobody = Extensions::default();
+        let held: Vec<_> = (0..MAX_UPLOADS_OF_ONE)
+            .map(|_| uploads.begin(&nobody).unwrap())
+            .collect();
+        let refused = uploads.begin(&nobody).unwrap_err();
+        let code = medanchor_api::stable_code(&refused);
+        assert_eq!(code, Some("overloaded"));
+        drop(held);
+        assert!(uploads.begin(&nobody).is_ok());
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod registry;
 
 pub(crate) use access::Access;
 pub(crate) use anchor::Anchor;
-pub(crate) use block::Blocks;
+pub(crate) use block::{Blocks, Uploads};
 pub(crate) use custody::CustodyKeys;
 pub(crate) use followed::Followed;
 pub(crate) use hold::Holding;
