@@ -10,6 +10,7 @@ use crate::{
     samples::{Samples, count},
 };
 use anyhow::{Context, Result};
+use medanchor_anchor::Strength;
 use medanchor_cli::{GetOptions, Input, PutOptions, Session, operations};
 use medanchor_dag::{Cid, Class, CustodyId};
 use medanchor_envelope::Suite;
@@ -185,6 +186,7 @@ async fn get_here(clinician: &Session, record: Cid, output: &Path) -> Result<()>
         record,
         purpose: Some(PURPOSE.to_owned()),
         role: None,
+        strength: Strength::Witnessed,
         output: Some(output.to_owned()),
     };
     operations::get(clinician, &options).await.map(drop)

@@ -174,7 +174,10 @@ async fn read(shared: Arc<Shared>, mut rng: Rng) -> Result<History> {
         match shared.client(&mut rng)?.consents(shared.custody).await {
             Ok(consents) => {
                 let id = shared.registers.get(register);
-                let consent = consents.iter().find(|c| Some(&c.consented.consent) == id);
+                let consent = consents
+                    .value
+                    .iter()
+                    .find(|c| Some(&c.consented.consent) == id);
                 history.reads.push(Read {
                     began,
                     ended: shared.began.elapsed(),

@@ -1,7 +1,8 @@
 use crate::{
-    AnchoredRecord, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey, CreatedKey,
-    Decision, Get, LeafEntry, LeafName, ListedCustody, ListedPrincipal, MAX_CIDS, Missing,
-    NodeError, NodeStatus, ReceiptOf, Stored, StreamHead, Submit, Submitted, block, convert,
+    AnchoredRecord, AsOf, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey,
+    CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedPrincipal, MAX_CIDS,
+    Missing, NodeError, NodeStatus, ReceiptOf, Stored, StreamHead, Submit, Submitted, block,
+    convert,
     error::Failure,
     log,
     pb::{
@@ -91,8 +92,10 @@ impl Client {
         })
     }
 
-    /// Records a statement. With a `strength` it waits for a receipt that strong; without, until the leaf
-    /// is durable.
+    /// Records a statement. With a `strength` it waits for a receipt that strong. Without, it answers as soon as
+    /// the leaf is *committed*: durable on a quorum of nodes, as the node that answers says. A committed leaf
+    /// survives crashes and the loss of a minority of nodes, but its answer proves nothing to anybody; the same
+    /// call again with a strength, or [`Client::receipt`], gives the receipt later.
     ///
     /// # Errors
     ///
@@ -152,8 +155,20 @@ impl Client {
         from: LeafIndex,
         limit: Option<u64>,
     ) -> impl Stream<Item = Result<LeafEntry, ClientError>> + use<> {
+        let leaves = self.leaves_as_of(from, limit);
+        leaves.try_filter_map(async |listed| Ok(listed.value))
+    }
+
+    /// The same, each with the size of the tree that the node read it from; without a leaf once when there is
+    /// none to give. A node may be behind what was acknowledged.
+    pub fn leaves_as_of(
+        &self,
+        from: LeafIndex,
+        limit: Option<u64>,
+    ) -> impl Stream<Item = Result<AsOf<Option<LeafEntry>>, ClientError>> + use<> {
         let walk = Leaves {
             client: self.clone(),
+            from,
             next: from,
             left: limit,
             open: None,
@@ -365,7 +380,8 @@ impl Client {
         next_block(&node.name, &mut answers, *cid).await
     }
 
-    /// Who is enrolled, at most [`crate::MAX_ROWS`] after `after` in key order. No `kinds` means all.
+    /// Who is enrolled, at most [`crate::MAX_ROWS`] after `after` in key order. No `kinds` means all. For
+    /// operators and auditors.
     ///
     /// # Errors
     ///
@@ -374,7 +390,7 @@ impl Client {
         &self,
         kinds: &[PrincipalKind],
         after: Option<Did>,
-    ) -> Result<Vec<ListedPrincipal>, ClientError> {
+    ) -> Result<AsOf<Vec<ListedPrincipal>>, ClientError> {
         let request = registry_pb::ListPrincipalsRequest {
             kinds: kinds
                 .iter()
@@ -382,9 +398,12 @@ impl Client {
                 .collect(),
             after: after.map_or_else(String::new, |did| did.to_string()),
             limit: registry::MAX_ROWS,
+            only: String::new(),
         };
         let parse = |response: registry_pb::ListPrincipalsResponse| {
-            rows("principals", response.principals, ListedPrincipal::try_from)
+            let value = rows("principals", response.principals, ListedPrincipal::try_from)?;
+            let tree_size = response.tree_size;
+            Ok(AsOf { tree_size, value })
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_principals(request).await
@@ -392,7 +411,54 @@ impl Client {
         .await
     }
 
-    /// Custody keys, at most [`crate::MAX_ROWS`] after `after` in the order of ids.
+    /// Whether somebody is enrolled, and how. Whoever can name them may ask.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn principal(&self, did: &Did) -> Result<AsOf<Option<ListedPrincipal>>, ClientError> {
+        let request = registry_pb::ListPrincipalsRequest {
+            only: did.to_string(),
+            ..registry_pb::ListPrincipalsRequest::default()
+        };
+        let parse = |response: registry_pb::ListPrincipalsResponse| {
+            let rows = rows("principals", response.principals, ListedPrincipal::try_from)?;
+            let tree_size = response.tree_size;
+            let value = the_one("principals", rows, |listed| listed.did == *did)?;
+            Ok(AsOf { tree_size, value })
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_principals(request).await
+        })
+        .await
+    }
+
+    /// A custody key. Whoever can name it may ask.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn custody(
+        &self,
+        custody: &CustodyId,
+    ) -> Result<AsOf<Option<ListedCustody>>, ClientError> {
+        let request = registry_pb::ListCustodiesRequest {
+            only: custody.as_bytes().to_vec(),
+            ..registry_pb::ListCustodiesRequest::default()
+        };
+        let parse = |response: registry_pb::ListCustodiesResponse| {
+            let rows = rows("custodies", response.custodies, ListedCustody::try_from)?;
+            let tree_size = response.tree_size;
+            let value = the_one("custodies", rows, |listed| listed.custody == *custody)?;
+            Ok(AsOf { tree_size, value })
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_custodies(request).await
+        })
+        .await
+    }
+
+    /// Custody keys, at most [`crate::MAX_ROWS`] after `after` in the order of ids. For operators and auditors.
     ///
     /// # Errors
     ///
@@ -400,13 +466,16 @@ impl Client {
     pub async fn custodies(
         &self,
         after: Option<CustodyId>,
-    ) -> Result<Vec<ListedCustody>, ClientError> {
+    ) -> Result<AsOf<Vec<ListedCustody>>, ClientError> {
         let request = registry_pb::ListCustodiesRequest {
             after: after.map_or_else(Vec::new, |custody| custody.as_bytes().to_vec()),
             limit: registry::MAX_ROWS,
+            only: Vec::new(),
         };
         let parse = |response: registry_pb::ListCustodiesResponse| {
-            rows("custodies", response.custodies, ListedCustody::try_from)
+            let value = rows("custodies", response.custodies, ListedCustody::try_from)?;
+            let tree_size = response.tree_size;
+            Ok(AsOf { tree_size, value })
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_custodies(request).await
@@ -419,14 +488,19 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]
-    pub async fn consents(&self, custody: CustodyId) -> Result<Vec<ConsentEntry>, ClientError> {
+    pub async fn consents(
+        &self,
+        custody: CustodyId,
+    ) -> Result<AsOf<Vec<ConsentEntry>>, ClientError> {
         let request = registry_pb::ListConsentsRequest {
             custody: custody.as_bytes().to_vec(),
         };
         let parse = |response: registry_pb::ListConsentsResponse| {
-            rows("consents", response.consents, |entry| {
+            let value = rows("consents", response.consents, |entry| {
                 registry::consent_from_pb(&entry)
-            })
+            })?;
+            let tree_size = response.tree_size;
+            Ok(AsOf { tree_size, value })
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_consents(request).await
@@ -457,7 +531,7 @@ impl Client {
         .await
     }
 
-    /// The head of a device's stream, `None` when it has no record.
+    /// The head of a device's stream; no value when it has no record.
     ///
     /// # Errors
     ///
@@ -466,7 +540,7 @@ impl Client {
         &self,
         device: &Did,
         stream: &StreamId,
-    ) -> Result<Option<StreamHead>, ClientError> {
+    ) -> Result<AsOf<Option<StreamHead>>, ClientError> {
         let request = registry_pb::GetStreamRequest {
             device: device.to_string(),
             stream: stream.as_bytes().to_vec(),
@@ -605,6 +679,7 @@ impl Node {
 /// Where a walk over the leaves stands.
 struct Leaves {
     client: Client,
+    from: LeafIndex,
     next: LeafIndex,
     left: Option<u64>,
     open: Option<(String, Streaming<anchor_pb::ListLeavesResponse>)>,
@@ -612,7 +687,7 @@ struct Leaves {
 }
 
 impl Leaves {
-    async fn advance(&mut self) -> Result<Option<LeafEntry>, ClientError> {
+    async fn advance(&mut self) -> Result<Option<AsOf<Option<LeafEntry>>>, ClientError> {
         loop {
             if self.left == Some(0) {
                 return Ok(None);
@@ -624,11 +699,18 @@ impl Leaves {
                     .insert(open_leaves(&self.client, self.next, self.left).await?),
             };
             match next_leaf(node, leaves, self.next).await {
-                Ok(Some(entry)) => {
-                    self.next = self.next.saturating_add(1);
-                    self.left = self.left.map(|left| left.saturating_sub(1));
-                    self.retries_left = self.client.nodes.len();
-                    return Ok(Some(entry));
+                Ok(Some(listed)) => {
+                    if listed.value.is_some() {
+                        self.next = self.next.saturating_add(1);
+                        self.left = self.left.map(|left| left.saturating_sub(1));
+                        self.retries_left = self.client.nodes.len();
+                    } else if self.next > self.from {
+                        // Another node goes on for one that failed, and has no more.
+                        return Ok(None);
+                    } else {
+                        self.left = Some(0);
+                    }
+                    return Ok(Some(listed));
                 }
                 Ok(None) => return Ok(None),
                 Err(error) if self.retries_left == 0 => return Err(error),
@@ -665,14 +747,15 @@ async fn next_leaf(
     node: &str,
     leaves: &mut Streaming<anchor_pb::ListLeavesResponse>,
     expected: LeafIndex,
-) -> Result<Option<LeafEntry>, ClientError> {
+) -> Result<Option<AsOf<Option<LeafEntry>>>, ClientError> {
     let Some(response) = next_message(node, leaves).await? else {
         return Ok(None);
     };
-    let entry = LeafEntry::try_from(response);
-    let entry = entry.and_then(|entry| {
-        if entry.index == expected {
-            Ok(entry)
+    let listed = AsOf::<Option<LeafEntry>>::try_from(response);
+    let listed = listed.and_then(|listed| {
+        let index = listed.value.as_ref().map(|entry| entry.index);
+        if index.is_none_or(|index| index == expected) {
+            Ok(listed)
         } else {
             Err(ConvertError::malformed(
                 "leaf_index",
@@ -680,7 +763,7 @@ async fn next_leaf(
             ))
         }
     });
-    entry
+    listed
         .map(Some)
         .map_err(|source| ClientError::InvalidAnswer {
             node: node.to_owned(),
@@ -745,6 +828,18 @@ fn rows<A, T>(
         return Err(ConvertError::TooMany { field, limit });
     }
     rows.into_iter().map(parse).collect()
+}
+
+/// The row asked for, or none.
+fn the_one<T>(
+    field: &'static str,
+    rows: Vec<T>,
+    is_it: impl Fn(&T) -> bool,
+) -> Result<Option<T>, ConvertError> {
+    match rows.len() <= 1 && rows.iter().all(is_it) {
+        true => Ok(rows.into_iter().next()),
+        false => Err(ConvertError::malformed(field, "another was asked for")),
+    }
 }
 
 fn anchor(channel: Channel) -> AnchorServiceClient<Channel> {

@@ -1,4 +1,4 @@
-use crate::{ConvertError, convert, pb::anchor as pb};
+use crate::{AsOf, ConvertError, convert, pb::anchor as pb};
 use medanchor_anchor::{
     Leaf, LeafIndex, Opening, Receipt, ReceiptFormatError, SignedStatement, StatementError,
     Strength,
@@ -6,7 +6,7 @@ use medanchor_anchor::{
 use medanchor_dag::{Cid, Hash};
 
 /// A statement to be recorded, and the strength of the receipt to wait for: `None` asks for no receipt,
-/// only that the leaf is durable.
+/// only that the leaf is durable on a quorum (*committed*).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submit {
     /// The statement.
@@ -165,6 +165,24 @@ impl From<ReceiptOf> for pb::ReceiptRequest {
     }
 }
 
+impl TryFrom<pb::ListLeavesResponse> for AsOf<Option<LeafEntry>> {
+    type Error = ConvertError;
+
+    fn try_from(response: pb::ListLeavesResponse) -> Result<Self, ConvertError> {
+        let tree_size = response.tree_size;
+        let value = match response.leaf.is_empty() {
+            true => None,
+            false => Some(LeafEntry::try_from(response)?),
+        };
+        let within = |entry: &LeafEntry| entry.index < tree_size;
+        if !value.as_ref().is_none_or(within) {
+            let why = "the log has fewer leaves";
+            return Err(ConvertError::malformed("leaf_index", why));
+        }
+        Ok(Self { tree_size, value })
+    }
+}
+
 impl TryFrom<pb::ListLeavesResponse> for LeafEntry {
     type Error = ConvertError;
 
@@ -194,14 +212,20 @@ impl TryFrom<pb::ListLeavesResponse> for LeafEntry {
     }
 }
 
-impl From<LeafEntry> for pb::ListLeavesResponse {
-    fn from(entry: LeafEntry) -> Self {
+impl From<AsOf<Option<LeafEntry>>> for pb::ListLeavesResponse {
+    fn from(AsOf { tree_size, value }: AsOf<Option<LeafEntry>>) -> Self {
+        let Some(entry) = value else {
+            return Self {
+                tree_size,
+                ..Self::default()
+            };
+        };
+        let opening = entry.opening.map(|opening| opening.to_bytes());
         Self {
             leaf_index: entry.index,
             leaf: entry.leaf.to_bytes(),
-            opening: entry
-                .opening
-                .map_or_else(Vec::new, |opening| opening.to_bytes()),
+            opening: opening.unwrap_or_default(),
+            tree_size,
         }
     }
 }

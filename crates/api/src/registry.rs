@@ -1,4 +1,4 @@
-use crate::{ConvertError, convert, pb::registry as pb};
+use crate::{AsOf, ConvertError, convert, pb::registry as pb};
 use medanchor_anchor::{
     Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, PrincipalKind, Status,
 };
@@ -56,6 +56,8 @@ pub struct AnchoredRecord {
     pub leaf_index: LeafIndex,
     /// The nodes that signed for it.
     pub holders: Vec<Did>,
+    /// Leaves in the log that this was read from.
+    pub tree_size: u64,
 }
 
 /// The head of a device's stream, as a node's state has it.
@@ -307,6 +309,7 @@ impl TryFrom<pb::GetRecordResponse> for AnchoredRecord {
                 .map_err(|error| ConvertError::malformed("anchored", error))?,
             leaf_index: response.leaf_index,
             holders: convert::dids("holders", &response.holders, MAX_HOLDERS)?,
+            tree_size: response.tree_size,
         })
     }
 }
@@ -317,6 +320,7 @@ impl From<AnchoredRecord> for pb::GetRecordResponse {
             anchored: to_canonical(&entry.anchored),
             leaf_index: entry.leaf_index,
             holders: entry.holders.iter().map(Did::to_string).collect(),
+            tree_size: entry.tree_size,
         }
     }
 }
@@ -345,25 +349,29 @@ pub fn consents_asked_for(request: &pb::ListConsentsRequest) -> Result<CustodyId
 /// The head of a stream in an answer, `None` when the stream has no record.
 pub(crate) fn stream_head(
     response: &pb::GetStreamResponse,
-) -> Result<Option<StreamHead>, ConvertError> {
-    if !response.exists {
-        return Ok(None);
-    }
-    Ok(Some(StreamHead {
-        seq: response.seq,
-        record: convert::cid("record", &response.record)?,
-        gaps_and_forks: response.gaps_and_forks,
-    }))
+) -> Result<AsOf<Option<StreamHead>>, ConvertError> {
+    let tree_size = response.tree_size;
+    let value = match response.exists {
+        false => None,
+        true => Some(StreamHead {
+            seq: response.seq,
+            record: convert::cid("record", &response.record)?,
+            gaps_and_forks: response.gaps_and_forks,
+        }),
+    };
+    Ok(AsOf { tree_size, value })
 }
 
-impl From<Option<StreamHead>> for pb::GetStreamResponse {
-    fn from(entry: Option<StreamHead>) -> Self {
-        entry.map_or_else(Self::default, |entry| Self {
+impl From<AsOf<Option<StreamHead>>> for pb::GetStreamResponse {
+    fn from(AsOf { tree_size, value }: AsOf<Option<StreamHead>>) -> Self {
+        let head = value.map_or_else(Self::default, |head| Self {
             exists: true,
-            seq: entry.seq,
-            record: entry.record.to_bytes(),
-            gaps_and_forks: entry.gaps_and_forks,
-        })
+            seq: head.seq,
+            record: head.record.to_bytes(),
+            gaps_and_forks: head.gaps_and_forks,
+            ..Self::default()
+        });
+        Self { tree_size, ..head }
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) const PUSHBACK_KEY: &str = "grpc-retry-pushback-ms";
 
 /// The answer to a call that came when too many waited: nothing was done.
 pub fn overloaded(retry_after: Duration) -> Status {
-    let sentence = "too many statements are waiting: retry after a pause";
+    let sentence = "too much is under way: retry after a pause";
     let mut status = status(Code::ResourceExhausted, "overloaded", sentence);
     let millis = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
     status

@@ -3,7 +3,7 @@
 
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
-    Alarm, AnchoredRecord, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
+    Alarm, AnchoredRecord, AsOf, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
     ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Submit, Submitted, access_request,
     consents_asked_for, has_cids,
     pb::{access, anchor, block, registry},
@@ -58,10 +58,11 @@ proptest! {
             _ => Some(anchor::receipt_request::Leaf::StatementHash(bytes.clone())),
         };
         let _ = ReceiptOf::try_from(anchor::ReceiptRequest { strength, leaf });
-        let _ = LeafEntry::try_from(anchor::ListLeavesResponse {
+        let _ = AsOf::<Option<LeafEntry>>::try_from(anchor::ListLeavesResponse {
             leaf_index: number,
             leaf: bytes,
             opening: more,
+            tree_size: number,
         });
     }
 
@@ -140,6 +141,7 @@ proptest! {
             anchored: bytes.clone(),
             leaf_index: number,
             holders: texts.clone(),
+            tree_size: number,
         });
         let _ = NodeStatus::try_from(registry::StatusResponse {
             did: text(0),
@@ -285,18 +287,31 @@ fn opening_must_be_the_one_the_leaf_commits_to() {
         leaf,
         opening: Some(opening),
     };
-    let sent = anchor::ListLeavesResponse::from(entry.clone());
-    assert_eq!(LeafEntry::try_from(sent.clone()).unwrap(), entry);
+    let listed = |value| AsOf {
+        tree_size: 4,
+        value,
+    };
+    let sent = anchor::ListLeavesResponse::from(listed(Some(entry.clone())));
+    let read = AsOf::try_from(sent.clone()).unwrap();
+    assert_eq!(read, listed(Some(entry.clone())));
+    let beyond = anchor::ListLeavesResponse {
+        tree_size: 3,
+        ..sent.clone()
+    };
+    assert!(AsOf::<Option<LeafEntry>>::try_from(beyond).is_err());
+    let none = anchor::ListLeavesResponse::from(listed(None));
+    let none = AsOf::<Option<LeafEntry>>::try_from(none).unwrap();
+    assert_eq!(none, listed(None));
     let mut other = entry;
     other.opening = Some(Opening(Entry {
         salt: [2; 32],
         signed: signed(),
     }));
     let swapped = anchor::ListLeavesResponse {
-        opening: anchor::ListLeavesResponse::from(other).opening,
+        opening: anchor::ListLeavesResponse::from(listed(Some(other))).opening,
         ..sent
     };
-    assert!(LeafEntry::try_from(swapped).is_err());
+    assert!(AsOf::<Option<LeafEntry>>::try_from(swapped).is_err());
 }
 
 #[test]

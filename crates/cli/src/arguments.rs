@@ -1,6 +1,8 @@
+use crate::Wait;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength};
-use medanchor_dag::{Cid, Class, CustodyId, Did};
+use medanchor_api::LeafName;
+use medanchor_dag::{Cid, Class, CustodyId, Did, Hash};
 use medanchor_envelope::Suite;
 use std::path::PathBuf;
 
@@ -86,6 +88,8 @@ pub(crate) enum CustodyCommand {
         /// Who may give and withdraw consent besides the owner: a patient's own key.
         #[arg(long, value_name = "DID")]
         controller: Option<Did>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// List them.
     List,
@@ -113,16 +117,22 @@ pub(crate) enum PrincipalCommand {
     Suspend {
         /// Its did:key.
         did: Did,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Give a suspended one its right to act back.
     Reinstate {
         /// Its did:key.
         did: Did,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Revoke one for good.
     Revoke {
         /// Its did:key.
         did: Did,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
 }
 
@@ -143,6 +153,8 @@ pub(crate) struct EnrolArguments {
     /// A device's model.
     #[arg(long)]
     pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArguments,
 }
 
 /// `medanchor consent`.
@@ -164,6 +176,8 @@ pub(crate) enum ConsentCommand {
         /// How many days it may be used; absent, until it is withdrawn.
         #[arg(long)]
         days: Option<u32>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Withdraw a consent.
     Withdraw {
@@ -172,6 +186,8 @@ pub(crate) enum ConsentCommand {
         /// The consent, as `consent give` printed it.
         #[arg(value_parser = consent_id)]
         consent: [u8; 16],
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// List the consents given for a custody key.
     List {
@@ -206,6 +222,18 @@ pub(crate) struct PutArguments {
     /// A media type, sealed beside the payload.
     #[arg(long, value_name = "TYPE")]
     pub(crate) content_type: Option<String>,
+    /// What to wait for. With `committed`, the sealed payload stays in the outbox until a later `put` has its
+    /// receipt.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) wait: Wait,
+}
+
+/// Of every command that has a statement recorded.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct WaitArguments {
+    /// What to wait for.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) wait: Wait,
 }
 
 /// Ciphers.
@@ -230,6 +258,9 @@ pub(crate) struct RequestArguments {
     /// The role to act in; absent, the first that the user is enrolled with.
     #[arg(long)]
     pub(crate) role: Option<String>,
+    /// How strong a receipt of the release to wait for: no key is used without one.
+    #[arg(long, value_enum, default_value_t = StrengthName::Witnessed)]
+    pub(crate) wait: StrengthName,
 }
 
 /// `medanchor get`.
@@ -246,6 +277,9 @@ pub(crate) struct GetArguments {
     /// The role to act in; absent, the first that the user is enrolled with.
     #[arg(long)]
     pub(crate) role: Option<String>,
+    /// How strong a receipt of the release to wait for: no key is used without one.
+    #[arg(long, value_enum, default_value_t = StrengthName::Witnessed)]
+    pub(crate) wait: StrengthName,
 }
 
 /// `medanchor accuse`.
@@ -295,10 +329,11 @@ pub(crate) enum StrengthName {
 pub(crate) enum LogCommand {
     /// Show a leaf, with its receipt verified.
     Show {
-        /// The leaf's index.
-        index: u64,
+        /// The leaf: its index, the record that it anchors, or the SHA-256 of its statement.
+        #[arg(value_parser = leaf_name)]
+        leaf: LeafName,
     },
-    /// List leaves, as a node tells them.
+    /// List leaves, as a node tells them; it may be behind, and says how many it has.
     List {
         /// The first.
         #[arg(long, default_value_t = 0)]
@@ -313,10 +348,14 @@ pub(crate) enum LogCommand {
         #[arg(long)]
         from: Option<u64>,
     },
-    /// Write the receipt of a leaf, verified.
+    /// Write the receipt of a leaf, verified: also of what was only committed before.
     Prove {
-        /// The leaf's index.
-        index: u64,
+        /// The leaf: its index, the record that it anchors, or the SHA-256 of its statement.
+        #[arg(value_parser = leaf_name)]
+        leaf: LeafName,
+        /// How strong a receipt to wait for.
+        #[arg(long, value_enum, default_value_t = StrengthName::Published)]
+        wait: StrengthName,
         /// The file; absent, `leaf-INDEX.tlog-proof`.
         #[arg(short, long)]
         output: Option<PathBuf>,
@@ -331,10 +370,13 @@ pub(crate) enum LogCommand {
         #[command(flatten)]
         source: LogArguments,
     },
-    /// Recompute the whole log from its entries and compare every tile.
+    /// Recompute the whole log from its entries and compare every tile. An interrupted run goes on where it was.
     Fsck {
         #[command(flatten)]
         source: LogArguments,
+        /// Begin with the first leaf, whatever an interrupted run had verified.
+        #[arg(long)]
+        afresh: bool,
     },
     /// Keep watch over the log: whatever a server shows must extend what was shown before.
     Monitor {
@@ -391,6 +433,19 @@ impl From<StrengthName> for Strength {
     }
 }
 
+fn leaf_name(text: &str) -> Result<LeafName, String> {
+    let mut hash = [0; 32];
+    if let Ok(index) = text.parse() {
+        Ok(LeafName::Index(index))
+    } else if let Ok(record) = text.parse() {
+        Ok(LeafName::Record(record))
+    } else if hex::decode_to_slice(text, &mut hash).is_ok() {
+        Ok(LeafName::Statement(Hash::new(hash)))
+    } else {
+        Err("neither an index, a record's CID nor 64 hexadecimal digits".to_owned())
+    }
+}
+
 fn consent_id(text: &str) -> Result<[u8; 16], String> {
     let mut id = [0; 16];
     hex::decode_to_slice(text, &mut id).map_err(|_| "not 32 hexadecimal digits".to_owned())?;
@@ -429,7 +484,11 @@ mod tests {
             format!("consent list {CUSTODY}"),
             format!("put - --custody {CUSTODY} --class telemetry --suite aes-256-gcm"),
             format!("put ecg.dat --custody {CUSTODY} --class waveform.ecg --chunk-log2 20"),
+            format!("put ecg.dat --custody {CUSTODY} --class log --wait committed"),
+            format!("device enrol {DID} --wait witnessed"),
+            format!("consent withdraw {CUSTODY} {CUSTODY} --wait published"),
             format!("request {CID} --purpose TREAT --role clinician"),
+            format!("request {CID} --purpose TREAT --wait published"),
             format!("get {CID} -o out --purpose HRESCH"),
             "verify receipt.tlog-proof record.cbor --policy policy.txt --chain policy-chain"
                 .to_owned(),
@@ -437,9 +496,12 @@ mod tests {
             "log show 7".to_owned(),
             "log watch --from 3 --json".to_owned(),
             "log prove 7 -o leaf.tlog-proof".to_owned(),
+            format!("log prove {CID} --wait witnessed"),
+            format!("log show {CUSTODY}{CUSTODY}"),
             "log consistency 3 9".to_owned(),
             "log consistency kept".to_owned(),
             "log fsck --url https://127.0.0.1:7442 --ca ca.pem --policy policy.txt".to_owned(),
+            "log fsck --afresh".to_owned(),
             "log monitor --policy policy.txt --once".to_owned(),
             "log monitor --every 60".to_owned(),
             "--home /tmp/x --json status".to_owned(),
@@ -460,6 +522,10 @@ mod tests {
             &format!("put x --custody {CUSTODY} --class fun"),
             &format!("put x --custody {CUSTODY} --class log --chunk-log2 21"),
             "request not-a-cid --purpose TREAT",
+            // No key is opened without a receipt.
+            &format!("request {CID} --purpose TREAT --wait committed"),
+            &format!("get {CID} -o out --purpose TREAT --wait committed"),
+            &format!("device enrol {DID} --wait durable"),
             &format!("consent give {CUSTODY} --party {DID}"),
             "device enrol did:web:x",
             "log show -1",

@@ -1,6 +1,6 @@
 use crate::{
     CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetOptions, Home, Input,
-    LogSource, PutOptions, Report, Session,
+    LogSource, PutOptions, Report, Session, Wait,
     arguments::{
         Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments,
         KeyCommand, LogArguments, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
@@ -70,9 +70,9 @@ async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn R
             let source = log_source(arguments, source);
             Box::new(operations::consistency(&home, &source, old, new).await?)
         }
-        Command::Log(LogCommand::Fsck { source }) => {
+        Command::Log(LogCommand::Fsck { source, afresh }) => {
             let source = log_source(arguments, source);
-            Box::new(Box::pin(fsck(&home, &source, &mut lines)).await?)
+            Box::new(Box::pin(fsck(&home, &source, *afresh, &mut lines)).await?)
         }
         Command::Log(LogCommand::Monitor {
             source,
@@ -89,6 +89,7 @@ async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn R
                 Some(node) => session.only(node)?,
                 None => session,
             };
+            let session = session.waiting_for(wait(command));
             if let Command::Log(LogCommand::Watch { from }) = command {
                 let source = LogSource {
                     node: arguments.node.clone(),
@@ -117,17 +118,19 @@ async fn execute_with_nodes(
         Command::Put(put) => Box::new(operations::put(session, &put_options(put)).await?),
         Command::Request(asked) => {
             let (purpose, role) = (&asked.purpose, asked.role.as_deref());
-            Box::new(operations::request(session, &asked.record, purpose, role).await?)
+            let strength = asked.wait.into();
+            Box::new(operations::request(session, &asked.record, purpose, role, strength).await?)
         }
         Command::Get(get) => Box::new(operations::get(session, &get_options(get, json)?).await?),
-        Command::Log(LogCommand::Show { index }) => {
-            Box::new(operations::show_leaf(session, *index).await?)
+        Command::Log(LogCommand::Show { leaf }) => {
+            Box::new(operations::show_leaf(session, *leaf).await?)
         }
         Command::Log(LogCommand::List { from, limit }) => {
             Box::new(operations::list_leaves(session, *from, *limit).await?)
         }
-        Command::Log(LogCommand::Prove { index, output }) => {
-            Box::new(operations::prove_leaf(session, *index, output.as_deref()).await?)
+        Command::Log(LogCommand::Prove { leaf, wait, output }) => {
+            let strength = (*wait).into();
+            Box::new(operations::prove_leaf(session, *leaf, strength, output.as_deref()).await?)
         }
         Command::Status => Box::new(operations::status(session).await?),
         Command::Key(_) | Command::Verify(_) | Command::Accuse(_) | Command::Log(_) => {
@@ -136,12 +139,35 @@ async fn execute_with_nodes(
     })
 }
 
+/// What the command waits for once the log has taken its statement.
+fn wait(command: &Command) -> Wait {
+    match command {
+        Command::Put(put) => put.wait,
+        Command::Custody(CustodyCommand::New { wait, .. })
+        | Command::Consent(
+            ConsentCommand::Give { wait, .. } | ConsentCommand::Withdraw { wait, .. },
+        ) => wait.wait,
+        Command::Device(command)
+        | Command::Person(command)
+        | Command::Org(command)
+        | Command::Service(command) => match command {
+            PrincipalCommand::Enrol(enrol) => enrol.wait.wait,
+            PrincipalCommand::Suspend { wait, .. }
+            | PrincipalCommand::Reinstate { wait, .. }
+            | PrincipalCommand::Revoke { wait, .. } => wait.wait,
+            PrincipalCommand::List => Wait::default(),
+        },
+        _ => Wait::default(),
+    }
+}
+
 async fn custody(session: &Session, command: &CustodyCommand) -> Result<Box<dyn Report>> {
     Ok(match command {
         CustodyCommand::New {
             kind,
             writers,
             controller,
+            wait: _,
         } => {
             let options = CustodyOptions {
                 kind: (*kind).into(),
@@ -164,11 +190,13 @@ async fn principal(
             Box::new(operations::enrol(session, &enrol_options(kind, enrol)).await?)
         }
         PrincipalCommand::List => Box::new(operations::list_principals(session, kind).await?),
-        PrincipalCommand::Suspend { did } => Box::new(operations::suspend(session, *did).await?),
-        PrincipalCommand::Reinstate { did } => {
+        PrincipalCommand::Suspend { did, .. } => {
+            Box::new(operations::suspend(session, *did).await?)
+        }
+        PrincipalCommand::Reinstate { did, .. } => {
             Box::new(operations::reinstate(session, *did).await?)
         }
-        PrincipalCommand::Revoke { did } => Box::new(operations::revoke(session, *did).await?),
+        PrincipalCommand::Revoke { did, .. } => Box::new(operations::revoke(session, *did).await?),
     })
 }
 
@@ -180,6 +208,7 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
             purposes,
             classes,
             days,
+            wait: _,
         } => {
             let options = ConsentOptions {
                 custody: *custody,
@@ -190,9 +219,9 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
             };
             Box::new(operations::give_consent(session, &options).await?)
         }
-        ConsentCommand::Withdraw { custody, consent } => {
-            Box::new(operations::withdraw_consent(session, *custody, *consent).await?)
-        }
+        ConsentCommand::Withdraw {
+            custody, consent, ..
+        } => Box::new(operations::withdraw_consent(session, *custody, *consent).await?),
         ConsentCommand::List { custody } => {
             Box::new(operations::list_consents(session, *custody).await?)
         }
@@ -281,6 +310,7 @@ fn get_options(arguments: &GetArguments, json: bool) -> Result<GetOptions> {
         record: arguments.record,
         purpose: arguments.purpose.clone(),
         role: arguments.role.clone(),
+        strength: arguments.wait.into(),
         output: (!to_stdout).then(|| arguments.output.clone()),
     })
 }

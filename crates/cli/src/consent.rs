@@ -1,4 +1,4 @@
-use crate::{CliError, Session, clock};
+use crate::{CliError, Recorded, Session, clock};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Consented, Nonce, Period, Withdrawn};
 use medanchor_dag::{Class, CustodyId, Did};
@@ -28,8 +28,9 @@ pub struct ConsentGiven {
     pub consent: String,
     /// The custody key.
     pub custody: String,
-    /// The leaf's index.
-    pub leaf_index: u64,
+    /// Where the log has it.
+    #[serde(flatten)]
+    pub recorded: Recorded,
 }
 
 /// A consent is withdrawn.
@@ -38,7 +39,8 @@ pub struct ConsentWithdrawn {
     /// Its id.
     pub consent: String,
     /// The leaf from which on nothing is released on it.
-    pub leaf_index: u64,
+    #[serde(flatten)]
+    pub recorded: Recorded,
 }
 
 /// The consents given for a custody key.
@@ -46,6 +48,8 @@ pub struct ConsentWithdrawn {
 pub struct ConsentList {
     /// They, in force or withdrawn.
     pub consents: Vec<ConsentRow>,
+    /// Leaves in the log that they were read from.
+    pub tree_size: u64,
 }
 
 /// One consent.
@@ -92,11 +96,10 @@ pub async fn give_consent(session: &Session, options: &ConsentOptions) -> Result
         captured: Period::default(),
         valid: Period { from: None, until },
     });
-    let said = session.say(&keys, body).await?;
     Ok(ConsentGiven {
         consent: hex::encode(consent.as_slice()),
         custody: options.custody.to_string(),
-        leaf_index: said.leaf_index,
+        recorded: session.say(&keys, body).await?,
     })
 }
 
@@ -115,10 +118,9 @@ pub async fn withdraw_consent(
         consent: Nonce::new(consent),
         custody,
     });
-    let said = session.say(&keys, body).await?;
     Ok(ConsentWithdrawn {
         consent: hex::encode(consent),
-        leaf_index: said.leaf_index,
+        recorded: session.say(&keys, body).await?,
     })
 }
 
@@ -133,7 +135,7 @@ pub async fn list_consents(session: &Session, custody: CustodyId) -> Result<Cons
         .consents(custody)
         .await
         .context("list consents")?;
-    let rows = consents.into_iter().map(|entry| {
+    let rows = consents.value.into_iter().map(|entry| {
         let body = entry.consented;
         ConsentRow {
             consent: hex::encode(body.consent.as_slice()),
@@ -147,6 +149,7 @@ pub async fn list_consents(session: &Session, custody: CustodyId) -> Result<Cons
     });
     Ok(ConsentList {
         consents: rows.collect(),
+        tree_size: consents.tree_size,
     })
 }
 
@@ -163,19 +166,20 @@ pub(crate) fn check_purpose(code: &str) -> Result<(), CliError> {
 
 impl fmt::Display for ConsentGiven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "consent  {}\nleaf     {}", self.consent, self.leaf_index)
+        write!(f, "consent  {}\n{}", self.consent, self.recorded)
     }
 }
 
 impl fmt::Display for ConsentWithdrawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "withdrawn {}, leaf {}", self.consent, self.leaf_index)
+        write!(f, "withdrawn {}\n{}", self.consent, self.recorded)
     }
 }
 
 impl fmt::Display for ConsentList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} consents", self.consents.len())?;
+        let size = self.tree_size;
+        write!(f, "{} consents, of {size} leaves", self.consents.len())?;
         for row in &self.consents {
             let state = if row.withdrawn {
                 "withdrawn"

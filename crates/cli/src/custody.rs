@@ -1,4 +1,4 @@
-use crate::{CliError, Session, files};
+use crate::{CliError, Recorded, Session, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Attestation, Body, Custody, CustodyKind};
 use medanchor_api::{CreateKey, CreatedKey, custody_kind_name};
@@ -23,8 +23,9 @@ pub struct CustodyOptions {
 pub struct CustodyMade {
     /// Its id.
     pub custody: String,
-    /// Its leaf's index.
-    pub leaf_index: u64,
+    /// Where the log has it.
+    #[serde(flatten)]
+    pub recorded: Recorded,
     /// The public key, hexadecimal.
     pub public_key: String,
     /// The node that holds it.
@@ -38,6 +39,8 @@ pub struct CustodyMade {
 pub struct CustodyList {
     /// They, in the order of their ids.
     pub custodies: Vec<CustodyRow>,
+    /// Leaves in the log that they were read from.
+    pub tree_size: u64,
 }
 
 /// One custody key.
@@ -97,10 +100,10 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
         controller: options.controller,
         held_by: vec![created.attestation.clone(), own],
     });
-    let said = session.say(&keys, body).await?;
+    let recorded = session.say(&keys, body).await?;
     Ok(CustodyMade {
         custody: custody.to_string(),
-        leaf_index: said.leaf_index,
+        recorded,
         public_key: hex::encode(created.public_key),
         broker: created.attestation.by.to_string(),
         copy,
@@ -121,11 +124,15 @@ pub async fn list_custodies(session: &Session) -> Result<CustodyList> {
             .custodies(after)
             .await
             .context("list custody keys")?;
-        let Some(last) = page.last() else {
-            return Ok(CustodyList { custodies });
+        let tree_size = page.tree_size;
+        let Some(last) = page.value.last() else {
+            return Ok(CustodyList {
+                custodies,
+                tree_size,
+            });
         };
         after = Some(last.custody);
-        custodies.extend(page.into_iter().map(|entry| CustodyRow {
+        custodies.extend(page.value.into_iter().map(|entry| CustodyRow {
             custody: entry.custody.to_string(),
             owner: entry.owner.to_string(),
             kind: custody_kind_name(entry.kind),
@@ -168,13 +175,14 @@ impl fmt::Display for CustodyMade {
         writeln!(f, "custody  {}", self.custody)?;
         writeln!(f, "broker   {}", self.broker)?;
         writeln!(f, "copy     {}", self.copy.display())?;
-        write!(f, "leaf     {}", self.leaf_index)
+        write!(f, "{}", self.recorded)
     }
 }
 
 impl fmt::Display for CustodyList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} custody keys", self.custodies.len())?;
+        let size = self.tree_size;
+        write!(f, "{} custody keys, of {size} leaves", self.custodies.len())?;
         for row in &self.custodies {
             let (custody, kind, epoch, owner) = (&row.custody, row.kind, row.epoch, &row.owner);
             write!(f, "\n{custody}  {kind:<8} epoch {epoch}  {owner}")?;

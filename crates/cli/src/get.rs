@@ -28,6 +28,8 @@ pub struct GetOptions {
     pub purpose: Option<String>,
     /// The role to ask in; absent, the first that the user is enrolled with.
     pub role: Option<String>,
+    /// How strong a receipt of the release to wait for.
+    pub strength: Strength,
     /// The file to write; absent, standard output.
     pub output: Option<PathBuf>,
 }
@@ -156,8 +158,14 @@ async fn grant(session: &Session, keys: &OwnKeys, options: &GetOptions) -> Resul
     let (purpose, role) = (options.purpose.as_deref(), options.role.as_deref());
     let kept = Grant::kept(session, keys, &options.record, purpose, role)?;
     match (kept, purpose) {
-        (Some(grant), _) => Ok(grant),
-        (None, Some(purpose)) => ask(session, keys, &options.record, purpose, role).await,
+        (Some(grant), _) => {
+            let grant = grant.proved(session, keys, &options.record, options.strength);
+            grant.await
+        }
+        (None, Some(purpose)) => {
+            let strength = options.strength;
+            ask(session, keys, &options.record, purpose, role, strength).await
+        }
         (None, None) => {
             let problem = "there is no grant for this record: say what it is for with --purpose";
             Err(CliError::Usage(problem.to_owned()).into())

@@ -1,6 +1,7 @@
-use crate::{CliError, OwnKeys, Session, clock, files};
+use crate::{CliError, OwnKeys, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use medanchor_anchor::{AccessRequest, Body, LeafIndex, Receipt, Released, Strength};
+use medanchor_api::LeafName;
 use medanchor_dag::{Cid, Hash};
 use medanchor_envelope::Wrap;
 use std::path::{Path, PathBuf};
@@ -28,10 +29,11 @@ impl Grant {
         record: &Cid,
         wrap_bytes: &[u8],
         receipt: Receipt,
+        strength: Strength,
     ) -> Result<Self> {
         let wrap = Wrap::from_bytes(wrap_bytes).context("parse the released key")?;
         let said = session
-            .check(&receipt, Strength::Witnessed, |_| true)
+            .check(&receipt, strength, |_| true)
             .context("check that the release is in the log")?;
         let (released, request) = released(&receipt).ok_or_else(|| unshown("no release"))?;
         let place = request.records.iter().position(|asked| asked == record);
@@ -68,8 +70,9 @@ impl Grant {
             return Ok(None);
         }
         let read = read(&wrap, &receipt);
-        let checked =
-            read.and_then(|(wrap, receipt)| Self::check(session, keys, record, &wrap, receipt));
+        let checked = read.and_then(|(wrap, receipt)| {
+            Self::check(session, keys, record, &wrap, receipt, Strength::Witnessed)
+        });
         let Ok(grant) = checked else {
             // A damaged file, a crash between the two, or another identity: ask again.
             return Ok(None);
@@ -78,6 +81,34 @@ impl Grant {
             && role.is_none_or(|role| role == grant.role)
             && grant.not_after_unix_ms > clock::unix_ms();
         Ok(fits.then_some(grant))
+    }
+
+    /// Waits for a receipt this strong, where the grant has none yet.
+    pub(crate) async fn proved(
+        self,
+        session: &Session,
+        keys: &OwnKeys,
+        record: &Cid,
+        strength: Strength,
+    ) -> Result<Self> {
+        if self.receipt.verify(&session.policy, strength).is_ok() {
+            return Ok(self);
+        }
+        let leaf = LeafName::Index(self.leaf_index);
+        let (_, receipt) = patiently(async || session.client.receipt(leaf, strength).await)
+            .await
+            .context("fetch the receipt of the release")?;
+        // Only whoever may see every opening is given it by index.
+        let opening = self.receipt.opening;
+        let receipt = Receipt { opening, ..receipt };
+        Self::check(
+            session,
+            keys,
+            record,
+            &self.wrap.to_bytes(),
+            receipt,
+            strength,
+        )
     }
 
     /// Keeps it until it ends.

@@ -125,6 +125,11 @@ impl Known {
     }
 
     /// Commands run beside each other: what is compared must still be there when it is replaced.
+    /// A file beside them.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     fn lock(&self) -> Result<File> {
         let lock = File::create(self.folder.join("lock")).context("open the checkpoints' lock")?;
         lock.lock().context("lock the checkpoints")?;

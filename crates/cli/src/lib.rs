@@ -18,6 +18,7 @@ mod equivocation;
 mod error;
 mod exit;
 mod files;
+mod fsck_state;
 mod get;
 mod grant;
 mod home;
@@ -42,6 +43,7 @@ mod session;
 mod signals;
 mod status;
 mod verify;
+mod wait;
 
 pub use commands::{main, run};
 pub use conflict::ProvenConflict;
@@ -67,6 +69,7 @@ pub use request::Granted;
 pub use session::{Said, Session};
 pub use status::{AlarmRow, NodeRow, NodeState, StatusReport};
 pub use verify::Verified;
+pub use wait::{Recorded, Wait};
 
 /// The commands as functions.
 pub mod operations {

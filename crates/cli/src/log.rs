@@ -1,8 +1,8 @@
-use crate::{Session, clock, files};
+use crate::{CliError, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use medanchor_anchor::{Body, Leaf, LeafIndex, Opening, Receipt, SignedStatement, Strength};
-use medanchor_api::LeafName;
+use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
 use std::{
     fmt,
@@ -14,6 +14,8 @@ use std::{
 pub struct LogList {
     /// They.
     pub leaves: Vec<LeafRow>,
+    /// Leaves in the log as the node that answered had applied it last.
+    pub tree_size: u64,
 }
 
 /// One leaf.
@@ -63,12 +65,17 @@ pub struct LeafProved {
 ///
 /// When no node answers.
 pub async fn list_leaves(session: &Session, from: LeafIndex, limit: u64) -> Result<LogList> {
-    let leaves = session.client.leaves(from, Some(limit)).map(|entry| {
-        entry.map(|entry| LeafRow::new(entry.index, &entry.leaf, entry.opening.as_ref()))
-    });
-    Ok(LogList {
-        leaves: leaves.try_collect().await.context("list leaves")?,
-    })
+    let mut list = LogList {
+        leaves: Vec::new(),
+        tree_size: 0,
+    };
+    let mut listed = std::pin::pin!(session.client.leaves_as_of(from, Some(limit)));
+    while let Some(listed) = listed.try_next().await.context("list leaves")? {
+        list.tree_size = listed.tree_size;
+        let row = |entry: LeafEntry| LeafRow::new(entry.index, &entry.leaf, entry.opening.as_ref());
+        list.leaves.extend(listed.value.map(row));
+    }
+    Ok(list)
 }
 
 /// A leaf, with its receipt verified.
@@ -76,8 +83,8 @@ pub async fn list_leaves(session: &Session, from: LeafIndex, limit: u64) -> Resu
 /// # Errors
 ///
 /// When no node answers, or the receipt does not verify.
-pub async fn show_leaf(session: &Session, index: LeafIndex) -> Result<LeafShown> {
-    Ok(proved(session, index).await?.1)
+pub async fn show_leaf(session: &Session, leaf: LeafName) -> Result<LeafShown> {
+    Ok(proved(session, leaf, Strength::Published).await?.1)
 }
 
 /// Gets the receipt of any leaf, verifies it and writes it to a file; absent, `leaf-<index>.tlog-proof` in the
@@ -88,13 +95,14 @@ pub async fn show_leaf(session: &Session, index: LeafIndex) -> Result<LeafShown>
 /// When no node answers, the receipt does not verify, or the file cannot be written.
 pub async fn prove_leaf(
     session: &Session,
-    index: LeafIndex,
+    leaf: LeafName,
+    strength: Strength,
     output: Option<&Path>,
 ) -> Result<LeafProved> {
-    let (receipt, leaf) = proved(session, index).await?;
+    let (receipt, leaf) = proved(session, leaf, strength).await?;
     let path = match output {
         Some(path) => path.to_owned(),
-        None => PathBuf::from(format!("leaf-{index:08}.tlog-proof")),
+        None => PathBuf::from(format!("leaf-{:08}.tlog-proof", leaf.leaf.leaf_index)),
     };
     files::replace(&path, receipt.to_string().as_bytes())
         .with_context(|| format!("write `{}`", path.display()))?;
@@ -104,23 +112,30 @@ pub async fn prove_leaf(
     })
 }
 
-/// A published receipt of a leaf, verified.
-async fn proved(session: &Session, index: LeafIndex) -> Result<(Receipt, LeafShown)> {
-    let strength = Strength::Published;
-    let (_, receipt) = session
-        .client
-        .receipt(LeafName::Index(index), strength)
+/// A receipt of a leaf, verified, and that it is of that leaf.
+async fn proved(
+    session: &Session,
+    leaf: LeafName,
+    strength: Strength,
+) -> Result<(Receipt, LeafShown)> {
+    let (_, receipt) = patiently(async || session.client.receipt(leaf, strength).await)
         .await
         .context("fetch the leaf's receipt")?;
     let verified = receipt
         .verify(&session.policy, strength)
         .context("verify the receipt")?;
-    if verified.index != index {
-        let problem = format!("the node gave a receipt of leaf {}", verified.index);
-        return Err(crate::CliError::NotVerified(problem).into());
+    let index = verified.index;
+    let signed = verified.opening.map(|opening| &opening.0.signed);
+    let is_it = match leaf {
+        LeafName::Index(asked) => index == asked,
+        LeafName::Record(asked) => verified.leaf.record == Some(asked),
+        LeafName::Statement(asked) => signed.is_some_and(|s| s.statement.hash() == asked),
+    };
+    if !is_it {
+        let problem = format!("the node gave a receipt of leaf {index}, which is another");
+        return Err(CliError::NotVerified(problem).into());
     }
     session.remember(&receipt)?;
-    let signed = verified.opening.map(|opening| &opening.0.signed);
     let shown = LeafShown {
         leaf: LeafRow::new(index, verified.leaf, verified.opening),
         signed_by: signed.map(signers).unwrap_or_default(),
@@ -216,8 +231,10 @@ impl fmt::Display for LeafRow {
 
 impl fmt::Display for LogList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<String> = self.leaves.iter().map(ToString::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        for leaf in &self.leaves {
+            writeln!(f, "{leaf}")?;
+        }
+        write!(f, "{} of {} leaves", self.leaves.len(), self.tree_size)
     }
 }
 

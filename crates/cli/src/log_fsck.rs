@@ -1,15 +1,16 @@
 use crate::{
     CliError,
+    fsck_state::{FsckState, VerifiedPart},
     home::Home,
     lines::Lines,
-    log_access::{AT_ONCE, LogAccess, LogServer, LogSource},
-    progress,
+    log_access::{AT_ONCE, LogAccess, LogServer, LogSource, Met, prove_growth},
+    progress::{self, Counter},
+    signals,
 };
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use indicatif::ProgressBar;
-use medanchor_anchor::{Leaf, LeafIndex, Recomputed, Tile, TileKind, tree};
+use medanchor_anchor::{Checkpoint, Leaf, LeafIndex, Recomputed, Tile, TileKind, tree};
 use medanchor_api::{LogReadError, LogReader};
 use medanchor_dag::Hash;
 use serde::Serialize;
@@ -26,6 +27,8 @@ pub struct Checked {
     pub tree_size: u64,
     /// The root that they make, and that the checkpoint names.
     pub root: String,
+    /// Leaves of these that an earlier run had recomputed before it was interrupted.
+    pub resumed_from: u64,
     /// Entry bundles and hash tiles read.
     pub pieces: u64,
     /// Bytes read.
@@ -48,30 +51,110 @@ pub struct Finding {
 /// Recomputes a log from its entries, and compares every tile and the checkpoint with what they make. It
 /// reads as any auditor does and asks for nothing else. Memory does not grow with the log.
 ///
+/// A run that is interrupted, even by SIGKILL, is taken up by the next one at the same server under the same
+/// policy, unless `afresh`: what it had verified is proved to be part of the checkpoint that the server shows now.
+///
 /// # Errors
 ///
-/// When something does not verify: each is printed on `lines`, and the error says what follows.
+/// When something does not verify: each is printed on `lines`, and the error says what follows. When it is
+/// interrupted.
 pub(crate) async fn fsck(
     home: &Home,
     source: &LogSource,
+    afresh: bool,
     lines: &mut Lines<'_>,
 ) -> Result<Checked> {
     let access = LogAccess::open(home, source)?;
     let (server, met) = access.meet_any().await?;
     let checkpoint = &met.checked.checkpoint;
-    let bar = progress::count("leaves", checkpoint.size);
-    let mut audit = Audit::new(&server.reader, checkpoint.size, lines, bar);
-    audit.run().await?;
-    audit.bar.finish_and_clear();
+    let state = FsckState::new(
+        &access.known(&checkpoint.origin)?,
+        &checkpoint.origin,
+        &server.reader.url(""),
+        &access.policy,
+    );
+    if afresh {
+        state.forget()?;
+    }
+    let part = resumable(&state, server, &met).await?;
+    let resumed_from = part.tree.size();
+    let counter = Counter::new("leaves", resumed_from, checkpoint.size);
+    let mut audit = Audit::new(
+        &server.reader,
+        checkpoint.size,
+        part,
+        &state,
+        lines,
+        counter,
+    );
+    let interrupted = signals::interrupted()?;
+    let ended = tokio::select! {
+        ended = audit.run() => ended,
+        () = interrupted => Err(anyhow::anyhow!("interrupted")),
+    };
+    audit.counter.finish();
+    if let Err(error) = ended {
+        return Err(audit.stop(error));
+    }
+    state.forget()?;
     audit.judge(server, &checkpoint.root)?;
     Ok(Checked {
         server: server.name.clone(),
         origin: checkpoint.origin.clone(),
         tree_size: checkpoint.size,
         root: checkpoint.root.to_string(),
+        resumed_from,
         pieces: audit.pieces,
         size_bytes: audit.size_bytes,
     })
+}
+
+/// What an earlier run had verified, when the checkpoint's log begins with it; otherwise nothing.
+async fn resumable(state: &FsckState, server: &LogServer, met: &Met) -> Result<VerifiedPart> {
+    let checkpoint = &met.checked.checkpoint;
+    let part = match state.read() {
+        Ok(None) => return Ok(VerifiedPart::default()),
+        Ok(Some(part)) => part,
+        Err(error) => {
+            progress::note(&format!("begins afresh: {error:#}"));
+            return Ok(VerifiedPart::default());
+        }
+    };
+    let size = part.tree.size();
+    let old = Checkpoint {
+        origin: checkpoint.origin.clone(),
+        size,
+        root: part.tree.root(),
+    };
+    // The root commits to every hash of the edge, and the checkpoint to the root.
+    let proved = match size <= checkpoint.size {
+        true => prove_growth(&server.reader, &old, checkpoint).await,
+        false => Err(anyhow::anyhow!(
+            "`{}` shows {} leaves",
+            server.name,
+            checkpoint.size
+        )),
+    };
+    Ok(match proved {
+        Ok(_) => {
+            progress::note(&format!(
+                "goes on after {size} leaves that an earlier run verified"
+            ));
+            part
+        }
+        Err(error) if unavailable(&error) => return Err(error),
+        Err(error) => {
+            progress::note(&format!(
+                "begins afresh: the {size} leaves of an earlier run are not shown to be of this log: {error:#}"
+            ));
+            VerifiedPart::default()
+        }
+    })
+}
+
+fn unavailable(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| matches!(cause.downcast_ref(), Some(LogReadError::Unavailable { .. })))
 }
 
 /// Two trees: what the entries make, and what the tiles of their hashes make. When something differs, the
@@ -85,8 +168,12 @@ struct Audit<'a, 'l> {
     found: u64,
     pieces: u64,
     size_bytes: u64,
+    /// Up to where nothing was wrong, and how much of that is kept on disk.
+    verified: VerifiedPart,
+    kept: u64,
+    state: &'a FsckState,
     lines: &'a mut Lines<'l>,
-    bar: ProgressBar,
+    counter: Counter,
 }
 
 /// The first `width` leaves from a multiple of 256 on: their entries and their hashes, as they were served.
@@ -96,33 +183,81 @@ struct Chunk {
 }
 
 impl<'a, 'l> Audit<'a, 'l> {
-    fn new(reader: &'a LogReader, size: u64, lines: &'a mut Lines<'l>, bar: ProgressBar) -> Self {
+    fn new(
+        reader: &'a LogReader,
+        size: u64,
+        verified: VerifiedPart,
+        state: &'a FsckState,
+        lines: &'a mut Lines<'l>,
+        counter: Counter,
+    ) -> Self {
         Self {
             reader,
             size,
-            by_entries: Recomputed::default(),
-            by_tiles: Recomputed::default(),
-            last_at: 0,
+            by_entries: verified.tree.clone(),
+            by_tiles: verified.tree.clone(),
+            last_at: verified.last_at,
             found: 0,
-            pieces: 0,
-            size_bytes: 0,
+            pieces: verified.pieces,
+            size_bytes: verified.size_bytes,
+            kept: verified.tree.size(),
+            verified,
+            state,
             lines,
-            bar,
+            counter,
         }
     }
 
     async fn run(&mut self) -> Result<()> {
         let (reader, size) = (self.reader, self.size);
-        let chunks = (0..size).step_by(usize::from(Tile::FULL));
+        let chunks = (self.verified.tree.size()..size).step_by(usize::from(Tile::FULL));
         let mut chunks = stream::iter(chunks)
             .map(|first| fetch(reader, first, size))
             .buffered(AT_ONCE);
         while let Some(chunk) = chunks.next().await {
             let above = self.add(chunk?)?;
             self.compare_above(above).await?;
+            self.set_verified();
+            if self.verified.tree.size() >= self.kept + KEEP_EVERY {
+                self.keep()?;
+            }
         }
         let partial = self.by_tiles.partial_tiles();
         self.compare_above(partial).await
+    }
+
+    /// Takes note of what is whole and right so far: after the first problem, nothing more.
+    fn set_verified(&mut self) {
+        let whole = self.by_entries.size() % u64::from(Tile::FULL) == 0;
+        if whole && self.found == 0 && self.by_entries == self.by_tiles {
+            self.verified = VerifiedPart {
+                tree: self.by_entries.clone(),
+                last_at: self.last_at,
+                pieces: self.pieces,
+                size_bytes: self.size_bytes,
+            };
+        }
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        self.state.keep(&self.verified)?;
+        self.kept = self.verified.tree.size();
+        Ok(())
+    }
+
+    /// Keeps what was verified when the audit cannot go on.
+    fn stop(mut self, error: anyhow::Error) -> anyhow::Error {
+        let verified = self.verified.tree.size();
+        if verified == 0 {
+            return error;
+        }
+        match self.keep() {
+            Ok(()) => error.context(format!(
+                "stopped after {verified} of {} leaves; the next run goes on from there",
+                self.size
+            )),
+            Err(unkept) => error.context(format!("{unkept:#}")),
+        }
     }
 
     /// Adds a chunk to both trees, and gives the tiles above it that are complete now.
@@ -146,7 +281,7 @@ impl<'a, 'l> Audit<'a, 'l> {
         for hash in hashes {
             above.extend(self.by_tiles.push(hash));
         }
-        self.bar.set_position(self.by_entries.size());
+        self.counter.set(self.by_entries.size());
         Ok(above)
     }
 
@@ -259,7 +394,7 @@ impl<'a, 'l> Audit<'a, 'l> {
             leaf_index,
             problem,
         };
-        self.bar.suspend(|| self.lines.print(&finding))
+        self.counter.suspend(|| self.lines.print(&finding))
     }
 
     /// What the roots say of everything that was found.
@@ -336,6 +471,9 @@ impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "verified  {} leaves of {}", self.tree_size, self.origin)?;
         writeln!(f, "root      {}", self.root)?;
+        if self.resumed_from > 0 {
+            writeln!(f, "resumed   after {} of them", self.resumed_from)?;
+        }
         write!(
             f,
             "read      {} pieces, {} bytes, from {}",
@@ -344,6 +482,8 @@ impl fmt::Display for Checked {
     }
 }
 
+/// Leaves between writes of what is verified: what a crash costs at most.
+const KEEP_EVERY: u64 = 16_384;
 /// What is found beyond this is only counted.
 const MAX_PRINTED: u64 = 100;
 const PAUSES: [Duration; 3] = [

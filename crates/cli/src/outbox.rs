@@ -14,7 +14,8 @@ use std::{
 ///
 /// Each has a folder, named by the record's object id: `<oid>.sealing` until the record is signed, then
 /// `<oid>`. `blocks` holds the blocks below the record, each as its codec (u8), length (u32, big-endian)
-/// and bytes; `upload` is canonical DAG-CBOR `{ v, record, wrap, source? }`.
+/// and bytes; `upload` is canonical DAG-CBOR `{ v, record, wrap, source? }`. `committed` is there once a node has
+/// said that the record is in the log, and nothing has shown it yet.
 #[derive(Debug)]
 pub(crate) struct Outbox(PathBuf);
 
@@ -33,6 +34,8 @@ pub(crate) struct Upload {
     pub(crate) record: Record,
     pub(crate) wrap: Block,
     pub(crate) source: Option<SourceFile>,
+    /// Whether a node says that it is anchored.
+    pub(crate) committed: bool,
 }
 
 /// The file that was sealed, to know it again.
@@ -128,6 +131,7 @@ impl Sealing {
             record,
             wrap,
             source,
+            committed: false,
         })
     }
 }
@@ -146,7 +150,12 @@ impl Upload {
         Ok(Blocks(BufReader::with_capacity(BUFFER_BYTES, file)))
     }
 
-    /// It is anchored, or never will be.
+    /// Takes note that a node says it is anchored. Only a receipt shows that, so it stays until there is one.
+    pub(crate) fn set_committed(&self) -> Result<()> {
+        files::replace(&self.folder.join(COMMITTED), b"").context("keep the record in the outbox")
+    }
+
+    /// It is anchored, as a receipt shows, or never will be.
     pub(crate) fn remove(self) -> Result<()> {
         remove(&self.folder)
     }
@@ -192,6 +201,7 @@ fn parse(folder: PathBuf, bytes: &[u8]) -> Result<Upload> {
     let file: UploadFile = from_canonical(bytes, limit)?;
     anyhow::ensure!(file.v == 1, "unsupported version {}", file.v);
     Ok(Upload {
+        committed: folder.join(COMMITTED).exists(),
         folder,
         record: Record::from_bytes(file.record.into_vec())?,
         wrap: Block::new(Codec::DagCbor, file.wrap.into_vec())?,
@@ -224,6 +234,7 @@ fn damaged() -> io::Error {
 const SEALING: &str = "sealing";
 const BLOCKS: &str = "blocks";
 const UPLOAD: &str = "upload";
+const COMMITTED: &str = "committed";
 const BUFFER_BYTES: usize = 1 << 20;
 /// A record, a wrap and a path.
 const MAX_UPLOAD_BYTES: u64 = 128 * 1024;
@@ -264,6 +275,10 @@ mod tests {
         assert_eq!(upload.source.as_ref(), Some(&source));
         let read: Vec<Block> = upload.blocks().unwrap().map(Result::unwrap).collect();
         assert_eq!(read, blocks);
+        assert!(!upload.committed);
+        upload.set_committed().unwrap();
+        let upload = outbox.uploads().unwrap().pop().unwrap();
+        assert!(upload.committed);
         upload.remove().unwrap();
         assert!(outbox.uploads().unwrap().is_empty());
     }

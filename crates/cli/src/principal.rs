@@ -1,4 +1,4 @@
-use crate::Session;
+use crate::{Recorded, Session};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Enrolled, PrincipalKind, Standing};
 use medanchor_api::{principal_kind_name, standing_name};
@@ -30,8 +30,9 @@ pub struct Changed {
     pub did: String,
     /// What became of it: `enrolled`, `suspended`, `reinstated` or `revoked`.
     pub change: &'static str,
-    /// The leaf's index.
-    pub leaf_index: u64,
+    /// Where the log has it.
+    #[serde(flatten)]
+    pub recorded: Recorded,
 }
 
 /// Who is enrolled.
@@ -39,6 +40,8 @@ pub struct Changed {
 pub struct PrincipalList {
     /// They, ordered by key.
     pub principals: Vec<PrincipalRow>,
+    /// Leaves in the log that they were read from.
+    pub tree_size: u64,
 }
 
 /// One principal.
@@ -83,11 +86,10 @@ pub async fn enrol(session: &Session, options: &EnrolOptions) -> Result<Changed>
         manufacturer: options.manufacturer.clone(),
         model: options.model.clone(),
     }));
-    let said = session.say(&keys, body).await?;
     Ok(Changed {
         did: options.who.to_string(),
         change: "enrolled",
-        leaf_index: said.leaf_index,
+        recorded: session.say(&keys, body).await?,
     })
 }
 
@@ -121,11 +123,10 @@ pub async fn revoke(session: &Session, who: Did) -> Result<Changed> {
 
 async fn change(session: &Session, who: Did, body: Body, change: &'static str) -> Result<Changed> {
     let keys = session.home.own_keys()?;
-    let said = session.say(&keys, body).await?;
     Ok(Changed {
         did: who.to_string(),
         change,
-        leaf_index: said.leaf_index,
+        recorded: session.say(&keys, body).await?,
     })
 }
 
@@ -140,11 +141,15 @@ pub async fn list_principals(session: &Session, kind: PrincipalKind) -> Result<P
     loop {
         let page = session.client.principals(&[kind], after).await;
         let page = page.context("list principals")?;
-        let Some(last) = page.last() else {
-            return Ok(PrincipalList { principals });
+        let tree_size = page.tree_size;
+        let Some(last) = page.value.last() else {
+            return Ok(PrincipalList {
+                principals,
+                tree_size,
+            });
         };
         after = Some(last.did);
-        principals.extend(page.into_iter().map(|entry| PrincipalRow {
+        principals.extend(page.value.into_iter().map(|entry| PrincipalRow {
             did: entry.did.to_string(),
             kind: principal_kind_name(entry.kind),
             org: entry.org.to_string(),
@@ -158,13 +163,14 @@ pub async fn list_principals(session: &Session, kind: PrincipalKind) -> Result<P
 
 impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}, leaf {}", self.change, self.did, self.leaf_index)
+        write!(f, "{:<8} {}\n{}", self.change, self.did, self.recorded)
     }
 }
 
 impl fmt::Display for PrincipalList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} enrolled", self.principals.len())?;
+        let size = self.tree_size;
+        write!(f, "{} enrolled, of {size} leaves", self.principals.len())?;
         for row in &self.principals {
             let (did, standing, roles) = (&row.did, row.standing, row.roles.join(","));
             write!(f, "\n{did}  {standing:<9}  {roles:<20}  {}", row.label)?;

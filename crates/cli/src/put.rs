@@ -1,5 +1,5 @@
 use crate::{
-    CliError, Exit, OwnKeys, Session, clock,
+    CliError, Exit, OwnKeys, Recorded, Session, Wait, clock,
     device_stream::DeviceStream,
     outbox::{Outbox, SourceFile, Upload},
     progress::{self, Counted},
@@ -7,7 +7,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
-use medanchor_anchor::{Anchored, Outcome, Statement};
+use medanchor_anchor::{Anchored, Outcome, Statement, Strength, Verified};
+use medanchor_api::LeafName;
 use medanchor_dag::{Block, Cid, Class, CustodyId};
 use medanchor_envelope::{Recipient, Suite};
 use serde::Serialize;
@@ -57,8 +58,9 @@ pub struct Stored {
     pub record: String,
     /// CID of the wrap of its content key.
     pub wrap: String,
-    /// Its leaf's index.
-    pub leaf_index: u64,
+    /// Where the log has it.
+    #[serde(flatten)]
+    pub recorded: Recorded,
     /// Log time of its leaf.
     pub at: String,
     /// Length of the payload in bytes.
@@ -69,20 +71,15 @@ pub struct Stored {
     pub stream: String,
     /// Its number in the stream.
     pub seq: u64,
-    /// Where the receipt is.
-    pub receipt: PathBuf,
-    /// Size of the tree that the receipt's checkpoint is of.
-    pub tree_size: u64,
-    /// How many witnesses co-signed it.
-    pub cosigners: usize,
     /// Whether it was sealed by an earlier, interrupted run.
     pub resumed: bool,
 }
 
-/// Seals a payload, stores it, has it anchored, and verifies the receipt.
+/// Seals a payload, stores it, has it anchored, and verifies the receipt that the session waits for.
 ///
 /// The record is first sealed into the outbox. What an earlier run left there is sent before anything new
-/// is sealed, and is the answer when it is the same file.
+/// is sealed, and is the answer when it is the same file. It leaves the outbox once a receipt shows that it is
+/// anchored: when nobody waits for that, a later run does.
 ///
 /// # Errors
 ///
@@ -95,8 +92,14 @@ pub async fn put(session: &Session, options: &PutOptions) -> Result<Stored> {
     let outbox = Outbox::open(folder)?;
     let mut stream = DeviceStream::open(session.home.join("device-stream.toml"))?;
     let source = source_of(&options.input)?;
+    // Nothing new waits for receipts that nobody gives at present.
+    let mut settling = session.wait == Wait::Committed;
     for upload in outbox.uploads()? {
         let is_this = source.is_some() && upload.source == source;
+        if upload.committed && session.wait == Wait::Committed && !is_this {
+            settling = settling && settle(session, upload).await?;
+            continue;
+        }
         let stored = send(session, &keys, upload, &mut stream, true)
             .await
             .context("send what an earlier run sealed")?;
@@ -115,6 +118,24 @@ pub async fn put(session: &Session, options: &PutOptions) -> Result<Stored> {
     send(session, &keys, upload, &mut stream, false).await
 }
 
+/// Lets a committed record leave the outbox if its receipt is there by now.
+async fn settle(session: &Session, upload: Upload) -> Result<bool> {
+    let (leaf, strength) = (LeafName::Record(*upload.record.cid()), Strength::Witnessed);
+    let Ok(Ok((_, receipt))) =
+        tokio::time::timeout(SETTLE_WITHIN, session.client.receipt(leaf, strength)).await
+    else {
+        return Ok(false);
+    };
+    let record = *upload.record.cid();
+    let is_of = |verified: &Verified<'_>| verified.leaf.record == Some(record);
+    session
+        .check(&receipt, strength, is_of)
+        .context("check that what an earlier run sealed is anchored")?;
+    session.keep_receipt(&record.to_string(), &receipt)?;
+    upload.remove()?;
+    Ok(true)
+}
+
 /// Uploads what is sealed and has it anchored. When no node can finish, the upload stays in the outbox.
 async fn send(
     session: &Session,
@@ -124,7 +145,8 @@ async fn send(
     resumed: bool,
 ) -> Result<Stored> {
     stream.advance(&upload.record)?;
-    let anchored = Anchored::of(&upload.record, *upload.wrap.cid());
+    let anchored_wrap = *upload.wrap.cid();
+    let anchored = Anchored::of(&upload.record, anchored_wrap);
     let signed = Statement::anchored(&session.origin, anchored).sign(&[&keys.signing]);
     let mut pauses = PAUSES.iter();
     let said = loop {
@@ -148,22 +170,22 @@ async fn send(
         }
     };
     let record = upload.record.clone();
-    let stored = Stored {
+    let recorded = session.recorded(&signed, &said)?;
+    match recorded.receipt {
+        Some(_) => upload.remove()?,
+        None => upload.set_committed()?,
+    }
+    Ok(Stored {
         record: record.cid().to_string(),
-        wrap: upload.wrap.cid().to_string(),
-        leaf_index: said.leaf_index,
+        wrap: anchored_wrap.to_string(),
+        recorded,
         at: clock::rfc3339(said.at_unix_ms),
         size_bytes: record.size_bytes(),
         chunks: record.chunk_count(),
         stream: record.header().stream.to_string(),
         seq: record.seq(),
-        receipt: session.keep_receipt(&record.cid().to_string(), &said.receipt)?,
-        tree_size: said.tree_size,
-        cosigners: said.cosigners,
         resumed,
-    };
-    upload.remove()?;
-    Ok(stored)
+    })
 }
 
 /// Puts every block that the node does not hold yet, in batches that bound the memory.
@@ -324,18 +346,15 @@ impl fmt::Display for Stored {
             self.size_bytes, self.chunks
         )?;
         writeln!(f, "stream   {} number {}", self.stream, self.seq)?;
-        writeln!(f, "leaf     {} at {}", self.leaf_index, self.at)?;
-        write!(
-            f,
-            "receipt  {} ({} co-signatures)",
-            self.receipt.display(),
-            self.cosigners
-        )
+        writeln!(f, "at       {}", self.at)?;
+        write!(f, "{}", self.recorded)
     }
 }
 
 const STAYS: &str =
     "anchor the record, which stays in the outbox until `medanchor put` sends it again";
+/// How long a command that waits for no receipt waits for those of earlier ones.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 const BATCH_BYTES: usize = 8 << 20;
 const BATCHES_IN_FLIGHT: usize = 2;
 const PAUSES: [Duration; 3] = [

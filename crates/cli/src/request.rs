@@ -1,8 +1,11 @@
 use crate::{
-    CliError, OwnKeys, Session, clock, consent::check_purpose, grant::Grant, session::patiently,
+    CliError, OwnKeys, Session, Wait, clock, consent::check_purpose, grant::Grant,
+    session::patiently,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{AccessRequest, Body, SignedNote, Strength, Trust as _, Verified};
+use medanchor_anchor::{
+    AccessRequest, Body, Checkpoint, SignedNote, Strength, Trust as _, Verified,
+};
 use medanchor_api::{Decision, Denied};
 use medanchor_dag::{Cid, Hash};
 use serde::Serialize;
@@ -21,6 +24,10 @@ pub struct Granted {
     pub role: String,
     /// The end of the grant.
     pub until: String,
+    /// How strong the receipt of the release is that was waited for.
+    pub strength: Wait,
+    /// Size of the tree that its checkpoint is of.
+    pub tree_size: u64,
 }
 
 /// Asks for a record's key. A released key is kept until the grant ends.
@@ -34,15 +41,19 @@ pub async fn request(
     record: &Cid,
     purpose: &str,
     role: Option<&str>,
+    strength: Strength,
 ) -> Result<Granted> {
     let keys = session.home.own_keys()?;
-    let grant = ask(session, &keys, record, purpose, role).await?;
+    let grant = ask(session, &keys, record, purpose, role, strength).await?;
+    let checkpoint: Checkpoint = grant.receipt.checkpoint.text().parse()?;
     Ok(Granted {
         record: record.to_string(),
         leaf_index: grant.leaf_index,
         purpose: grant.purpose,
         role: grant.role,
         until: clock::rfc3339(grant.not_after_unix_ms),
+        strength: strength.into(),
+        tree_size: checkpoint.size,
     })
 }
 
@@ -53,6 +64,7 @@ pub(crate) async fn ask(
     record: &Cid,
     purpose: &str,
     role: Option<&str>,
+    strength: Strength,
 ) -> Result<Grant> {
     check_purpose(purpose)?;
     let role = match role {
@@ -82,11 +94,15 @@ pub(crate) async fn ask(
         let problem = "the broker gave another number of keys than was asked for";
         return Err(CliError::NotVerified(problem.to_owned()).into());
     };
-    let grant = Grant::check(session, keys, record, wrap, granted.receipt)?;
+    let witnessed = Strength::Witnessed;
+    let grant = Grant::check(session, keys, record, wrap, granted.receipt, witnessed)?;
     if grant.wrap.ctx.request != Some(*signed.statement.hash().as_bytes()) {
         let problem = "the broker answered another request";
         return Err(CliError::NotVerified(problem.to_owned()).into());
     }
+    // Before a stronger receipt is waited for: the key is released.
+    grant.keep(session, record)?;
+    let grant = grant.proved(session, keys, record, strength).await?;
     grant.keep(session, record)?;
     Ok(grant)
 }
@@ -147,7 +163,8 @@ impl fmt::Display for Granted {
             "for      {} as {} until {}",
             self.purpose, self.role, self.until
         )?;
-        write!(f, "leaf     {}", self.leaf_index)
+        let (leaf, size, strength) = (self.leaf_index, self.tree_size, self.strength);
+        write!(f, "leaf     {leaf} of {size}, {strength}")
     }
 }
 

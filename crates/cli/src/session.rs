@@ -1,5 +1,5 @@
 use crate::{
-    CliError, Exit, Home, OwnKeys, clock, files,
+    CliError, Exit, Home, OwnKeys, Recorded, Wait, clock, files,
     home::ClientFile,
     known::{Known, Shown},
 };
@@ -8,7 +8,9 @@ use medanchor_anchor::{
     Body, Epochs, LeafIndex, Outcome, Receipt, SignedStatement, Statement, Strength, Trust,
     Verified,
 };
-use medanchor_api::{Client, ClientError, LeafName, ListedCustody, ListedPrincipal};
+use medanchor_api::{
+    AsOf, Client, ClientError, LeafName, ListedCustody, ListedPrincipal, Submitted,
+};
 use medanchor_dag::{CustodyId, Did};
 use std::{cmp::Reverse, path::PathBuf, time::Duration};
 
@@ -23,22 +25,26 @@ pub struct Session {
     pub policy: Epochs,
     /// The nodes.
     pub client: Client,
+    /// What is waited for once the log has taken a statement.
+    pub wait: Wait,
     operator: Option<String>,
 }
 
-/// A statement that the log holds, with the receipt that shows it.
+/// A statement that the log holds, with the receipt that shows it, where one was waited for.
 #[derive(Clone, Debug)]
 pub struct Said {
     /// Its leaf's index.
     pub leaf_index: LeafIndex,
     /// Log time of its leaf, unix ms.
     pub at_unix_ms: u64,
+    /// How sure that is.
+    pub strength: Wait,
     /// Size of the tree that the receipt's checkpoint is of.
-    pub tree_size: u64,
+    pub tree_size: Option<u64>,
     /// How many witnesses co-signed it.
     pub cosigners: usize,
     /// The receipt, verified.
-    pub receipt: Receipt,
+    pub receipt: Option<Receipt>,
 }
 
 impl Session {
@@ -60,8 +66,15 @@ impl Session {
             origin,
             policy,
             client,
+            wait: Wait::default(),
             operator,
         })
+    }
+
+    /// The same session, whose statements wait for this.
+    #[must_use]
+    pub fn waiting_for(self, wait: Wait) -> Self {
+        Self { wait, ..self }
     }
 
     /// The same session with one node alone.
@@ -96,9 +109,27 @@ impl Session {
     /// # Errors
     ///
     /// When the log does not take it, or the receipt does not verify.
-    pub async fn say(&self, keys: &OwnKeys, body: Body) -> Result<Said> {
+    pub async fn say(&self, keys: &OwnKeys, body: Body) -> Result<Recorded> {
         let signed = self.statement(body)?.sign(&[&keys.signing]);
-        self.submit(&signed).await
+        let said = self.submit(&signed).await?;
+        self.recorded(&signed, &said)
+    }
+
+    /// Keeps the receipt of what was said, where there is one, and says where.
+    pub(crate) fn recorded(&self, signed: &SignedStatement, said: &Said) -> Result<Recorded> {
+        let name = match &signed.statement.body {
+            Body::Anchored(anchored) => anchored.record.to_string(),
+            body => format!("{:08}-{}", said.leaf_index, body.kind()),
+        };
+        let keep = |receipt| self.keep_receipt(&name, receipt);
+        Ok(Recorded {
+            leaf_index: said.leaf_index,
+            strength: said.strength,
+            statement: signed.statement.hash().to_string(),
+            tree_size: said.tree_size,
+            cosigners: said.cosigners,
+            receipt: said.receipt.as_ref().map(keep).transpose()?,
+        })
     }
 
     /// A statement that ends soon. The log knows each by its nonce.
@@ -109,27 +140,34 @@ impl Session {
         Ok(Statement::new(&self.origin, body, nonce, not_after))
     }
 
-    /// Records a signed statement and keeps its receipt.
+    /// Records a signed statement, and waits for what the session waits for.
     ///
     /// # Errors
     ///
     /// [`CliError::Refused`] when a verified receipt shows that the log holds it as refused, and otherwise
     /// when no node takes it or the receipt does not verify.
     pub async fn submit(&self, signed: &SignedStatement) -> Result<Said> {
-        let strength = Strength::Published;
-        let submitted = patiently(async || self.client.submit(signed, Some(strength)).await)
-            .await
-            .context("record the statement")?;
+        let submit = async |strength| {
+            let submitted = patiently(async || self.client.submit(signed, strength).await);
+            submitted.await.context("record the statement")
+        };
+        let strength = match self.wait.strength() {
+            Some(strength) => strength,
+            None => {
+                let submitted = submit(None).await?;
+                if submitted.leaf.outcome == Outcome::Ok {
+                    return committed(&submitted, &signed.statement);
+                }
+                // A node's word is enough to go on, but not to give up.
+                Strength::Witnessed
+            }
+        };
+        let submitted = submit(Some(strength)).await?;
         let receipt = submitted.receipt.ok_or_else(|| {
             CliError::NotVerified("the node recorded the statement but gives no receipt".to_owned())
         })?;
-        let said = taken(&self.policy, &receipt, &signed.statement)?;
+        let said = taken(&self.policy, &receipt, strength, &signed.statement)?;
         self.remember(&receipt)?;
-        let name = match &signed.statement.body {
-            Body::Anchored(anchored) => anchored.record.to_string(),
-            body => format!("{:08}-{}", said.leaf_index, body.kind()),
-        };
-        self.keep_receipt(&name, &receipt)?;
         Ok(said)
     }
 
@@ -185,14 +223,12 @@ impl Session {
 
     /// What each node that can be reached says is the current key.
     async fn listed_custody(&self, custody: CustodyId) -> Result<Vec<(ListedCustody, Client)>> {
-        let after = just_before(*custody.as_bytes()).map(CustodyId::new);
         let names: Vec<&str> = self.client.node_names().collect();
         let asked = names
             .into_iter()
             .filter_map(|node| self.client.only(node))
             .map(async |client| {
-                let first = client.custodies(after).await?.into_iter().next();
-                let found = first.filter(|found| found.custody == custody);
+                let found = client.custody(&custody).await?.value;
                 Ok::<_, ClientError>(found.map(|found| (found, client)))
             });
         let mut candidates = Vec::new();
@@ -223,11 +259,10 @@ impl Session {
 
     /// What a node says of a principal.
     pub(crate) async fn principal(&self, who: &Did) -> Result<Option<ListedPrincipal>> {
-        let after = just_before(*who.as_bytes()).map(Did::new);
-        let listed = patiently(async || self.client.principals(&[], after).await)
+        let AsOf { value, .. } = patiently(async || self.client.principal(who).await)
             .await
             .context("look up a principal")?;
-        Ok(listed.into_iter().next().filter(|found| found.did == *who))
+        Ok(value)
     }
 }
 
@@ -244,10 +279,39 @@ pub(crate) async fn patiently<T>(
     call().await
 }
 
-/// What a published receipt shows of a statement: that it took effect, or why it was refused. A node's word
-/// alone shows neither.
-fn taken(policy: &impl Trust, receipt: &Receipt, statement: &Statement) -> Result<Said> {
-    let said = shown(policy, receipt, Strength::Published, |verified| {
+/// What a node says of a statement that took effect. It proves nothing, but it must at least be of its kind.
+fn committed(submitted: &Submitted, statement: &Statement) -> Result<Said> {
+    let record = match &statement.body {
+        Body::Anchored(anchored) => Some(anchored.record),
+        _ => None,
+    };
+    let leaf = &submitted.leaf;
+    if leaf.kind != statement.body.kind() || leaf.record != record {
+        let problem = format!(
+            "the node answers with leaf {}, of something else",
+            submitted.index
+        );
+        return Err(CliError::NotVerified(problem).into());
+    }
+    Ok(Said {
+        leaf_index: submitted.index,
+        at_unix_ms: leaf.at,
+        strength: Wait::Committed,
+        tree_size: None,
+        cosigners: 0,
+        receipt: None,
+    })
+}
+
+/// What a receipt shows of a statement: that it took effect, or why it was refused. A node's word alone shows
+/// neither.
+fn taken(
+    policy: &impl Trust,
+    receipt: &Receipt,
+    strength: Strength,
+    statement: &Statement,
+) -> Result<Said> {
+    let said = shown(policy, receipt, strength, |verified| {
         let opening = verified.opening.map(|opening| &opening.0.signed);
         opening.is_some_and(|opened| opened.statement == *statement)
     })?;
@@ -277,9 +341,10 @@ fn shown(
     Ok(Said {
         leaf_index: verified.index,
         at_unix_ms: verified.leaf.at,
-        tree_size: verified.checkpoint.checkpoint.size,
+        strength: strength.into(),
+        tree_size: Some(verified.checkpoint.checkpoint.size),
         cosigners: verified.checkpoint.cosigners.len(),
-        receipt: receipt.clone(),
+        receipt: Some(receipt.clone()),
     })
 }
 
@@ -322,18 +387,6 @@ async fn newest_proved<N>(
     Err(failure.unwrap_or_else(|| anyhow::anyhow!("no node names a key")))
 }
 
-/// The greatest number below this big-endian one: lists go on after a key.
-fn just_before<const N: usize>(mut bytes: [u8; N]) -> Option<[u8; N]> {
-    for byte in bytes.iter_mut().rev() {
-        let borrows = *byte == 0;
-        *byte = byte.wrapping_sub(1);
-        if !borrows {
-            return Some(bytes);
-        }
-    }
-    None
-}
-
 /// How long a statement may take to reach the log.
 pub(crate) const VALID_FOR_MS: u64 = 10 * 60 * 1000;
 const PAUSES: [Duration; 5] = [
@@ -352,18 +405,6 @@ mod tests {
         VerifierKey, cosign, tree,
     };
     use medanchor_dag::SigningKey;
-
-    #[test]
-    fn number_before_borrows_from_the_left() {
-        for (bytes, before) in [
-            ([0, 0, 0], None),
-            ([0, 0, 1], Some([0, 0, 0])),
-            ([1, 0, 0], Some([0, 255, 255])),
-            ([2, 1, 0], Some([2, 0, 255])),
-        ] {
-            assert_eq!(just_before(bytes), before);
-        }
-    }
 
     #[tokio::test]
     async fn node_that_names_a_key_it_cannot_prove_does_not_hide_the_others() {
@@ -394,9 +435,25 @@ mod tests {
     }
 
     #[test]
+    fn committed_leaf_must_be_of_what_was_said() {
+        let ours = custody_statement(&listed(0, 1));
+        let leaf = receipt(&ours, Outcome::Ok, 0).leaf;
+        let mut submitted = Submitted {
+            index: 7,
+            leaf,
+            receipt: None,
+        };
+        let said = committed(&submitted, &ours).unwrap();
+        assert_eq!((said.leaf_index, said.strength), (7, Wait::Committed));
+        assert!(said.receipt.is_none() && said.tree_size.is_none());
+        submitted.leaf.kind = medanchor_anchor::Kind::Enrolled;
+        assert!(committed(&submitted, &ours).is_err());
+    }
+
+    #[test]
     fn refusal_is_believed_only_with_the_published_receipt_of_the_statement() {
         let ours = custody_statement(&listed(0, 1));
-        let judged = |receipt: &Receipt| taken(&policy(), receipt, &ours);
+        let judged = |receipt: &Receipt| taken(&policy(), receipt, Strength::Published, &ours);
         let said = judged(&receipt(&ours, Outcome::Ok, 1)).unwrap();
         assert_eq!((said.leaf_index, said.cosigners), (0, 1));
 

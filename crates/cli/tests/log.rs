@@ -17,13 +17,16 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
+    time::Instant,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -104,6 +107,142 @@ fn fsck_says_what_is_wrong_and_where() {
             last["error"].as_str().unwrap().contains(verdict),
             "{path} {change:?}: {last}"
         );
+    }
+}
+
+/// What a run was given, in order.
+fn bundles(server: &Server) -> Vec<String> {
+    let asked = server.asked();
+    let bundles = asked
+        .into_iter()
+        .filter(|path| path.starts_with("tile/entries/"));
+    bundles.collect()
+}
+
+#[test]
+fn fsck_that_could_not_go_on_is_taken_up_where_it_was() {
+    let server = Server::start(Log::new(66_000, "honest"));
+    server.change("tile/entries/100", Change::Denied);
+    assert_eq!(server.run(&["fsck"]).code, 3);
+    server.heal();
+    server.forget_asked();
+    let checked = server.run(&["fsck"]);
+    assert_eq!(checked.code, 0, "{checked:?}");
+    assert_eq!(checked.last()["resumed_from"], 100 * 256);
+    assert_eq!(checked.last()["tree_size"], 66_000);
+    let bundles = bundles(&server);
+    assert_eq!(bundles.len(), 258 - 100);
+    assert!(!bundles.contains(&"tile/entries/099".to_owned()));
+    // What ended well is not resumed: the next run reads everything.
+    let again = server.run(&["fsck"]);
+    assert_eq!(again.last()["resumed_from"], 0);
+    assert_eq!(again.last()["pieces"], checked.last()["pieces"]);
+    assert_eq!(again.last()["size_bytes"], checked.last()["size_bytes"]);
+}
+
+#[test]
+fn fsck_takes_up_a_log_that_grew_meanwhile() {
+    let server = Server::start(Log::new(30_000, "honest"));
+    server.change("tile/entries/100", Change::Denied);
+    assert_eq!(server.run(&["fsck"]).code, 3);
+    server.heal();
+    server.show(Log::new(66_000, "honest"));
+    let checked = server.run(&["fsck"]);
+    assert_eq!(checked.code, 0, "{checked:?}");
+    assert_eq!(checked.last()["resumed_from"], 100 * 256);
+    assert_eq!(checked.last()["tree_size"], 66_000);
+}
+
+#[test]
+fn fsck_begins_afresh_when_what_it_had_verified_is_not_of_the_log() {
+    let begin = || {
+        let server = Server::start(Log::new(3_000, "honest"));
+        server.change("tile/entries/010", Change::Denied);
+        assert_eq!(server.run(&["fsck"]).code, 3);
+        server.heal();
+        server
+    };
+    let kept = |server: &Server| {
+        let logs = folders(&server.home.path().join("checkpoints"));
+        let mut files = logs.iter().flat_map(|log| folders(log));
+        files
+            .find(|path| path.to_string_lossy().contains("fsck-"))
+            .unwrap()
+    };
+
+    // A log whose checkpoints this home has never seen: only the state knows the other one.
+    let server = begin();
+    let newest = kept(&server).with_file_name("newest");
+    fs::remove_file(newest).unwrap();
+    server.show(Log::new(3_000, "another"));
+    let checked = server.run(&["fsck"]);
+    assert_eq!(
+        (checked.code, &checked.last()["resumed_from"]),
+        (0, &0.into())
+    );
+
+    let server = begin();
+    let mut bytes = fs::read(kept(&server)).unwrap();
+    bytes[100] ^= 1;
+    fs::write(kept(&server), bytes).unwrap();
+    let checked = server.run(&["fsck"]);
+    assert_eq!(
+        (checked.code, &checked.last()["resumed_from"]),
+        (0, &0.into())
+    );
+
+    let server = begin();
+    let checked = server.run(&["fsck", "--afresh"]);
+    assert_eq!(
+        (checked.code, &checked.last()["resumed_from"]),
+        (0, &0.into())
+    );
+}
+
+#[test]
+fn fsck_that_found_something_finds_it_again_when_it_is_taken_up() {
+    let server = Server::start(Log::new(3_000, "honest"));
+    server.change("tile/0/004", Change::LastByte);
+    server.change("tile/entries/009", Change::Denied);
+    let first = server.run(&["fsck"]);
+    assert_eq!(first.code, 3, "{first:?}");
+    assert_eq!(first.lines[0]["at"], "tile/0/004");
+    server.heal();
+    server.change("tile/0/004", Change::LastByte);
+    let second = server.run(&["fsck"]);
+    assert_eq!(second.code, 4, "{second:?}");
+    assert_eq!(second.lines[0]["at"], "tile/0/004");
+}
+
+#[test]
+fn fsck_that_is_killed_or_interrupted_is_taken_up() {
+    for signal in ["-KILL", "-INT"] {
+        let server = Server::start(Log::new(66_000, "honest"));
+        server.change("tile/entries/200", Change::Stalled);
+        let mut words = server.words(&server.url, server.home.path(), &["fsck"]);
+        let mut run = Command::new(env!("CARGO_BIN_EXE_medanchor"))
+            .args(words.split_off(1))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It reads a few ahead, and nothing beyond is asked for before all before it are verified.
+        wait_for(|| server.asked().contains(&"tile/entries/207".to_owned()));
+        let killed = Command::new("kill")
+            .args([signal, &run.id().to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+        let ended = run.wait().unwrap();
+        assert_eq!(ended.code(), (signal == "-INT").then_some(1));
+        server.heal();
+        let checked = server.run(&["fsck"]);
+        assert_eq!(checked.code, 0, "{checked:?}");
+        let resumed = checked.last()["resumed_from"].as_u64().unwrap();
+        match signal {
+            "-INT" => assert_eq!(resumed, 200 * 256),
+            // At most what lies between two writes is verified again.
+            _ => assert_eq!(resumed, 3 * 16_384),
+        }
     }
 }
 
@@ -273,6 +412,7 @@ enum Change {
     Cut,
     Missing,
     Denied,
+    Stalled,
 }
 
 /// A log with everything that is served of it.
@@ -347,10 +487,16 @@ fn leaf(index: u64, salt: &str, at: u64) -> Vec<u8> {
 
 /// Serves a log over HTTPS, and is asked by a client with a home of its own.
 struct Server {
-    served: Arc<Mutex<(Log, BTreeMap<String, Change>)>>,
+    served: Arc<Mutex<Served>>,
     url: String,
     home: TempDir,
     _runtime: Runtime,
+}
+
+struct Served {
+    log: Log,
+    changes: BTreeMap<String, Change>,
+    asked: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -382,7 +528,11 @@ impl Server {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
-        let served = Arc::new(Mutex::new((log, BTreeMap::new())));
+        let served = Arc::new(Mutex::new(Served {
+            log,
+            changes: BTreeMap::new(),
+            asked: Vec::new(),
+        }));
         let shared = Arc::clone(&served);
         runtime.spawn(async move {
             loop {
@@ -400,11 +550,23 @@ impl Server {
 
     fn change(&self, path: &str, change: Change) {
         let mut served = self.served.lock().unwrap();
-        served.1.insert(path.to_owned(), change);
+        served.changes.insert(path.to_owned(), change);
+    }
+
+    fn heal(&self) {
+        self.served.lock().unwrap().changes.clear();
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.served.lock().unwrap().asked.clone()
+    }
+
+    fn forget_asked(&self) {
+        self.served.lock().unwrap().asked.clear();
     }
 
     fn show(&self, log: Log) {
-        self.served.lock().unwrap().0 = log;
+        self.served.lock().unwrap().log = log;
     }
 
     /// Runs `medanchor log` with this server's URL.
@@ -412,7 +574,7 @@ impl Server {
         self.run_at(&self.url, self.home.path(), command)
     }
 
-    fn run_at(&self, url: &str, home: &Path, command: &[&str]) -> Ran {
+    fn words(&self, url: &str, home: &Path, command: &[&str]) -> Vec<OsString> {
         let file = |name: &str| self.home.path().join(name).into_os_string();
         let mut words: Vec<OsString> = ["medanchor", "--json", "--home"].map(Into::into).into();
         words.push(home.into());
@@ -420,6 +582,11 @@ impl Server {
         words.extend(command.iter().map(Into::into));
         words.extend(["--url".into(), url.into(), "--ca".into(), file("ca.pem")]);
         words.extend(["--policy".into(), file("policy.txt")]);
+        words
+    }
+
+    fn run_at(&self, url: &str, home: &Path, command: &[&str]) -> Ran {
+        let words = self.words(url, home, command);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let exit = medanchor_cli::run(words, &mut out, &mut err);
         let out = String::from_utf8(out).unwrap();
@@ -461,11 +628,7 @@ fn tls(certificate: CertificateDer<'static>, key: &KeyPair) -> TlsAcceptor {
 }
 
 /// As little HTTP/1.1 as the client needs.
-async fn serve(
-    stream: TcpStream,
-    tls: TlsAcceptor,
-    served: Arc<Mutex<(Log, BTreeMap<String, Change>)>>,
-) {
+async fn serve(stream: TcpStream, tls: TlsAcceptor, served: Arc<Mutex<Served>>) {
     let Ok(mut stream) = tls.accept(stream).await else {
         return;
     };
@@ -484,7 +647,10 @@ async fn serve(
             .strip_prefix("GET /")
             .and_then(|rest| rest.split_once(' '));
         let (path, _) = path.unwrap_or_else(|| panic!("not a request: {text}"));
-        let (status, body) = answer(&served.lock().unwrap(), path);
+        let answered = answer(&mut served.lock().unwrap(), path);
+        let Some((status, body)) = answered else {
+            return std::future::pending().await;
+        };
         let head = format!(
             "HTTP/1.1 {status} .\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -497,18 +663,29 @@ async fn serve(
     }
 }
 
-fn answer((log, changes): &(Log, BTreeMap<String, Change>), path: &str) -> (u16, Vec<u8>) {
-    let Some(mut body) = log.piece(path) else {
-        return (404, Vec::new());
+/// `None`: it never answers.
+fn answer(served: &mut Served, path: &str) -> Option<(u16, Vec<u8>)> {
+    served.asked.push(path.to_owned());
+    let Some(mut body) = served.log.piece(path) else {
+        return Some((404, Vec::new()));
     };
-    match changes.get(path) {
+    match served.changes.get(path) {
         Some(Change::LastByte) => *body.last_mut().unwrap() ^= 1,
         Some(Change::Cut) => body.truncate(body.len() - 1),
-        Some(Change::Missing) => return (404, Vec::new()),
-        Some(Change::Denied) => return (403, Vec::new()),
+        Some(Change::Missing) => return Some((404, Vec::new())),
+        Some(Change::Denied) => return Some((403, Vec::new())),
+        Some(Change::Stalled) => return None,
         None => (),
     }
-    (200, body)
+    Some((200, body))
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn log_key() -> SigningKey {

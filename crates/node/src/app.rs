@@ -243,6 +243,7 @@ impl Node {
                 replica: Arc::clone(&replica),
                 publisher: Arc::clone(&publisher),
                 callers: callers.clone(),
+                entries: config.log_entries,
                 draining: stop.clone(),
             },
             blocks: Blocks {

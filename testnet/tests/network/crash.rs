@@ -266,7 +266,7 @@ fn stream_head(device: &Home) -> StreamHead {
     let stream = state["stream"].as_str().unwrap().parse().unwrap();
     let device = did(device).parse().unwrap();
     let head = author.block_on(author.session.client.stream(&device, &stream));
-    head.unwrap().unwrap()
+    head.unwrap().value.unwrap()
 }
 
 /// CID of the record that waits in a device's outbox.

@@ -118,7 +118,7 @@ fn statements_that_break_a_rule_get_a_leaf_that_says_so() {
     assert_outcome(&answer, Outcome::Ok);
     let (did, stream) = (device.keys.did(), begin(1).stream);
     let head = device.block_on(device.session.client.stream(&did, &stream));
-    let head = head.unwrap().unwrap();
+    let head = head.unwrap().value.unwrap();
     assert_eq!((head.seq, head.gaps_and_forks), (2, 1));
 
     let anchored = [&first, &gap].map(|sealed| sealed.record.cid().to_string());

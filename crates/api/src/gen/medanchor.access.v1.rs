@@ -58,6 +58,9 @@ pub mod access_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// AccessService decides access requests. Any node takes one and forwards it to a broker of the custody key.
+    ///
+    /// What it decides is linearizable: a decision names the leaves that it rests on, and takes effect only if they are
+    /// still the newest of their kind when its own leaf is written. The tree size is that of the receipt's checkpoint.
     #[derive(Debug, Clone)]
     pub struct AccessServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -176,6 +179,9 @@ pub mod access_service_server {
         ) -> std::result::Result<tonic::Response<super::RequestResponse>, tonic::Status>;
     }
     /// AccessService decides access requests. Any node takes one and forwards it to a broker of the custody key.
+    ///
+    /// What it decides is linearizable: a decision names the leaves that it rests on, and takes effect only if they are
+    /// still the newest of their kind when its own leaf is written. The tree size is that of the receipt's checkpoint.
     #[derive(Debug)]
     pub struct AccessServiceServer<T> {
         inner: Arc<T>,

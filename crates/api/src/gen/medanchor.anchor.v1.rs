@@ -55,7 +55,8 @@ pub mod receipt_request {
         /// The `anchored` leaf of a record: CID, binary form.
         #[prost(bytes, tag = "2")]
         Record(::prost::alloc::vec::Vec<u8>),
-        /// By the SHA-256 of its statement.
+        /// By the SHA-256 of its statement. Whoever can name that knows the statement, so the receipt carries the
+        /// opening.
         #[prost(bytes, tag = "3")]
         StatementHash(::prost::alloc::vec::Vec<u8>),
     }
@@ -83,12 +84,15 @@ pub struct ListLeavesResponse {
     /// Index of the leaf.
     #[prost(uint64, tag = "1")]
     pub leaf_index: u64,
-    /// The leaf: canonical DAG-CBOR.
+    /// The leaf: canonical DAG-CBOR. Empty in the only answer when there is no leaf to give.
     #[prost(bytes = "vec", tag = "2")]
     pub leaf: ::prost::alloc::vec::Vec<u8>,
     /// The opening: canonical DAG-CBOR. Empty when it was deleted or is not this caller's to see.
     #[prost(bytes = "vec", tag = "3")]
     pub opening: ::prost::alloc::vec::Vec<u8>,
+    /// Leaves in the log that this was read from: those applied by this node then.
+    #[prost(uint64, tag = "4")]
+    pub tree_size: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckpointRequest {}
@@ -104,7 +108,8 @@ pub struct CheckpointResponse {
 pub enum Strength {
     /// Same as STRENGTH_PUBLISHED.
     Unspecified = 0,
-    /// No receipt: the leaf is durable on a quorum of nodes.
+    /// No receipt: the leaf is durable on a quorum of nodes, as the node that answers says. It survives crashes and
+    /// the loss of a minority of nodes, but nothing proves it yet: `Receipt` does, usually within a second.
     Committed = 1,
     /// Signed by a log key and co-signed by at least f other organisations.
     Witnessed = 2,
@@ -147,6 +152,10 @@ pub mod anchor_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// AnchorService is served by every node; a submission finds its way to the leader.
+    ///
+    /// Which reads are linearizable, that is, reflect everything that was acknowledged before they were made: that
+    /// a leaf does not exist (`Receipt` answers NOT_FOUND only then). All others may be behind, and say which tree
+    /// size they answer from: a receipt and a checkpoint by the checkpoint itself, `ListLeaves` in each answer.
     #[derive(Debug, Clone)]
     pub struct AnchorServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -270,7 +279,8 @@ pub mod anchor_service_client {
                 );
             self.inner.streaming(req, path, codec).await
         }
-        /// Receipt gives the receipt of a leaf.
+        /// Receipt gives the receipt of a leaf: an inclusion proof under a published checkpoint, whose tree size is the
+        /// one that it answers from. That there is no such leaf is said only after a linearizable read.
         pub async fn receipt(
             &mut self,
             request: impl tonic::IntoRequest<super::ReceiptRequest>,
@@ -295,7 +305,10 @@ pub mod anchor_service_client {
                 .insert(GrpcMethod::new("medanchor.anchor.v1.AnchorService", "Receipt"));
             self.inner.unary(req, path, codec).await
         }
-        /// ListLeaves streams leaves in order, with the openings this caller may see.
+        /// ListLeaves streams leaves in order, with the openings this caller may see. Not linearizable: each answer
+        /// says how many leaves this node had applied when it read the leaf. There is always at least one answer.
+        /// For members' nodes, and operators and auditors of their organisations, unless the node's config says that
+        /// entries are for everyone.
         pub async fn list_leaves(
             &mut self,
             request: impl tonic::IntoRequest<super::ListLeavesRequest>,
@@ -322,7 +335,8 @@ pub mod anchor_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Checkpoint gives the newest published checkpoint.
+        /// Checkpoint gives the newest published checkpoint that this node knows. Not linearizable: the checkpoint
+        /// says its tree size.
         pub async fn checkpoint(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckpointRequest>,
@@ -386,7 +400,8 @@ pub mod anchor_service_server {
             tonic::Response<Self::SubmitStreamStream>,
             tonic::Status,
         >;
-        /// Receipt gives the receipt of a leaf.
+        /// Receipt gives the receipt of a leaf: an inclusion proof under a published checkpoint, whose tree size is the
+        /// one that it answers from. That there is no such leaf is said only after a linearizable read.
         async fn receipt(
             &self,
             request: tonic::Request<super::ReceiptRequest>,
@@ -397,12 +412,16 @@ pub mod anchor_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// ListLeaves streams leaves in order, with the openings this caller may see.
+        /// ListLeaves streams leaves in order, with the openings this caller may see. Not linearizable: each answer
+        /// says how many leaves this node had applied when it read the leaf. There is always at least one answer.
+        /// For members' nodes, and operators and auditors of their organisations, unless the node's config says that
+        /// entries are for everyone.
         async fn list_leaves(
             &self,
             request: tonic::Request<super::ListLeavesRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListLeavesStream>, tonic::Status>;
-        /// Checkpoint gives the newest published checkpoint.
+        /// Checkpoint gives the newest published checkpoint that this node knows. Not linearizable: the checkpoint
+        /// says its tree size.
         async fn checkpoint(
             &self,
             request: tonic::Request<super::CheckpointRequest>,
@@ -412,6 +431,10 @@ pub mod anchor_service_server {
         >;
     }
     /// AnchorService is served by every node; a submission finds its way to the leader.
+    ///
+    /// Which reads are linearizable, that is, reflect everything that was acknowledged before they were made: that
+    /// a leaf does not exist (`Receipt` answers NOT_FOUND only then). All others may be behind, and say which tree
+    /// size they answer from: a receipt and a checkpoint by the checkpoint itself, `ListLeaves` in each answer.
     #[derive(Debug)]
     pub struct AnchorServiceServer<T> {
         inner: Arc<T>,

@@ -10,12 +10,18 @@ pub struct ListPrincipalsRequest {
     /// At most this many; 0 means 1000, which is also the most.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// Only this one (did:key); `kinds` and `after` are empty then.
+    #[prost(string, tag = "4")]
+    pub only: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListPrincipalsResponse {
     /// The principals, ordered by key.
     #[prost(message, repeated, tag = "1")]
     pub principals: ::prost::alloc::vec::Vec<Principal>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "2")]
+    pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Principal {
@@ -49,12 +55,18 @@ pub struct ListCustodiesRequest {
     /// At most this many; 0 means 1000, which is also the most.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
+    /// Only this one (custody id, 16 bytes); `after` is empty then.
+    #[prost(bytes = "vec", tag = "3")]
+    pub only: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListCustodiesResponse {
     /// The custody keys, ordered by id.
     #[prost(message, repeated, tag = "1")]
     pub custodies: ::prost::alloc::vec::Vec<Custody>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "2")]
+    pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Custody {
@@ -94,6 +106,9 @@ pub struct ListConsentsResponse {
     /// The consents in force, and those withdrawn.
     #[prost(message, repeated, tag = "1")]
     pub consents: ::prost::alloc::vec::Vec<Consent>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "2")]
+    pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Consent {
@@ -127,6 +142,9 @@ pub struct GetRecordResponse {
     /// did:key of the nodes that signed for it.
     #[prost(string, repeated, tag = "3")]
     pub holders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "4")]
+    pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
@@ -151,6 +169,9 @@ pub struct GetStreamResponse {
     /// Numbers that are missing or stand twice.
     #[prost(uint64, tag = "4")]
     pub gaps_and_forks: u64,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "5")]
+    pub tree_size: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
@@ -245,6 +266,12 @@ pub mod registry_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// RegistryService reads the state. Whatever matters is proved by receipts, not by these answers.
+    ///
+    /// Every read is linearizable but `Status`: it reflects everything that was acknowledged before it was made. Each
+    /// answer says which tree size it was read from; the pages of a list are reads of their own.
+    ///
+    /// What may be read: members' nodes, and operators and auditors of their organisations, everything; everybody else
+    /// whom a member lets in, what they can name. A list that names nothing is answered with PERMISSION_DENIED.
     #[derive(Debug, Clone)]
     pub struct RegistryServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -314,7 +341,7 @@ pub mod registry_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// ListPrincipals lists who is enrolled.
+        /// ListPrincipals lists who is enrolled, or gives one of them.
         pub async fn list_principals(
             &mut self,
             request: impl tonic::IntoRequest<super::ListPrincipalsRequest>,
@@ -344,7 +371,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// ListCustodies lists custody keys.
+        /// ListCustodies lists custody keys, or gives one of them.
         pub async fn list_custodies(
             &mut self,
             request: impl tonic::IntoRequest<super::ListCustodiesRequest>,
@@ -458,7 +485,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Status gives a node's own view of itself and its network.
+        /// Status gives a node's own view of itself and its network, with the tree size that it has applied. Not
+        /// linearizable: it also answers when no quorum can be reached.
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::StatusRequest>,
@@ -497,7 +525,7 @@ pub mod registry_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with RegistryServiceServer.
     #[async_trait]
     pub trait RegistryService: std::marker::Send + std::marker::Sync + 'static {
-        /// ListPrincipals lists who is enrolled.
+        /// ListPrincipals lists who is enrolled, or gives one of them.
         async fn list_principals(
             &self,
             request: tonic::Request<super::ListPrincipalsRequest>,
@@ -505,7 +533,7 @@ pub mod registry_service_server {
             tonic::Response<super::ListPrincipalsResponse>,
             tonic::Status,
         >;
-        /// ListCustodies lists custody keys.
+        /// ListCustodies lists custody keys, or gives one of them.
         async fn list_custodies(
             &self,
             request: tonic::Request<super::ListCustodiesRequest>,
@@ -537,13 +565,20 @@ pub mod registry_service_server {
             tonic::Response<super::GetStreamResponse>,
             tonic::Status,
         >;
-        /// Status gives a node's own view of itself and its network.
+        /// Status gives a node's own view of itself and its network, with the tree size that it has applied. Not
+        /// linearizable: it also answers when no quorum can be reached.
         async fn status(
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
     }
     /// RegistryService reads the state. Whatever matters is proved by receipts, not by these answers.
+    ///
+    /// Every read is linearizable but `Status`: it reflects everything that was acknowledged before it was made. Each
+    /// answer says which tree size it was read from; the pages of a list are reads of their own.
+    ///
+    /// What may be read: members' nodes, and operators and auditors of their organisations, everything; everybody else
+    /// whom a member lets in, what they can name. A list that names nothing is answered with PERMISSION_DENIED.
     #[derive(Debug)]
     pub struct RegistryServiceServer<T> {
         inner: Arc<T>,

@@ -1,13 +1,17 @@
-use super::errors::{parsed, read_status, submit_status, tables_status};
+use super::{
+    errors::{parsed, read_status, submit_status, tables_status},
+    registry::require_auditor,
+};
 use crate::{
     caller::{Caller, Callers},
+    config::EntryReaders,
     publisher::Publisher,
     submit::Submitter,
 };
 use futures::stream::{self, BoxStream, StreamExt};
 use medanchor_anchor::{Kind, LeafIndex, Prove, Read, State};
 use medanchor_api::{
-    LeafEntry, LeafName, ReceiptOf, Submit, Submitted,
+    AsOf, LeafEntry, LeafName, ReceiptOf, Submit, Submitted,
     pb::anchor::{
         CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
         ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest,
@@ -26,6 +30,8 @@ pub(crate) struct Anchor {
     pub(crate) replica: Arc<Replica>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) callers: Callers,
+    /// Who may read all leaves.
+    pub(crate) entries: EntryReaders,
     /// Cancelled when nothing new is taken any more.
     pub(crate) draining: CancellationToken,
 }
@@ -69,16 +75,16 @@ impl AnchorService for Anchor {
     ) -> Result<Response<ReceiptResponse>, Status> {
         let privileged = self.callers.of(request.extensions()) != Caller::Guest;
         let ReceiptOf { leaf, strength } = parsed(ReceiptOf::try_from(request.into_inner()))?;
-        let (index, knows_the_record) = self.find(&leaf).await?;
+        let (index, knows_it) = self.find(&leaf).await?;
         let mut receipt = self
             .publisher
             .receipt(index, strength)
             .await
             .map_err(read_status)?;
-        // Whoever can name a record may know how it was anchored, and everybody must be able to check whose
-        // key they seal to; all other openings are for operators.
+        // Whoever can name a record or a statement may know how it was recorded, and everybody must be able to
+        // check whose key they seal to; all other openings are for operators.
         let public = matches!(receipt.leaf.kind, Kind::Founded | Kind::Custody);
-        if !privileged && !knows_the_record && !public {
+        if !privileged && !knows_it && !public {
             receipt.opening = None;
         }
         Ok(Response::new(ReceiptResponse {
@@ -93,6 +99,8 @@ impl AnchorService for Anchor {
         &self,
         request: Request<ListLeavesRequest>,
     ) -> Result<Response<Self::ListLeavesStream>, Status> {
+        let everyone = self.entries == EntryReaders::Everyone;
+        require_auditor(everyone || Callers::is_auditor(request.extensions()))?;
         let openings = self.callers.of(request.extensions()) != Caller::Guest;
         let ListLeavesRequest { from_index, limit } = request.into_inner();
         let replica = Arc::clone(&self.replica);
@@ -100,26 +108,24 @@ impl AnchorService for Anchor {
             0 => u64::MAX,
             limit => from_index.saturating_add(limit),
         };
-        let pages = stream::try_unfold(from_index, move |next| {
+        let pages = stream::try_unfold((from_index, false), move |(next, told)| {
             let replica = Arc::clone(&replica);
             async move {
                 let page = tokio::task::spawn_blocking(move || {
-                    leaves(
-                        &replica,
-                        next,
-                        until.min(next.saturating_add(PAGE)),
-                        openings,
-                    )
+                    let until = until.min(next.saturating_add(PAGE));
+                    leaves(&replica, next, until, openings)
                 })
                 .await
                 .map_err(super::errors::internal)??;
-                let len = page.len() as u64;
-                Ok::<_, Status>((len > 0).then(|| (page, next + len)))
+                let len = page.value.len() as u64;
+                // Even without a leaf the caller is told what this was read from, once.
+                let ends = len == 0 && told;
+                Ok::<_, Status>((!ends).then_some((page, (next + len, true))))
             }
         });
         let leaves = pages
             .map(|page| match page {
-                Ok(page) => page.into_iter().map(Ok).collect(),
+                Ok(page) => answers(page).into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],
             })
             .flat_map(stream::iter);
@@ -136,8 +142,8 @@ impl AnchorService for Anchor {
 }
 
 impl Anchor {
-    /// The leaf asked for, and whether the caller showed that it knows the record. "There is none" is
-    /// said only by a replica that is up to date.
+    /// The leaf asked for, and whether the caller showed that it knows the record or the statement. "There is
+    /// none" is said only by a replica that is up to date.
     async fn find(&self, leaf: &LeafName) -> Result<(LeafIndex, bool), Status> {
         if let Some(found) = self.find_here(leaf)? {
             return Ok(found);
@@ -159,9 +165,10 @@ impl Anchor {
                 let record = state.record(cid).map_err(tables_status)?;
                 record.map(|record| (record.index, true))
             }
+            // Its nonce makes the hash one that only those who have the statement can name.
             LeafName::Statement(hash) => {
                 let index = state.statement(hash).map_err(tables_status)?;
-                index.map(|index| (index, false))
+                index.map(|index| (index, true))
             }
         })
     }
@@ -185,10 +192,11 @@ fn leaves(
     from: LeafIndex,
     until: LeafIndex,
     openings: bool,
-) -> Result<Vec<ListLeavesResponse>, Status> {
+) -> Result<AsOf<Vec<LeafEntry>>, Status> {
     let view = replica.view().map_err(read_status)?;
     let state = State::new(view.as_ref());
-    let until = until.min(state.tree_size().map_err(tables_status)?);
+    let tree_size = state.tree_size().map_err(tables_status)?;
+    let until = until.min(tree_size);
     let mut page = Vec::new();
     for index in from..until {
         let Some(leaf) = state.leaf(index).map_err(tables_status)? else {
@@ -198,14 +206,26 @@ fn leaves(
             true => state.opening(index).map_err(tables_status)?,
             false => None,
         };
-        let entry = LeafEntry {
+        page.push(LeafEntry {
             index,
             leaf,
             opening,
-        };
-        page.push(entry.into());
+        });
     }
-    Ok(page)
+    Ok(AsOf {
+        tree_size,
+        value: page,
+    })
+}
+
+/// At least one answer, so that an empty page has its tree size too.
+fn answers(page: AsOf<Vec<LeafEntry>>) -> Vec<ListLeavesResponse> {
+    let AsOf { tree_size, value } = page;
+    let answer = |value| ListLeavesResponse::from(AsOf { tree_size, value });
+    match value.is_empty() {
+        true => vec![answer(None)],
+        false => value.into_iter().map(|leaf| answer(Some(leaf))).collect(),
+    }
 }
 
 /// Statements of one stream that are under way at the same time.

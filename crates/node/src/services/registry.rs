@@ -1,13 +1,16 @@
 use super::errors::{internal, parsed, read_status, tables_status};
 use crate::{
     alarms::{Alarms, Raised},
+    caller::Callers,
     channels::Channels,
     fatal_store::FatalStore,
     publisher::Publisher,
 };
-use medanchor_anchor::{Body, CustodyEntry, LeafIndex, Read, State, TablesError, View};
+use medanchor_anchor::{
+    Body, CustodyEntry, LeafIndex, PrincipalEntry, Read, State, TablesError, View,
+};
 use medanchor_api::{
-    Alarm, AnchoredRecord, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus,
+    Alarm, AnchoredRecord, AsOf, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus,
     StreamHead, consents_asked_for,
     pb::registry::{
         GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
@@ -42,11 +45,17 @@ impl RegistryService for Registry {
         &self,
         request: Request<ListPrincipalsRequest>,
     ) -> Result<Response<ListPrincipalsResponse>, Status> {
+        let auditor = Callers::is_auditor(request.extensions());
         let ListPrincipalsRequest {
             kinds,
             after,
             limit,
+            only,
         } = request.into_inner();
+        if !only.is_empty() {
+            return self.principal(parsed(only.parse::<Did>())?).await;
+        }
+        require_auditor(auditor)?;
         let mut after = match after.as_str() {
             "" => None,
             text => Some(parsed(text.parse::<Did>())?),
@@ -65,38 +74,41 @@ impl RegistryService for Registry {
                 let kind = principal_kind_name(entry.kind);
                 let wanted = kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
                 if wanted && principals.len() < limit {
-                    let listed = ListedPrincipal {
-                        did,
-                        kind: entry.kind,
-                        org: entry.org,
-                        standing: entry.standing,
-                        roles: entry.roles,
-                        label: label(&state, entry.enrolled_at).map_err(tables_status)?,
-                        leaf_index: entry.since,
-                    };
-                    principals.push(listed.into());
+                    principals.push(listed(&state, did, entry)?.into());
                 }
             }
         }
-        Ok(Response::new(ListPrincipalsResponse { principals }))
+        Ok(Response::new(ListPrincipalsResponse {
+            principals,
+            tree_size: tree_size(&state)?,
+        }))
     }
 
     async fn list_custodies(
         &self,
         request: Request<ListCustodiesRequest>,
     ) -> Result<Response<ListCustodiesResponse>, Status> {
-        let ListCustodiesRequest { after, limit } = request.into_inner();
+        let auditor = Callers::is_auditor(request.extensions());
+        let ListCustodiesRequest { after, limit, only } = request.into_inner();
+        if !only.is_empty() {
+            let only = CustodyId::new(parsed(only.as_slice().try_into())?);
+            return self.custody(&only).await;
+        }
+        require_auditor(auditor)?;
         let after = match after.as_slice() {
             [] => None,
             bytes => Some(CustodyId::new(parsed(bytes.try_into())?)),
         };
         let view = self.newest_view().await?;
-        let entries = State::new(view.as_ref())
+        let state = State::new(view.as_ref());
+        let entries = state
             .custodies(after.as_ref(), page(limit))
             .map_err(tables_status)?;
         let custodies: Result<_, Status> = entries.into_iter().map(custody).collect();
-        let custodies = custodies?;
-        Ok(Response::new(ListCustodiesResponse { custodies }))
+        Ok(Response::new(ListCustodiesResponse {
+            custodies: custodies?,
+            tree_size: tree_size(&state)?,
+        }))
     }
 
     async fn list_consents(
@@ -105,11 +117,12 @@ impl RegistryService for Registry {
     ) -> Result<Response<ListConsentsResponse>, Status> {
         let id = parsed(consents_asked_for(request.get_ref()))?;
         let view = self.newest_view().await?;
-        let entries = State::new(view.as_ref())
-            .consents(&id)
-            .map_err(tables_status)?;
-        let consents = entries.into_iter().map(Into::into).collect();
-        Ok(Response::new(ListConsentsResponse { consents }))
+        let state = State::new(view.as_ref());
+        let entries = state.consents(&id).map_err(tables_status)?;
+        Ok(Response::new(ListConsentsResponse {
+            consents: entries.into_iter().map(Into::into).collect(),
+            tree_size: tree_size(&state)?,
+        }))
     }
 
     async fn get_record(
@@ -118,7 +131,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<GetRecordResponse>, Status> {
         let cid = parsed(record_asked_for(request.get_ref()))?;
         let view = self.newest_view().await?;
-        let record = State::new(view.as_ref())
+        let state = State::new(view.as_ref());
+        let record = state
             .record(&cid)
             .map_err(tables_status)?
             .ok_or_else(|| status(Code::NotFound, "not-found", "the log has no such record"))?;
@@ -126,6 +140,7 @@ impl RegistryService for Registry {
             anchored: record.anchored,
             leaf_index: record.index,
             holders: record.holders,
+            tree_size: tree_size(&state)?,
         };
         Ok(Response::new(record.into()))
     }
@@ -136,14 +151,16 @@ impl RegistryService for Registry {
     ) -> Result<Response<GetStreamResponse>, Status> {
         let (device, stream) = parsed(stream_asked_for(request.get_ref()))?;
         let view = self.newest_view().await?;
-        let head = State::new(view.as_ref())
-            .stream(&device, &stream)
-            .map_err(tables_status)?;
-        let head = head.map(|head| StreamHead {
-            seq: head.seq,
-            record: head.record,
-            gaps_and_forks: head.gaps_and_forks,
-        });
+        let state = State::new(view.as_ref());
+        let head = state.stream(&device, &stream).map_err(tables_status)?;
+        let head = AsOf {
+            tree_size: tree_size(&state)?,
+            value: head.map(|head| StreamHead {
+                seq: head.seq,
+                record: head.record,
+                gaps_and_forks: head.gaps_and_forks,
+            }),
+        };
         Ok(Response::new(head.into()))
     }
 
@@ -185,11 +202,61 @@ impl RegistryService for Registry {
 }
 
 impl Registry {
+    async fn principal(&self, did: Did) -> Result<Response<ListPrincipalsResponse>, Status> {
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let entry = state.principal(&did).map_err(tables_status)?;
+        let found = entry.map(|entry| listed(&state, did, entry)).transpose()?;
+        Ok(Response::new(ListPrincipalsResponse {
+            principals: found.into_iter().map(Into::into).collect(),
+            tree_size: tree_size(&state)?,
+        }))
+    }
+
+    async fn custody(&self, id: &CustodyId) -> Result<Response<ListCustodiesResponse>, Status> {
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let entry = state.custody(id).map_err(tables_status)?;
+        Ok(Response::new(ListCustodiesResponse {
+            custodies: entry.map(custody).transpose()?.into_iter().collect(),
+            tree_size: tree_size(&state)?,
+        }))
+    }
+
     /// A linearizable view: whoever was told that something is recorded finds it on every node.
     async fn newest_view(&self) -> Result<Box<dyn View + Send + '_>, Status> {
         self.replica.barrier().await.map_err(read_status)?;
         self.replica.view().map_err(read_status)
     }
+}
+
+/// Whoever names nothing learns of everybody: that is for those who answer for the network.
+pub(super) fn require_auditor(auditor: bool) -> Result<(), Status> {
+    match auditor {
+        true => Ok(()),
+        false => Err(status(
+            Code::PermissionDenied,
+            "not-an-auditor",
+            "only operators and auditors of the network's organisations may read this",
+        )),
+    }
+}
+
+fn listed(state: &State<'_>, did: Did, entry: PrincipalEntry) -> Result<ListedPrincipal, Status> {
+    Ok(ListedPrincipal {
+        did,
+        kind: entry.kind,
+        org: entry.org,
+        standing: entry.standing,
+        roles: entry.roles,
+        label: label(state, entry.enrolled_at).map_err(tables_status)?,
+        leaf_index: entry.since,
+    })
+}
+
+/// What every answer says it was read from.
+fn tree_size(state: &State<'_>) -> Result<u64, Status> {
+    state.tree_size().map_err(tables_status)
 }
 
 /// The label stands in the opening alone, so that it can be forgotten.
