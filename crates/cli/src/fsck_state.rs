@@ -122,7 +122,7 @@ impl FsckState {
             tiles.insert(tile, bytes)?;
         }
         anyhow::ensure!(
-            file.size % u64::from(Tile::FULL) == 0,
+            file.size.is_multiple_of(u64::from(Tile::FULL)),
             "it ends within a tile"
         );
         Ok(VerifiedPart {

@@ -228,7 +228,7 @@ impl<'a, 'l> Audit<'a, 'l> {
 
     /// Takes note of what is whole and right so far: after the first problem, nothing more.
     fn set_verified(&mut self) {
-        let whole = self.by_entries.size() % u64::from(Tile::FULL) == 0;
+        let whole = self.by_entries.size().is_multiple_of(u64::from(Tile::FULL));
         if whole && self.found == 0 && self.by_entries == self.by_tiles {
             self.verified = VerifiedPart {
                 tree: self.by_entries.clone(),

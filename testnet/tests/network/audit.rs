@@ -73,7 +73,7 @@ fn lines(printed: Vec<u8>) -> Vec<Value> {
     lines
 }
 
-fn invite(stage: &Stage, name: &str) -> Home {
+pub(crate) fn invite(stage: &Stage, name: &str) -> Home {
     let home = stage.path(name);
     let node = stage.network.nodes.first().unwrap().folder().to_owned();
     let invited = Command::new(PROGRAM)

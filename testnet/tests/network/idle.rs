@@ -1,7 +1,7 @@
 //! A log to which nothing happens.
 
 use crate::stage::{Stage, until};
-use medanchor_anchor::{SignedNote, Strength, Trust, TrustPolicy};
+use medanchor_anchor::{SignedNote, Strength, TrustPolicy};
 use medanchor_api::{ClientConfig, LogReader};
 use medanchor_node::{Config, Folder};
 use medanchor_testnet::{Home, Network, NodeProcess};

@@ -25,3 +25,4 @@ mod liar;
 mod refusals;
 mod stage;
 mod stream;
+mod waiting;
