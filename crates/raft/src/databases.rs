@@ -78,7 +78,7 @@ fn database_at(path: &Path, cache_bytes: usize) -> Result<Database, StoreError> 
 }
 
 const LOG: &str = "raft.redb";
-const STATE: &str = "state.redb";
+pub(crate) const STATE: &str = "state.redb";
 const NEW_STATE: &str = "state.redb.new";
 const OLD_STATE: &str = "state.redb.old";
 const LOG_CACHE_BYTES: usize = 16 * 1024 * 1024;

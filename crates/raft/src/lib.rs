@@ -23,6 +23,7 @@ mod databases;
 mod error;
 #[cfg(medanchor_fault)]
 mod fault;
+mod fill;
 mod group;
 mod head_server;
 mod heads;
@@ -50,6 +51,7 @@ pub use alarm::{Alarm, AlarmSink};
 pub use codec::CodecError;
 pub use config::{Clock, Connect, Identity, ReplicaConfig};
 pub use error::StoreError;
+pub use fill::Filler;
 pub use head_server::{HeadServer, HeadServiceServer};
 pub use replica::{OpenError, Replica, Stopped};
 pub use server::{Caller, RaftServer, RaftServiceServer};

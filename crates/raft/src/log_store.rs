@@ -9,7 +9,7 @@ use bytes::Bytes;
 use medanchor_anchor::SignedBatchHead;
 use medanchor_api::pb::raft as pb;
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::fmt::Debug;
@@ -147,15 +147,9 @@ impl LogStore {
     fn log_state(&self) -> Result<LogState<TypeConfig>, StoreError> {
         let purged = self.meta::<pb::LogId>(PURGED)?;
         let purged = purged.as_ref().map(log_id_from_pb);
-        let txn = self.database.begin_read().map_err(database)?;
-        let table = txn.open_table(ENTRIES).map_err(database)?;
-        let last = match table.last().map_err(database)? {
-            Some((_, row)) => Some(entry_from_pb(from_row(row.value())?)?.log_id),
-            None => purged,
-        };
         Ok(LogState {
             last_purged_log_id: purged,
-            last_log_id: last,
+            last_log_id: last_entry(&self.database)?.or(purged),
         })
     }
 
@@ -318,6 +312,32 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .await
             .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Delete))
     }
+}
+
+/// The last entry that is there.
+pub(crate) fn last_entry(log: &Database) -> Result<Option<LogId>, StoreError> {
+    let txn = log.begin_read().map_err(database)?;
+    let table = txn.open_table(ENTRIES).map_err(database)?;
+    match table.last().map_err(database)? {
+        Some((_, row)) => Ok(Some(entry_from_pb(from_row(row.value())?)?.log_id)),
+        None => Ok(None),
+    }
+}
+
+/// Lets a log go on after `last`, as after a snapshot: nothing but an empty entry that follows it is left.
+pub(crate) fn go_on_after(log: &Database, last: &LogId) -> Result<(), StoreError> {
+    let next = Entry {
+        log_id: LogId::new(last.leader_id, last.index.saturating_add(1)),
+        payload: EntryPayload::Blank,
+    };
+    let txn = log.begin_write().map_err(database)?;
+    txn.open_table(ENTRIES)
+        .map_err(database)?
+        .retain(|_, _| false)
+        .map_err(database)?;
+    heads::write_entries(&txn, ENTRIES, &[next])?;
+    put_meta(&txn, PURGED, &log_id_to_pb(last))?;
+    txn.commit().map_err(database)
 }
 
 fn put_meta(txn: &WriteTransaction, name: &str, message: &impl Message) -> Result<(), StoreError> {

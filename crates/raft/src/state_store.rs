@@ -113,7 +113,7 @@ impl StateStore {
         Ok(())
     }
 
-    fn apply_now(&self, entries: Vec<Entry>) -> Result<Vec<Response>, StoreError> {
+    pub(crate) fn apply_now(&self, entries: Vec<Entry>) -> Result<Vec<Response>, StoreError> {
         let mut responses = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter();
         while !entries.as_slice().is_empty() {
@@ -158,6 +158,11 @@ impl StateStore {
             meta: snapshot_meta(last_log_id, membership),
             tree_size: State::new(&self.view()?).tree_size()?,
         })
+    }
+
+    /// The last applied entry.
+    pub(crate) fn last_applied(&self) -> Result<Option<LogId>, StoreError> {
+        Ok(self.applied_state_now()?.0)
     }
 
     fn applied_state_now(&self) -> Result<(Option<LogId>, StoredMembership), StoreError> {
