@@ -14,6 +14,10 @@ pub(crate) struct Arguments {
     /// Measure this part alone; may be given several times.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<Part>,
+    /// In `large-log`: the leaves that the log is filled with; may be given several times. 1,000,000 leaves take
+    /// about 3 GB for three nodes.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) leaves: Vec<u64>,
     /// Keep files below this folder while measuring, instead of the system's temporary one: its disk is what
     /// is measured.
     #[arg(long)]
@@ -35,6 +39,10 @@ pub(crate) enum Part {
     Etcd,
     /// How long an access request takes.
     Grants,
+    /// What a receipt weighs and takes to verify.
+    Receipt,
+    /// How the log does when it is long.
+    LargeLog,
 }
 
 impl Arguments {
@@ -45,9 +53,15 @@ impl Arguments {
 
     /// Whether something is wanted that needs a network.
     pub(crate) fn wants_network(&self) -> bool {
-        [Part::Records, Part::Anchors, Part::Etcd, Part::Grants]
-            .into_iter()
-            .any(|part| self.wants(part))
+        [
+            Part::Records,
+            Part::Anchors,
+            Part::Etcd,
+            Part::Grants,
+            Part::Receipt,
+        ]
+        .into_iter()
+        .any(|part| self.wants(part))
     }
 
     /// `full`, or `brief` when it is asked for.

@@ -6,7 +6,7 @@
 
 use crate::{
     arguments::Arguments,
-    clinic::{Clinic, session},
+    clinic::{Clinic, connect, session},
     cpu,
     etcd::{Etcd, EtcdClient, Put},
     interrupt::Interrupt,
@@ -75,13 +75,13 @@ pub(crate) async fn measure(
 
 /// How the load comes.
 #[derive(Clone, Copy)]
-struct Shape {
-    name: &'static str,
-    clients: usize,
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    pub(crate) clients: usize,
     /// Sent at once, and the next only when all of them are answered.
-    batch: usize,
+    pub(crate) batch: usize,
     /// Of all clients together.
-    items: usize,
+    pub(crate) items: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -92,15 +92,15 @@ enum System {
 }
 
 #[derive(Default)]
-struct Figures {
-    per_second: Samples,
-    ms: Samples,
+pub(crate) struct Figures {
+    pub(crate) per_second: Samples,
+    pub(crate) ms: Samples,
     /// Of all processes of the nodes, for one item.
-    nodes_us: Samples,
+    pub(crate) nodes_us: Samples,
 }
 
 impl Figures {
-    async fn add(&mut self, pids: &[u32], loads: Vec<Load>, shape: Shape) -> Result<()> {
+    pub(crate) async fn add(&mut self, pids: &[u32], loads: Vec<Load>, shape: Shape) -> Result<()> {
         let batches: usize = loads.iter().map(|load| load.0.len()).sum();
         let items = count(batches * shape.batch);
         let cpu_before = cpu::of_processes(pids)?;
@@ -129,7 +129,7 @@ fn print(shape: Shape, figures: &[Figures; 3], report: &mut Report) {
 }
 
 /// What one client does, call by call.
-struct Load(Vec<Call>);
+pub(crate) struct Load(Vec<Call>);
 
 type Call = BoxFuture<'static, Result<()>>;
 
@@ -183,7 +183,7 @@ async fn puts(etcd: &Etcd, shape: Shape, items: usize, value: &[u8]) -> Result<V
     Ok(loads)
 }
 
-async fn statements(clinic: &Clinic, shape: Shape, items: usize) -> Result<Vec<Load>> {
+pub(crate) async fn statements(clinic: &Clinic, shape: Shape, items: usize) -> Result<Vec<Load>> {
     let connect = |number| connect(clinic, number);
     let mut loads = Vec::new();
     for number in 0..shape.clients {
@@ -213,19 +213,12 @@ impl Shape {
     }
 }
 
-/// A connection of its own, to one node after the other.
-async fn connect(clinic: &Clinic, number: usize) -> Result<Client> {
-    let client = session(&clinic.device)?.client;
-    let hospitals = clinic.hospitals();
-    let node = hospitals.get(number % hospitals.len().max(1));
-    let client = client.only(&node.context("no hospital")?.name);
-    let client = client.context("the device does not know a hospital")?;
-    client.status().await.context("connect to a node")?;
-    Ok(client)
-}
-
 /// A new device's records of 4 KiB, uploaded.
-async fn sealed(clinic: &Clinic, client: &Client, records: usize) -> Result<Vec<SignedStatement>> {
+pub(crate) async fn sealed(
+    clinic: &Clinic,
+    client: &Client,
+    records: usize,
+) -> Result<Vec<SignedStatement>> {
     let origin = session(&clinic.device)?.origin;
     let mut author = clinic.author().await?;
     let content = payload(4 * KIB);

@@ -1,9 +1,11 @@
 use crate::author::Author;
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, Statement};
+use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, SignedStatement, Statement};
+use medanchor_api::Client;
 use medanchor_cli::{CustodyOptions, EnrolOptions, OwnKeys, Session, operations};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::Recipient;
+use medanchor_node::Folder;
 use medanchor_testnet::{Home, Network, NetworkOptions, NodeProcess};
 use std::{
     path::Path,
@@ -80,7 +82,7 @@ impl Clinic {
     }
 
     /// A statement that names no record, so that no node has to hold any: somebody is enrolled.
-    pub(crate) fn enrolment(&self) -> Result<medanchor_anchor::SignedStatement> {
+    pub(crate) fn enrolment(&self) -> Result<SignedStatement> {
         let who = medanchor_dag::SigningKey::generate()?.did();
         let body = Body::Enrolled(Box::new(Enrolled {
             who,
@@ -93,6 +95,19 @@ impl Clinic {
         }));
         let statement = statement(&self.operator.origin, body)?;
         Ok(statement.sign(&[&self.operator_keys.signing]))
+    }
+
+    /// The network itself.
+    pub(crate) fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// What founded the network.
+    pub(crate) fn founded(&self) -> Result<SignedStatement> {
+        let node = self.network.nodes.first().context("no hospital")?;
+        let bytes = std::fs::read(Folder::new(node.folder()).founded());
+        let bytes = bytes.context("read the founding statement")?;
+        SignedStatement::from_bytes(&bytes).context("parse the founding statement")
     }
 
     /// The hospitals' nodes.
@@ -115,6 +130,17 @@ impl Clinic {
 /// A session of this user's, with connections of its own. Call it within a runtime.
 pub(crate) fn session(home: &Home) -> Result<Session> {
     Session::open(&medanchor_cli::Home::new(home.path()))
+}
+
+/// A connection of its own, to one node after the other.
+pub(crate) async fn connect(clinic: &Clinic, number: usize) -> Result<Client> {
+    let client = session(&clinic.device)?.client;
+    let hospitals = clinic.hospitals();
+    let node = hospitals.get(number % hospitals.len().max(1));
+    let client = client.only(&node.context("no hospital")?.name);
+    let client = client.context("the device does not know a hospital")?;
+    client.status().await.context("connect to a node")?;
+    Ok(client)
 }
 
 /// A statement that ends in ten minutes.

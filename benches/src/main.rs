@@ -20,8 +20,10 @@ mod etcd;
 mod file_commands;
 mod grants;
 mod interrupt;
+mod large_log;
 mod memory;
 mod payload;
+mod receipts;
 mod records;
 mod report;
 mod samples;
@@ -108,10 +110,18 @@ fn measure(arguments: &Arguments) -> Result<()> {
             let measured = beside_etcd::measure(arguments, &clinic, &dir, &mut report, &interrupt);
             runtime.block_on(measured)?;
         }
+        if arguments.wants(Part::Receipt) {
+            let measured = receipts::measure(arguments, &clinic, &mut report, &interrupt);
+            runtime.block_on(measured)?;
+        }
         if arguments.wants(Part::Grants) {
             let measured = grants::measure(arguments, &clinic, &mut report, &interrupt);
             runtime.block_on(measured)?;
         }
+    }
+    if arguments.wants(Part::LargeLog) {
+        let dir = folder_in(folder.path(), "large-log")?;
+        large_log::measure(arguments, &runtime, &dir, &mut report, &interrupt)?;
     }
     report.finish();
     Ok(())
