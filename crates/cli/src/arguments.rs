@@ -302,7 +302,8 @@ pub(crate) struct AccuseArguments {
 pub(crate) struct VerifyArguments {
     /// The receipt, or a proof.
     pub(crate) receipt: PathBuf,
-    /// A file with the record's block, which the receipt must be of.
+    /// The record that the receipt must be of: its CID, or a file with its block.
+    #[arg(value_name = "RECORD|FILE")]
     pub(crate) record: Option<PathBuf>,
     /// The trust policy; absent, that of the user's folder.
     #[arg(long)]

@@ -428,6 +428,13 @@ mod tests {
     }
 
     #[test]
+    fn key_is_made_in_a_folder_that_does_not_exist_yet() {
+        let home = tempfile::tempdir().unwrap();
+        let (code, _, err) = run_in(&home.path().join("deep").join("home"), "key new");
+        assert_eq!(code, 0, "{err}");
+    }
+
+    #[test]
     fn key_is_made_shown_and_not_overwritten() {
         let home = tempfile::tempdir().unwrap();
         let (code, made, _) = run_in(home.path(), "key new --json");
@@ -452,6 +459,6 @@ mod tests {
         assert!(out.contains("put"), "{out}");
         let (code, _, err) = run_in(home.path(), "status");
         assert_eq!(code, 1);
-        assert!(err.starts_with("medanchor: read `"), "{err}");
+        assert!(err.contains("medanchord invite"), "{err}");
     }
 }

@@ -94,6 +94,11 @@ impl Home {
 
     pub(crate) fn client_file(&self) -> Result<ClientFile> {
         let path = self.join("client.toml");
+        anyhow::ensure!(
+            path.exists(),
+            "`{}` does not exist: a member's operator makes such a folder with `medanchord invite`",
+            path.display()
+        );
         parse_client_file(&files::read_text(&path, MAX_CLIENT_BYTES)?)
             .with_context(|| format!("parse `{}`", path.display()))
     }

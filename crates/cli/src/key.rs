@@ -20,7 +20,7 @@ pub struct KeyShown {
 ///
 /// When there are keys already: they are never overwritten.
 pub fn new_key(home: &Home) -> Result<KeyShown> {
-    home.folder(".")?;
+    home.folder("")?;
     OwnKeys::create(&home.identity())?;
     show_key(home)
 }

@@ -1,7 +1,7 @@
 use crate::{CliError, clock, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Epochs, Outcome, Receipt, Strength};
-use medanchor_dag::{MAX_RECORD_BYTES, Record};
+use medanchor_dag::{Cid, MAX_RECORD_BYTES, Record};
 use serde::Serialize;
 use std::{fmt, path::Path};
 
@@ -32,8 +32,8 @@ pub struct Verified {
     pub policy_warnings: Vec<String>,
 }
 
-/// Verifies a receipt by the policy of its time, and that it is of a record's file where one is given. Nobody is
-/// asked.
+/// Verifies a receipt by the policy of its time, and that it is of a record where one is given: by its CID, or by a
+/// file with its block. Nobody is asked.
 ///
 /// # Errors
 ///
@@ -56,8 +56,8 @@ pub fn verify(
         let problem = format!("leaf {index} says `{outcome}`: the statement has no effect");
         return Err(CliError::NotVerified(problem).into());
     }
-    if let Some(path) = record {
-        check_record(path, &verified)?;
+    if let Some(record) = record {
+        check_record(record, &verified)?;
     }
     let checkpoint = &verified.checkpoint;
     let published = receipt.verify(epochs, Strength::Published);
@@ -92,8 +92,15 @@ pub fn verify(
     })
 }
 
-/// The file holds the record that the leaf names, signed by the device that had it anchored.
+/// The leaf names this record. A file holds the record itself, signed by the device that had it anchored.
 fn check_record(path: &Path, verified: &medanchor_anchor::Verified<'_>) -> Result<()> {
+    let cid = path.to_str().and_then(|text| text.parse::<Cid>().ok());
+    if let Some(cid) = cid.filter(|_| !path.exists()) {
+        return match verified.leaf.record == Some(cid) {
+            true => Ok(()),
+            false => Err(not_of(&cid)),
+        };
+    }
     let bytes = files::read(path, u64::try_from(MAX_RECORD_BYTES)?)?;
     let record = Record::from_bytes(bytes).context("parse the record")?;
     record
@@ -109,8 +116,11 @@ fn check_record(path: &Path, verified: &medanchor_anchor::Verified<'_>) -> Resul
     if verified.leaf.record == Some(*record.cid()) && by_its_device {
         return Ok(());
     }
-    let problem = format!("the receipt is not of record `{}`", record.cid());
-    Err(CliError::NotVerified(problem).into())
+    Err(not_of(record.cid()))
+}
+
+fn not_of(record: &Cid) -> anyhow::Error {
+    CliError::NotVerified(format!("the receipt is not of record `{record}`")).into()
 }
 
 impl fmt::Display for Verified {

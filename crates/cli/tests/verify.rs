@@ -36,6 +36,16 @@ fn receipt_of_another_record_does_not_verify() {
 }
 
 #[test]
+fn receipts_record_may_be_named_by_its_cid() {
+    let case = Case::new();
+    let cid = case.record.cid().to_string();
+    assert_eq!(case.verify(&["receipt", &cid]).0, 0);
+    let other = record(2).cid().to_string();
+    let (code, json) = case.verify(&["receipt", &other]);
+    assert_eq!((code, &json["code"]), (4, &Value::from("not-verified")));
+}
+
+#[test]
 fn record_with_a_flipped_bit_does_not_verify() {
     let case = Case::new();
     let mut bytes = case.record.to_block().bytes().to_vec();
@@ -156,7 +166,9 @@ impl Case {
 
     fn tool(&self, command: &str, arguments: &[&str]) -> (u8, Value) {
         let path = |argument: &&str| match *argument {
-            option if option.starts_with("--") || option == "witnessed" => OsString::from(option),
+            word if word.starts_with("--") || word.starts_with("bafy") || word == "witnessed" => {
+                OsString::from(word)
+            }
             file => Path::new(self.folder.path()).join(file).into(),
         };
         let words = ["medanchor", "--json", command, "--policy"].map(OsString::from);
