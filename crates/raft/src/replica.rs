@@ -447,6 +447,9 @@ impl Replica {
             if attempt.redirect.is_none() {
                 self.pause(leader, deadline).await;
             }
+            if self.role() == Role::Stopped {
+                return Err(AppendError::Stopped(self.stopped().await.into()));
+            }
         };
         match self.applied(proposed.log_index, deadline).await {
             Ok(()) => Ok(proposed.appended),
@@ -500,6 +503,9 @@ impl Replica {
                     return Err(ReadError::Unavailable(error));
                 }
                 Err(_) => self.pause(leader, deadline).await,
+            }
+            if self.role() == Role::Stopped {
+                return Err(ReadError::Stopped(self.stopped().await.into()));
             }
         }
     }

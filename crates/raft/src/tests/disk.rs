@@ -98,6 +98,20 @@ async fn failed_sync_of_the_state_stops_the_replica() {
 }
 
 #[tokio::test]
+async fn stopped_replica_that_knows_no_leader_says_that_it_has_stopped() {
+    let mut cluster = Cluster::new(3, usual).await;
+    cluster.start(2, Remains::new()).await;
+    let replica = cluster.replica(2);
+    replica.shutdown().await.unwrap();
+    let (append, read) = (
+        replica.append(submission("ada")).await,
+        replica.barrier().await,
+    );
+    assert!(matches!(append, Err(AppendError::Stopped(_))), "{append:?}");
+    assert!(matches!(read, Err(ReadError::Stopped(_))), "{read:?}");
+}
+
+#[tokio::test]
 async fn full_disk_stops_the_replica_and_room_brings_it_back() {
     for fill in [
         |node: &Node| node.log.set_full(true),
