@@ -1,3 +1,4 @@
+use crate::runtime::Instant;
 use crate::types::NodeId;
 use medanchor_anchor::{BatchConflictKind, SignedBatchHead, StateDigest};
 use std::collections::BTreeMap;
@@ -5,7 +6,6 @@ use std::fmt;
 use std::mem::{Discriminant, discriminant};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Something that a human must look at.
 #[derive(Clone, Debug, PartialEq, Eq)]

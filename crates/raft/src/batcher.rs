@@ -1,4 +1,5 @@
 use crate::config::Clock;
+use crate::runtime::{Instant, fill_random, spawn, spawn_blocking, timeout_at};
 use crate::types::{NodeId, Proposal, Raft, Response};
 use medanchor_anchor::{Appended, Applied, Batch, BoxError, Entry, Group, Hold};
 use openraft::error::RaftError;
@@ -8,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
 
 /// Lets submissions that come at the same time share one entry of the log, and so one write to disk and
 /// one round to the followers.
@@ -125,11 +125,12 @@ impl Task {
     async fn run(mut self, mut closing: watch::Receiver<bool>) {
         loop {
             let first = tokio::select! {
-                first = self.first() => first,
+                biased;
                 () = closed(&mut closing) => {
                     self.receiver.close();
                     self.first().await
                 }
+                first = self.first() => first,
             };
             let Some(first) = first else { break };
             // While nothing else can be sent, what comes in waits for the same batch.
@@ -137,7 +138,7 @@ impl Task {
                 break;
             };
             let batch = self.collect(first).await;
-            tokio::spawn(propose(
+            spawn(propose(
                 self.raft.clone(),
                 Arc::clone(&self.clock),
                 batch,
@@ -213,7 +214,7 @@ async fn propose(
         return;
     }
     let proposed_at = clock();
-    let answers = match tokio::task::spawn_blocking(move || batch(groups, proposed_at)).await {
+    let answers = match spawn_blocking(move || batch(groups, proposed_at)).await {
         Ok(Ok(proposal)) => write(&raft, proposal, count).await,
         Ok(Err(error)) => everybody(count, || ProposeError::Unknown(error.into())),
         Err(_) => everybody(count, || {
@@ -271,7 +272,7 @@ fn batch(groups: Vec<Group>, proposed_at: u64) -> Result<Proposal, getrandom::Er
     for group in groups {
         for signed in group.statements {
             let mut salt = [0; 32];
-            getrandom::fill(&mut salt)?;
+            fill_random(&mut salt)?;
             entries.push(Entry { salt, signed });
         }
         group.holds.into_iter().for_each(|hold| holds.add(hold));

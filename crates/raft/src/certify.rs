@@ -1,13 +1,13 @@
 use crate::config::Clock;
 use crate::error::{StoreError, blocking};
 use crate::peers::Peers;
+use crate::runtime::{Instant, sleep, timeout};
 use crate::state_store::StateStore;
 use crate::types::{NodeId, Proposal, Raft};
 use medanchor_anchor::{Batch, StateDigest};
 use openraft::ServerState;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, timeout};
 
 /// Makes snapshots where they are due, has them certified, and lets the log be purged for those that are,
 /// until `closing` turns true. A leader whose log is full has everybody snapshot again, so often.
@@ -20,8 +20,7 @@ pub(crate) async fn certify(
 ) -> Result<(), StoreError> {
     let snapshots = state.snapshots();
     let (mut told, mut ask_again) = (None, false);
-    let mut look_again = tokio::time::interval(again);
-    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
     loop {
         let store = state.clone();
         if blocking(move || store.make_snapshot()).await? {
@@ -42,10 +41,14 @@ pub(crate) async fn certify(
         ask_again = false;
         let mut stuck = false;
         tokio::select! {
+            biased;
             _ = closing.wait_for(|closing| *closing) => return Ok(()),
+            () = sleep(again.saturating_sub(looked.elapsed())) => {
+                looked = Instant::now();
+                stuck = is_stuck(&state, &raft);
+            }
             () = snapshots.changed() => (),
-            () = tokio::time::sleep(ASK_AGAIN), if snapshots.waits() => ask_again = true,
-            _ = look_again.tick() => stuck = is_stuck(&state, &raft),
+            () = sleep(ASK_AGAIN), if snapshots.waits() => ask_again = true,
         }
         if stuck {
             snapshot_again(&raft, clock()).await;

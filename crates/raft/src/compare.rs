@@ -2,6 +2,7 @@ use crate::admission::Admission;
 use crate::alarm::Alarm;
 use crate::error::{StoreError, blocking};
 use crate::peers::Peers;
+use crate::runtime::sleep;
 use crate::types::{LogId, NodeId};
 use bytes::Bytes;
 use medanchor_anchor::SignedBatchHead;
@@ -10,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
 
 /// Compares the heads that this node keeps with what it computed itself, and with the other nodes' heads: a
 /// leader that told them different things is found by any two that it told.
@@ -33,12 +33,14 @@ pub(crate) async fn compare_task(
 ) {
     loop {
         tokio::select! {
-            () = sleep(every) => (),
-            () = asked.notified() => comparison.start_over(),
+            biased;
             // An error means that the replica is gone.
             _ = closing.wait_for(|closing| *closing) => return,
+            () = asked.notified() => comparison.start_over(),
+            () = sleep(every) => (),
         }
         tokio::select! {
+            biased;
             done = comparison.compare() => if let Err(error) = done {
                 tracing::error!(%error, "heads cannot be compared");
             },

@@ -1,4 +1,5 @@
 use crate::alarm::{AlarmSink, log_alarms};
+use crate::runtime::Channel;
 use crate::types::NodeId;
 use medanchor_anchor::Founded;
 use medanchor_dag::SigningKey;
@@ -7,7 +8,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::Channel;
 
 /// What a replica is told when it starts.
 #[derive(Clone)]

@@ -1,4 +1,5 @@
 use crate::codec::CodecError;
+use crate::runtime::{JoinError, spawn_blocking};
 use crate::types::StorageError;
 use medanchor_anchor::{CertificateError, Damage, TablesError};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, StorageIOError};
@@ -32,7 +33,7 @@ pub enum StoreError {
     OtherNode(u64),
     /// The disk's thread ended.
     #[error("disk task failed")]
-    Task(#[from] tokio::task::JoinError),
+    Task(#[from] JoinError),
 }
 
 impl StoreError {
@@ -51,5 +52,5 @@ pub(crate) fn database(error: impl Into<redb::Error>) -> StoreError {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await?
+    spawn_blocking(work).await?
 }

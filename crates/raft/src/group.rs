@@ -1,8 +1,8 @@
 use crate::batcher::{Answers, ProposeError};
 use crate::replica::{Replica, proposed};
+use crate::runtime::{Instant, timeout_at};
 use futures::future::join_all;
 use medanchor_anchor::{Append, AppendError, Appended, Group, Hold, SignedStatement, Submission};
-use tokio::time::{Instant, timeout_at};
 
 impl Replica {
     /// Appends each statement as [`Append::append`] does, in order one answer for each, with one message to

@@ -11,6 +11,13 @@
 //! (`proto/medanchor/raft/v1`), so that another Raft could read them.
 //!
 //! Out of scope: what a statement means (`medanchor-anchor`), TLS and who may connect (`medanchor-node`).
+#![cfg_attr(
+    test,
+    expect(
+        private_interfaces,
+        reason = "tests have types of their own in the place of the runtime's"
+    )
+)]
 
 mod admission;
 mod alarm;
@@ -34,6 +41,7 @@ mod reach;
 mod reads;
 mod rejection;
 mod replica;
+mod runtime;
 mod self_check;
 mod server;
 mod snapshot;

@@ -1,4 +1,5 @@
 use crate::error::{StoreError, blocking};
+use crate::runtime::timeout;
 use crate::state_store::StateStore;
 use crate::types::{Membership, NodeId, Raft};
 use medanchor_anchor::{LeafIndex, State};
@@ -7,7 +8,6 @@ use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 /// Makes the members of Raft, step by step, what the anchor log says. Only the leader takes steps, and each
 /// follows from what is there: a crash or another leader goes on where the last one was.
@@ -45,6 +45,7 @@ impl Members {
             .is_err()
         {
             let stepped = tokio::select! {
+                biased;
                 _ = closing.wait_for(|closing| *closing) => return,
                 stepped = self.reconcile() => stepped,
             };

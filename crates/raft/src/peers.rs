@@ -6,13 +6,15 @@ use crate::codec::{
 use crate::config::{Connect, ReplicaConfig};
 use crate::error::blocking;
 use crate::reach::Reach;
+use crate::runtime::{Channel, timeout};
 use crate::snapshot::SnapshotFile;
 use crate::step_aside::StepAside;
 use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
-use futures::Stream;
+use futures::{Stream, StreamExt, stream};
 use medanchor_anchor::{BoxError, StateDigest};
 use medanchor_api::pb::raft::{
-    self as pb, head_service_client::HeadServiceClient, raft_service_client::RaftServiceClient,
+    self as pb, head_service_client::HeadServiceClient, install_snapshot_request::Part,
+    raft_service_client::RaftServiceClient,
 };
 use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
@@ -24,8 +26,6 @@ use std::future::Future;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// The way to the other nodes.
@@ -281,6 +281,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             vote_from_pb(response.vote.as_ref()).map_err(|error| invalid(&error))
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             vote = answer => match vote {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
@@ -300,32 +301,26 @@ fn parts(
     header: pb::SnapshotHeader,
     snapshot: &SnapshotFile,
 ) -> impl Stream<Item = pb::InstallSnapshotRequest> + use<> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-    let mut content = snapshot.content();
-    let send = move || {
-        let mut part = pb::install_snapshot_request::Part::Header(header);
-        while sender
-            .blocking_send(pb::InstallSnapshotRequest { part: Some(part) })
-            .is_ok()
-        {
+    let chunks = stream::unfold(snapshot.content(), |mut content| async move {
+        let read = blocking(move || {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
             content
                 .by_ref()
                 .take(CHUNK_BYTES as u64)
                 .read_to_end(&mut chunk)?;
-            if chunk.is_empty() {
-                break;
+            Ok((chunk, content))
+        });
+        match read.await {
+            Ok((chunk, content)) => (!chunk.is_empty()).then_some((Part::Chunk(chunk), content)),
+            Err(error) => {
+                tracing::error!(%error, "a snapshot could not be read to its end");
+                None
             }
-            part = pb::install_snapshot_request::Part::Chunk(chunk);
-        }
-        Ok(())
-    };
-    tokio::spawn(async move {
-        if let Err(error) = blocking(send).await {
-            tracing::error!(%error, "a snapshot could not be read to its end");
         }
     });
-    ReceiverStream::new(receiver)
+    stream::iter([Part::Header(header)])
+        .chain(chunks)
+        .map(|part| pb::InstallSnapshotRequest { part: Some(part) })
 }
 
 fn append_response(
@@ -361,7 +356,7 @@ async fn within<T>(
     deadline: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
-    match tokio::time::timeout(deadline, call).await {
+    match timeout(deadline, call).await {
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("no answer in time")),
     }
@@ -381,5 +376,4 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a snapshot in one message.
 pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
 const EXCHANGE_WITHIN: Duration = Duration::from_secs(2);
-const CHUNKS_AHEAD: usize = 2;
 const BACKOFF: Duration = Duration::from_millis(200);

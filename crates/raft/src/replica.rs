@@ -12,6 +12,7 @@ use crate::members::Members;
 use crate::peers::Peers;
 use crate::reads::{self, Reads};
 use crate::rejection::rejection;
+use crate::runtime::{Instant, JoinHandle, spawn, timeout, timeout_at};
 use crate::self_check::self_check;
 use crate::snapshots::Snapshots;
 use crate::state_store::{Applied, StateStore};
@@ -31,8 +32,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
 
 /// This node's copy of the anchor log, kept equal to the other nodes' by Raft. Clones are handles to the
 /// same replica, which ends with the last of them, or at [`Replica::shutdown`].
@@ -153,16 +152,16 @@ impl Replica {
             .await
             .map_err(|fatal| OpenError::Raft(fatal.into()))?;
         let (reads, confirming) = Reads::new(raft.clone(), resumed);
-        tokio::spawn(confirming);
+        spawn(confirming);
         let replica = Self::start(config, raft, state, peers, reads, admission);
-        tokio::spawn(step_aside_task(
+        spawn(step_aside_task(
             step_aside,
             replica.raft().clone(),
             how_long,
             alarms,
             replica.0.closing.subscribe(),
         ));
-        tokio::spawn(compare_task(
+        spawn(compare_task(
             replica.comparison(),
             compare_every,
             Arc::clone(&replica.0.compare),
@@ -184,9 +183,9 @@ impl Replica {
         let (batcher, batching) =
             Batcher::new(raft.clone(), Arc::clone(&config.clock), closing.subscribe());
         let (status, following) = follow(raft.metrics(), state.applied());
-        tokio::spawn(following);
+        spawn(following);
         let work = make_durable(state.clone(), closing.subscribe());
-        tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
+        spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
         let work = certify(
             state.clone(),
             raft.clone(),
@@ -194,16 +193,16 @@ impl Replica {
             (Arc::clone(&config.clock), config.snapshot_again),
             closing.subscribe(),
         );
-        tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
+        spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
         let work = self_check(state.clone(), closing.subscribe());
-        tokio::spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
+        spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
         let admitted = watch::Sender::new(0);
         let members = Members {
             raft: raft.clone(),
             state: state.clone(),
             admitted: admitted.subscribe(),
         };
-        tokio::spawn(members.reconcile_task(closing.subscribe()));
+        spawn(members.reconcile_task(closing.subscribe()));
         Self(Arc::new(Inner {
             node_id: config.node_id,
             founders: config.founders,
@@ -219,7 +218,7 @@ impl Replica {
             status,
             compare: Arc::default(),
             closing,
-            batching: Mutex::new(Some(tokio::spawn(batching))),
+            batching: Mutex::new(Some(spawn(batching))),
             failure,
         }))
     }
@@ -515,6 +514,7 @@ impl Replica {
         let mut applied = self.0.state.applied();
         let reached = applied.wait_for(|now: &Applied| now.log_index >= Some(log_index));
         tokio::select! {
+            biased;
             reached = timeout_at(deadline, reached) => match reached {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(closed)) => Err(ReadError::Stopped(closed.into())),

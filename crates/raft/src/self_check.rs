@@ -1,9 +1,9 @@
 use crate::error::{StoreError, blocking};
+use crate::runtime::sleep;
 use crate::state_store::StateStore;
 use medanchor_anchor::{Damage, State};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::sleep;
 
 /// Computes every leaf, opening and node of this replica's log again, at the start and once a day, a page at a
 /// time and without haste, until `closing`. Whatever is read here was written by this replica itself: damage
@@ -13,6 +13,7 @@ pub(crate) async fn self_check(
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     tokio::select! {
+        biased;
         // An error means that the replica is gone.
         _ = closing.wait_for(|closing| *closing) => Ok(()),
         found = check(state) => found,

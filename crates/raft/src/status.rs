@@ -46,6 +46,7 @@ pub(crate) fn follow(
     let task = async move {
         loop {
             let running = tokio::select! {
+                biased;
                 changed = metrics.changed() => changed.is_ok(),
                 changed = applied.changed() => changed.is_ok(),
             };

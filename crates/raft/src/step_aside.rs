@@ -1,10 +1,10 @@
 use crate::alarm::{Alarm, Alarms};
+use crate::runtime::{sleep, timeout};
 use crate::types::{Membership, NodeId, Raft};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
 
 /// Lets a leader whose clock a majority does not believe leave leading to the others. openraft 0.9 cannot
 /// hand over: such a leader falls silent, so that the others elect one of themselves, and asks for no votes
@@ -60,6 +60,7 @@ pub(crate) async fn step_aside_task(
     mut closing: watch::Receiver<bool>,
 ) {
     tokio::select! {
+        biased;
         () = step_aside(standing, raft, how_long, alarms) => (),
         // An error means that the replica is gone.
         _ = closing.wait_for(|closing| *closing) => (),

@@ -1,3 +1,4 @@
+use crate::runtime::Runtime;
 use crate::snapshot::SnapshotFile;
 use bytes::Bytes;
 use medanchor_anchor::Applied;
@@ -19,6 +20,7 @@ openraft::declare_raft_types!(
         Node = (),
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = SnapshotFile,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig>;

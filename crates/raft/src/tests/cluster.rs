@@ -232,7 +232,7 @@ impl Cluster {
                 (1..=self.founders).collect(),
                 identity(id),
                 remains.dir.path().to_owned(),
-                Arc::new(move |node_id| channels.get(&node_id).cloned()),
+                Arc::new(move |node_id| channels.get(&node_id).cloned().map(Into::into)),
                 self.clock(id),
             )
         }

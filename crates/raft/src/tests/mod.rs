@@ -11,5 +11,6 @@ mod heads;
 mod members;
 mod network;
 mod server;
+pub(crate) mod simulation;
 mod snapshots;
 mod store;
