@@ -171,7 +171,7 @@ pub(super) fn strike(
         match disk.ends {
             Ends::Not => {
                 run.wait_for_progress(&load)?;
-                ground.network.process(&name)?.stop()?;
+                ground.network.process(&name)?.kill()?;
             }
             Ends::Dies => {
                 let ended = ended(ground, &name)?;
