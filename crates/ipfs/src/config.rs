@@ -11,7 +11,8 @@ pub struct PeerConfig {
     pub swarm_key: SwarmKey,
     /// Where to listen, such as `/ip4/0.0.0.0/tcp/4001`. Port 0 takes a free one.
     pub listen: Vec<String>,
-    /// The allow-list: members' nodes and foreign nodes. Nobody else is let in, nobody else is dialled.
+    /// The allow-list: members' nodes and foreign nodes. Nobody else is let in, nobody else is dialled. It can
+    /// be replaced later: [`crate::Peer::allow`].
     pub peers: Vec<PeerAddress>,
 }
 
@@ -59,22 +60,23 @@ impl Default for Timing {
     }
 }
 
-impl PeerConfig {
-    pub(crate) fn allowed(&self) -> Result<Allowed, PeerError> {
-        let mut allowed = Allowed::new();
-        for peer in &self.peers {
-            let id = peer
-                .peer_id
-                .parse()
-                .map_err(|_| PeerError::PeerId(shortened(&peer.peer_id)))?;
-            let addresses: &mut Vec<Multiaddr> = allowed.entry(id).or_default();
-            if let Some(address) = &peer.address {
-                addresses.push(parse_address(address)?);
-            }
+/// The allow-list of these peers.
+pub(crate) fn allowed(peers: &[PeerAddress]) -> Result<Allowed, PeerError> {
+    let mut allowed = Allowed::new();
+    for peer in peers {
+        let id = peer
+            .peer_id
+            .parse()
+            .map_err(|_| PeerError::PeerId(shortened(&peer.peer_id)))?;
+        let addresses: &mut Vec<Multiaddr> = allowed.entry(id).or_default();
+        if let Some(address) = &peer.address {
+            addresses.push(parse_address(address)?);
         }
-        Ok(allowed)
     }
+    Ok(allowed)
+}
 
+impl PeerConfig {
     pub(crate) fn listen_addresses(&self) -> Result<Vec<Multiaddr>, PeerError> {
         self.listen.iter().map(|text| parse_address(text)).collect()
     }

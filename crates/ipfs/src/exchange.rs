@@ -145,6 +145,19 @@ impl Exchange {
         self.wake_all();
     }
 
+    /// Others are dialled from now on. What is known of those that stay is kept.
+    pub(crate) fn set_dialled(&self, dialled: impl Iterator<Item = PeerId>) {
+        let links = self.links();
+        self.reach.send_modify(|reach| {
+            let reach_of = |peer| match reach.get(&peer) {
+                Some(known) => *known,
+                None if links.contains_key(&peer) => Reach::Connected,
+                None => Reach::Dialling,
+            };
+            *reach = dialled.map(|peer| (peer, reach_of(peer))).collect();
+        });
+    }
+
     /// Takes note of how dialling goes. Peers without an address are not dialled and not noted.
     pub(crate) fn set_reach(&self, peer: PeerId, new: Reach) {
         self.reach

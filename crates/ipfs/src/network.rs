@@ -2,7 +2,7 @@ use crate::{
     PeerError,
     allow_list::AllowList,
     answers,
-    config::{Allowed, PeerConfig, Timing},
+    config::{Allowed, PeerConfig, Timing, allowed},
     error::DialFailure,
     exchange::{Exchange, Reach},
     frame,
@@ -42,7 +42,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,6 +52,7 @@ pub(crate) struct Network {
     swarm: Swarm<Behaviour>,
     members: BTreeMap<PeerId, Member>,
     to_open: mpsc::Receiver<(PeerId, Open)>,
+    to_allow: watch::Receiver<Arc<Allowed>>,
     next_link: u64,
     parts: Parts,
 }
@@ -64,6 +65,7 @@ pub(crate) struct Parts {
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     pub(crate) timing: Timing,
+    pub(crate) allowed: watch::Sender<Arc<Allowed>>,
     opener: mpsc::Sender<(PeerId, Open)>,
 }
 
@@ -98,7 +100,7 @@ impl Network {
         timing: Timing,
         local: Arc<LocalBlocks>,
     ) -> Result<(Self, Parts), PeerError> {
-        let allowed = Arc::new(config.allowed()?);
+        let allowed = Arc::new(allowed(&config.peers)?);
         let listen = config.listen_addresses()?;
         let mut swarm = new_swarm(config, Arc::clone(&allowed), timing)?;
         listen_on(&mut swarm, listen).await?;
@@ -110,12 +112,14 @@ impl Network {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             timing,
+            allowed: watch::Sender::new(allowed),
             opener,
         };
         let network = Self {
             swarm,
             members,
             to_open,
+            to_allow: parts.allowed.subscribe(),
             next_link: 0,
             parts: parts.clone(),
         };
@@ -138,11 +142,41 @@ impl Network {
                 Some((peer, reply)) = self.to_open.recv() => {
                     self.swarm.behaviour_mut().streams.open(peer, reply);
                 }
+                Ok(()) = self.to_allow.changed() => self.allow(),
                 () = sleep_until(next) => {}
                 () = stopping.cancelled() => break,
             }
         }
         self.parts.exchange.stop();
+    }
+
+    /// Goes on with another allow-list.
+    fn allow(&mut self) {
+        let allowed = Arc::clone(&self.to_allow.borrow_and_update());
+        let behaviour = self.swarm.behaviour_mut();
+        *behaviour.limits.limits_mut() = limits(&allowed);
+        behaviour.allow_list = AllowList(Arc::clone(&allowed));
+        let mut members = members(&allowed, self.parts.timing);
+        for (peer, member) in &mut members {
+            // Who stays at the same address is dialled as before.
+            if let Some(known) = self.members.remove(peer)
+                && known.addresses == member.addresses
+            {
+                *member = known;
+            }
+        }
+        self.members = members;
+        self.parts
+            .exchange
+            .set_dialled(self.members.keys().copied());
+        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            if !allowed.contains_key(&peer) {
+                tracing::info!(%peer, "peer is no longer let in");
+                // Fails only when the connection is closed already.
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+        }
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -381,11 +415,7 @@ fn new_swarm(
     let keypair = config.key.keypair();
     let peer_id = keypair.public().to_peer_id();
     let transport = transport(&keypair, config.swarm_key.pre_shared_key(), timing)?;
-    let peers = u32::try_from(allowed.len()).unwrap_or(u32::MAX);
-    let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
-        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
-        .with_max_established(Some(peers.saturating_mul(MAX_CONNECTIONS_PER_PEER)));
+    let limits = limits(&allowed);
     // No cache: what peers say of their addresses is never dialled.
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
         .with_agent_version(concat!("medanchor/", env!("CARGO_PKG_VERSION")).into())
@@ -402,6 +432,14 @@ fn new_swarm(
         // Beyond this many, inbound streams wait in Yamux, which resets what it cannot hold.
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
     Ok(Swarm::new(transport, behaviour, peer_id, swarm_config))
+}
+
+fn limits(allowed: &Allowed) -> ConnectionLimits {
+    let peers = u32::try_from(allowed.len()).unwrap_or(u32::MAX);
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
+        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+        .with_max_established(Some(peers.saturating_mul(MAX_CONNECTIONS_PER_PEER)))
 }
 
 /// TCP, the pre-shared key, Noise, Yamux. There is no other transport: QUIC and WebRTC would bypass the

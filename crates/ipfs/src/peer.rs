@@ -1,6 +1,6 @@
 use crate::{
-    DialFailure, FetchError, Fetched, PeerConfig, PeerError,
-    config::Timing,
+    DialFailure, FetchError, Fetched, PeerAddress, PeerConfig, PeerError,
+    config::{Timing, allowed},
     fetch::{Finder, Obtained, WINDOW},
     local::LocalBlocks,
     network::{Network, Parts},
@@ -56,6 +56,22 @@ impl Peer {
             finder,
             listen_addresses,
         })
+    }
+
+    /// Replaces the allow-list: peers that are new on it are dialled, and the connections of those that are no
+    /// longer on it are closed.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`] when a peer id or an address is wrong; the list is then as before.
+    pub fn allow(&self, peers: &[PeerAddress]) -> Result<(), PeerError> {
+        let allowed = Arc::new(allowed(peers)?);
+        self.parts.allowed.send_if_modified(|now| {
+            let changes = *now != allowed;
+            *now = allowed;
+            changes
+        });
+        Ok(())
     }
 
     /// Closes all connections and returns when nothing of this peer runs any more.

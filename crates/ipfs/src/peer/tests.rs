@@ -564,3 +564,37 @@ async fn fetch_says_when_the_store_cannot_keep_what_came() {
         Err(FetchError::Block(SourceError::Store(StoreError::Full(_))))
     ));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn allow_list_that_is_replaced_lets_in_the_new_and_cuts_off_the_old() {
+    let blocks = dag(8, 4 << 10);
+    let root = *blocks[0].cid();
+    let provider = Plan::new(1).start(store_of(&blocks)).await;
+    let own = Arc::new(MemoryStore::default());
+    let fetcher = Plan::new(9).start(Arc::clone(&own) as _).await;
+    let listed = |number, peer: &Peer| PeerAddress {
+        peer_id: id(number),
+        address: Some(peer.listen_addresses()[0].clone()),
+    };
+    provider.allow(&[listed(9, &fetcher)]).unwrap();
+    fetcher.allow(&[listed(1, &provider)]).unwrap();
+    let fetched = fetcher.fetch_dag(&[root], None).await.unwrap();
+    assert_eq!(fetched, size(&blocks));
+
+    let malformed = PeerAddress {
+        peer_id: "no peer".into(),
+        address: None,
+    };
+    assert!(provider.allow(&[malformed]).is_err());
+    assert_eq!(provider.connected(), [id(9)]);
+
+    provider.allow(&[]).unwrap();
+    while !provider.connected().is_empty() || !fetcher.connected().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // It dials on, and is refused.
+    let more = raw(7777, 64);
+    let refused = fetcher.fetch_dag(&[*more.cid()], None).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(provider.connected(), [""; 0]);
+}
