@@ -1,6 +1,7 @@
 use crate::{
-    Body, CheckedCheckpoint, Checkpoint, ConsistencyProof, LeafIndex, Outcome, PolicyError,
-    Receipt, ReceiptError, SignedNote, Strength, Trust, TrustError, TrustPolicy,
+    Body, CheckedCheckpoint, Checkpoint, ConsistencyProof, Founded, LeafIndex, Member, MemberEntry,
+    Outcome, PolicyError, Receipt, ReceiptError, SignedNote, Strength, Trust, TrustError,
+    TrustPolicy,
 };
 use medanchor_dag::{CborError, Hash, from_canonical, to_canonical};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -73,6 +74,37 @@ impl PolicyChain {
     /// Its canonical bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_canonical(self)
+    }
+
+    /// All that ever were members of the network that began with `founded`, in the order of their node ids. To
+    /// be believed only of a chain that [`Epochs::follow`] accepts.
+    pub fn members(&self, founded: &Founded) -> Vec<MemberEntry> {
+        let founder = |member: &Member| MemberEntry {
+            member: member.clone(),
+            contact: None,
+            added_at: 0,
+            removed_at: None,
+        };
+        let mut entries: Vec<_> = founded.members.iter().map(founder).collect();
+        for change in &self.changes {
+            let body = change.opening.as_ref().map(|o| &o.0.signed.statement.body);
+            match body {
+                Some(Body::MemberAdded(body)) => {
+                    let highest = entries.iter().map(|entry| entry.member.node_id).max();
+                    let node_id = highest.unwrap_or(0).saturating_add(1);
+                    entries.push(body.entry(node_id, change.index));
+                }
+                Some(Body::MemberRemoved(body)) => {
+                    let is_meant = |entry: &&mut MemberEntry| entry.member.node_id == body.node_id;
+                    if let Some(entry) = entries.iter_mut().find(is_meant) {
+                        entry.removed_at = Some(change.index);
+                    }
+                }
+                _ => (),
+            }
+        }
+        entries.sort_by_key(|entry| entry.member.node_id);
+        entries
     }
 
     /// Parses canonical bytes.
@@ -222,6 +254,10 @@ impl Trust for Epochs {
         let checked = self.at(checkpoint.size).check(note, strength)?;
         self.check_is_current(note)?;
         Ok(checked)
+    }
+
+    fn at(&self, size: u64) -> &TrustPolicy {
+        Self::at(self, size)
     }
 }
 

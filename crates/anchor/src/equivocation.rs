@@ -1,6 +1,6 @@
 use crate::{
     AddCheckpoint, Checkpoint, CheckpointError, ConsistencyProof, LeafIndex, NoteError, ProofError,
-    Receipt, SignatureKind, SignedNote, TlogProof, TrustPolicy, VerifierKey,
+    Receipt, SignatureKind, SignedNote, TlogProof, Trust, TrustPolicy, VerifierKey,
     checkpoint::{hash_from_base64, hash_to_base64},
     tree::leaf_hash,
 };
@@ -131,13 +131,14 @@ impl Equivocation {
         Self(Contradiction::Leaves(Box::new(both)))
     }
 
-    /// Checks it with nothing but a trust policy: that the checkpoints contradict each other, and whose
-    /// signatures they bear.
+    /// Checks it with nothing but a trust policy, or the policies of a network by the size of its log: that the
+    /// checkpoints contradict each other, and whose signatures they bear. The keys that count for each are those
+    /// of the policy that was in force for its size.
     ///
     /// # Errors
     ///
     /// [`EquivocationError`]; it then accuses nobody.
-    pub fn verify(&self, policy: &TrustPolicy) -> Result<Equivocated, EquivocationError> {
+    pub fn verify(&self, trust: &impl Trust) -> Result<Equivocated, EquivocationError> {
         let (first, second) = self.notes();
         let checkpoints = [first.text().parse()?, second.text().parse()?];
         self.check_contradiction(&checkpoints)?;
@@ -145,8 +146,8 @@ impl Equivocation {
         if a.origin != b.origin {
             return Err(EquivocationError::Origins);
         }
-        let first = signers(first, &a.origin, policy)?;
-        let second = signers(second, &b.origin, policy)?;
+        let first = signers(first, &a.origin, trust.at(a.size))?;
+        let second = signers(second, &b.origin, trust.at(b.size))?;
         let signed_both: Vec<_> = shared(&first, &second);
         let by_log = |keys: &[VerifierKey]| keys.iter().any(|k| k.kind() == SignatureKind::Ed25519);
         if signed_both.is_empty() && !(by_log(&first) && by_log(&second)) {

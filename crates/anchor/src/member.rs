@@ -36,6 +36,21 @@ impl MemberAdded {
     /// The most bytes that the authority's certificate may have.
     pub const MAX_AUTHORITY_BYTES: usize = 4096;
 
+    /// What the log says of the member that it makes.
+    pub(crate) fn entry(&self, node_id: u64, added_at: LeafIndex) -> MemberEntry {
+        let contact = Contact {
+            address: self.address.clone(),
+            swarm: self.swarm.clone(),
+            authority: self.authority.clone(),
+        };
+        MemberEntry {
+            member: self.member(node_id),
+            contact: Some(contact),
+            added_at,
+            removed_at: None,
+        }
+    }
+
     /// The member that it makes.
     pub(crate) fn member(&self, node_id: u64) -> Member {
         Member {

@@ -86,6 +86,9 @@ pub trait Trust {
     /// [`TrustError`]; the checkpoint must then be ignored.
     fn check(&self, note: &SignedNote, strength: Strength)
     -> Result<CheckedCheckpoint, TrustError>;
+
+    /// The policy that is or was in force for a log of `size` leaves.
+    fn at(&self, size: u64) -> &TrustPolicy;
 }
 
 impl Trust for TrustPolicy {
@@ -95,6 +98,10 @@ impl Trust for TrustPolicy {
         strength: Strength,
     ) -> Result<CheckedCheckpoint, TrustError> {
         Self::check(self, note, strength)
+    }
+
+    fn at(&self, _: u64) -> &TrustPolicy {
+        self
     }
 }
 

@@ -1,7 +1,7 @@
 use super::context::{Context, Network, Refusal, require};
 use crate::{
-    Contact, Member, MemberAdded, MemberEntry, MemberRemoved, Outcome, PrincipalEntry,
-    PrincipalKind, SignatureKind, Status, Table, VerifierKey,
+    Member, MemberAdded, MemberEntry, MemberRemoved, Outcome, PrincipalEntry, PrincipalKind,
+    SignatureKind, Status, Table, VerifierKey,
     entry::{QUORUM, Write},
 };
 use medanchor_dag::Did;
@@ -20,16 +20,7 @@ pub(super) fn added(context: &Context<'_>, body: &MemberAdded) -> Result<Vec<Wri
     // INVARIANT: rows are never deleted, so that no node id is given twice.
     let highest = everybody.iter().map(|entry| entry.member.node_id).max();
     let node_id = highest.unwrap_or(0).checked_add(1);
-    let entry = MemberEntry {
-        member: body.member(node_id.ok_or(Outcome::Conflict)?),
-        contact: Some(Contact {
-            address: body.address.clone(),
-            swarm: body.swarm.clone(),
-            authority: body.authority.clone(),
-        }),
-        added_at: context.index,
-        removed_at: None,
-    };
+    let entry = body.entry(node_id.ok_or(Outcome::Conflict)?, context.index);
     let org = organisation(context, &body.org)?;
     Ok(vec![
         Write::member(&entry),
