@@ -108,6 +108,7 @@ fn fill(clinic: &Clinic, size: u64) -> Result<()> {
     };
     let identity = Identity {
         origin: founded.statement.origin,
+        joined: body.clone(),
         founded: body,
         key: Arc::new(SigningKey::generate()?),
     };

@@ -1,8 +1,8 @@
 use crate::{
     AnchoredRecord, AsOf, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey,
     CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedPrincipal, MAX_CIDS,
-    Missing, NodeError, NodeStatus, ReceiptOf, Stored, StreamHead, Submit, Submitted, block,
-    convert,
+    Members, Missing, NodeError, NodeStatus, ReceiptOf, Stored, StreamHead, Submit, Submitted,
+    block, convert,
     error::Failure,
     log,
     pb::{
@@ -21,7 +21,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use medanchor_anchor::{
-    ConsentEntry, LeafIndex, PrincipalKind, Receipt, SignedStatement, Strength,
+    ConsentEntry, LeafIndex, PolicyChain, PrincipalKind, Receipt, SignedStatement, Strength,
 };
 use medanchor_dag::{Block, Cid, CustodyId, Did, StreamId};
 use std::{
@@ -407,6 +407,42 @@ impl Client {
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_principals(request).await
+        })
+        .await
+    }
+
+    /// Who keeps the log, and who did.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn members(&self) -> Result<Members, ClientError> {
+        let request = registry_pb::ListMembersRequest {};
+        self.call(
+            &request,
+            READ_DEADLINE,
+            Members::try_from,
+            |channel, request| async { registry_client(channel).list_members(request).await },
+        )
+        .await
+    }
+
+    /// How the trust policy changed with the members. It proves itself, and that checkpoints of these `sizes` are
+    /// of the log as it is now, where the node knows them.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn policy_chain(&self, sizes: &[u64]) -> Result<PolicyChain, ClientError> {
+        let request = anchor_pb::PolicyChainRequest {
+            sizes: sizes.to_vec(),
+        };
+        let parse = |response: anchor_pb::PolicyChainResponse| {
+            PolicyChain::from_bytes(&response.policy_chain)
+                .map_err(|error| ConvertError::malformed("policy_chain", error))
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            anchor(channel).policy_chain(request).await
         })
         .await
     }

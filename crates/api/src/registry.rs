@@ -26,6 +26,42 @@ pub struct ListedPrincipal {
     pub leaf_index: LeafIndex,
 }
 
+/// An organisation that keeps the log, or did, as a node's state has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedMember {
+    /// Its node's id.
+    pub node_id: u64,
+    /// Short name.
+    pub name: String,
+    /// The organisation's signing key.
+    pub org: Did,
+    /// Its node's signing key.
+    pub node: Did,
+    /// Verifier key of its log key.
+    pub log_key: String,
+    /// Verifier key of its co-signing key.
+    pub cosigner_key: String,
+    /// Address of its node's services, as the log says it; empty for founders.
+    pub address: String,
+    /// The leaf that added it; 0 for founders.
+    pub added_at: LeafIndex,
+    /// The leaf that removed it.
+    pub removed_at: Option<LeafIndex>,
+}
+
+/// Who keeps the log, as a node's state has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// All that ever were members, by node id.
+    pub members: Vec<ListedMember>,
+    /// Co-signatures that a published checkpoint carries.
+    pub quorum: u32,
+    /// How many outside witnesses there are.
+    pub witnesses: u32,
+    /// Leaves in the log that this was read from.
+    pub tree_size: u64,
+}
+
 /// A custody key, as a node's state has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedCustody {
@@ -231,6 +267,59 @@ impl From<ListedPrincipal> for pb::Principal {
             label: entry.label,
             leaf_index: entry.leaf_index,
         }
+    }
+}
+
+impl TryFrom<pb::Member> for ListedMember {
+    type Error = ConvertError;
+
+    fn try_from(entry: pb::Member) -> Result<Self, ConvertError> {
+        Ok(Self {
+            node_id: entry.node_id,
+            name: convert::text("name", entry.name, MAX_NAME_BYTES)?,
+            org: convert::did("org", &entry.org)?,
+            node: convert::did("node", &entry.node)?,
+            log_key: convert::text("log_key", entry.log_key, MAX_TEXT_BYTES)?,
+            cosigner_key: convert::text("cosigner_key", entry.cosigner_key, MAX_TEXT_BYTES)?,
+            address: convert::text("address", entry.address, MAX_NAME_BYTES)?,
+            added_at: entry.added_at,
+            removed_at: entry.removed_at,
+        })
+    }
+}
+
+impl From<ListedMember> for pb::Member {
+    fn from(entry: ListedMember) -> Self {
+        Self {
+            node_id: entry.node_id,
+            name: entry.name,
+            org: entry.org.to_string(),
+            node: entry.node.to_string(),
+            log_key: entry.log_key,
+            cosigner_key: entry.cosigner_key,
+            address: entry.address,
+            added_at: entry.added_at,
+            removed_at: entry.removed_at,
+        }
+    }
+}
+
+impl TryFrom<pb::ListMembersResponse> for Members {
+    type Error = ConvertError;
+
+    fn try_from(response: pb::ListMembersResponse) -> Result<Self, ConvertError> {
+        let limit = usize::try_from(MAX_ROWS).unwrap_or(usize::MAX);
+        if response.members.len() > limit {
+            let field = "members";
+            return Err(ConvertError::TooMany { field, limit });
+        }
+        let members = response.members.into_iter().map(ListedMember::try_from);
+        Ok(Self {
+            members: members.collect::<Result<_, _>>()?,
+            quorum: response.quorum,
+            witnesses: response.witnesses,
+            tree_size: response.tree_size,
+        })
     }
 }
 

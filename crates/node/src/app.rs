@@ -3,34 +3,34 @@
 use crate::{
     alarms::Alarms,
     caller::Callers,
-    channels::Channels,
     clock,
     config::{Config, Folder, Role},
     connections::Limits,
-    cosigner::{Cosigner, CosignerParts, Endorsers},
+    cosigner::{Cosigner, CosignerParts, Follows},
     fatal_store::FatalStore,
     files,
+    follower::{Follower, OwnParts},
     gatherer::Gatherer,
     holders::Holders,
-    http::Server,
     joined,
     keys::{self, KeyName},
     leaders::{self, Leaders},
     log_routes::{self, Requests},
+    membership::{Believed, Membership, multiaddr},
     monitor::{Monitor, MonitorParts, OwnTree},
-    publisher::{self, Publisher, PublisherParts, RemoteCosigner},
+    publisher::{self, Publisher, PublisherParts},
     server::Listener,
     services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry, Uploads},
     shown_checkpoint::ShownCheckpoint,
     sources::Sources,
     submit::Submitter,
     tile_routes::TileServer,
-    tls::{self, Tls},
+    tls,
     witness::Witness,
     witness_routes,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, Founded, Member, SignedStatement, TrustPolicy, VerifierKey};
+use medanchor_anchor::{Body, Founded, Member, SignedStatement};
 use medanchor_api::pb::{
     self,
     access::{
@@ -43,7 +43,7 @@ use medanchor_api::pb::{
 };
 use medanchor_broker::{Broker, BrokerParts, Custody};
 use medanchor_dag::DiskStore;
-use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
+use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::Policies;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -81,6 +81,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     let ended = tokio::select! {
         served = served => served,
         reason = found(&node.replica, node.founding) => Err(reason),
+        removed = node.follower.follow(stop.clone()) => removed,
         reason = node.replica.stopped() => Err(disk_failed(folder.raft(), reason)),
         () = node.store_failed.cancelled() => Err(disk_failed(folder.blocks(), write_failed())),
         () = node.cosigner_failed.cancelled() => Err(disk_failed(folder.cosigned(), write_failed())),
@@ -104,12 +105,21 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
 
 async fn run_witness(folder: &Folder, config: &Config, stop: CancellationToken) -> Result<()> {
     let alarms = Arc::new(Alarms::open(&folder.alarms())?);
-    let (witness, monitor) = open_witness(folder, config, &alarms)?;
+    let founding = open_founding(folder)?;
+    let membership = Membership::open(folder, config, founded_of(&founding)?, None)?;
+    let (witness, monitor) = open_witness(folder, config, &membership, &alarms)?;
     let failed = witness.failed();
-    let tls = Tls::open(folder)?.server()?;
-    let listener = Listener::bind(config.listen, tls, Limits::PUBLIC).await?;
+    let (tls, clients) = (membership.tls(), Arc::clone(membership.clients()));
+    let listener = Listener::bind(config.listen, tls, clients, Limits::PUBLIC).await?;
     let tasks = TaskTracker::new();
-    tasks.spawn(monitor.poll_task(stop.clone()));
+    tasks.spawn(Arc::clone(&monitor).poll_task(stop.clone()));
+    let follower = Follower {
+        membership,
+        monitor,
+        own: None,
+    };
+    let following = stop.clone();
+    tasks.spawn(async move { follower.follow(following).await });
     tracing::info!(witness = config.name, address = %config.listen, "serving");
     let (health, health_service) = tonic_health::server::health_reporter();
     health
@@ -148,6 +158,7 @@ struct Node {
     publisher: Arc<Publisher>,
     monitor: Arc<Monitor>,
     leaders: Leaders,
+    follower: Follower,
     told: mpsc::Receiver<medanchor_raft::Alarm>,
     founding: SignedStatement,
     store_failed: CancellationToken,
@@ -158,38 +169,49 @@ impl Node {
     async fn start(folder: &Folder, config: &Config, stop: &CancellationToken) -> Result<Self> {
         let founding = open_founding(folder)?;
         let founded = founded_of(&founding)?.clone();
-        let own = own_member(&founded, config)?.clone();
+        let key = Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?);
+        let membership = Membership::open(folder, config, &founded, Some(key.did()))?;
+        membership.check_own()?;
+        let own = own_member(&membership)?;
         let policies = Policies::default_set().context("load the access policy set")?;
         anyhow::ensure!(
             policies.cid() == founded.policy,
             "the network was founded with access policy set `{}`, which this version does not have",
             founded.policy
         );
-        let tls = Tls::open(folder)?;
-        let listener = Listener::bind(config.listen, tls.server()?, Limits::SERVICES).await?;
+        let (tls, clients) = (membership.tls(), membership.clients());
+        let services = Arc::clone(clients);
+        let listener = Listener::bind(config.listen, tls, services, Limits::SERVICES).await?;
         let log_listener = match config.log_listen {
             Some(address) => {
-                Some(Listener::bind(address, tls.log_server()?, Limits::PUBLIC).await?)
+                let clients = clients.optional();
+                Some(Listener::bind(address, tls, clients, Limits::PUBLIC).await?)
             }
             None => None,
         };
-        let channels = Channels::new(config, &tls)?;
-        let callers = Callers::new(&founded.members, &tls::own_authority(&folder.tls())?)?;
-        let key = Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?);
+        let callers = Callers::new(&membership, &tls::own_authority(&folder.tls())?)?;
         let alarms = Arc::new(Alarms::open(&folder.alarms())?);
 
         let store = open_store(folder).await?;
         let store_failed = store.failed();
-        let peer = Arc::new(start_peer(folder, config, &founded, Arc::clone(&store)).await?);
+        let peer = Arc::new(start_peer(folder, config, &membership, Arc::clone(&store)).await?);
         let (tell, told) = leaders::channel();
-        let replica = open_replica(folder, config, &own, &channels, &founding, tell).await?;
+        let replica = open_replica(folder, config, &own, &membership, &founding, tell).await?;
         let replica = Arc::new(replica);
         let Transparency {
             monitor,
             cosigner,
             publisher,
-        } = Transparency::open(folder, config, &tls, &channels, &replica, &alarms)?;
-        let witness = Arc::new(Witness::open(folder, config, cosigner, &tls, &alarms)?);
+        } = Transparency::open(folder, config, &membership, &replica, &alarms)?;
+        let witness = Arc::new(Witness::open(folder, config, cosigner, &alarms)?);
+        let follower = Follower {
+            membership: Arc::clone(&membership),
+            monitor: Arc::clone(&monitor),
+            own: Some(OwnParts {
+                replica: Arc::clone(&replica),
+                peer: Arc::clone(&peer),
+            }),
+        };
         let leaders = Leaders {
             origin: config.origin.clone(),
             replica: Arc::clone(&replica),
@@ -203,7 +225,7 @@ impl Node {
             peer_id: own.peer_id.clone(),
             peer: Arc::clone(&peer),
             replica: Arc::clone(&replica),
-            channels: channels.clone(),
+            membership: Arc::clone(&membership),
         });
         let (gatherer, gathering) = Gatherer::new(Arc::clone(&replica), Arc::clone(&holders));
         tokio::spawn(gathering);
@@ -242,6 +264,7 @@ impl Node {
                 submitter,
                 replica: Arc::clone(&replica),
                 publisher: Arc::clone(&publisher),
+                membership: Arc::clone(&membership),
                 callers: callers.clone(),
                 entries: config.log_entries,
                 draining: stop.clone(),
@@ -258,7 +281,7 @@ impl Node {
             access: Access {
                 broker,
                 replica: Arc::clone(&replica),
-                channels: channels.clone(),
+                membership: Arc::clone(&membership),
                 node: key.did(),
             },
             custody: CustodyKeys {
@@ -274,7 +297,7 @@ impl Node {
                 store,
                 peer: Arc::clone(&peer),
                 publisher: Arc::clone(&publisher),
-                channels,
+                membership,
                 alarms,
             },
             followed: Followed {
@@ -295,6 +318,7 @@ impl Node {
             publisher,
             monitor,
             leaders,
+            follower,
             told,
             founding,
             store_failed,
@@ -349,34 +373,25 @@ impl Services {
     }
 }
 
-fn open_founding(folder: &Folder) -> Result<SignedStatement> {
+pub(crate) fn open_founding(folder: &Folder) -> Result<SignedStatement> {
     let path = folder.founded();
     let bytes = std::fs::read(&path).with_context(|| format!("read `{}`", path.display()))?;
     SignedStatement::from_bytes(&bytes).with_context(|| format!("parse `{}`", path.display()))
 }
 
-fn founded_of(founding: &SignedStatement) -> Result<&Founded> {
+pub(crate) fn founded_of(founding: &SignedStatement) -> Result<&Founded> {
     match &founding.statement.body {
         Body::Founded(founded) => Ok(founded),
         _ => anyhow::bail!("`founded.cbor` is not a founding statement"),
     }
 }
 
-fn own_member<'a>(founded: &'a Founded, config: &Config) -> Result<&'a Member> {
-    founded
-        .members
-        .iter()
-        .find(|member| member.name == config.name)
-        .with_context(|| format!("the founding statement names no member `{}`", config.name))
-}
-
-fn open_policy(folder: &Folder) -> Result<TrustPolicy> {
-    let text = files::read_text(&folder.policy(), 256 * 1024)?;
-    let policy: TrustPolicy = text.parse().context("parse `policy.txt`")?;
-    for warning in policy.warnings() {
-        tracing::warn!("trust policy: {warning}");
-    }
-    Ok(policy)
+/// The member whose node this is. It is one already, or it could not have joined.
+fn own_member(membership: &Membership) -> Result<Member> {
+    let now = membership.now();
+    let own = membership.own().and_then(|own| now.entry_of(&own));
+    let own = own.context("the network has no member with this node's key")?;
+    Ok(own.member.clone())
 }
 
 async fn open_store(folder: &Folder) -> Result<Arc<FatalStore>> {
@@ -390,32 +405,17 @@ async fn open_store(folder: &Folder) -> Result<Arc<FatalStore>> {
 async fn start_peer(
     folder: &Folder,
     config: &Config,
-    founded: &Founded,
+    membership: &Membership,
     store: Arc<FatalStore>,
 ) -> Result<Peer> {
     let swarm_key = files::read_text(&folder.swarm_key(), 256)?;
     let seed = keys::open(&folder.keys(), KeyName::Peer)?;
     let listen = config.swarm_listen.context("`swarm_listen` is missing")?;
-    let members = founded.members.iter().filter(|m| m.name != config.name);
-    let mut peers = Vec::new();
-    for member in members {
-        let address = config.members.iter().find(|a| a.node_id == member.node_id);
-        peers.push(PeerAddress {
-            peer_id: member.peer_id.clone(),
-            address: address.map(|member| multiaddr(member.swarm)),
-        });
-    }
-    for foreign in &config.foreign_peers {
-        peers.push(PeerAddress {
-            peer_id: foreign.peer_id.clone(),
-            address: foreign.address.map(multiaddr),
-        });
-    }
     let config = PeerConfig {
         key: PeerKey::from_seed(&seed),
         swarm_key: SwarmKey::parse(&swarm_key).context("parse `swarm.key`")?,
         listen: vec![multiaddr(listen)],
-        peers,
+        peers: membership.swarm_peers()?,
     };
     Peer::start(config, store)
         .await
@@ -426,17 +426,20 @@ async fn open_replica(
     folder: &Folder,
     config: &Config,
     own: &Member,
-    channels: &Channels,
+    membership: &Arc<Membership>,
     founding: &SignedStatement,
     alarm: AlarmSink,
 ) -> Result<Replica> {
-    let channels = channels.clone();
-    let founders = founded_of(founding)?.members.iter();
+    let founded = founded_of(founding)?;
+    let founders = founded.members.iter();
+    let joined = membership.now().founded_anew(founded);
+    let membership = Arc::clone(membership);
     let (joining, node_id) = (folder.clone(), own.node_id);
     tokio::task::spawn_blocking(move || joined::join(&joining, node_id)).await??;
     let identity = Identity {
         origin: config.origin.clone(),
-        founded: founded_of(founding)?.clone(),
+        founded: founded.clone(),
+        joined,
         key: Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?),
     };
     let mut replica = ReplicaConfig::new(
@@ -444,7 +447,7 @@ async fn open_replica(
         founders.map(|founder| founder.node_id).collect(),
         identity,
         folder.raft(),
-        Arc::new(move |node_id| Some(channels.to(node_id)?.channel.clone())),
+        Arc::new(move |node_id| Some(membership.to(node_id)?.channel.clone())),
         Arc::new(clock::unix_ms),
     );
     replica.alarm = alarm;
@@ -468,25 +471,16 @@ async fn found(replica: &Replica, founding: SignedStatement) -> anyhow::Error {
 fn open_monitor(
     folder: &Folder,
     config: &Config,
-    tls: &Tls,
-    own: Option<(OwnTree, &Channels)>,
+    membership: &Arc<Membership>,
+    tree: Option<OwnTree>,
     alarms: &Arc<Alarms>,
 ) -> Result<Monitor> {
-    let policy = open_policy(folder)?;
-    let (members, witnesses) = other_cosigners(config, &policy)?;
-    let (tree, channels) = own.unzip();
     Monitor::open(MonitorParts {
-        policy,
+        believed: Believed::Network(Arc::clone(membership)),
         tree,
         sources: Sources {
             origin: config.origin.clone(),
-            members: channels.cloned(),
-            cosigners: members
-                .into_iter()
-                .chain(witnesses)
-                .map(|c| c.server)
-                .collect(),
-            http: tls.client()?,
+            membership: Some(Arc::clone(membership)),
         },
         alarms: Arc::clone(alarms),
         folder: folder.known_checkpoints(),
@@ -496,21 +490,21 @@ fn open_monitor(
 fn open_cosigner(
     folder: &Folder,
     config: &Config,
+    membership: &Arc<Membership>,
     monitor: &Arc<Monitor>,
     alarms: &Arc<Alarms>,
 ) -> Result<Cosigner> {
-    let policy = open_policy(folder)?;
-    let (name, endorsers) = match config.role {
-        Role::Member => (cosigner_name(config, &config.name), Endorsers::default()),
+    let (name, follows) = match config.role {
+        Role::Member => (cosigner_name(config, &config.name), Follows::Itself),
         // It has no replica, and follows those who have.
-        Role::Witness => (config.name.clone(), majority(config, &policy)?),
+        Role::Witness => (config.name.clone(), Follows::Members),
     };
     let parts = CosignerParts {
         origin: config.origin.clone(),
         name,
         key: keys::open_signing(&folder.keys(), KeyName::Cosigner)?,
-        log_keys: policy.logs().cloned().collect(),
-        endorsers,
+        believed: Believed::Network(Arc::clone(membership)),
+        follows,
         monitor: Arc::clone(monitor),
         alarms: Arc::clone(alarms),
         failed: CancellationToken::new(),
@@ -522,12 +516,12 @@ fn open_cosigner(
 pub(crate) fn open_witness(
     folder: &Folder,
     config: &Config,
+    membership: &Arc<Membership>,
     alarms: &Arc<Alarms>,
 ) -> Result<(Witness, Arc<Monitor>)> {
-    let tls = Tls::open(folder)?;
-    let monitor = Arc::new(open_monitor(folder, config, &tls, None, alarms)?);
-    let cosigner = Arc::new(open_cosigner(folder, config, &monitor, alarms)?);
-    let witness = Witness::open(folder, config, cosigner, &tls, alarms)?;
+    let monitor = Arc::new(open_monitor(folder, config, membership, None, alarms)?);
+    let cosigner = open_cosigner(folder, config, membership, &monitor, alarms)?;
+    let witness = Witness::open(folder, config, Arc::new(cosigner), alarms)?;
     Ok((witness, monitor))
 }
 
@@ -542,8 +536,7 @@ impl Transparency {
     fn open(
         folder: &Folder,
         config: &Config,
-        tls: &Tls,
-        channels: &Channels,
+        membership: &Arc<Membership>,
         replica: &Arc<Replica>,
         alarms: &Arc<Alarms>,
     ) -> Result<Self> {
@@ -552,22 +545,16 @@ impl Transparency {
             replica: Arc::clone(replica),
             log_key: log_key()?,
         };
-        let own = Some((tree, channels));
-        let monitor = Arc::new(open_monitor(folder, config, tls, own, alarms)?);
-        let cosigner = Arc::new(open_cosigner(folder, config, &monitor, alarms)?);
-        let policy = open_policy(folder)?;
-        let (members, witnesses) = other_cosigners(config, &policy)?;
+        let monitor = open_monitor(folder, config, membership, Some(tree), alarms)?;
+        let monitor = Arc::new(monitor);
+        let cosigner = open_cosigner(folder, config, membership, &monitor, alarms)?;
+        let cosigner = Arc::new(cosigner);
         let publisher = Publisher::new(PublisherParts {
             origin: config.origin.clone(),
             log_key: log_key()?,
-            endorsers: majority(config, &policy)?,
-            policy,
+            membership: Arc::clone(membership),
             replica: Arc::clone(replica),
             cosigner: Arc::clone(&cosigner),
-            members,
-            witnesses,
-            http: tls.client()?,
-            channels: channels.clone(),
             monitor: Arc::clone(&monitor),
             reissue_after: match config.reissue_after_seconds {
                 Some(seconds) => Duration::from_secs(seconds.into()),
@@ -582,52 +569,9 @@ impl Transparency {
     }
 }
 
-/// A majority of the members, this node among them.
-fn majority(config: &Config, policy: &TrustPolicy) -> Result<Endorsers> {
-    let members = config.members.iter();
-    let keys = members.map(|member| cosigner_key(policy, &cosigner_name(config, &member.name)));
-    Ok(Endorsers::majority_of(keys.collect::<Result<_>>()?))
-}
-
-/// Where each member's and each outside witness's co-signer is, this node's left out, with the key that it
-/// signs with.
-fn other_cosigners(
-    config: &Config,
-    policy: &TrustPolicy,
-) -> Result<(Vec<RemoteCosigner>, Vec<RemoteCosigner>)> {
-    let cosigner = |name: &str, address, key_name: &str| {
-        anyhow::Ok(RemoteCosigner {
-            server: Server {
-                name: name.to_owned(),
-                address,
-            },
-            key: cosigner_key(policy, key_name)?,
-        })
-    };
-    let members = config.members.iter().filter(|m| m.name != config.name);
-    let members = members.map(|m| cosigner(&m.name, m.address, &cosigner_name(config, &m.name)));
-    let witnesses = config.witnesses.iter().filter(|w| w.name != config.name);
-    let witnesses = witnesses.map(|w| cosigner(&w.name, w.address, &w.name));
-    Ok((
-        members.collect::<Result<_>>()?,
-        witnesses.collect::<Result<_>>()?,
-    ))
-}
-
 /// The name under which a member co-signs.
 fn cosigner_name(config: &Config, member: &str) -> String {
     format!("{}/{member}", config.origin)
-}
-
-fn cosigner_key(policy: &TrustPolicy, name: &str) -> Result<VerifierKey> {
-    let key = policy.witnesses().find(|key| key.name() == name);
-    key.cloned()
-        .with_context(|| format!("`policy.txt` has no witness `{name}`"))
-}
-
-fn multiaddr(address: std::net::SocketAddr) -> String {
-    let kind = if address.is_ipv4() { "ip4" } else { "ip6" };
-    format!("/{kind}/{}/tcp/{}", address.ip(), address.port())
 }
 
 /// A disk failed or is full, so that nobody knows what is durable on it: the node has stopped. Nothing that
@@ -685,8 +629,8 @@ mod tests {
             Self::start_with(|_, _| ()).await
         }
 
-        /// With the folder and config as `change` leaves them.
-        async fn start_with(change: impl FnOnce(&Folder, &mut Config)) -> Self {
+        /// With the founding and config as `change` leaves them.
+        async fn start_with(change: impl FnOnce(&mut Founded, &mut Config)) -> Self {
             let data = tempfile::tempdir().unwrap();
             let folder = Folder::new(data.path().join("node"));
             let plan = Plan {
@@ -705,21 +649,24 @@ mod tests {
             found(&plan, |_| unreachable!()).unwrap();
             let mut config = Config::open(&folder.config()).unwrap();
             let founding = open_founding(&folder).unwrap();
-            let own = own_member(founded_of(&founding).unwrap(), &config)
-                .unwrap()
-                .clone();
-            let tls = Tls::open(&folder).unwrap();
-            let channels = Channels::new(&config, &tls).unwrap();
+            let mut founded = founded_of(&founding).unwrap().clone();
+            let node = Some(
+                keys::open_signing(&folder.keys(), KeyName::Node)
+                    .unwrap()
+                    .did(),
+            );
+            let membership = Membership::open(&folder, &config, &founded, node).unwrap();
+            let own = own_member(&membership).unwrap();
             let (tell, _) = leaders::channel();
-            let replica = open_replica(&folder, &config, &own, &channels, &founding, tell);
+            let replica = open_replica(&folder, &config, &own, &membership, &founding, tell);
             let replica = Arc::new(replica.await.unwrap());
             replica.found(founding.clone()).await.unwrap();
-            // The replica's network is founded: it has one member, whatever else is configured.
-            change(&folder, &mut config);
-            let channels = Channels::new(&config, &tls).unwrap();
+            // The replica's network is founded: it has one member, whatever else is believed.
+            change(&mut founded, &mut config);
+            let membership = Membership::open(&folder, &config, &founded, node).unwrap();
             let alarms = Arc::new(Alarms::open(&folder.alarms()).unwrap());
             let parts =
-                Transparency::open(&folder, &config, &tls, &channels, &replica, &alarms).unwrap();
+                Transparency::open(&folder, &config, &membership, &replica, &alarms).unwrap();
             Self {
                 _data: data,
                 folder,
@@ -819,8 +766,24 @@ mod tests {
     }
 
     /// A member and an outside witness that hang, beside a node whose own co-signature is quorum enough.
-    fn with_hanging_others(hole: std::net::SocketAddr) -> impl FnOnce(&Folder, &mut Config) {
-        move |folder, config| {
+    fn with_hanging_others(hole: std::net::SocketAddr) -> impl FnOnce(&mut Founded, &mut Config) {
+        move |founded, config| {
+            use medanchor_anchor::{SignatureKind, VerifierKey};
+            let key = |name: &str, kind, seed| {
+                let key = SigningKey::from_seed(&[seed; 32]).did();
+                VerifierKey::new(name, kind, key).unwrap().to_string()
+            };
+            let name = cosigner_name(config, "hole");
+            founded.members.push(Member {
+                org: SigningKey::from_seed(&[3; 32]).did(),
+                name: "hole".to_owned(),
+                node: SigningKey::from_seed(&[4; 32]).did(),
+                node_id: 2,
+                log_key: key(&config.origin, SignatureKind::Ed25519, 5),
+                cosigner_key: key(&name, SignatureKind::Cosignature, 1),
+                certificate: Hash::of(b"a certificate"),
+                peer_id: "a peer".to_owned(),
+            });
             config.members.push(crate::MemberAddress {
                 name: "hole".to_owned(),
                 node_id: 2,
@@ -828,20 +791,12 @@ mod tests {
                 swarm: hole,
                 log: None,
             });
+            let abyss = key("abyss", SignatureKind::Cosignature, 2);
+            founded.witnesses.push(abyss);
             config.witnesses.push(crate::WitnessAddress {
                 name: "abyss".to_owned(),
                 address: hole,
             });
-            let policy = open_policy(folder).unwrap();
-            let logs: Vec<_> = policy.logs().cloned().collect();
-            let mut witnesses: Vec<_> = policy.witnesses().cloned().collect();
-            for (seed, name) in [(1, cosigner_name(config, "hole")), (2, "abyss".to_owned())] {
-                let kind = medanchor_anchor::SignatureKind::Cosignature;
-                let key = SigningKey::from_seed(&[seed; 32]).did();
-                witnesses.push(VerifierKey::new(&name, kind, key).unwrap());
-            }
-            let policy = TrustPolicy::new(&logs, &witnesses, 1).unwrap();
-            std::fs::write(folder.policy(), policy.to_string()).unwrap();
         }
     }
 
@@ -915,7 +870,9 @@ mod tests {
         let id = &raised[0].id;
         let evidence = alone.folder.alarms().join(format!("{id}.evidence"));
         let proof: Equivocation = std::fs::read_to_string(evidence).unwrap().parse().unwrap();
-        let shown = proof.verify(&open_policy(&alone.folder).unwrap()).unwrap();
+        let policy = std::fs::read_to_string(alone.folder.policy()).unwrap();
+        let policy: medanchor_anchor::TrustPolicy = policy.parse().unwrap();
+        let shown = proof.verify(&policy).unwrap();
         // Nobody else has signed the truth yet, so this node did, with the key that was stolen from it.
         assert_eq!(shown.signed_both.len(), 1);
         alarms::acknowledge(&alone.folder.alarms(), id).unwrap();

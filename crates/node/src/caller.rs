@@ -1,12 +1,11 @@
 //! Who is at the other end of a connection, by the certificate that was shown.
 
-use crate::certificates::Holder;
+use crate::{certificates::Holder, membership::Membership};
 use anyhow::{Context, Result};
-use medanchor_anchor::Member;
 use medanchor_dag::Hash;
 use rustls::{pki_types::UnixTime, server::danger::ClientCertVerifier};
 use rustls_pki_types::CertificateDer;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tonic::{
     Extensions,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
@@ -28,20 +27,25 @@ pub(crate) enum Caller {
 /// Tells callers apart.
 #[derive(Clone)]
 pub(crate) struct Callers {
-    members: Arc<BTreeMap<Hash, u64>>,
+    members: NodeIds,
     own_clients: Arc<dyn ClientCertVerifier>,
 }
 
+/// The node id of the member whose node shows the certificate with this hash.
+type NodeIds = Arc<dyn Fn(&Hash) -> Option<u64> + Send + Sync>;
+
 impl Callers {
-    /// Knows the members by the certificates in the founding statement, and its own organisation by its
-    /// certificate authority.
-    pub(crate) fn new(members: &[Member], own_ca_pem: &str) -> Result<Self> {
-        let members = members
-            .iter()
-            .map(|member| (member.certificate, member.node_id))
-            .collect();
+    /// Knows the members by the certificates that the log names, and its own organisation by its certificate
+    /// authority.
+    pub(crate) fn new(membership: &Arc<Membership>, own_ca_pem: &str) -> Result<Self> {
+        let membership = Arc::clone(membership);
+        let members = move |certificate: &Hash| membership.now().node_id(certificate);
+        Self::with(Arc::new(members), own_ca_pem)
+    }
+
+    fn with(members: NodeIds, own_ca_pem: &str) -> Result<Self> {
         Ok(Self {
-            members: Arc::new(members),
+            members,
             own_clients: crate::tls::client_verifier(own_ca_pem)
                 .context("use the organisation's own certificate authority")?,
         })
@@ -72,7 +76,7 @@ impl Callers {
     }
 
     fn holder(&self, certificate: &CertificateDer<'_>) -> Caller {
-        if let Some(&node_id) = self.members.get(&Hash::of(certificate)) {
+        if let Some(node_id) = (self.members)(&Hash::of(certificate)) {
             return Caller::Member(node_id);
         }
         let now = UnixTime::since_unix_epoch(Duration::from_millis(crate::clock::unix_ms()));
@@ -126,7 +130,7 @@ mod tests {
     use crate::certificates::Authority;
 
     fn callers(authority_pem: &str) -> Callers {
-        Callers::new(&[], authority_pem).unwrap()
+        Callers::with(Arc::new(|_| None), authority_pem).unwrap()
     }
 
     #[test]

@@ -263,9 +263,19 @@ impl Folder {
         self.0.join("founded.cbor")
     }
 
-    /// How clients and nodes judge a checkpoint (C2SP tlog-policy).
+    /// The trust policy with which the network began (C2SP tlog-policy), for clients.
     pub fn policy(&self) -> PathBuf {
         self.0.join("policy.txt")
+    }
+
+    /// How the trust policy changed with the members, as far as this node knows.
+    pub fn policy_chain(&self) -> PathBuf {
+        self.0.join("policy-chain")
+    }
+
+    /// The config of a node that is prepared to join a network, until it has.
+    pub fn prepared(&self) -> PathBuf {
+        self.0.join("prepared.toml")
     }
 
     /// What this node has co-signed.

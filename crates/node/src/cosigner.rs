@@ -4,6 +4,7 @@ use crate::{
     alarms::Alarms,
     clock,
     files::{self, Mode},
+    membership::{Believed, member_keys},
     monitor::{Judgement, Monitor},
 };
 use anyhow::{Context, Result};
@@ -24,8 +25,8 @@ pub(crate) struct Cosigner {
     origin: String,
     verifier: VerifierKey,
     key: SigningKey,
-    log_keys: Vec<VerifierKey>,
-    endorsers: Endorsers,
+    believed: Believed,
+    follows: Follows,
     seen: Mutex<SeenFile>,
     monitor: Arc<Monitor>,
     alarms: Arc<Alarms>,
@@ -38,12 +39,21 @@ pub(crate) struct CosignerParts {
     /// The co-signer's own, under which it signs.
     pub(crate) name: String,
     pub(crate) key: SigningKey,
-    pub(crate) log_keys: Vec<VerifierKey>,
-    pub(crate) endorsers: Endorsers,
+    pub(crate) believed: Believed,
+    pub(crate) follows: Follows,
     pub(crate) monitor: Arc<Monitor>,
     pub(crate) alarms: Arc<Alarms>,
     /// To be cancelled when the record of what was signed cannot be written: the node must stop.
     pub(crate) failed: CancellationToken,
+}
+
+/// What a co-signer goes by, besides a log key's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// Its own tree, or, of a log of others, nothing.
+    Itself,
+    /// A majority of the members: see [`Endorsers`].
+    Members,
 }
 
 /// Whose co-signatures a checkpoint must bear before this co-signer adds its own.
@@ -120,8 +130,8 @@ impl Cosigner {
             origin: parts.origin,
             verifier,
             key: parts.key,
-            log_keys: parts.log_keys,
-            endorsers: parts.endorsers,
+            believed: parts.believed,
+            follows: parts.follows,
             seen: Mutex::new(seen),
             monitor: parts.monitor,
             alarms: parts.alarms,
@@ -180,15 +190,45 @@ impl Cosigner {
     }
 
     fn decide(&self, request: &AddCheckpoint) -> Result<Seen, CosignError> {
-        let decided = request.decide(self.seen_file().seen().as_ref(), &self.log_keys);
+        let (log_keys, endorsers) = self.keys_for(request.checkpoint()?.size);
+        let decided = request.decide(self.seen_file().seen().as_ref(), &log_keys);
         match decided {
             // It bears the signature of a log key: is it the members' word too?
             Ok(_) | Err(AddCheckpointError::Conflict(_) | AddCheckpointError::Inconsistent) => {
-                self.endorsers.check(&request.note)?;
+                endorsers.check(&request.note)?;
             }
             Err(_) => (),
         }
         Ok(decided?)
+    }
+
+    /// Whose signatures count on a checkpoint of `size` leaves.
+    fn keys_for(&self, size: u64) -> (Vec<VerifierKey>, Endorsers) {
+        let epochs = self.believed.epochs();
+        let policy = epochs.at(size);
+        let endorsers = match self.follows {
+            Follows::Itself => Endorsers::default(),
+            Follows::Members => Endorsers::majority_of(member_keys(policy, &self.origin)),
+        };
+        (policy.logs().cloned().collect(), endorsers)
+    }
+
+    /// A change of the members is published under the policy before it, with a checkpoint that ends at its leaf.
+    /// Whoever signs a later one has that on disk: so it cannot get lost.
+    fn check_changes(&self, size: u64) -> Result<(), CosignError> {
+        let changes = self.monitor.member_changes();
+        let changes = changes.map_err(|error| CosignError::Failed(error.into()))?;
+        let published = self.believed.epochs().current_after();
+        let next = changes.into_iter().find(|index| *index >= published);
+        match next.filter(|index| size > index + 1) {
+            None => Ok(()),
+            Some(index) => Err(CosignError::Failed(
+                format!(
+                    "it is not known here that the change of members in leaf {index} was published"
+                )
+                .into(),
+            )),
+        }
     }
 
     /// Signs nothing that this node knows to be false, and says so loudly.
@@ -209,14 +249,17 @@ impl Cosigner {
         if let Some(alarm) = self.alarms.stop(&self.origin) {
             return Err(CosignError::Stopped(alarm));
         }
+        let size = request.checkpoint()?.size;
+        self.check_changes(size)?;
+        let (log_keys, endorsers) = self.keys_for(size);
         let mut file = self.seen_file();
-        let seen = request.decide(file.seen().as_ref(), &self.log_keys)?;
+        let seen = request.decide(file.seen().as_ref(), &log_keys)?;
         let at_unix_seconds = file.time(clock::unix_ms() / 1000);
         let name = self.verifier.name();
         let signature = cosign(&request.note, name, &self.key, at_unix_seconds)
             .map_err(|error| failed(error.into()))?;
         let mut note = request.note.clone();
-        note.retain(self.log_keys.iter().chain(&self.endorsers.keys));
+        note.retain(log_keys.iter().chain(&endorsers.keys));
         note.add(signature.clone())
             .map_err(|error| failed(error.into()))?;
         let cosigned = Cosigned {

@@ -4,6 +4,7 @@ use crate::{
     alarms, app,
     config::Folder,
     found::{self, Invitee, Plan, PlannedMember},
+    join::{self, Newcomer},
     witness,
 };
 use anyhow::{Context, Result};
@@ -22,13 +23,13 @@ struct Arguments {
     data: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
-    /// Address of the gRPC services of a new network of one.
+    /// Address of the gRPC services of a new node.
     #[arg(long, default_value = "127.0.0.1:7440")]
     listen: SocketAddr,
-    /// Address of the private swarm of a new network of one.
+    /// Address of the private swarm of a new node.
     #[arg(long, default_value = "127.0.0.1:7441")]
     swarm_listen: SocketAddr,
-    /// Address of the log over HTTPS of a new network of one.
+    /// Address of the log over HTTPS of a new node.
     #[arg(long, default_value = "127.0.0.1:7442")]
     log_listen: SocketAddr,
 }
@@ -47,6 +48,31 @@ enum Command {
         /// Let them read the log's entries over HTTPS, as an auditor does.
         #[arg(long)]
         auditor: bool,
+    },
+    /// Make the keys and certificates of a node that is to join a network, and the request that its members sign.
+    Prepare {
+        /// The organisation's short name.
+        name: String,
+        /// The network's name.
+        #[arg(long)]
+        origin: String,
+        /// Co-signatures that a published checkpoint carries once it has joined, as agreed with the members.
+        #[arg(long)]
+        quorum: u8,
+        /// Where to put the request: `medanchor admin member approve` and `add` take it.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Write the file that a newcomer joins with. It holds the swarm's key: hand it over as a secret.
+    Welcome {
+        /// Where to put it.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Join a network, once its log names this node as a member. Start the node afterwards.
+    Join {
+        /// The file that a member made with `medanchord welcome`.
+        welcome: PathBuf,
     },
     /// Begin to co-sign a log of others that the config lists, and that this node has never co-signed.
     WitnessLog {
@@ -95,6 +121,25 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
             tracing::info!("the old state is in `{}`: start the node", aside.display());
             Ok(())
         }
+        Some(Command::Prepare {
+            name,
+            origin,
+            quorum,
+            output,
+        }) => {
+            let newcomer = Newcomer {
+                origin: origin.clone(),
+                member: planned(arguments, name),
+                quorum: *quorum,
+            };
+            join::prepare(&newcomer, output)
+        }
+        Some(Command::Welcome { output }) => join::welcome(&folder, output),
+        Some(Command::Join { welcome }) => {
+            let node_id = runtime()?.block_on(join::join(&folder, welcome))?;
+            tracing::info!("this is node {node_id} of the network: start it with `medanchord`");
+            Ok(())
+        }
         Some(Command::Acknowledge { alarm }) => alarms::acknowledge(&folder.alarms(), alarm),
         Some(Command::Invite {
             name,
@@ -111,12 +156,25 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
             if !folder.config().exists() {
                 found_alone(&folder, arguments)?;
             }
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .context("start the runtime")?;
-            runtime.block_on(run_until_signalled(&folder))
+            runtime()?.block_on(run_until_signalled(&folder))
         }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
+
+fn planned(arguments: &Arguments, name: &str) -> PlannedMember {
+    PlannedMember {
+        name: name.to_owned(),
+        folder: arguments.data.clone(),
+        listen: arguments.listen,
+        swarm_listen: arguments.swarm_listen,
+        log_listen: arguments.log_listen,
     }
 }
 
@@ -124,13 +182,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
 fn found_alone(folder: &Folder, arguments: &Arguments) -> Result<()> {
     let plan = Plan {
         origin: "localhost/medanchor".to_owned(),
-        members: vec![PlannedMember {
-            name: "hospital".to_owned(),
-            folder: folder.path().to_owned(),
-            listen: arguments.listen,
-            swarm_listen: arguments.swarm_listen,
-            log_listen: arguments.log_listen,
-        }],
+        members: vec![planned(arguments, "hospital")],
         witnesses: Vec::new(),
         copies: 1,
         quorum: 1,

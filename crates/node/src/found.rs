@@ -7,7 +7,9 @@ use crate::{
     config::{Config, EntryReaders, Folder, MemberAddress, Role, WitnessAddress},
     cosigner::SeenFile,
     files::{self, Mode},
+    join,
     keys::{self, KeyName},
+    membership,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
@@ -117,9 +119,54 @@ pub fn invite(node: &Folder, invitee: Invitee, name: &str, home: &Path) -> Resul
         Invitee::Auditor => Holder::Auditor,
     };
     let issued = authority.issue(holder, name, &[])?;
-    let ca = files::read_text(&node.tls().join("ca.pem"), MAX_PEM_BYTES)?;
+    let entries = join::entries(node)?;
+    let ca = join::authorities(node, &entries)?;
     let policy = files::read_text(&node.policy(), MAX_POLICY_BYTES)?;
-    write_home(home, &config, &ca, &policy, &issued)
+    let config = Config {
+        members: join::addresses(&config, &entries)?,
+        ..config
+    };
+    write_home(home, &config, &ca, &policy, &issued)?;
+    copy_chain(node, home)
+}
+
+/// Completes the operator's home of a node that joins: until then it holds the identity alone.
+pub(crate) fn complete_operator(
+    node: &Folder,
+    config: &Config,
+    ca: &str,
+    policy: &str,
+) -> Result<()> {
+    let home = node.operator();
+    // Of an attempt that did not come to its end.
+    for name in ["ca.pem", "cert.pem", "key.pem", "policy.txt", "client.toml"] {
+        match std::fs::remove_file(home.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove the old `{name}`"));
+            }
+            _ => (),
+        }
+    }
+    let key = Zeroizing::new(files::read_text(&node.tls().join("authority.key"), 4096)?);
+    let authority = Authority::open(&config.name, &key)?;
+    let issued = issue_operator(&authority, &config.name)?;
+    write_home(&home, config, ca, policy, &issued)?;
+    copy_chain(node, &home)
+}
+
+fn issue_operator(authority: &Authority, name: &str) -> Result<Issued> {
+    authority.issue(Holder::Operator, &format!("operator of {name}"), &[])
+}
+
+/// A home follows the changes of the members from where its node is.
+fn copy_chain(node: &Folder, home: &Path) -> Result<()> {
+    let chain = membership::read_chain(&node.policy_chain())?;
+    if chain.changes.is_empty() {
+        return Ok(());
+    }
+    let path = home.join("policy-chain");
+    files::replace(&path, Mode::Public, &chain.to_bytes())
+        .with_context(|| format!("write `{}`", path.display()))
 }
 
 impl Plan {
@@ -167,18 +214,18 @@ struct Network {
     members: Vec<MemberAddress>,
 }
 
-struct NewMember<'a> {
+pub(crate) struct NewMember<'a> {
     planned: &'a PlannedMember,
     folder: Folder,
-    org: SigningKey,
+    pub(crate) org: SigningKey,
     authority: Authority,
-    authority_cert: Issued,
+    pub(crate) authority_cert: Issued,
     certificate: Issued,
-    entry: Member,
+    pub(crate) entry: Member,
 }
 
 impl<'a> NewMember<'a> {
-    fn create(planned: &'a PlannedMember, node_id: u64, origin: &str) -> Result<Self> {
+    pub(crate) fn create(planned: &'a PlannedMember, node_id: u64, origin: &str) -> Result<Self> {
         let folder = Folder::new(&planned.folder);
         files::create_folder(&folder.keys())?;
         let name = &planned.name;
@@ -232,24 +279,43 @@ impl<'a> NewMember<'a> {
             foreign_peers: Vec::new(),
         };
         write_node(&self.folder, &config, network, &self.certificate)?;
+        self.write_authority()?;
+        let swarm = network.swarm_key.to_text();
+        files::create(&self.folder.swarm_key(), Mode::Secret, swarm.as_bytes())?;
+        self.write_operator(&config, network)
+    }
+
+    /// What belongs to the node alone: the rest comes when it joins a network.
+    pub(crate) fn write_own(&self) -> Result<()> {
+        files::create_folder(&self.folder.tls())?;
+        write_own_certificate(&self.folder.tls(), &self.certificate)?;
+        self.write_authority()?;
+        files::create_folder(&self.folder.operator())?;
+        self.write_identity()
+    }
+
+    fn write_authority(&self) -> Result<()> {
         let key = self.authority_cert.key_pem.as_bytes();
         files::create(&self.folder.tls().join("authority.key"), Mode::Secret, key)?;
         let own_ca = self.authority_cert.certificate_pem.as_bytes();
-        files::create(&self.folder.tls().join("own-ca.pem"), Mode::Public, own_ca)?;
-        let swarm = network.swarm_key.to_text();
-        files::create(&self.folder.swarm_key(), Mode::Secret, swarm.as_bytes())?;
-        let founded = network.founded.to_bytes();
-        files::create(&self.folder.founded(), Mode::Public, &founded)?;
-        self.write_operator(&config, network)
+        files::create(&self.folder.tls().join("own-ca.pem"), Mode::Public, own_ca)
     }
 
     /// The operator's home holds the organisation's own key: whoever has it speaks for the organisation.
     fn write_operator(&self, config: &Config, network: &Network) -> Result<()> {
-        let home = self.folder.operator();
-        let operator = format!("operator of {}", self.planned.name);
-        let issued = self.authority.issue(Holder::Operator, &operator, &[])?;
+        let issued = issue_operator(&self.authority, &self.planned.name)?;
         let ca = &network.authorities;
-        write_home(&home, config, ca, &network.policy, &issued)?;
+        write_home(
+            &self.folder.operator(),
+            config,
+            ca,
+            &network.policy,
+            &issued,
+        )?;
+        self.write_identity()
+    }
+
+    fn write_identity(&self) -> Result<()> {
         let mut receive = Zeroizing::new([0; 32]);
         getrandom::fill(receive.as_mut()).context("draw random bytes")?;
         let (seed, receive) = (self.org.to_seed(), Zeroizing::new(hex::encode(*receive)));
@@ -259,7 +325,11 @@ impl<'a> NewMember<'a> {
             *Zeroizing::new(hex::encode(*seed)),
             *receive,
         ));
-        files::create(&home.join("identity.toml"), Mode::Secret, text.as_bytes())
+        files::create(
+            &self.folder.operator().join("identity.toml"),
+            Mode::Secret,
+            text.as_bytes(),
+        )
     }
 }
 
@@ -317,6 +387,8 @@ fn write_node(
     write_certificate(&folder.tls(), &network.authorities, certificate)?;
     let policy = network.policy.as_bytes();
     files::create(&folder.policy(), Mode::Public, policy)?;
+    let founded = network.founded.to_bytes();
+    files::create(&folder.founded(), Mode::Public, &founded)?;
     SeenFile::create(&folder.cosigned(), &config.origin)?;
     // Last: a folder without a config is one whose founding did not finish.
     let text = config.to_text()?;
@@ -324,8 +396,12 @@ fn write_node(
 }
 
 fn write_certificate(folder: &Path, authorities: &str, issued: &Issued) -> Result<()> {
-    let (certificate, key) = (&issued.certificate_pem, &issued.key_pem);
     files::create(&folder.join("ca.pem"), Mode::Public, authorities.as_bytes())?;
+    write_own_certificate(folder, issued)
+}
+
+fn write_own_certificate(folder: &Path, issued: &Issued) -> Result<()> {
+    let (certificate, key) = (&issued.certificate_pem, &issued.key_pem);
     files::create(
         &folder.join("cert.pem"),
         Mode::Public,
@@ -415,5 +491,4 @@ fn verifier_key(name: &str, kind: SignatureKind, key: &SigningKey) -> Result<Str
 }
 
 const FOUNDED_WITHIN_MS: u64 = 24 * 3600 * 1000 - 60_000;
-const MAX_PEM_BYTES: u64 = 1024 * 1024;
 const MAX_POLICY_BYTES: u64 = 256 * 1024;

@@ -1,7 +1,7 @@
 //! Pin before anchor (I1): k nodes have the whole DAG of a record on disk, and say so, before the log
 //! names it. Each says it of the statement that it has compared with the record, and of no other.
 
-use crate::{channels::Channels, clock};
+use crate::{clock, membership::Membership};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use medanchor_anchor::{
     Anchored, Body, Hold, Member, Read, ReadError, SignedStatement, State, TablesError,
@@ -28,7 +28,7 @@ pub(crate) struct Holders {
     pub(crate) peer_id: String,
     pub(crate) peer: Arc<Peer>,
     pub(crate) replica: Arc<Replica>,
-    pub(crate) channels: Channels,
+    pub(crate) membership: Arc<Membership>,
 }
 
 /// Why a record is not held.
@@ -202,10 +202,10 @@ impl Holders {
     }
 
     async fn ask(&self, member: &Member, share: &[Checked]) -> anyhow::Result<Hold> {
-        let Some(remote) = self.channels.to(member.node_id) else {
+        let Some(remote) = self.membership.to(member.node_id) else {
             anyhow::ensure!(
                 member.node_id == self.node_id,
-                "node `{}` has no address in the config",
+                "node `{}` has no known address",
                 member.name
             );
             return Ok(self.sign(share.iter().map(Checked::signed))?);

@@ -162,8 +162,12 @@ mod tests {
         certificates::{Authority, Holder},
         config::Folder,
         tls::Tls,
+        tls_trust::ClientTrust,
     };
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        collections::BTreeSet,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
     use tokio::{
         io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
         net::TcpListener,
@@ -194,7 +198,8 @@ mod tests {
     async fn served(answers: usize) -> (Client, Server, Arc<AtomicUsize>) {
         let folder = tempfile::tempdir().unwrap();
         let tls = tls(&Folder::new(folder.path()));
-        let acceptor = TlsAcceptor::from(tls.server().unwrap());
+        let clients = ClientTrust::new(tls.clients(&[]).unwrap(), BTreeSet::new());
+        let acceptor = TlsAcceptor::from(tls.server(clients).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server {
             name: "localhost".to_owned(),

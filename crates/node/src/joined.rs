@@ -21,8 +21,9 @@ pub(crate) fn join(folder: &Folder, node_id: u64) -> Result<()> {
         anyhow::ensure!(
             has_replica,
             "this is node {node_id} of the network, but its replica in `{}` is gone. It must not start \
-             again under this id: it could undo what it has acknowledged. Have another member remove \
-             it, and let it join again as a new member, in a new data folder",
+             again under this id: it could undo what it has acknowledged. Have the other members remove \
+             it (`medanchor admin member draft-removal`), and let it join again as a new member, in a new \
+             data folder (`medanchord prepare`, then `medanchord join`)",
             raft.display()
         );
         return Ok(());
@@ -53,6 +54,11 @@ mod tests {
             let error = join(&folder, 7).unwrap_err().to_string();
             assert!(error.contains("node 7"), "{error}");
             assert!(error.contains("join again as a new member"), "{error}");
+            assert!(
+                error.contains("medanchor admin member draft-removal"),
+                "{error}"
+            );
+            assert!(error.contains("medanchord prepare"), "{error}");
             assert!(!lost.exists(), "nothing is made in its place");
             std::fs::rename(&aside, &lost).unwrap();
         }

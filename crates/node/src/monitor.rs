@@ -4,12 +4,13 @@
 use crate::{
     alarms::{Alarm, AlarmKind, Alarms},
     files::{self, Mode},
+    membership::Believed,
     sources::Sources,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    AddCheckpoint, Checkpoint, ConsistencyProof, Equivocated, Equivocation, Read, SignedNote,
-    State, TrustPolicy, VerifierKey,
+    AddCheckpoint, Checkpoint, ConsistencyProof, Equivocated, Equivocation, LeafIndex, Read,
+    SignedNote, State, VerifierKey,
 };
 use medanchor_dag::{Hash, SigningKey, sha256};
 use medanchor_raft::Replica;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Watches one log.
 pub(crate) struct Monitor {
-    policy: TrustPolicy,
+    believed: Believed,
     /// A member has the tree; an outside witness has not, and can compare checkpoints of one size alone.
     tree: Option<OwnTree>,
     sources: Sources,
@@ -37,7 +38,7 @@ pub(crate) struct Monitor {
 
 /// What a monitor is made of.
 pub(crate) struct MonitorParts {
-    pub(crate) policy: TrustPolicy,
+    pub(crate) believed: Believed,
     pub(crate) tree: Option<OwnTree>,
     pub(crate) sources: Sources,
     pub(crate) alarms: Arc<Alarms>,
@@ -79,7 +80,7 @@ struct Kept {
 impl Monitor {
     pub(crate) fn open(parts: MonitorParts) -> Result<Self> {
         let MonitorParts {
-            policy,
+            believed,
             tree,
             sources,
             alarms,
@@ -87,7 +88,7 @@ impl Monitor {
         } = parts;
         files::create_folder(&folder)?;
         let mut known = Known::default();
-        for key in policy.logs() {
+        for key in believed.epochs().current().logs() {
             let path = folder.join(file_name(key));
             if path.exists() {
                 let text = files::read_text(&path, SignedNote::MAX_BYTES as u64)?;
@@ -97,7 +98,7 @@ impl Monitor {
             }
         }
         Ok(Self {
-            policy,
+            believed,
             tree,
             sources,
             alarms,
@@ -183,13 +184,28 @@ impl Monitor {
         }
     }
 
-    /// The listed log keys that signed it.
-    fn log_signers(&self, note: &SignedNote, of: &Checkpoint) -> Result<Vec<&VerifierKey>> {
+    /// The log keys that signed it, of those in force for its size. One that is retired by now accuses nobody:
+    /// whoever got hold of it could sign anything.
+    fn log_signers(&self, note: &SignedNote, of: &Checkpoint) -> Result<Vec<VerifierKey>> {
         anyhow::ensure!(of.origin == self.sources.origin, "it is of another log");
-        let logs = self.policy.logs().filter(|key| key.name() == of.origin);
-        let signers = note.signers(logs)?;
+        let epochs = self.believed.epochs();
+        let in_force = |key: &&VerifierKey| epochs.current().logs().any(|now| now == *key);
+        let logs = epochs.at(of.size).logs().filter(in_force);
+        let signers = note.signers(logs.filter(|key| key.name() == of.origin))?;
         anyhow::ensure!(!signers.is_empty(), "no listed log key has signed it");
-        Ok(signers.into_iter().map(|signer| signer.key).collect())
+        Ok(signers
+            .into_iter()
+            .map(|signer| signer.key.clone())
+            .collect())
+    }
+
+    /// Leaves of the own tree that changed the members, in order; none without a tree.
+    pub(crate) fn member_changes(&self) -> Result<Vec<LeafIndex>> {
+        let Some(tree) = &self.tree else {
+            return Ok(Vec::new());
+        };
+        let view = tree.replica.view()?;
+        Ok(State::new(view.as_ref()).member_changes()?)
     }
 
     /// Without a tree: no two checkpoints of one size may have different roots.
@@ -197,7 +213,7 @@ impl Monitor {
         &self,
         checkpoint: &Checkpoint,
         note: &SignedNote,
-        signers: &[&VerifierKey],
+        signers: &[VerifierKey],
     ) -> Judgement {
         let other = self.known().contradicting(checkpoint);
         let Some((other, root)) = other else {
@@ -261,7 +277,7 @@ impl Monitor {
         for (size, other) in candidates {
             let proof = tree.consistency(checkpoint.size, size)?;
             let proof = Equivocation::of_roots(note.clone(), root, proof, other)?;
-            match proof.verify(&self.policy) {
+            match proof.verify(&*self.believed.epochs()) {
                 Ok(shown) => proofs.push((proof, shown)),
                 Err(error) => tracing::warn!("a kept checkpoint is of no use: {error}"),
             }
@@ -287,7 +303,7 @@ impl Monitor {
     }
 
     async fn raise(&self, note: &SignedNote, proof: &Equivocation) {
-        let shown = match proof.verify(&self.policy) {
+        let shown = match proof.verify(&*self.believed.epochs()) {
             Ok(shown) => shown,
             Err(error) => {
                 tracing::error!("a false checkpoint could not be proved to be so: {error}");
@@ -304,7 +320,7 @@ impl Monitor {
         self.alarms.raise(alarm).await;
     }
 
-    fn remember(&self, signers: &[&VerifierKey], checkpoint: &Checkpoint, note: &SignedNote) {
+    fn remember(&self, signers: &[VerifierKey], checkpoint: &Checkpoint, note: &SignedNote) {
         let mut known = self.known();
         for key in signers {
             known.remember(key, checkpoint, note, false);

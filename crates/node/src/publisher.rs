@@ -1,17 +1,17 @@
 //! Publishing checkpoints: the leader signs, every organisation and witness co-signs, everybody is told.
 
 use crate::{
-    channels::{Channels, Remote},
     cosigner::{Cosigner, Endorsers},
-    http::{self, Server},
+    membership::{Membership, Now, member_keys},
     monitor::{Judgement, Monitor},
+    remote::{Remote, RemoteCosigner},
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use hyper::StatusCode;
 use medanchor_anchor::{
     AddCheckpoint, BoxError, Checkpoint, LeafIndex, Prove, Read, ReadError, Receipt, SignedNote,
-    State, Strength, TrustPolicy, VerifierKey,
+    State, Strength, TablesError, TrustPolicy, VerifierKey,
 };
 use medanchor_api::pb::{
     anchor::{CheckpointRequest, anchor_service_client::AnchorServiceClient},
@@ -35,16 +35,9 @@ use tonic::Request;
 pub(crate) struct Publisher {
     origin: String,
     log_key: SigningKey,
-    policy: TrustPolicy,
+    membership: Arc<Membership>,
     replica: Arc<Replica>,
     cosigner: Arc<Cosigner>,
-    /// The members' co-signers besides this node.
-    members: Vec<RemoteCosigner>,
-    /// Outside witnesses, which co-sign what these endorse.
-    witnesses: Vec<RemoteCosigner>,
-    endorsers: Endorsers,
-    http: http::Client,
-    channels: Channels,
     /// What each co-signer has seen last, as far as this node knows.
     seen_by: Mutex<BTreeMap<String, u64>>,
     newest: watch::Sender<Newest>,
@@ -115,24 +108,13 @@ impl Published {
     }
 }
 
-/// A co-signer on another machine.
-pub(crate) struct RemoteCosigner {
-    pub(crate) server: Server,
-    pub(crate) key: VerifierKey,
-}
-
 /// What a publisher is made of.
 pub(crate) struct PublisherParts {
     pub(crate) origin: String,
     pub(crate) log_key: SigningKey,
-    pub(crate) policy: TrustPolicy,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) cosigner: Arc<Cosigner>,
-    pub(crate) members: Vec<RemoteCosigner>,
-    pub(crate) witnesses: Vec<RemoteCosigner>,
-    pub(crate) endorsers: Endorsers,
-    pub(crate) http: http::Client,
-    pub(crate) channels: Channels,
     pub(crate) monitor: Arc<Monitor>,
     /// When an idle log signs again.
     pub(crate) reissue_after: Duration,
@@ -143,14 +125,9 @@ impl Publisher {
         Self {
             origin: parts.origin,
             log_key: parts.log_key,
-            policy: parts.policy,
+            membership: parts.membership,
             replica: parts.replica,
             cosigner: parts.cosigner,
-            members: parts.members,
-            witnesses: parts.witnesses,
-            endorsers: parts.endorsers,
-            http: parts.http,
-            channels: parts.channels,
             seen_by: Mutex::default(),
             newest: watch::Sender::new(Newest::default()),
             to_tell: watch::Sender::default(),
@@ -174,10 +151,9 @@ impl Publisher {
             }
         };
         // A node that does not answer delays neither the next checkpoint nor what the others are told.
-        let telling = self.channels.all().map(|remote| self.tell_task(remote));
         tokio::select! {
             () = stop.cancelled() => (),
-            _ = futures::future::join(work, futures::future::join_all(telling)) => (),
+            _ = futures::future::join(work, self.tell_all_task()) => (),
         }
     }
 
@@ -189,7 +165,10 @@ impl Publisher {
         let published = self.check(note).context("check the checkpoint")?;
         let size = published.checkpoint.size;
         match self.monitor.judge(&published.note, CATCH_UP).await? {
-            Judgement::True => self.advance(published),
+            Judgement::True => {
+                self.keep_change(&published)?;
+                self.advance(published);
+            }
             Judgement::False => {
                 anyhow::bail!("the checkpoint of {size} leaves contradicts this node's own replica")
             }
@@ -265,10 +244,13 @@ impl Publisher {
         let checkpoint = self.checkpoint()?;
         let note = checkpoint.sign(&self.log_key)?;
         let note = self.cosign(&checkpoint, note).await;
-        self.advance(self.check(note.clone())?);
+        let published = self.check(note.clone())?;
+        let is_published = published.strength == Strength::Published;
+        self.keep_change(&published)?;
+        self.advance(published);
         self.to_tell.send_replace(note.to_string());
         anyhow::ensure!(
-            self.policy.check(&note, Strength::Published).is_ok(),
+            is_published,
             "too few co-signers answered: the checkpoint of {} leaves has {} co-signatures",
             checkpoint.size,
             note.signatures().len() - 1
@@ -276,23 +258,53 @@ impl Publisher {
         Ok(())
     }
 
+    /// The next one: of the whole log, or, where that has changed the members, of the log up to the change, which
+    /// is published under the policy before it.
     fn checkpoint(&self) -> Result<Checkpoint> {
         let view = self.replica.view()?;
         let state = State::new(view.as_ref());
+        let published = self.membership.now().epochs.current_after();
+        let mut changes = state.member_changes()?.into_iter();
+        let size = match changes.find(|index| *index >= published) {
+            Some(change) => change + 1,
+            None => state.tree_size()?,
+        };
         Ok(Checkpoint {
             origin: self.origin.clone(),
-            size: state.tree_size()?,
-            root: state.root()?,
+            size,
+            root: state.root_at(size)?,
         })
+    }
+
+    /// Once a change of the members is published, the policy after it is in force.
+    fn keep_change(&self, published: &Published) -> Result<()> {
+        let size = published.checkpoint.size;
+        let now = self.membership.now();
+        if published.strength != Strength::Published || size <= now.epochs.current_after() {
+            return Ok(());
+        }
+        let view = self.replica.view()?;
+        let state = State::new(view.as_ref());
+        let is_change = |index: &LeafIndex| state.member_changes().map(|all| all.contains(index));
+        match size.checked_sub(1) {
+            Some(index) if is_change(&index)? => {
+                let receipt = receipt(&state, index, published)?;
+                self.membership.publish(receipt)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Asks every member at once, and the outside witnesses as soon as enough members have signed. Waiting
     /// callers are served as soon as the quorum is there; stragglers get a little longer.
     async fn cosign(&self, checkpoint: &Checkpoint, note: SignedNote) -> SignedNote {
+        let now = self.membership.now();
+        let policy = now.epochs.at(checkpoint.size);
+        let endorsers = Endorsers::majority_of(member_keys(policy, &self.origin));
         let mut asked: FuturesUnordered<BoxFuture<'_, Result<(String, &VerifierKey)>>> =
             FuturesUnordered::new();
         asked.push(Box::pin(self.cosign_here(checkpoint, note.clone())));
-        for cosigner in &self.members {
+        for cosigner in now.cosigners(policy) {
             asked.push(Box::pin(self.cosign_there(
                 cosigner,
                 checkpoint,
@@ -300,7 +312,7 @@ impl Publisher {
             )));
         }
         let mut signed = note;
-        let mut to_ask = self.witnesses.as_slice();
+        let mut to_ask = self.membership.witnesses();
         let mut deadline = Instant::now() + COSIGN_WITHIN;
         while let Ok(Some(answer)) = timeout_at(deadline, asked.next()).await {
             // Only a good signature of the one that was asked is taken: no answer can spoil the note.
@@ -309,7 +321,7 @@ impl Publisher {
                 tracing::debug!("a co-signer did not sign: {error:#}");
                 continue;
             }
-            if self.endorsers.count(&signed) >= self.endorsers.needed() {
+            if endorsers.count(&signed) >= endorsers.needed() {
                 for witness in std::mem::take(&mut to_ask) {
                     asked.push(Box::pin(self.cosign_there(
                         witness,
@@ -352,7 +364,7 @@ impl Publisher {
         for _ in 0..2 {
             let request = self.add_checkpoint(seen, checkpoint, &note)?.to_string();
             let path = "/add-checkpoint";
-            let (status, answer) = self.http.post(server, path, request).await?;
+            let (status, answer) = cosigner.http.post(server, path, request).await?;
             let answer = std::str::from_utf8(&answer).context("read the answer")?;
             match status {
                 StatusCode::OK => {
@@ -387,9 +399,27 @@ impl Publisher {
         })
     }
 
+    /// Tells every node of the newest checkpoint, also those that join.
+    async fn tell_all_task(&self) {
+        let mut members = self.membership.watch();
+        loop {
+            members.mark_unchanged();
+            let others = self.membership.others();
+            let telling = others.iter().map(|remote| self.tell_task(remote));
+            tokio::select! {
+                _ = futures::future::join_all(telling), if !others.is_empty() => (),
+                Ok(()) = members.changed() => (),
+            }
+        }
+    }
+
     /// Tells one node of the newest checkpoint, as often as there is a newer one.
     async fn tell_task(&self, remote: &Remote) {
         let mut to_tell = self.to_tell.subscribe();
+        // Also of what was published before it was listed, or while it was told of something else.
+        if !to_tell.borrow().is_empty() {
+            to_tell.mark_changed();
+        }
         while to_tell.changed().await.is_ok() {
             let checkpoint = to_tell.borrow_and_update().clone();
             let mut request = Request::new(PublishRequest { checkpoint });
@@ -411,7 +441,8 @@ impl Publisher {
         let Ok(_asking) = self.asking.try_lock() else {
             return;
         };
-        let answers = self.channels.all().map(|remote| async {
+        let others = self.membership.others();
+        let answers = others.iter().map(|remote| async {
             let mut request = Request::new(CheckpointRequest {});
             request.set_timeout(TELL_WITHIN);
             let answer = AnchorServiceClient::new(remote.channel.clone())
@@ -432,10 +463,13 @@ impl Publisher {
 
     /// Checks signatures by the trust policy.
     fn check(&self, note: SignedNote) -> Result<Published> {
-        let (strength, checked) = match self.policy.check(&note, Strength::Published) {
+        let size = note.text().parse::<Checkpoint>()?.size;
+        let now = self.membership.now();
+        let policy = self.policy_for(&now, size)?;
+        let (strength, checked) = match policy.check(&note, Strength::Published) {
             Ok(checked) => (Strength::Published, checked),
             Err(_) => {
-                let checked = self.policy.check(&note, Strength::Witnessed)?;
+                let checked = policy.check(&note, Strength::Witnessed)?;
                 (Strength::Witnessed, checked)
             }
         };
@@ -448,6 +482,20 @@ impl Publisher {
             note,
             strength,
         })
+    }
+
+    /// The policy for a checkpoint of `size` leaves. None is known beyond a change that is not known to be
+    /// published.
+    fn policy_for<'n>(&self, now: &'n Now, size: u64) -> Result<&'n TrustPolicy> {
+        let published = now.epochs.current_after();
+        let mut changes = self.monitor.member_changes()?.into_iter();
+        let next = changes.find(|index| *index >= published);
+        match next.filter(|index| size > index + 1) {
+            None => Ok(now.epochs.at(size)),
+            Some(index) => anyhow::bail!(
+                "it is not known here that the change of members in leaf {index} was published"
+            ),
+        }
     }
 
     /// Keeps the newest checkpoint of each strength.
@@ -497,6 +545,10 @@ impl Publisher {
     }
 
     async fn prove(&self, index: LeafIndex, strength: Strength) -> Result<Receipt, ReadError> {
+        // Whoever knows only the policy before a change can check that receipt of it.
+        if let Some(change) = self.membership.now().change(index) {
+            return Ok(change.clone());
+        }
         let published = self
             .covering(index, strength)
             .await
@@ -510,18 +562,24 @@ impl Publisher {
             .map_err(|error| ReadError::Stopped(error.into()))?;
         let view = self.replica.view()?;
         let state = State::new(view.as_ref());
-        let stopped = |error: medanchor_anchor::TablesError| ReadError::Stopped(error.into());
-        let leaf = state.leaf(index).map_err(stopped)?;
-        Ok(Receipt {
-            leaf: leaf.ok_or_else(|| ReadError::Stopped("a leaf is missing".into()))?,
-            opening: state.opening(index).map_err(stopped)?,
-            index,
-            proof: state
-                .inclusion_proof(index, published.checkpoint.size)
-                .map_err(stopped)?,
-            checkpoint: published.note.clone(),
-        })
+        receipt(&state, index, &published).map_err(|error| ReadError::Stopped(error.into()))
     }
+}
+
+/// The receipt of a leaf under a checkpoint that covers it.
+fn receipt(
+    state: &State<'_>,
+    index: LeafIndex,
+    published: &Published,
+) -> Result<Receipt, TablesError> {
+    let leaf = state.leaf(index)?;
+    Ok(Receipt {
+        leaf: leaf.ok_or_else(|| TablesError("a leaf is missing".into()))?,
+        opening: state.opening(index)?,
+        index,
+        proof: state.inclusion_proof(index, published.checkpoint.size)?,
+        checkpoint: published.note.clone(),
+    })
 }
 
 impl Prove for Publisher {

@@ -2,10 +2,12 @@
 
 use crate::{
     connections::{Bounded, Limits, places, source},
+    door::{Connection, Door},
     places::Place,
+    tls::Tls,
+    tls_trust::ClientTrust,
 };
 use anyhow::{Context, Result};
-use rustls::ServerConfig;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -16,7 +18,6 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
@@ -24,22 +25,25 @@ use tonic::{service::Routes, transport::Server};
 /// A bound port, not serving yet.
 pub(crate) struct Listener {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    door: Door,
     limits: Limits,
 }
 
 impl Listener {
+    /// Binds a port that `clients` are let in on.
     pub(crate) async fn bind(
         address: SocketAddr,
-        tls: Arc<ServerConfig>,
+        tls: &Tls,
+        clients: Arc<ClientTrust>,
         limits: Limits,
     ) -> Result<Self> {
+        let door = Door::new(tls, clients)?;
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen on {address}"))?;
         Ok(Self {
             listener,
-            tls: TlsAcceptor::from(tls),
+            door,
             limits,
         })
     }
@@ -104,7 +108,7 @@ impl Listener {
             let handshake = hand_on(
                 stream,
                 place,
-                self.tls.clone(),
+                self.door.clone(),
                 self.limits,
                 accepted.clone(),
             );
@@ -120,12 +124,12 @@ impl Listener {
 async fn hand_on(
     stream: TcpStream,
     place: Place<IpAddr>,
-    tls: TlsAcceptor,
+    door: Door,
     limits: Limits,
     accepted: mpsc::Sender<Accepted>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
-    let stream = timeout(HANDSHAKE_WITHIN.min(limits.idle), tls.accept(stream))
+    let stream = timeout(HANDSHAKE_WITHIN.min(limits.idle), door.open(stream))
         .await
         .context("wait for the handshake")??;
     // The receiver is gone only when the server is.
@@ -135,7 +139,7 @@ async fn hand_on(
     Ok(())
 }
 
-type Accepted = std::io::Result<Bounded<TlsStream<TcpStream>>>;
+type Accepted = std::io::Result<Bounded<Connection>>;
 
 /// All headers of a request.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
@@ -151,12 +155,11 @@ mod tests {
     use crate::{
         certificates::{Authority, Holder},
         config::Folder,
-        tls::Tls,
     };
     use axum::{Router, routing};
     use rustls::{ClientConfig, RootCertStore, crypto::ring, version::TLS13};
     use rustls_pki_types::{CertificateDer, ServerName};
-    use std::io;
+    use std::{collections::BTreeSet, io};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpSocket,
@@ -196,7 +199,9 @@ mod tests {
             }
             let tls = Tls::open(&Folder::new(folder.path())).unwrap();
             let listen = ([127, 0, 0, 1], 0).into();
-            let listener = Listener::bind(listen, tls.log_server().unwrap(), limits);
+            let clients = ClientTrust::new(tls.clients(&[]).unwrap(), BTreeSet::new());
+            let clients = clients.optional();
+            let listener = Listener::bind(listen, &tls, clients, limits);
             let listener = listener.await.unwrap();
             let address = listener.listener.local_addr().unwrap();
             let routes = Router::new()

@@ -2,8 +2,8 @@
 //! monitoring endpoint.
 
 use crate::{
-    channels::{Channels, Remote},
-    http::{self, Server},
+    membership::Membership,
+    remote::{Remote, RemoteCosigner},
 };
 use anyhow::{Context, Result};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -11,17 +11,15 @@ use hyper::StatusCode;
 use medanchor_anchor::SignedNote;
 use medanchor_api::pb::anchor::{CheckpointRequest, anchor_service_client::AnchorServiceClient};
 use medanchor_dag::sha256;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tonic::Request;
 
 /// The others that show checkpoints of one log.
 pub(crate) struct Sources {
     pub(crate) origin: String,
-    /// The other members' nodes: what they tell their clients.
-    pub(crate) members: Option<Channels>,
-    /// Every other co-signer: what it has co-signed.
-    pub(crate) cosigners: Vec<Server>,
-    pub(crate) http: http::Client,
+    /// The other members' nodes, for what they tell their clients and what they have co-signed, and outside
+    /// witnesses. About a log of others nobody is asked.
+    pub(crate) membership: Option<Arc<Membership>>,
 }
 
 /// Where the newest checkpoint that a co-signer signed of this log is found (C2SP tlog-witness).
@@ -35,14 +33,19 @@ type Shown<'a> = (&'a str, Result<Option<SignedNote>>);
 impl Sources {
     /// The newest checkpoint of everyone who answers in time, with their names. No signature is checked.
     pub(crate) async fn newest(&self) -> Vec<(String, SignedNote)> {
+        let Some(membership) = &self.membership else {
+            return Vec::new();
+        };
+        let members = membership.others();
         let mut asked: FuturesUnordered<BoxFuture<'_, Shown<'_>>> = FuturesUnordered::new();
-        for remote in self.members.iter().flat_map(Channels::all) {
+        for remote in &members {
             let answer = told(remote).map(|answer| (remote.name.as_str(), answer));
             asked.push(answer.boxed());
         }
-        for server in &self.cosigners {
-            let answer = self.cosigned(server);
-            let answer = answer.map(|answer| (server.name.as_str(), answer));
+        let members = members.iter().map(|remote| &remote.cosigner);
+        for cosigner in members.chain(membership.witnesses()) {
+            let answer = self.cosigned(cosigner);
+            let answer = answer.map(|answer| (cosigner.server.name.as_str(), answer));
             asked.push(answer.boxed());
         }
         let mut newest = Vec::new();
@@ -55,9 +58,10 @@ impl Sources {
         newest
     }
 
-    async fn cosigned(&self, server: &Server) -> Result<Option<SignedNote>> {
+    async fn cosigned(&self, cosigner: &RemoteCosigner) -> Result<Option<SignedNote>> {
         let path = monitoring_path(&self.origin);
-        let (status, answer) = self.http.get(server, &path).await?;
+        let server = &cosigner.server;
+        let (status, answer) = cosigner.http.get(server, &path).await?;
         match status {
             StatusCode::OK => {
                 let text = std::str::from_utf8(&answer).context("read the checkpoint")?;

@@ -1,16 +1,22 @@
 //! TLS 1.3 with client certificates, on both ends.
 
-use crate::{config::Folder, files, http};
+use crate::{
+    config::Folder,
+    files, http,
+    tls_trust::{ClientTrust, Pinned},
+};
 use anyhow::{Context, Result};
+use medanchor_anchor::MemberEntry;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
+    client::WebPkiServerVerifier,
     crypto::{CryptoProvider, ring},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{path::Path, sync::Arc};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 /// A node's certificate, and whom it trusts.
@@ -31,23 +37,8 @@ impl Tls {
         })
     }
 
-    /// For the port of a node's services: TLS 1.3, and every client shows a certificate.
-    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>> {
-        self.serve(client_verifier(&self.ca_pem)?)
-    }
-
-    /// For the port that everybody may read the log on: TLS 1.3, and whoever shows a certificate must show a
-    /// good one.
-    pub(crate) fn log_server(&self) -> Result<Arc<ServerConfig>> {
-        let roots = Arc::new(roots(&self.ca_pem)?);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots, provider())
-            .allow_unauthenticated()
-            .build()
-            .context("use the certificate authorities")?;
-        self.serve(clients)
-    }
-
-    fn serve(&self, clients: Arc<dyn ClientCertVerifier>) -> Result<Arc<ServerConfig>> {
+    /// For a port that this node serves: TLS 1.3, with certificates as `clients` demands.
+    pub(crate) fn server(&self, clients: Arc<ClientTrust>) -> Result<Arc<ServerConfig>> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("set TLS 1.3")?
@@ -58,26 +49,51 @@ impl Tls {
         Ok(Arc::new(config))
     }
 
-    /// For HTTPS requests to other nodes and witnesses.
+    /// For HTTPS requests to outside witnesses, by the authorities in `ca.pem`.
     pub(crate) fn client(&self) -> Result<http::Client> {
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("set TLS 1.3")?
-            .with_root_certificates(roots(&self.ca_pem)?)
+            .with_root_certificates(roots(certificates(&self.ca_pem)?)?)
             .with_client_auth_cert(certificates(&self.certificate_pem)?, self.key()?)
             .context("use the node's certificate")?;
         Ok(http::Client::new(config))
     }
 
-    /// For gRPC requests to the node that is named `name` in its certificate.
-    pub(crate) fn channel(&self, name: &str) -> ClientTlsConfig {
-        ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.ca_pem))
-            .identity(Identity::from_pem(
-                &self.certificate_pem,
-                self.key_pem.as_str(),
-            ))
-            .domain_name(name)
+    /// For connections to a member's node: it must show the very certificate that the log names. `alpn` are the
+    /// protocols to offer.
+    pub(crate) fn member(&self, entry: &MemberEntry, alpn: &[&[u8]]) -> Result<ClientConfig> {
+        let mut authorities = certificates(&self.ca_pem)?;
+        authorities.extend(authority(entry));
+        let roots = Arc::new(roots(authorities)?);
+        let chain = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .build()
+            .context("use the certificate authorities")?;
+        let verifier = Pinned::new(chain, entry.member.certificate);
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .context("set TLS 1.3")?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(certificates(&self.certificate_pem)?, self.key()?)
+            .context("use the node's certificate")?;
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(config)
+    }
+
+    /// Accepts the certificates of everybody whom a member lets in now: the authorities in `ca.pem` without those
+    /// of founders that were removed, and those of members that joined later.
+    pub(crate) fn clients(&self, members: &[MemberEntry]) -> Result<Arc<dyn ClientCertVerifier>> {
+        let removed: Vec<&str> = members
+            .iter()
+            .filter(|entry| !entry.is_active() && entry.contact.is_none())
+            .map(|entry| entry.member.name.as_str())
+            .collect();
+        let mut authorities = certificates(&self.ca_pem)?;
+        authorities.retain(|authority| !is_of(authority, &removed));
+        let joined = members.iter().filter(|entry| entry.is_active());
+        authorities.extend(joined.filter_map(authority));
+        verifier(authorities)
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>> {
@@ -87,9 +103,7 @@ impl Tls {
 
 /// Accepts the certificates that the authorities in `ca` issued.
 pub(crate) fn client_verifier(ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_pem)?), provider())
-        .build()
-        .context("use the certificate authorities")
+    verifier(certificates(ca_pem)?)
 }
 
 /// Reads the certificate of the organisation's own authority.
@@ -97,9 +111,42 @@ pub(crate) fn own_authority(folder: &Path) -> Result<String> {
     files::read_text(&folder.join("own-ca.pem"), MAX_PEM_BYTES)
 }
 
-fn roots(ca_pem: &str) -> Result<RootCertStore> {
+fn verifier(authorities: Vec<CertificateDer<'_>>) -> Result<Arc<dyn ClientCertVerifier>> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider())
+        .build()
+        .context("use the certificate authorities")
+}
+
+/// The authority that the log says a member has; founders' are in `ca.pem`. The log takes any bytes: those that
+/// are no certificate let nobody in.
+fn authority(entry: &MemberEntry) -> Option<CertificateDer<'static>> {
+    let contact = entry.contact.as_ref()?;
+    let authority = CertificateDer::from(contact.authority.clone());
+    match RootCertStore::empty().add(authority.clone()) {
+        Ok(()) => Some(authority),
+        Err(error) => {
+            let name = &entry.member.name;
+            tracing::warn!("the authority of member `{name}` cannot be used: {error}");
+            None
+        }
+    }
+}
+
+/// Whether an authority is that of one of these organisations, by its subject.
+fn is_of(authority: &CertificateDer<'_>, organisations: &[&str]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(authority) else {
+        return false;
+    };
+    let mut names = certificate.subject().iter_organization();
+    names.any(|name| {
+        name.as_str()
+            .is_ok_and(|name| organisations.contains(&name))
+    })
+}
+
+fn roots(authorities: Vec<CertificateDer<'_>>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca_pem)? {
+    for certificate in authorities {
         roots
             .add(certificate)
             .context("use a certificate authority")?;
@@ -115,7 +162,7 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     Ok(certificates)
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 

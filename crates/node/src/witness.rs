@@ -4,14 +4,14 @@
 use crate::{
     alarms::Alarms,
     config::{Config, Folder, WitnessedLog},
-    cosigner::{CosignError, Cosigner, CosignerParts, Endorsers, SeenFile},
+    cosigner::{CosignError, Cosigner, CosignerParts, Follows, SeenFile},
     keys::{self, KeyName},
+    membership::Believed,
     monitor::{Monitor, MonitorParts},
     sources::{Sources, monitoring_path},
-    tls::Tls,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{AddCheckpoint, AddCheckpointError, NoteSignature, TrustPolicy};
+use medanchor_anchor::{AddCheckpoint, AddCheckpointError, Epochs, NoteSignature, TrustPolicy};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -27,13 +27,12 @@ impl Witness {
         folder: &Folder,
         config: &Config,
         own: Arc<Cosigner>,
-        tls: &Tls,
         alarms: &Arc<Alarms>,
     ) -> Result<Self> {
         let (name, failed) = (own.verifier().name().to_owned(), own.failed());
         let mut logs = BTreeMap::from([(own.origin().to_owned(), own)]);
         for log in &config.witnessed_logs {
-            let cosigner = open_other(folder, log, &name, tls, alarms, failed.clone());
+            let cosigner = open_other(folder, log, &name, alarms, failed.clone());
             let cosigner = cosigner.with_context(|| format!("witness log `{}`", log.origin))?;
             logs.insert(log.origin.clone(), Arc::new(cosigner));
         }
@@ -80,19 +79,17 @@ fn open_other(
     folder: &Folder,
     log: &WitnessedLog,
     name: &str,
-    tls: &Tls,
     alarms: &Arc<Alarms>,
     failed: CancellationToken,
 ) -> Result<Cosigner> {
-    let log_keys = log.log_keys()?;
+    let policy = TrustPolicy::new(&log.log_keys()?, &[], 0).context("trust the log's keys")?;
+    let believed = Believed::Fixed(Arc::new(Epochs::new(policy)));
     let monitor = Monitor::open(MonitorParts {
-        policy: TrustPolicy::new(&log_keys, &[], 0).context("trust the log's keys")?,
+        believed: believed.clone(),
         tree: None,
         sources: Sources {
             origin: log.origin.clone(),
-            members: None,
-            cosigners: Vec::new(),
-            http: tls.client()?,
+            membership: None,
         },
         alarms: Arc::clone(alarms),
         folder: folder.known_checkpoints(),
@@ -101,8 +98,8 @@ fn open_other(
         origin: log.origin.clone(),
         name: name.to_owned(),
         key: keys::open_signing(&folder.keys(), KeyName::Cosigner)?,
-        log_keys,
-        endorsers: Endorsers::default(),
+        believed,
+        follows: Follows::Itself,
         monitor: Arc::new(monitor),
         alarms: Arc::clone(alarms),
         failed,
@@ -118,6 +115,8 @@ mod tests {
         config::WitnessAddress,
         found::{Plan, PlannedMember, found},
         http,
+        membership::Membership,
+        tls::Tls,
     };
     use medanchor_anchor::{
         Checkpoint, ConsistencyProof, Equivocation, MemoryTables, SignatureKind, SignedNote,
@@ -181,7 +180,11 @@ mod tests {
         fn regulator(&self, config: &Config) -> Result<(Witness, Arc<Alarms>)> {
             let folder = self.folder("regulator");
             let alarms = Arc::new(Alarms::open(&folder.alarms())?);
-            Ok((app::open_witness(&folder, config, &alarms)?.0, alarms))
+            let founding = app::open_founding(&folder)?;
+            let founded = app::founded_of(&founding)?;
+            let membership = Membership::open(&folder, config, founded, None)?;
+            let (witness, _) = app::open_witness(&folder, config, &membership, &alarms)?;
+            Ok((witness, alarms))
         }
 
         fn key(&self, name: &str, key: KeyName) -> SigningKey {
@@ -408,8 +411,8 @@ mod tests {
         assert_eq!(fs::read(network.seen(ORIGIN)).unwrap(), nothing);
     }
 
-    #[test]
-    fn missing_or_damaged_record_is_an_error() {
+    #[tokio::test]
+    async fn missing_or_damaged_record_is_an_error() {
         let network = Network::found();
         let nothing = fs::read(network.seen(ORIGIN)).unwrap();
         let mut note = network.note(TRUE, 4, "a", &[]);

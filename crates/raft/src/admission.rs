@@ -77,7 +77,9 @@ impl Admission {
         state: StateStore,
         alarms: Alarms,
     ) -> Self {
-        let founders = config.identity.founded.members.iter();
+        let identity = &config.identity;
+        let (founded, joined) = (&identity.founded.members, &identity.joined.members);
+        let founders = founded.iter().chain(joined);
         Self {
             origin: config.identity.origin.clone(),
             founders: founders.map(|m| (m.node_id, m.node)).collect(),

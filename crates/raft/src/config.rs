@@ -104,8 +104,11 @@ impl fmt::Debug for ReplicaConfig {
 pub struct Identity {
     /// The network's name.
     pub origin: String,
-    /// How the network was founded: says whose signatures count until the state does.
+    /// How the network was founded: says whose batches count until the state does.
     pub founded: Founded,
+    /// The network as this node knew it when it joined, which for a founder is as it was founded: says who
+    /// certifies a snapshot until the state does.
+    pub joined: Founded,
     /// This node's key, as the members know it.
     pub key: Arc<SigningKey>,
 }

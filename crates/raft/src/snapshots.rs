@@ -103,7 +103,7 @@ impl Snapshots {
 
     /// The certifiers until the state names them.
     pub(crate) fn founding_certifiers(&self) -> Certifiers {
-        Certifiers::founded(&self.identity.origin, &self.identity.founded)
+        Certifiers::founded(&self.identity.origin, &self.identity.joined)
     }
 
     /// Of how many entries and leaves a snapshot is made while the log is small.

@@ -4,8 +4,9 @@ use crate::{
 };
 use medanchor_anchor::{Checkpoint, SignedNote};
 use medanchor_api::pb::anchor::{
-    CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse, ReceiptRequest,
-    ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest, SubmitStreamResponse,
+    CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
+    PolicyChainRequest, PolicyChainResponse, ReceiptRequest, ReceiptResponse, SubmitRequest,
+    SubmitResponse, SubmitStreamRequest, SubmitStreamResponse,
     anchor_service_server::{AnchorService, AnchorServiceServer},
 };
 use medanchor_dag::{Hash, SigningKey};
@@ -154,6 +155,13 @@ impl AnchorService for Shows {
     ) -> Result<Response<CheckpointResponse>, Status> {
         let checkpoint = self.0.clone();
         Ok(Response::new(CheckpointResponse { checkpoint }))
+    }
+
+    async fn policy_chain(
+        &self,
+        _: Request<PolicyChainRequest>,
+    ) -> Result<Response<PolicyChainResponse>, Status> {
+        Err(Status::unavailable("not this one"))
     }
 
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {

@@ -8,8 +8,8 @@ use medanchor_api::{
         },
         anchor::{
             CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
-            ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest,
-            SubmitStreamResponse,
+            PolicyChainRequest, PolicyChainResponse, ReceiptRequest, ReceiptResponse,
+            SubmitRequest, SubmitResponse, SubmitStreamRequest, SubmitStreamResponse,
             anchor_service_client::AnchorServiceClient,
             anchor_service_server::{AnchorService, AnchorServiceServer},
         },
@@ -131,6 +131,14 @@ impl AnchorService for Service {
     ) -> Result<Response<CheckpointResponse>, Status> {
         let mut truth = AnchorServiceClient::new(self.truth.clone());
         truth.checkpoint(request.into_inner()).await
+    }
+
+    async fn policy_chain(
+        &self,
+        request: Request<PolicyChainRequest>,
+    ) -> Result<Response<PolicyChainResponse>, Status> {
+        let mut truth = AnchorServiceClient::new(self.truth.clone());
+        truth.policy_chain(request.into_inner()).await
     }
 }
 

@@ -102,6 +102,18 @@ pub struct CheckpointResponse {
     #[prost(string, tag = "1")]
     pub checkpoint: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyChainRequest {
+    /// Sizes of old checkpoints that are to be shown to be prefixes of the log as it is now; at most 1024.
+    #[prost(uint64, repeated, tag = "1")]
+    pub sizes: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyChainResponse {
+    /// The policy chain: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub policy_chain: ::prost::alloc::vec::Vec<u8>,
+}
 /// Strength is how much a receipt proves (docs/architecture.md, trust model).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -363,6 +375,33 @@ pub mod anchor_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// PolicyChain shows how the trust policy changed with the members. It proves itself: docs/formats.md.
+        pub async fn policy_chain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PolicyChainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PolicyChainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.anchor.v1.AnchorService/PolicyChain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.anchor.v1.AnchorService", "PolicyChain"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -427,6 +466,14 @@ pub mod anchor_service_server {
             request: tonic::Request<super::CheckpointRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CheckpointResponse>,
+            tonic::Status,
+        >;
+        /// PolicyChain shows how the trust policy changed with the members. It proves itself: docs/formats.md.
+        async fn policy_chain(
+            &self,
+            request: tonic::Request<super::PolicyChainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PolicyChainResponse>,
             tonic::Status,
         >;
     }
@@ -725,6 +772,51 @@ pub mod anchor_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CheckpointSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.anchor.v1.AnchorService/PolicyChain" => {
+                    #[allow(non_camel_case_types)]
+                    struct PolicyChainSvc<T: AnchorService>(pub Arc<T>);
+                    impl<
+                        T: AnchorService,
+                    > tonic::server::UnaryService<super::PolicyChainRequest>
+                    for PolicyChainSvc<T> {
+                        type Response = super::PolicyChainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PolicyChainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AnchorService>::policy_chain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PolicyChainSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

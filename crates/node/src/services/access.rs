@@ -1,5 +1,5 @@
 use super::errors::{append_status, internal, parsed, read_status, tables_status};
-use crate::channels::{Channels, Remote};
+use crate::{membership::Membership, remote::Remote};
 use medanchor_anchor::{Body, Read, SignedStatement, State};
 use medanchor_api::{
     Decision, Denied, Granted, access_request,
@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status};
 pub(crate) struct Access {
     pub(crate) broker: Arc<Broker>,
     pub(crate) replica: Arc<Replica>,
-    pub(crate) channels: Channels,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) node: Did,
 }
 
@@ -83,18 +83,18 @@ impl Access {
         Ok(custody.map_or_else(Vec::new, |entry| entry.custody.brokers))
     }
 
-    fn remotes(&self, brokers: &[Did]) -> Result<Vec<Remote>, Status> {
+    fn remotes(&self, brokers: &[Did]) -> Result<Vec<Arc<Remote>>, Status> {
         let view = self.replica.view().map_err(read_status)?;
         let members = State::new(view.as_ref()).members().map_err(tables_status)?;
         let brokers = members.iter().filter(|m| brokers.contains(&m.node));
-        let remotes = brokers.filter_map(|member| self.channels.to(member.node_id));
-        Ok(remotes.cloned().collect())
+        let remotes = brokers.filter_map(|member| self.membership.to(member.node_id));
+        Ok(remotes.collect())
     }
 }
 
 /// Has the first broker that can be reached decide.
 async fn forward(
-    remotes: Vec<Remote>,
+    remotes: Vec<Arc<Remote>>,
     wire: RequestRequest,
 ) -> Result<Response<RequestResponse>, Status> {
     let mut last = status(
@@ -105,7 +105,7 @@ async fn forward(
     for remote in remotes {
         let mut request = Request::new(wire.clone());
         request.set_timeout(FORWARD_WITHIN);
-        let answer = AccessServiceClient::new(remote.channel)
+        let answer = AccessServiceClient::new(remote.channel.clone())
             .request(request)
             .await;
         match answer {

@@ -5,17 +5,19 @@ use super::{
 use crate::{
     caller::{Caller, Callers},
     config::EntryReaders,
+    membership::Membership,
     publisher::Publisher,
     submit::Submitter,
 };
 use futures::stream::{self, BoxStream, StreamExt};
-use medanchor_anchor::{Kind, LeafIndex, Prove, Read, State};
+use medanchor_anchor::{Kind, LeafIndex, PolicyChain, Prove, Read, SignedNote, State};
 use medanchor_api::{
     AsOf, LeafEntry, LeafName, ReceiptOf, Submit, Submitted,
     pb::anchor::{
         CheckpointRequest, CheckpointResponse, ListLeavesRequest, ListLeavesResponse,
-        ReceiptRequest, ReceiptResponse, SubmitRequest, SubmitResponse, SubmitStreamRequest,
-        SubmitStreamResponse, anchor_service_server::AnchorService,
+        PolicyChainRequest, PolicyChainResponse, ReceiptRequest, ReceiptResponse, SubmitRequest,
+        SubmitResponse, SubmitStreamRequest, SubmitStreamResponse,
+        anchor_service_server::AnchorService,
     },
     status,
 };
@@ -29,6 +31,7 @@ pub(crate) struct Anchor {
     pub(crate) submitter: Arc<Submitter>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) publisher: Arc<Publisher>,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) callers: Callers,
     /// Who may read all leaves.
     pub(crate) entries: EntryReaders,
@@ -82,8 +85,11 @@ impl AnchorService for Anchor {
             .await
             .map_err(read_status)?;
         // Whoever can name a record or a statement may know how it was recorded, and everybody must be able to
-        // check whose key they seal to; all other openings are for operators.
-        let public = matches!(receipt.leaf.kind, Kind::Founded | Kind::Custody);
+        // check whose key they seal to and whom they believe; all other openings are for operators.
+        let public = matches!(
+            receipt.leaf.kind,
+            Kind::Founded | Kind::Custody | Kind::MemberAdded | Kind::MemberRemoved
+        );
         if !privileged && !knows_it && !public {
             receipt.opening = None;
         }
@@ -139,9 +145,48 @@ impl AnchorService for Anchor {
         let checkpoint = self.publisher.newest().unwrap_or_default();
         Ok(Response::new(CheckpointResponse { checkpoint }))
     }
+
+    async fn policy_chain(
+        &self,
+        request: Request<PolicyChainRequest>,
+    ) -> Result<Response<PolicyChainResponse>, Status> {
+        let sizes = request.into_inner().sizes;
+        if sizes.len() > MAX_SIZES {
+            let sentence = format!("more than {MAX_SIZES} sizes are asked for");
+            return Err(status(Code::InvalidArgument, "malformed", sentence));
+        }
+        let chain = self.chain(sizes)?;
+        Ok(Response::new(PolicyChainResponse {
+            policy_chain: chain.to_bytes(),
+        }))
+    }
 }
 
 impl Anchor {
+    /// The changes of the policy; once a checkpoint is published under the newest, also that they, and the logs of
+    /// these sizes, are prefixes of the log as it is now.
+    fn chain(&self, sizes: Vec<u64>) -> Result<PolicyChain, Status> {
+        let now = self.membership.now();
+        let mut chain = now.chain.clone();
+        let after = now.epochs.current_after();
+        let head = self.publisher.published();
+        let Some((newest, head)) = head.filter(|(size, _)| after > 0 && *size > after) else {
+            return Ok(chain);
+        };
+        let view = self.replica.view().map_err(read_status)?;
+        let state = State::new(view.as_ref());
+        let changes = chain.changes.iter().map(|change| change.index + 1);
+        for size in changes
+            .chain(sizes)
+            .filter(|size| (1..=newest).contains(size))
+        {
+            let proof = state.consistency_proof(size, newest);
+            chain.proofs.insert(size, proof.map_err(tables_status)?);
+        }
+        chain.head = Some(SignedNote::parse(&head).map_err(super::errors::internal)?);
+        Ok(chain)
+    }
+
     /// The leaf asked for, and whether the caller showed that it knows the record or the statement. "There is
     /// none" is said only by a replica that is up to date.
     async fn find(&self, leaf: &LeafName) -> Result<(LeafIndex, bool), Status> {
@@ -230,5 +275,7 @@ fn answers(page: AsOf<Vec<LeafEntry>>) -> Vec<ListLeavesResponse> {
 
 /// Statements of one stream that are under way at the same time.
 const SUBMIT_WINDOW: usize = 256;
+/// Old checkpoints that one answer shows to be prefixes of the log.
+const MAX_SIZES: usize = 1024;
 /// Leaves read at once.
 const PAGE: u64 = 256;

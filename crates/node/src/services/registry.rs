@@ -2,21 +2,21 @@ use super::errors::{internal, parsed, read_status, tables_status};
 use crate::{
     alarms::{Alarms, Raised},
     caller::Callers,
-    channels::Channels,
     fatal_store::FatalStore,
+    membership::Membership,
     publisher::Publisher,
 };
 use medanchor_anchor::{
-    Body, CustodyEntry, LeafIndex, PrincipalEntry, Read, State, TablesError, View,
+    Body, CustodyEntry, LeafIndex, MemberEntry, PrincipalEntry, Read, State, TablesError, View,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, ListedCustody, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus,
-    StreamHead, consents_asked_for,
+    Alarm, AnchoredRecord, AsOf, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
+    NodeStatus, PeerStatus, StreamHead, consents_asked_for,
     pb::registry::{
         GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
         ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
-        ListPrincipalsRequest, ListPrincipalsResponse, StatusRequest, StatusResponse,
-        registry_service_server::RegistryService,
+        ListMembersRequest, ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse,
+        StatusRequest, StatusResponse, registry_service_server::RegistryService,
     },
     principal_kind_name, record_asked_for, status, stream_asked_for,
 };
@@ -35,12 +35,29 @@ pub(crate) struct Registry {
     pub(crate) store: Arc<FatalStore>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) publisher: Arc<Publisher>,
-    pub(crate) channels: Channels,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Arc<Alarms>,
 }
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
+    async fn list_members(
+        &self,
+        _: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let entries = state.member_entries().map_err(tables_status)?;
+        let quorum = state.quorum().map_err(tables_status)?;
+        let witnesses = self.membership.founded().witnesses.len();
+        Ok(Response::new(ListMembersResponse {
+            members: entries.into_iter().map(listed_member).collect(),
+            quorum: u32::try_from(quorum).unwrap_or(u32::MAX),
+            witnesses: u32::try_from(witnesses).unwrap_or(u32::MAX),
+            tree_size: tree_size(&state)?,
+        }))
+    }
+
     async fn list_principals(
         &self,
         request: Request<ListPrincipalsRequest>,
@@ -174,7 +191,7 @@ impl RegistryService for Registry {
             .iter()
             .find(|member| Some(member.node_id) == raft.leader);
         let peers = members.iter().filter_map(|member| {
-            let remote = self.channels.to(member.node_id)?;
+            let remote = self.membership.to(member.node_id)?;
             Some(PeerStatus {
                 node: remote.name.clone(),
                 swarm_connected: connected.contains(&member.peer_id),
@@ -267,6 +284,23 @@ fn label(state: &State<'_>, enrolled_at: LeafIndex) -> Result<String, TablesErro
         Some(Body::Enrolled(enrolled)) => enrolled.label.unwrap_or_default(),
         _ => String::new(),
     })
+}
+
+fn listed_member(entry: MemberEntry) -> medanchor_api::pb::registry::Member {
+    let member = entry.member;
+    let contact = entry.contact;
+    let listed = ListedMember {
+        node_id: member.node_id,
+        name: member.name,
+        org: member.org,
+        node: member.node,
+        log_key: member.log_key,
+        cosigner_key: member.cosigner_key,
+        address: contact.map(|contact| contact.address).unwrap_or_default(),
+        added_at: entry.added_at,
+        removed_at: entry.removed_at,
+    };
+    listed.into()
 }
 
 fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, Status> {

@@ -261,6 +261,7 @@ pub(crate) fn identity(node_id: NodeId) -> Identity {
     Identity {
         origin: testing::ORIGIN.to_owned(),
         founded: network(),
+        joined: network(),
         key: Arc::new(testing::node_key(name)),
     }
 }

@@ -127,6 +127,7 @@ async fn founded() -> (tempfile::TempDir, StateStore) {
 fn open(disk: &Disk, dir: &Path) -> StateStore {
     let identity = Identity {
         founded: alone(),
+        joined: alone(),
         ..identity(1)
     };
     let snapshots = Snapshots::open(dir.to_owned(), identity, 1).unwrap();

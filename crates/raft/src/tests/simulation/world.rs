@@ -395,6 +395,7 @@ fn identity(id: NodeId, size: u64) -> Identity {
     Identity {
         origin: testing::ORIGIN.to_owned(),
         founded: network(size),
+        joined: network(size),
         key: Arc::new(node_key(id)),
     }
 }
