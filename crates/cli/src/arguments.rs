@@ -61,8 +61,67 @@ pub(crate) enum Command {
     /// The anchor log.
     #[command(subcommand)]
     Log(LogCommand),
+    /// The trust policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// For those who speak for a member.
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// How the nodes are.
     Status,
+}
+
+/// `medanchor policy`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Follow the changes of the members from the policy file: fetch the policy chain, verify and keep it.
+    Update {
+        /// Receipts that are to verify with it besides those in the user's folder.
+        receipts: Vec<PathBuf>,
+    },
+}
+
+/// `medanchor admin`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// The organisations that keep the log.
+    #[command(subcommand)]
+    Member(MemberCommand),
+}
+
+/// `medanchor admin member`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// List them, and those that were removed.
+    List,
+    /// Draft that a member is removed, and sign the draft.
+    DraftRemoval {
+        /// Its short name.
+        name: String,
+        /// Co-signatures that a published checkpoint carries from then on.
+        #[arg(long)]
+        quorum: u8,
+        /// Where to put the draft; the file must not exist yet.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Show a draft, or the request of a newcomer, and sign it in the name of the own organisation.
+    Approve {
+        /// The file, which is replaced by the signed one.
+        draft: PathBuf,
+    },
+    /// Submit the request of a newcomer that a majority of the members has signed.
+    Add {
+        /// The request, or several copies with a signature each.
+        #[arg(required = true)]
+        drafts: Vec<PathBuf>,
+    },
+    /// Submit the draft of a removal that a majority of the other members has signed.
+    Remove {
+        /// The draft, or several copies with a signature each.
+        #[arg(required = true)]
+        drafts: Vec<PathBuf>,
+    },
 }
 
 /// `medanchor key`.
@@ -295,6 +354,9 @@ pub(crate) struct AccuseArguments {
     /// The trust policy; absent, that of the user's folder.
     #[arg(long)]
     pub(crate) policy: Option<PathBuf>,
+    /// How the policy changed since; absent, as kept in the user's folder.
+    #[arg(long)]
+    pub(crate) chain: Option<PathBuf>,
 }
 
 /// `medanchor verify`.
@@ -404,6 +466,9 @@ pub(crate) struct LogArguments {
     /// The trust policy; absent, that of the user's folder.
     #[arg(long)]
     pub(crate) policy: Option<PathBuf>,
+    /// How the policy changed since; absent, as kept in the user's folder.
+    #[arg(long)]
+    pub(crate) chain: Option<PathBuf>,
 }
 
 impl From<KindName> for CustodyKind {
@@ -505,6 +570,15 @@ mod tests {
             "log fsck --afresh".to_owned(),
             "log monitor --policy policy.txt --once".to_owned(),
             "log monitor --every 60".to_owned(),
+            "log monitor --policy policy.txt --chain policy-chain".to_owned(),
+            "accuse one two -o proof --policy policy.txt --chain policy-chain".to_owned(),
+            "policy update".to_owned(),
+            "policy update old.tlog-proof".to_owned(),
+            "admin member list --json".to_owned(),
+            "admin member draft-removal hospital-c --quorum 3 -o removal".to_owned(),
+            "admin member approve removal".to_owned(),
+            "admin member add request".to_owned(),
+            "admin member remove removal copy".to_owned(),
             "--home /tmp/x --json status".to_owned(),
             "--node hospital-b status".to_owned(),
         ] {

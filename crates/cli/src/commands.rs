@@ -1,12 +1,13 @@
 use crate::{
     CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetOptions, Home, Input,
-    LogSource, PutOptions, Report, Session, Wait,
+    LogSource, MemberChange, PutOptions, Report, Session, Wait,
     arguments::{
-        Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments,
-        KeyCommand, LogArguments, LogCommand, PrincipalCommand, PutArguments, VerifyArguments,
+        AdminCommand, Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments,
+        GetArguments, KeyCommand, LogArguments, LogCommand, MemberCommand, PolicyCommand,
+        PrincipalCommand, PutArguments, VerifyArguments,
     },
     equivocation::is_equivocation,
-    home::{follow, read_policy},
+    home::believed,
     lines::Lines,
     log_fsck::fsck,
     log_monitor::monitor,
@@ -15,7 +16,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Parser;
-use medanchor_anchor::{Epochs, PrincipalKind, TrustPolicy};
+use medanchor_anchor::PrincipalKind;
 use medanchor_api::ClientError;
 use serde_json::{Map, Value};
 use std::{
@@ -62,7 +63,7 @@ async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn R
         Command::Key(KeyCommand::Show) => Box::new(operations::show_key(&home)?),
         Command::Verify(verify) => verify_file(&home, verify)?,
         Command::Accuse(accuse) => {
-            let policy = trust_policy(&home, accuse.policy.as_deref())?;
+            let policy = believed(&home, accuse.policy.as_deref(), accuse.chain.as_deref())?;
             let (receipts, output) = ([&*accuse.first, &accuse.second], &accuse.output);
             Box::new(operations::accuse(receipts, output, &policy)?)
         }
@@ -132,6 +133,10 @@ async fn execute_with_nodes(
             let strength = (*wait).into();
             Box::new(operations::prove_leaf(session, *leaf, strength, output.as_deref()).await?)
         }
+        Command::Policy(PolicyCommand::Update { receipts }) => {
+            Box::new(operations::update_policy(session, receipts).await?)
+        }
+        Command::Admin(AdminCommand::Member(command)) => member(session, command).await?,
         Command::Status => Box::new(operations::status(session).await?),
         Command::Key(_) | Command::Verify(_) | Command::Accuse(_) | Command::Log(_) => {
             anyhow::bail!("the command is not one of nodes' services")
@@ -200,6 +205,24 @@ async fn principal(
     })
 }
 
+async fn member(session: &Session, command: &MemberCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        MemberCommand::List => Box::new(operations::list_members(session).await?),
+        MemberCommand::DraftRemoval {
+            name,
+            quorum,
+            output,
+        } => Box::new(operations::draft_removal(session, name, *quorum, output).await?),
+        MemberCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
+        MemberCommand::Add { drafts } => {
+            Box::new(operations::submit_change(session, MemberChange::Added, drafts).await?)
+        }
+        MemberCommand::Remove { drafts } => {
+            Box::new(operations::submit_change(session, MemberChange::Removed, drafts).await?)
+        }
+    })
+}
+
 async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn Report>> {
     Ok(match command {
         ConsentCommand::Give {
@@ -231,20 +254,15 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
 /// A receipt, or a proof that somebody lies: the first line tells.
 fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Report>> {
     let (file, record) = (&arguments.receipt, arguments.record.as_deref());
+    let (policy, chain) = (arguments.policy.as_deref(), arguments.chain.as_deref());
+    let epochs = believed(home, policy, chain)?;
     if is_equivocation(file)? {
         if record.is_some() {
             let problem = "an equivocation proof is of no record";
             return Err(CliError::Usage(problem.to_owned()).into());
         }
-        let policy = trust_policy(home, arguments.policy.as_deref())?;
-        return Ok(Box::new(operations::verify_equivocation(file, &policy)?));
+        return Ok(Box::new(operations::verify_equivocation(file, &epochs)?));
     }
-    let epochs = match (&arguments.policy, &arguments.chain) {
-        (Some(policy), Some(chain)) => follow(read_policy(policy)?, chain)?,
-        (Some(policy), None) => Epochs::new(read_policy(policy)?),
-        (None, Some(chain)) => follow(home.trust_policy(&home.client_file()?)?, chain)?,
-        (None, None) => home.epochs(&home.client_file()?)?,
-    };
     let strength = arguments.strength.into();
     if operations::is_conflict(file) {
         return Ok(Box::new(operations::verify_conflict(
@@ -256,18 +274,12 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
     )?))
 }
 
-fn trust_policy(home: &Home, given: Option<&Path>) -> Result<TrustPolicy> {
-    match given {
-        Some(path) => read_policy(path),
-        None => home.trust_policy(&home.client_file()?),
-    }
-}
-
 fn log_source(arguments: &Arguments, source: &LogArguments) -> LogSource {
     LogSource {
         url: source.url.clone(),
         ca: source.ca.clone(),
         policy: source.policy.clone(),
+        chain: source.chain.clone(),
         node: arguments.node.clone(),
     }
 }

@@ -1,6 +1,6 @@
 use crate::files;
 use anyhow::{Context, Result};
-use medanchor_anchor::{Checkpoint, Equivocation, Receipt, TrustPolicy, VerifierKey};
+use medanchor_anchor::{Checkpoint, Epochs, Equivocation, Receipt, VerifierKey};
 use serde::Serialize;
 use std::{fmt, path::Path};
 
@@ -43,15 +43,15 @@ pub(crate) fn is_equivocation(path: &Path) -> Result<bool> {
     Ok(beginning == first_line.as_bytes())
 }
 
-/// Verifies an equivocation proof by a trust policy. Nobody is asked.
+/// Verifies an equivocation proof, each checkpoint by the policy of its time. Nobody is asked.
 ///
 /// # Errors
 ///
 /// When the file cannot be read, or proves nothing.
-pub fn verify_equivocation(path: &Path, policy: &TrustPolicy) -> Result<EquivocationShown> {
+pub fn verify_equivocation(path: &Path, epochs: &Epochs) -> Result<EquivocationShown> {
     let text = files::read_text(path, u64::try_from(Equivocation::MAX_BYTES)?)?;
     let proof = text.parse().context("parse the equivocation proof")?;
-    check(&proof, policy)
+    check(&proof, epochs)
 }
 
 /// Makes an equivocation proof of two receipts that show different leaves at one index, and keeps it in the
@@ -60,14 +60,10 @@ pub fn verify_equivocation(path: &Path, policy: &TrustPolicy) -> Result<Equivoca
 /// # Errors
 ///
 /// When a file cannot be read or written, or the receipts prove nothing.
-pub fn accuse(
-    receipts: [&Path; 2],
-    output: &Path,
-    policy: &TrustPolicy,
-) -> Result<EquivocationShown> {
+pub fn accuse(receipts: [&Path; 2], output: &Path, epochs: &Epochs) -> Result<EquivocationShown> {
     let [first, second] = receipts.map(read_receipt);
     let proof = Equivocation::of_receipts(&first?, &second?);
-    let shown = check(&proof, policy)?;
+    let shown = check(&proof, epochs)?;
     files::create(output, proof.to_string().as_bytes())
         .with_context(|| format!("create `{}`", output.display()))?;
     Ok(shown)
@@ -79,9 +75,9 @@ fn read_receipt(path: &Path) -> Result<Receipt> {
         .with_context(|| format!("parse receipt `{}`", path.display()))
 }
 
-fn check(proof: &Equivocation, policy: &TrustPolicy) -> Result<EquivocationShown> {
+fn check(proof: &Equivocation, epochs: &Epochs) -> Result<EquivocationShown> {
     let shown = proof
-        .verify(policy)
+        .verify(epochs)
         .context("verify the equivocation proof")?;
     let [first, second] = &shown.checkpoints;
     Ok(EquivocationShown {

@@ -133,15 +133,25 @@ impl Home {
 }
 
 /// Reads a trust policy.
-pub(crate) fn read_policy(path: &Path) -> Result<TrustPolicy> {
+fn read_policy(path: &Path) -> Result<TrustPolicy> {
     let limit = u64::try_from(TrustPolicy::MAX_BYTES).unwrap_or(u64::MAX);
     files::read_text(path, limit)?
         .parse()
         .with_context(|| format!("parse trust policy `{}`", path.display()))
 }
 
+/// The policies by the size of the log: as given, or else as kept in the home.
+pub(crate) fn believed(home: &Home, policy: Option<&Path>, chain: Option<&Path>) -> Result<Epochs> {
+    match (policy, chain) {
+        (Some(policy), Some(chain)) => follow(read_policy(policy)?, chain),
+        (Some(policy), None) => Ok(Epochs::new(read_policy(policy)?)),
+        (None, Some(chain)) => follow(home.trust_policy(&home.client_file()?)?, chain),
+        (None, None) => home.epochs(&home.client_file()?),
+    }
+}
+
 /// Follows a policy-chain file.
-pub(crate) fn follow(policy: TrustPolicy, path: &Path) -> Result<Epochs> {
+fn follow(policy: TrustPolicy, path: &Path) -> Result<Epochs> {
     let limit = u64::try_from(PolicyChain::MAX_BYTES).unwrap_or(u64::MAX);
     let chain = PolicyChain::from_bytes(&files::read(path, limit)?)
         .with_context(|| format!("parse policy chain `{}`", path.display()))?;

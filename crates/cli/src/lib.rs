@@ -31,8 +31,10 @@ mod log_consistency;
 mod log_fsck;
 mod log_monitor;
 mod log_watch;
+mod member;
 mod outbox;
 mod own_keys;
+mod policy;
 mod principal;
 mod progress;
 mod put;
@@ -61,7 +63,9 @@ pub use log_consistency::Consistent;
 pub use log_fsck::{Checked, Finding};
 pub use log_monitor::{Monitored, ServerRow};
 pub use log_watch::{CheckpointRow, Watched};
+pub use member::{MemberChange, MemberChanged, MemberDraft, MemberList, MemberRow};
 pub use own_keys::OwnKeys;
+pub use policy::PolicyUpdated;
 pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};
 pub use put::{Input, PutOptions, Stored};
 pub use report::Report;
@@ -82,6 +86,8 @@ pub mod operations {
         key::{new_key, show_key},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,
+        member::{approve, draft_removal, list_members, submit_change},
+        policy::update_policy,
         principal::{enrol, list_principals, reinstate, revoke, suspend},
         put::put,
         request::request,

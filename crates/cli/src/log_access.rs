@@ -1,6 +1,6 @@
 use crate::{
     CliError, Home, files,
-    home::read_policy,
+    home::believed,
     known::{Known, Shown},
 };
 use anyhow::{Context, Result};
@@ -23,6 +23,8 @@ pub struct LogSource {
     pub ca: Option<PathBuf>,
     /// The trust policy; absent, that of the home.
     pub policy: Option<PathBuf>,
+    /// How the policy changed since; absent, as kept in the home.
+    pub chain: Option<PathBuf>,
     /// Of the nodes, this one alone.
     pub node: Option<String>,
 }
@@ -65,10 +67,7 @@ enum GrowthError {
 impl LogAccess {
     /// Finds the servers. Nothing is connected yet.
     pub(crate) fn open(home: &Home, source: &LogSource) -> Result<Self> {
-        let policy = match &source.policy {
-            Some(path) => Epochs::new(read_policy(path)?),
-            None => home.epochs(&home.client_file()?)?,
-        };
+        let policy = believed(home, source.policy.as_deref(), source.chain.as_deref())?;
         let servers = match &source.url {
             Some(url) => vec![LogServer {
                 name: url.clone(),
