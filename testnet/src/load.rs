@@ -47,7 +47,7 @@ pub(crate) struct Put {
 
 struct Shared {
     origin: String,
-    policy: Epochs,
+    policy: Arc<Epochs>,
     keys: OwnKeys,
     custody: CustodyId,
     registers: Vec<Nonce>,
@@ -72,8 +72,8 @@ impl Load {
         let session = runtime.block_on(async { Session::open(&home) })?;
         let shared = Arc::new(Shared {
             nodes: session.client.node_names().map(str::to_owned).collect(),
+            policy: session.policy(),
             origin: session.origin,
-            policy: session.policy,
             client: session.client,
             keys: home.own_keys()?,
             custody: people.custody.parse()?,
@@ -253,7 +253,7 @@ impl Shared {
     fn believe(&self, submitted: &Submitted, strength: Strength) -> Result<()> {
         let receipt = submitted.receipt.as_ref();
         let receipt = receipt.context("acknowledged without the receipt that was asked for")?;
-        let verified = receipt.verify(&self.policy, strength)?;
+        let verified = receipt.verify(&*self.policy, strength)?;
         anyhow::ensure!(
             (verified.index, verified.leaf) == (submitted.index, &submitted.leaf),
             "the receipt is of another leaf"

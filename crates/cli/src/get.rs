@@ -134,6 +134,7 @@ async fn check_anchored(session: &Session, record: &Record) -> Result<(u64, u64)
     let (_, receipt) = patiently(async || session.client.receipt(leaf, strength).await)
         .await
         .context("fetch the record's receipt")?;
+    session.keep_up(&receipt.checkpoint, strength).await;
     let said = session
         .check(&receipt, strength, |verified| is_of(verified, record))
         .context("check that the record is anchored")?;

@@ -91,7 +91,7 @@ impl Grant {
         record: &Cid,
         strength: Strength,
     ) -> Result<Self> {
-        if self.receipt.verify(&session.policy, strength).is_ok() {
+        if self.receipt.verify(&*session.policy(), strength).is_ok() {
             return Ok(self);
         }
         let leaf = LeafName::Index(self.leaf_index);
@@ -101,6 +101,7 @@ impl Grant {
         // Only whoever may see every opening is given it by index.
         let opening = self.receipt.opening;
         let receipt = Receipt { opening, ..receipt };
+        session.keep_up(&receipt.checkpoint, strength).await;
         Self::check(
             session,
             keys,

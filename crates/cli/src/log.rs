@@ -121,8 +121,9 @@ async fn proved(
     let (_, receipt) = patiently(async || session.client.receipt(leaf, strength).await)
         .await
         .context("fetch the leaf's receipt")?;
+    session.keep_up(&receipt.checkpoint, strength).await;
     let verified = receipt
-        .verify(&session.policy, strength)
+        .verify(&*session.policy(), strength)
         .context("verify the receipt")?;
     let index = verified.index;
     let signed = verified.opening.map(|opening| &opening.0.signed);

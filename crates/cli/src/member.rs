@@ -67,8 +67,8 @@ pub struct MemberChanged {
     pub change: String,
     /// The leaf.
     pub leaf_index: u64,
-    /// Its receipt, published under the policy before the change.
-    pub receipt: PathBuf,
+    /// Its receipt, published under the policy before the change; absent when it was not waited for.
+    pub receipt: Option<PathBuf>,
 }
 
 /// Which change a draft must be of.
@@ -167,13 +167,43 @@ pub async fn submit_change(
         let problem = "the draft is of the other kind: see `medanchor admin member --help`";
         return Err(CliError::Usage(problem.to_owned()).into());
     }
+    require_majority(session, &signed).await?;
     let said = session.submit(&signed).await?;
-    let name = format!("{:08}-{}", said.leaf_index, signed.statement.body.kind());
+    let recorded = session.recorded(&signed, &said)?;
     Ok(MemberChanged {
         change: signed.statement.body.kind().to_string(),
-        leaf_index: said.leaf_index,
-        receipt: session.keep_receipt(&name, &said.receipt)?,
+        leaf_index: recorded.leaf_index,
+        receipt: recorded.receipt,
     })
+}
+
+/// The log judges a statement once: it must not be submitted before a majority of the members, or of the others
+/// when one is removed, has signed it.
+async fn require_majority(session: &Session, signed: &SignedStatement) -> Result<()> {
+    let listed = session.client.members().await.context("list the members")?;
+    let leaves = match &signed.statement.body {
+        Body::MemberRemoved(body) => Some(body.node_id),
+        _ => None,
+    };
+    let has_say =
+        |member: &&ListedMember| member.removed_at.is_none() && Some(member.node_id) != leaves;
+    let members: Vec<_> = listed.members.iter().filter(has_say).collect();
+    let has_signed = |member: &&&ListedMember| {
+        let mut signers = signed.signatures.iter();
+        signers.any(|(by, _)| *by == member.org)
+    };
+    let (have, needed) = (
+        members.iter().filter(has_signed).count(),
+        members.len() / 2 + 1,
+    );
+    if have >= needed {
+        return Ok(());
+    }
+    let problem = format!(
+        "{have} of {} members who have a say have signed the draft, {needed} must: it was not submitted",
+        members.len()
+    );
+    Err(CliError::Usage(problem).into())
 }
 
 fn read(file: &Path) -> Result<SignedStatement> {
@@ -301,12 +331,11 @@ impl fmt::Display for MemberDraft {
 
 impl fmt::Display for MemberChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (change, leaf) = (&self.change, self.leaf_index);
-        write!(
-            f,
-            "{change}, leaf {leaf}\nreceipt {}",
-            self.receipt.display()
-        )
+        write!(f, "{}, leaf {}", self.change, self.leaf_index)?;
+        match &self.receipt {
+            Some(receipt) => write!(f, "\nreceipt {}", receipt.display()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub async fn update_policy(session: &Session, receipts: &[PathBuf]) -> Result<Po
     let chain = chain.context("fetch the policy chain")?;
     let root = session.home.trust_policy(&session.home.client_file()?)?;
     let epochs = Epochs::follow(root, &chain).context("follow the policy chain")?;
-    if epochs.changes() < session.policy.changes() {
+    if epochs.changes() < session.policy().changes() {
         let problem = "the node knows fewer changes of the policy than are kept here";
         return Err(CliError::NotVerified(problem.to_owned()).into());
     }
@@ -51,13 +51,15 @@ pub async fn update_policy(session: &Session, receipts: &[PathBuf]) -> Result<Po
     files::replace(&path, &chain.to_bytes())
         .with_context(|| format!("keep `{}`", path.display()))?;
     let warnings = epochs.current().warnings();
-    Ok(PolicyUpdated {
+    let updated = PolicyUpdated {
         changes: epochs.changes(),
         after: epochs.current_after(),
         policy: epochs.current().to_string(),
         chain: path,
         policy_warnings: warnings.iter().map(ToString::to_string).collect(),
-    })
+    };
+    session.set_policy(epochs);
+    Ok(updated)
 }
 
 fn kept_receipts(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -95,6 +95,9 @@ pub(crate) async fn ask(
         return Err(CliError::NotVerified(problem.to_owned()).into());
     };
     let witnessed = Strength::Witnessed;
+    session
+        .keep_up(&granted.receipt.checkpoint, witnessed)
+        .await;
     let grant = Grant::check(session, keys, record, wrap, granted.receipt, witnessed)?;
     if grant.wrap.ctx.request != Some(*signed.statement.hash().as_bytes()) {
         let problem = "the broker answered another request";
@@ -148,8 +151,9 @@ async fn tree_size_seen(session: &Session) -> Result<u64> {
         return Ok(0);
     };
     let note = SignedNote::parse(&text).context("parse the newest checkpoint")?;
+    session.keep_up(&note, Strength::Witnessed).await;
     let checked = session
-        .policy
+        .policy()
         .check(&note, Strength::Witnessed)
         .context("verify the newest checkpoint")?;
     Ok(checked.checkpoint.size)

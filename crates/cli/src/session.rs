@@ -2,17 +2,23 @@ use crate::{
     CliError, Exit, Home, OwnKeys, Recorded, Wait, clock, files,
     home::ClientFile,
     known::{Known, Shown},
+    policy::update_policy,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Epochs, LeafIndex, Outcome, Receipt, SignedStatement, Statement, Strength, Trust,
-    Verified,
+    Body, Epochs, LeafIndex, Outcome, Receipt, SignedNote, SignedStatement, Statement, Strength,
+    Trust, Verified,
 };
 use medanchor_api::{
     AsOf, Client, ClientError, LeafName, ListedCustody, ListedPrincipal, Submitted,
 };
 use medanchor_dag::{CustodyId, Did};
-use std::{cmp::Reverse, path::PathBuf, time::Duration};
+use std::{
+    cmp::Reverse,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 /// A home with its trust policy and its nodes.
 #[derive(Debug)]
@@ -21,12 +27,12 @@ pub struct Session {
     pub home: Home,
     /// The network's name.
     pub origin: String,
-    /// Whom the user believes, by the size of the log.
-    pub policy: Epochs,
     /// The nodes.
     pub client: Client,
     /// What is waited for once the log has taken a statement.
     pub wait: Wait,
+    /// Whom the user believes, by the size of the log.
+    policy: RwLock<Arc<Epochs>>,
     operator: Option<String>,
 }
 
@@ -64,7 +70,7 @@ impl Session {
         Ok(Self {
             home: home.clone(),
             origin,
-            policy,
+            policy: RwLock::new(Arc::new(policy)),
             client,
             wait: Wait::default(),
             operator,
@@ -75,6 +81,26 @@ impl Session {
     #[must_use]
     pub fn waiting_for(self, wait: Wait) -> Self {
         Self { wait, ..self }
+    }
+
+    /// Whom the user believes, by the size of the log, as far as is known now.
+    pub fn policy(&self) -> Arc<Epochs> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&policy)
+    }
+
+    pub(crate) fn set_policy(&self, epochs: Epochs) {
+        let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+        *policy = Arc::new(epochs);
+    }
+
+    /// When a checkpoint does not satisfy the policies known here, the members may have changed: follows them.
+    /// What it is worth is then for the check to say.
+    pub(crate) async fn keep_up(&self, checkpoint: &SignedNote, strength: Strength) {
+        if self.policy().check(checkpoint, strength).is_err() {
+            // Without an answer, the check says that the policy is not satisfied.
+            let _ = Box::pin(update_policy(self, &[])).await;
+        }
     }
 
     /// The same session with one node alone.
@@ -166,7 +192,8 @@ impl Session {
         let receipt = submitted.receipt.ok_or_else(|| {
             CliError::NotVerified("the node recorded the statement but gives no receipt".to_owned())
         })?;
-        let said = taken(&self.policy, &receipt, strength, &signed.statement)?;
+        self.keep_up(&receipt.checkpoint, strength).await;
+        let said = taken(&*self.policy(), &receipt, strength, &signed.statement)?;
         self.remember(&receipt)?;
         Ok(said)
     }
@@ -178,7 +205,7 @@ impl Session {
         strength: Strength,
         the_one: impl FnOnce(&Verified<'_>) -> bool,
     ) -> Result<Said> {
-        let said = shown(&self.policy, receipt, strength, the_one)?;
+        let said = shown(&*self.policy(), receipt, strength, the_one)?;
         self.remember(receipt)?;
         match receipt.leaf.outcome {
             Outcome::Ok => Ok(said),
@@ -253,6 +280,7 @@ impl Session {
             .receipt(leaf, strength)
             .await
             .context("fetch the receipt of the custody key")?;
+        self.keep_up(&receipt.checkpoint, strength).await;
         self.check(&receipt, strength, |verified| shows(verified, listed))?;
         Ok(())
     }

@@ -113,7 +113,7 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
             }
         }
     }
-    let warnings = session.policy.current().warnings();
+    let warnings = session.policy().current().warnings();
     match (first, origin, failure) {
         (Some(first), Some(origin), _) => Ok(StatusReport {
             ok: nodes.iter().all(|node| node.alarms().is_empty()),
