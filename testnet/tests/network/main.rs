@@ -22,6 +22,7 @@ mod full;
 mod heads;
 mod idle;
 mod liar;
+mod members;
 mod refusals;
 mod stage;
 mod stream;
