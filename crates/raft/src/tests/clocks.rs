@@ -50,8 +50,9 @@ async fn follower_an_hour_behind_falls_behind_alone_until_its_clock_is_right() {
     let cluster = Cluster::founded(3, usual).await;
     let leader = cluster.leader().await;
     let wrong = cluster.follower().await;
-    cluster.replica(wrong).barrier().await.unwrap();
-    let before = cluster.replica(wrong).status();
+    // The status comes a little after what it tells of.
+    let founded = cluster.replica(wrong).wait(|now| now.tree_size == 1);
+    let before = founded.await;
 
     set(&cluster, wrong, BEGINNING - HOUR);
     let names = (0..5).map(|n| format!("person-{n}"));
