@@ -38,7 +38,8 @@ pub struct ReplicaConfig {
     /// Entries and leaves after which a snapshot is made while the log is small; never 0, and the same on
     /// every node, or too few sign the same snapshot. As the log grows, it takes twice as many, and so on.
     pub snapshot_every: u64,
-    /// A leader whose clock the others do not believe leaves leading to them for this long.
+    /// A leader whose clock the others do not believe leaves leading to them for this long: at least four
+    /// times the later time of `election`, or it is back before they have elected one of themselves.
     pub step_aside: Duration,
     /// How often heads are compared with the other nodes'.
     pub compare_every: Duration,

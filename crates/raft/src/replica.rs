@@ -671,6 +671,11 @@ fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
     if config.snapshot_every == 0 {
         return Err(OpenError::Config("`snapshot_every` must not be 0"));
     }
+    if config.step_aside < config.election.1.saturating_mul(ELECTIONS_ASIDE) {
+        return Err(OpenError::Config(
+            "`step_aside` must give the others time for an election",
+        ));
+    }
     Ok(())
 }
 
@@ -699,4 +704,7 @@ fn raft_config(config: &ReplicaConfig) -> Result<openraft::Config, OpenError> {
 const FULL_LOG_RETRY: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_REDIRECTS: u32 = 3;
+/// What a follower waits at most before it asks for votes: the lease of the last leader, its own time, and twice
+/// that if it knows of a longer log, each at most the latest time of an election.
+const ELECTIONS_ASIDE: u32 = 4;
 const DURABLE_EVERY: Duration = Duration::from_millis(500);

@@ -244,11 +244,15 @@ async fn open_refuses_a_configuration_that_contradicts_itself() {
         founders: [0, 1].into(),
         ..usual.clone()
     };
+    let back_too_soon = ReplicaConfig {
+        step_aside: Duration::from_secs(7),
+        ..usual.clone()
+    };
     let slow_heartbeat = ReplicaConfig {
         heartbeat: Duration::from_secs(3),
         ..usual
     };
-    for config in [nameless, nameless_founder, slow_heartbeat] {
+    for config in [nameless, nameless_founder, back_too_soon, slow_heartbeat] {
         let answer = Replica::open(config).await;
         assert!(matches!(answer, Err(OpenError::Config(_))), "{answer:?}");
     }
