@@ -44,7 +44,7 @@ pub(crate) fn measure(
         interrupt.check()?;
         clinic.network().stop()?;
         let began = Instant::now();
-        fill(&clinic, size)?;
+        fill(&clinic, size, interrupt)?;
         let filled_in = began.elapsed().as_secs_f64();
         clinic.network().start()?;
         let figure = |report: &mut Report, name: &str, unit: &str, value: f64| {
@@ -101,7 +101,7 @@ pub(crate) fn measure(
 /// Brings the log of a network that does not run to `size` leaves: enrolments, each signed and verified, in
 /// batches of [`Batch::MAX_ENTRIES`], applied to the first node's state by the replica's own code. The
 /// others get copies. Only the replicated log before it is missing, as after a snapshot.
-fn fill(clinic: &Clinic, size: u64) -> Result<()> {
+fn fill(clinic: &Clinic, size: u64, interrupt: &Interrupt) -> Result<()> {
     let founded = clinic.founded()?;
     let Body::Founded(body) = founded.statement.body else {
         anyhow::bail!("the founding statement founds nothing");
@@ -121,6 +121,7 @@ fn fill(clinic: &Clinic, size: u64) -> Result<()> {
     std::thread::scope(|scope| {
         let maker = scope.spawn(move || make(clinic, missing, &sender));
         for batch in batches {
+            interrupt.check()?;
             let applied = filler.apply(&[batch])?;
             let is_ok = |one: &Applied| matches!(one, Applied::Leaf(leaf) if leaf.leaf.outcome == Outcome::Ok);
             anyhow::ensure!(
