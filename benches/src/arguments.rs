@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<Part>,
     /// In `large-log`: the leaves that the log is filled with; may be given several times. 1,000,000 leaves take
-    /// about 3 GB for three nodes.
+    /// about 5 GB for three nodes.
     #[arg(long, value_name = "COUNT")]
     pub(crate) leaves: Vec<u64>,
     /// Keep files below this folder while measuring, instead of the system's temporary one: its disk is what
