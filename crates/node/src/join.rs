@@ -178,6 +178,11 @@ pub async fn join(folder: &Folder, welcome: &Path) -> Result<u64> {
         "ask the members how they changed; they let this node in once its request is in the log",
     )?;
     Epochs::follow(root.clone(), &chain).context("follow the policy chain")?;
+    // A node's own chain goes on with later changes, which the head of now does not cover.
+    let chain = PolicyChain {
+        changes: chain.changes,
+        ..PolicyChain::default()
+    };
     let entries = chain.members(&founded);
     let key = keys::open_signing(&folder.keys(), KeyName::Node)?.did();
     let own = entries.iter().find(|entry| entry.member.node == key);

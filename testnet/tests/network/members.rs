@@ -42,6 +42,8 @@ fn hospital_joins_under_load_and_a_dead_one_is_removed() {
     let added = change(&operators[2], "add", &request);
     let added_at = added.json["leaf_index"].as_u64().unwrap();
 
+    // A checkpoint under the policy after the change: what the newcomer is shown ends with it.
+    stage.anchor(&stage.device("second holter"), "joining");
     let folder = Folder::new(&newcomer.member.folder);
     let welcomed = stage.path("welcome");
     welcome(&Folder::new(stage.node("hospital-a")), &welcomed).unwrap();
