@@ -308,7 +308,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         let store = self.clone();
-        blocking(move || store.purge_now(&upto))
+        let purged = async {
+            store.state.reached(&upto).await?;
+            blocking(move || store.purge_now(&upto)).await
+        };
+        purged
             .await
             .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Delete))
     }

@@ -167,6 +167,7 @@ impl RaftService for RaftServer {
         let snapshot = blocking(move || check(file, &header, certificate))
             .await
             .map_err(|error| damaged(&error))?;
+        self.replica.state().expect(&snapshot.meta);
         let raft = self.replica.raft();
         let answer = raft.install_full_snapshot(vote, snapshot).await;
         Ok(Response::new(pb::InstallSnapshotResponse {

@@ -33,8 +33,18 @@ struct Inner {
     database: Database,
     snapshots: Snapshots,
     applied: watch::Sender<Applied>,
+    installation: watch::Sender<Installation>,
     /// Transactions since the last durable one.
     volatile: AtomicU64,
+}
+
+/// The newest snapshot that openraft was given to install.
+#[derive(Clone, Copy, Debug)]
+enum Installation {
+    None,
+    /// Of the state after the entry with this index.
+    Given(u64),
+    Failed,
 }
 
 /// How far the state has come.
@@ -54,6 +64,7 @@ impl StateStore {
             database,
             snapshots,
             applied: watch::Sender::new(Applied::default()),
+            installation: watch::Sender::new(Installation::None),
             volatile: AtomicU64::new(0),
         }));
         let (last_log_id, _) = store.applied_state_now()?;
@@ -91,6 +102,37 @@ impl StateStore {
     /// Tells whenever entries were applied.
     pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
         self.0.applied.subscribe()
+    }
+
+    /// To be called before openraft is given a snapshot to install: see [`StateStore::reached`].
+    pub(crate) fn expect(&self, meta: &SnapshotMeta) {
+        let index = meta.last_log_id.map_or(0, |last| last.index);
+        self.0.installation.send_modify(|known| match known {
+            Installation::None => *known = Installation::Given(index),
+            Installation::Given(newest) => *newest = index.max(*newest),
+            Installation::Failed => (),
+        });
+    }
+
+    /// Waits until the state is what the entries up to `upto` make it. openraft 0.9 purges the log while a
+    /// snapshot is still being installed; a crash between the two would leave neither entries nor state.
+    ///
+    /// # Errors
+    ///
+    /// When the snapshot could not be installed.
+    pub(crate) async fn reached(&self, upto: &LogId) -> Result<(), StoreError> {
+        let is_applied = || self.0.applied.borrow().log_index >= Some(upto.index);
+        let comes = |known: &Installation| match known {
+            Installation::Given(index) => *index >= upto.index && !is_applied(),
+            Installation::None | Installation::Failed => false,
+        };
+        let mut installation = self.0.installation.subscribe();
+        match installation.wait_for(|known| !comes(known)).await {
+            Ok(known) if matches!(*known, Installation::Failed) && !is_applied() => {
+                Err(StoreError::Snapshot("it could not be installed"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes everything that is applied durable.
@@ -267,9 +309,13 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         snapshot: Box<SnapshotFile>,
     ) -> Result<(), StorageError> {
         let (store, meta) = (self.clone(), meta.clone());
-        blocking(move || store.install(&meta, &snapshot))
-            .await
-            .map_err(|error| error.during(ErrorSubject::Snapshot(None), ErrorVerb::Write))
+        let installed = blocking(move || store.install(&meta, &snapshot)).await;
+        self.0.installation.send_modify(|known| {
+            if installed.is_err() {
+                *known = Installation::Failed;
+            }
+        });
+        installed.map_err(|error| error.during(ErrorSubject::Snapshot(None), ErrorVerb::Write))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {

@@ -6,14 +6,17 @@ use crate::log_store::LogStore;
 use crate::snapshot::SnapshotFile;
 use crate::snapshots::Snapshots;
 use crate::state_store::StateStore;
-use crate::types::{Entry, LogId, NodeId, Proposal, StorageError, TypeConfig};
+use crate::types::{Entry, LogId, NodeId, Proposal, SnapshotMeta, StorageError, TypeConfig};
 use medanchor_anchor::testing::{BEGINNING, MEMBERS, World, key};
 use medanchor_anchor::{self as anchor, Batch, Body, Founded, SignedStatement};
-use openraft::storage::RaftStateMachine;
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, EntryPayload, RaftSnapshotBuilder};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::timeout;
 
 #[test]
 fn openraft_suite_passes() {
@@ -84,6 +87,50 @@ async fn open_completes_an_installation_that_was_cut_off() {
     // The crash came after the snapshot was put in place and before the state was changed.
     let reopened = open(&Disk::default(), dir.path());
     assert_eq!(*reopened.applied().borrow(), *store.applied().borrow());
+}
+
+#[tokio::test]
+async fn log_is_purged_only_when_the_snapshot_that_covers_it_is_installed() {
+    let (_dir, mut source) = founded().await;
+    let mut builder = source.get_snapshot_builder().await;
+    let snapshot = builder.build_snapshot().await.unwrap();
+    let upto = snapshot.meta.last_log_id.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(&Disk::default(), dir.path());
+    let mut log = LogStore::open(Disk::default().database(), signer(1, state.clone())).unwrap();
+    state.expect(&snapshot.meta);
+    let mut reader = log.clone();
+    let mut purge = pin!(log.purge(upto));
+    assert!(timeout(A_WHILE, &mut purge).await.is_err());
+    assert_eq!(
+        reader.get_log_state().await.unwrap().last_purged_log_id,
+        None
+    );
+
+    let installed = state.install_snapshot(&snapshot.meta, snapshot.snapshot);
+    installed.await.unwrap();
+    purge.await.unwrap();
+    let purged = reader.get_log_state().await.unwrap().last_purged_log_id;
+    assert_eq!(purged, Some(upto));
+}
+
+#[tokio::test]
+async fn log_is_never_purged_for_a_snapshot_that_cannot_be_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(&Disk::default(), dir.path());
+    let mut log = LogStore::open(Disk::default().database(), signer(1, state.clone())).unwrap();
+    let upto = entry(7, Vec::new()).log_id;
+    let meta = SnapshotMeta {
+        last_log_id: Some(upto),
+        ..SnapshotMeta::default()
+    };
+    state.expect(&meta);
+    let nothing = state.begin_receiving_snapshot().await.unwrap();
+    assert!(state.install_snapshot(&meta, nothing).await.is_err());
+    assert!(log.purge(upto).await.is_err());
+    let purged = log.get_log_state().await.unwrap().last_purged_log_id;
+    assert_eq!(purged, None);
 }
 
 #[tokio::test]
@@ -177,6 +224,8 @@ fn signer(node_id: NodeId, state: StateStore) -> HeadSigner {
         state,
     }
 }
+
+const A_WHILE: Duration = Duration::from_millis(200);
 
 struct Builder;
 
