@@ -63,6 +63,65 @@ pub async fn chunk_cids(
         .await
 }
 
+/// All blocks of the DAG of `record`, depth first: the record, then its chunks in order, each index node
+/// before the chunks that it names. Up to `window` blocks are fetched at once. Nothing more is worth
+/// reading after an error.
+///
+/// Check the record's signature first.
+pub fn export_blocks(
+    source: Arc<dyn BlockSource>,
+    record: &Record,
+    window: usize,
+) -> BoxStream<'static, Result<Block, ExportError>> {
+    let root = stream::iter([Ok(Part::Known(record.to_block()))]);
+    let record = Arc::new(record.clone());
+    root.chain(parts_below(Arc::clone(&source), Arc::clone(&record)))
+        .map(move |part| {
+            let (source, record) = (Arc::clone(&source), Arc::clone(&record));
+            async move {
+                match part? {
+                    Part::Known(block) => Ok(block),
+                    Part::Chunk(index, cid) => chunk(source, record, index, cid).await,
+                }
+            }
+        })
+        .buffered(window.max(1))
+        .boxed()
+}
+
+/// A block that is there already, or a chunk that is to be fetched.
+enum Part {
+    Known(Block),
+    Chunk(u64, Cid),
+}
+
+/// What is below the record, depth first.
+fn parts_below(
+    source: Arc<dyn BlockSource>,
+    record: Arc<Record>,
+) -> BoxStream<'static, Result<Part, ExportError>> {
+    let chunks = |first: u64, links: Vec<Cid>| {
+        (first..)
+            .zip(links)
+            .map(|(index, cid)| Ok(Part::Chunk(index, cid)))
+    };
+    match record.chunks() {
+        Chunks::Inline(_) => stream::empty().boxed(),
+        Chunks::Links(links) => stream::iter(chunks(0, links.clone())).boxed(),
+        Chunks::Index(nodes) => {
+            let nodes = (0..).zip(nodes.clone());
+            stream::iter(nodes)
+                .then(move |node| fetch_node(Arc::clone(&source), Arc::clone(&record), node))
+                .map_ok(move |node| {
+                    let block = stream::iter([Ok(Part::Known(node.block))]);
+                    block.chain(stream::iter(chunks(node.first, node.links)))
+                })
+                .try_flatten()
+                .boxed()
+        }
+    }
+}
+
 type Named = Result<(u64, Cid), ExportError>;
 
 /// The CIDs of the chunks in `range`. Only the index nodes that name them are fetched.
@@ -78,8 +137,8 @@ fn cids(
             let nodes = select(0, nodes.clone(), node_range(&range));
             stream::iter(nodes)
                 .then(move |node| fetch_node(Arc::clone(&source), Arc::clone(&record), node))
-                .map_ok(move |(first, links)| {
-                    stream::iter(select(first, links, range.clone()).map(Ok))
+                .map_ok(move |node| {
+                    stream::iter(select(node.first, node.links, range.clone()).map(Ok))
                 })
                 .try_flatten()
                 .boxed()
@@ -97,12 +156,18 @@ fn node_range(range: &Range<u64>) -> Range<u64> {
     range.start / MAX_LINKS_U64..range.end.div_ceil(MAX_LINKS_U64)
 }
 
-/// The index of the first chunk that an index node names, and the links to it and the next ones.
+/// An index node, the index of the first chunk that it names, and the links to that and the next ones.
+struct Node {
+    block: Block,
+    first: u64,
+    links: Vec<Cid>,
+}
+
 async fn fetch_node(
     source: Arc<dyn BlockSource>,
     record: Arc<Record>,
     (node, cid): (u64, Cid),
-) -> Result<(u64, Vec<Cid>), ExportError> {
+) -> Result<Node, ExportError> {
     let block = source.fetch(&cid).await?;
     let links = node_links(&block).ok_or(ExportError::Malformed(cid))?;
     let first = node.saturating_mul(MAX_LINKS_U64);
@@ -113,7 +178,11 @@ async fn fetch_node(
     if u64::try_from(links.len()) != Ok(expected) {
         return Err(ExportError::Malformed(cid));
     }
-    Ok((first, links))
+    Ok(Node {
+        block,
+        first,
+        links,
+    })
 }
 
 fn node_links(node: &Block) -> Option<Vec<Cid>> {
@@ -127,9 +196,20 @@ async fn fetch_chunk(
     named: Named,
 ) -> Result<(u64, Bytes), ExportError> {
     let (index, cid) = named?;
-    let sealed = source.fetch(&cid).await?.into_bytes();
-    if u64::try_from(sealed.len()) != Ok(record.sealed_chunk_bytes(index)) {
+    let block = chunk(source, record, index, cid).await?;
+    Ok((index, block.into_bytes()))
+}
+
+/// The block of a chunk, as long as the record says.
+async fn chunk(
+    source: Arc<dyn BlockSource>,
+    record: Arc<Record>,
+    index: u64,
+    cid: Cid,
+) -> Result<Block, ExportError> {
+    let block = source.fetch(&cid).await?;
+    if u64::try_from(block.bytes().len()) != Ok(record.sealed_chunk_bytes(index)) {
         return Err(ExportError::Malformed(cid));
     }
-    Ok((index, sealed))
+    Ok(block)
 }

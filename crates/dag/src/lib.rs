@@ -1,14 +1,15 @@
 //! Turns bytes into content-addressed blocks and back, and keeps them on disk.
 //!
 //! Scope: [`Block`]s and their CIDs, signing keys named by `did:key`, the signed [`Record`] that is the
-//! root of one sealed payload's DAG, building and walking that DAG ([`import`], [`export`]), and the
-//! block store on disk (feature `disk`). Formats: `docs/formats.md`.
+//! root of one sealed payload's DAG, building and walking that DAG ([`import`], [`export`]), CAR
+//! files ([`CarWriter`], [`CarReader`]), and the block store on disk (feature `disk`). Formats: `docs/formats.md`.
 //!
 //! Out of scope: sealing and opening (`medanchor-envelope`), and any network (`medanchor-ipfs`).
 #![deny(clippy::indexing_slicing)]
 
 mod base58;
 mod block;
+mod car;
 mod cbor;
 mod chunks;
 mod class;
@@ -24,6 +25,7 @@ mod store;
 mod walk;
 
 pub use block::{Block, BlockError, Codec, MAX_BLOCK_BYTES, cid_of};
+pub use car::{CarError, CarReader, CarWriter, MAX_CAR_ROOTS};
 pub use cbor::{CborError, from_canonical, to_canonical};
 pub use chunks::{Chunks, ChunksError, MAX_INLINE_BYTES, MAX_LINKS};
 pub use cid::Cid;
@@ -31,7 +33,7 @@ pub use class::{Class, ClassError};
 pub use did::{Did, DidError, Signature, SignatureError, SigningKey, sha256};
 #[cfg(feature = "disk")]
 pub use disk::{DiskStore, OpenError};
-pub use export::{ExportError, chunk_cids, export};
+pub use export::{ExportError, chunk_cids, export, export_blocks};
 pub use header::HeaderFields;
 pub use id::{CustodyId, Hash, IdError, StreamId};
 pub use import::import;

@@ -6,8 +6,8 @@ use cid::Cid;
 use futures::{FutureExt, StreamExt, TryStreamExt, executor::block_on, future::BoxFuture};
 use medanchor_dag::{
     Block, BlockSource, BlockStore, Chunks, Class, Codec, Draft, ExportError, MAX_INLINE_BYTES,
-    MemoryStore, Record, SigningKey, SourceError, chunk_cids, cid_of, export, import, is_whole,
-    links, to_canonical,
+    MemoryStore, Record, SigningKey, SourceError, chunk_cids, cid_of, export, export_blocks,
+    import, is_whole, links, to_canonical,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -155,6 +155,42 @@ fn export_keeps_at_most_window_blocks_in_flight() {
     .unwrap();
     assert_eq!(chunks, sealed);
     assert_eq!(counting.most.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn blocks_of_a_record_come_depth_first_and_are_its_whole_dag() {
+    for size in [0, 16_368, 16_369, 200_000, 1025 * CHUNK + 5] {
+        let (store, record, _) = stored(size);
+        let blocks = export_blocks(source(&store), &record, 8);
+        let blocks: Vec<Block> = block_on(blocks.try_collect()).unwrap();
+        let mut todo = vec![*record.cid()];
+        for block in &blocks {
+            assert_eq!(Some(*block.cid()), todo.pop(), "{size}");
+            todo.extend(links(block).unwrap().into_iter().rev());
+        }
+        assert!(todo.is_empty(), "{size}");
+    }
+}
+
+#[test]
+fn blocks_of_a_record_end_at_what_is_missing_or_of_another_length() {
+    let (store, record, _) = stored(1025 * CHUNK + 5);
+    let Chunks::Index(nodes) = record.chunks() else {
+        panic!("two index nodes");
+    };
+    let store = without(&store, &record, &nodes[1]);
+    let blocks: Vec<_> = block_on(export_blocks(source(&store), &record, 4).collect());
+    assert!(blocks[..1026].iter().all(Result::is_ok));
+    assert!(matches!(
+        blocks[1026],
+        Err(ExportError::Source(SourceError::NotFound(cid))) if cid == nodes[1]
+    ));
+    let short = Block::new(Codec::Raw, vec![0; 65_535]).unwrap();
+    let store = MemoryStore::default();
+    store.put(std::slice::from_ref(&short)).unwrap();
+    let record = signed(CHUNK + 1, Chunks::Links(vec![*short.cid(); 2]));
+    let blocks: Vec<_> = block_on(export_blocks(source(&Arc::new(store)), &record, 4).collect());
+    assert!(matches!(blocks[1], Err(ExportError::Malformed(_))));
 }
 
 #[test]
