@@ -2,7 +2,7 @@ use crate::Wait;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength};
 use medanchor_api::LeafName;
-use medanchor_dag::{Cid, Class, CustodyId, Did, Hash};
+use medanchor_dag::{Cid, Class, CustodyId, Did, Hash, StreamId};
 use medanchor_envelope::Suite;
 use std::path::PathBuf;
 
@@ -54,6 +54,9 @@ pub(crate) enum Command {
     Request(RequestArguments),
     /// Fetch a record and open it.
     Get(GetArguments),
+    /// Sealed records as CAR files, for backups, other networks and IPFS tools.
+    #[command(subcommand)]
+    Car(CarCommand),
     /// Verify a receipt, or a proof that somebody lied, without any server.
     Verify(VerifyArguments),
     /// Make a proof that somebody lied, of two receipts that contradict each other.
@@ -69,6 +72,39 @@ pub(crate) enum Command {
     Admin(AdminCommand),
     /// How the nodes are.
     Status,
+}
+
+/// `medanchor car`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CarCommand {
+    /// Write records, with all their sealed blocks, into a CAR.
+    Export(CarExportArguments),
+    /// Put the blocks of a CAR on a node. Nothing is anchored.
+    Import {
+        /// The CAR.
+        file: PathBuf,
+    },
+}
+
+/// `medanchor car export`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CarExportArguments {
+    /// The records' CIDs.
+    #[arg(
+        value_name = "RECORD",
+        required_unless_present = "stream",
+        conflicts_with = "stream"
+    )]
+    pub(crate) records: Vec<Cid>,
+    /// All records of a device's stream, by its id, instead.
+    #[arg(long, value_name = "ID", requires = "device")]
+    pub(crate) stream: Option<StreamId>,
+    /// The device of that stream, its did:key.
+    #[arg(long, value_name = "DID", requires = "stream")]
+    pub(crate) device: Option<Did>,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, visible_alias = "out")]
+    pub(crate) output: PathBuf,
 }
 
 /// `medanchor policy`.
@@ -556,6 +592,9 @@ mod tests {
             format!("request {CID} --purpose TREAT --role clinician"),
             format!("request {CID} --purpose TREAT --wait published"),
             format!("get {CID} -o out --purpose HRESCH"),
+            format!("car export {CID} {CID} --out records.car"),
+            format!("car export --device {DID} --stream {CUSTODY} -o -"),
+            "car import records.car --json".to_owned(),
             "verify receipt.tlog-proof record.cbor --policy policy.txt --chain policy-chain"
                 .to_owned(),
             "log list --from 3 --limit 9".to_owned(),
@@ -602,6 +641,10 @@ mod tests {
             &format!("get {CID} -o out --purpose TREAT --wait committed"),
             &format!("device enrol {DID} --wait durable"),
             &format!("consent give {CUSTODY} --party {DID}"),
+            "car export -o out",
+            &format!("car export {CID}"),
+            &format!("car export --stream {CUSTODY} -o out"),
+            &format!("car export {CID} --device {DID} --stream {CUSTODY} -o out"),
             "device enrol did:web:x",
             "log show -1",
             "log monitor --every 0",

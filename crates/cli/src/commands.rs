@@ -1,10 +1,10 @@
 use crate::{
-    CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetOptions, Home, Input,
-    LogSource, MemberChange, PutOptions, Report, Session, Wait,
+    CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit,
+    GetOptions, Home, Input, LogSource, MemberChange, PutOptions, Report, Session, Wait,
     arguments::{
-        AdminCommand, Arguments, Command, ConsentCommand, CustodyCommand, EnrolArguments,
-        GetArguments, KeyCommand, LogArguments, LogCommand, MemberCommand, PolicyCommand,
-        PrincipalCommand, PutArguments, VerifyArguments,
+        AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
+        CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
+        MemberCommand, PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments,
     },
     equivocation::is_equivocation,
     home::believed,
@@ -123,6 +123,13 @@ async fn execute_with_nodes(
             Box::new(operations::request(session, &asked.record, purpose, role, strength).await?)
         }
         Command::Get(get) => Box::new(operations::get(session, &get_options(get, json)?).await?),
+        Command::Car(CarCommand::Export(export)) => {
+            let options = car_export_options(export, json)?;
+            Box::new(operations::export_car(session, &options).await?)
+        }
+        Command::Car(CarCommand::Import { file }) => {
+            Box::new(operations::import_car(session, file).await?)
+        }
         Command::Log(LogCommand::Show { leaf }) => {
             Box::new(operations::show_leaf(session, *leaf).await?)
         }
@@ -313,18 +320,35 @@ fn put_options(arguments: &PutArguments) -> PutOptions {
 }
 
 fn get_options(arguments: &GetArguments, json: bool) -> Result<GetOptions> {
-    let to_stdout = arguments.output == Path::new("-");
-    if to_stdout && json {
-        let problem = "--json and `-o -` both want standard output";
-        return Err(CliError::Usage(problem.to_owned()).into());
-    }
+    let output = output(&arguments.output, json)?;
     Ok(GetOptions {
         record: arguments.record,
         purpose: arguments.purpose.clone(),
         role: arguments.role.clone(),
         strength: arguments.wait.into(),
-        output: (!to_stdout).then(|| arguments.output.clone()),
+        output,
     })
+}
+
+fn car_export_options(arguments: &CarExportArguments, json: bool) -> Result<CarExportOptions> {
+    let content = match (arguments.device, arguments.stream) {
+        (Some(device), Some(stream)) => CarContent::Stream { device, stream },
+        _ => CarContent::Records(arguments.records.clone()),
+    };
+    Ok(CarExportOptions {
+        content,
+        output: output(&arguments.output, json)?,
+    })
+}
+
+/// The file to write, or none for standard output.
+fn output(path: &Path, json: bool) -> Result<Option<PathBuf>> {
+    let to_stdout = path == Path::new("-");
+    if to_stdout && json {
+        let problem = "--json and `-o -` both want standard output";
+        return Err(CliError::Usage(problem.to_owned()).into());
+    }
+    Ok((!to_stdout).then(|| path.to_owned()))
 }
 
 fn home(arguments: &Arguments) -> Result<Home> {
@@ -350,8 +374,12 @@ fn print(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<()> {
-    let payload_on_out =
-        matches!(&arguments.command, Command::Get(get) if get.output == Path::new("-"));
+    let output = match &arguments.command {
+        Command::Get(get) => Some(&get.output),
+        Command::Car(CarCommand::Export(export)) => Some(&export.output),
+        _ => None,
+    };
+    let payload_on_out = output.is_some_and(|output| output == Path::new("-"));
     match (arguments.json, payload_on_out) {
         (true, _) => writeln!(out, "{}", report.to_json()),
         (false, true) => writeln!(err, "{report}"),

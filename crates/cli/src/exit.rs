@@ -4,7 +4,7 @@ use medanchor_anchor::{
     Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError,
 };
 use medanchor_api::{ClientError, ConfigError, LogReadError};
-use medanchor_dag::{ExportError, RecordError, SignatureError, SourceError};
+use medanchor_dag::{CarError, ExportError, LinksError, RecordError, SignatureError, SourceError};
 use medanchor_envelope::OpenError;
 use std::{error::Error, process::ExitCode};
 
@@ -94,6 +94,12 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<SourceError>() {
         return Some(of_source(error));
     }
+    if let Some(error) = cause.downcast_ref::<CarError>() {
+        return Some(match error {
+            CarError::Io(_) => Exit::Failed,
+            _ => Exit::NotVerified,
+        });
+    }
     if cause.is::<ConfigError>() {
         return Some(Exit::Usage);
     }
@@ -105,6 +111,7 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
         || cause.is::<BatchConflictFormatError>()
         || cause.is::<TrustError>()
         || cause.is::<TileError>()
+        || cause.is::<LinksError>()
         || cause.is::<RecordError>()
         || cause.is::<SignatureError>()
         || cause.is::<OpenError>();
@@ -178,6 +185,8 @@ mod tests {
             (LogReadError::Denied("tile".to_owned()).into(), 3),
             (LogReadError::NotFound("tile".to_owned()).into(), 1),
             (OpenError::Commitment.into(), 4),
+            (CarError::NoRoot.into(), 4),
+            (CarError::Io(std::io::ErrorKind::Other.into()).into(), 1),
             (ConfigError::NoNodes.into(), 2),
         ] {
             let error = error.context("do something");

@@ -7,7 +7,10 @@
 //! Out of scope: formats and checks (`medanchor-anchor`, `medanchor-dag`, `medanchor-envelope`) and the
 //! wire (`medanchor-api`).
 
+mod anchored;
 mod arguments;
+mod car_export;
+mod car_import;
 mod clock;
 mod commands;
 mod conflict;
@@ -47,6 +50,8 @@ mod status;
 mod verify;
 mod wait;
 
+pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
+pub use car_import::{CarImported, CarRoot, RootKind};
 pub use commands::{main, run};
 pub use conflict::ProvenConflict;
 pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
@@ -78,6 +83,8 @@ pub use wait::{Recorded, Wait};
 /// The commands as functions.
 pub mod operations {
     pub use crate::{
+        car_export::export_car,
+        car_import::import_car,
         conflict::{is_conflict, verify_conflict},
         consent::{give_consent, list_consents, withdraw_consent},
         custody::{list_custodies, new_custody},

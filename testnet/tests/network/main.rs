@@ -15,6 +15,7 @@ mod alone;
 mod audit;
 mod author;
 mod away;
+mod car;
 mod crash;
 mod demo;
 mod equivocation;

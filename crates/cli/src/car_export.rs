@@ -1,0 +1,411 @@
+use crate::{
+    CliError, NotedNode, Session, anchored::ProvedRecord, files, progress, session::patiently,
+};
+use anyhow::{Context, Result, bail};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use indicatif::ProgressBar;
+use medanchor_api::NodesSource;
+use medanchor_dag::{
+    Block, BlockSource, CarWriter, Cid, Did, MAX_CAR_ROOTS, Record, StreamId, export_blocks,
+};
+use medanchor_envelope::Wrap;
+use serde::Serialize;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tempfile::NamedTempFile;
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+/// What to export, and where to.
+#[derive(Clone, Debug)]
+pub struct CarExportOptions {
+    /// What is in the CAR.
+    pub content: CarContent,
+    /// The file to write; absent, standard output.
+    pub output: Option<PathBuf>,
+}
+
+/// What is in a CAR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CarContent {
+    /// These records, in this order. One that is named again is left out.
+    Records(Vec<Cid>),
+    /// The records of a device's stream: from its head back by `prev`, the first one first.
+    Stream {
+        /// The device.
+        device: Did,
+        /// Its stream.
+        stream: StreamId,
+    },
+}
+
+/// A CAR that was written.
+#[derive(Clone, Debug, Serialize)]
+pub struct CarExported {
+    /// The file; absent, standard output.
+    pub output: Option<PathBuf>,
+    /// The records: the roots.
+    pub records: Vec<CarRecord>,
+    /// Blocks in it.
+    pub blocks: u64,
+    /// How long it is.
+    pub size_bytes: u64,
+    /// Numbers that the stream lacks or has twice: such records are not in the CAR. Absent when no stream was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gaps_and_forks: Option<u64>,
+    /// Leaves in the log that the stream's head was read from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tree_size: Option<u64>,
+    /// Nodes that failed to serve a block, and why.
+    pub noted_nodes: Vec<NotedNode>,
+}
+
+/// A record in a CAR.
+#[derive(Clone, Debug, Serialize)]
+pub struct CarRecord {
+    /// The record.
+    pub record: String,
+    /// Its durable wrap.
+    pub wrap: String,
+    /// The device's stream.
+    pub stream: String,
+    /// Its number in the stream.
+    pub seq: u64,
+    /// Length of the payload in bytes.
+    pub payload_size_bytes: u64,
+    /// The leaf that anchored it.
+    pub anchored_index: u64,
+}
+
+/// Writes records with all their blocks into a CAR (`docs/formats.md`, CAR files). Nothing is opened: the
+/// blocks stay sealed.
+///
+/// # Errors
+///
+/// When a record is not anchored, or a block cannot be fetched or is not what it must be. A file is written
+/// whole or not at all.
+pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result<CarExported> {
+    let source = Arc::new(NodesSource::new(session.client.clone()));
+    let chain = match &options.content {
+        CarContent::Records(records) => Chain {
+            records: distinct(records),
+            ..Chain::default()
+        },
+        CarContent::Stream { device, stream } => {
+            Chain::of(session, source.as_ref(), device, stream).await?
+        }
+    };
+    if chain.records.len() > MAX_CAR_ROOTS {
+        return Err(CliError::Usage(TOO_MANY.to_owned()).into());
+    }
+    let proved = prove(session, &source, &chain.records).await?;
+    let total = proved.iter().map(|proved| proved.row.payload_size_bytes);
+    let car = CarFile {
+        roots: chain.records,
+        bar: progress::bytes("exporting", Some(total.sum())),
+    };
+    let heads = proved.iter().map(|proved| (proved.record, proved.wrap));
+    let blocks = blocks(Arc::clone(&source), heads.collect());
+    let written = car.write_all(blocks, options.output.clone()).await?;
+    let notes = source.notes().into_iter();
+    Ok(CarExported {
+        output: options.output.clone(),
+        records: proved.into_iter().map(|proved| proved.row).collect(),
+        blocks: written.blocks,
+        size_bytes: written.size_bytes,
+        gaps_and_forks: chain.gaps_and_forks,
+        tree_size: chain.tree_size,
+        noted_nodes: notes
+            .map(|(node, note)| NotedNode {
+                node,
+                note: note.as_str(),
+            })
+            .collect(),
+    })
+}
+
+/// The records of a stream, the first one first.
+#[derive(Default)]
+struct Chain {
+    records: Vec<Cid>,
+    gaps_and_forks: Option<u64>,
+    tree_size: Option<u64>,
+}
+
+impl Chain {
+    async fn of(
+        session: &Session,
+        source: &NodesSource,
+        device: &Did,
+        stream: &StreamId,
+    ) -> Result<Self> {
+        let head = patiently(async || session.client.stream(device, stream).await)
+            .await
+            .context("look up the stream")?;
+        let tree_size = Some(head.tree_size);
+        let Some(head) = head.value else {
+            bail!("the log has no record of stream `{stream}` of device `{device}`");
+        };
+        let mut records = Vec::new();
+        let (mut next, mut seq) = (Some(head.record), head.seq);
+        while let Some(cid) = next {
+            if records.len() == MAX_CAR_ROOTS {
+                return Err(CliError::Usage(TOO_MANY.to_owned()).into());
+            }
+            let record = fetch_record(source, &cid).await?;
+            let header = record.header();
+            let of_stream = header.stream == *stream && header.device == *device;
+            // Its device signed both numbers, so only the device itself can break the chain.
+            let in_order = match records.is_empty() {
+                true => record.seq() == seq,
+                false => record.seq() < seq,
+            };
+            if !of_stream || !in_order {
+                let problem =
+                    format!("record `{cid}` is not the one before number {seq} of the stream");
+                return Err(CliError::NotVerified(problem).into());
+            }
+            records.push(cid);
+            (next, seq) = (record.prev().copied(), record.seq());
+        }
+        records.reverse();
+        Ok(Self {
+            records,
+            gaps_and_forks: Some(head.gaps_and_forks),
+            tree_size,
+        })
+    }
+}
+
+fn distinct(records: &[Cid]) -> Vec<Cid> {
+    let mut seen = BTreeSet::new();
+    let new = records.iter().filter(|record| seen.insert(**record));
+    new.copied().collect()
+}
+
+/// A record that the log has, and what is shown of it.
+struct Proved {
+    record: Cid,
+    wrap: Cid,
+    row: CarRecord,
+}
+
+/// Has each record proved by the receipt of its leaf.
+async fn prove(
+    session: &Session,
+    source: &Arc<NodesSource>,
+    records: &[Cid],
+) -> Result<Vec<Proved>> {
+    stream::iter(records.iter().copied())
+        .map(async |cid| {
+            let record = fetch_record(source.as_ref(), &cid).await?;
+            let proved = ProvedRecord::of(session, &record)
+                .await
+                .with_context(|| format!("prove that record `{cid}` is anchored"))?;
+            Ok(Proved {
+                record: cid,
+                wrap: proved.wrap,
+                row: CarRecord {
+                    record: cid.to_string(),
+                    wrap: proved.wrap.to_string(),
+                    stream: record.header().stream.to_string(),
+                    seq: record.seq(),
+                    payload_size_bytes: record.size_bytes(),
+                    anchored_index: proved.leaf_index,
+                },
+            })
+        })
+        .buffered(RECORDS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+async fn fetch_record(source: &dyn BlockSource, cid: &Cid) -> Result<Record> {
+    let context = || format!("fetch record `{cid}`");
+    let block = source.fetch(cid).await.with_context(context)?;
+    let record = Record::from_block(&block).with_context(|| format!("parse `{cid}`"))?;
+    record
+        .verify_signature()
+        .with_context(|| format!("check the device's signature on `{cid}`"))?;
+    Ok(record)
+}
+
+/// The record's durable wrap.
+async fn fetch_wrap(source: &dyn BlockSource, record: &Record, cid: &Cid) -> Result<Block> {
+    let context = || format!("fetch the wrap of record `{}`", record.cid());
+    let block = source.fetch(cid).await.with_context(context)?;
+    let is_its = Wrap::from_bytes(block.bytes()).is_ok_and(|wrap| {
+        wrap.ctx.header == *record.header_hash().as_bytes()
+            && wrap.ctx.commitment == *record.commitment()
+            && wrap.ctx.request.is_none()
+    });
+    if is_its {
+        return Ok(block);
+    }
+    let problem = format!("block `{cid}` is not the wrap of record `{}`", record.cid());
+    Err(CliError::NotVerified(problem).into())
+}
+
+/// All blocks of records with these wraps, each record's DAG depth first and its wrap behind it.
+fn blocks(source: Arc<NodesSource>, heads: Vec<(Cid, Cid)>) -> BoxStream<'static, Result<Block>> {
+    let for_heads = Arc::clone(&source);
+    stream::iter(heads)
+        .map(move |(record, wrap)| {
+            let source = Arc::clone(&for_heads);
+            async move {
+                let record = fetch_record(source.as_ref(), &record).await?;
+                let wrap = fetch_wrap(source.as_ref(), &record, &wrap).await?;
+                Ok::<_, anyhow::Error>((record, wrap))
+            }
+        })
+        .buffered(RECORDS_AT_ONCE)
+        .map_ok(move |(record, wrap)| {
+            let context = format!("fetch the blocks of record `{}`", record.cid());
+            export_blocks(Arc::clone(&source) as _, &record, WINDOW)
+                .map(move |block| block.with_context(|| context.clone()))
+                .chain(stream::iter([Ok(wrap)]))
+        })
+        .try_flatten()
+        .boxed()
+}
+
+/// A CAR that is being written.
+struct CarFile {
+    roots: Vec<Cid>,
+    bar: ProgressBar,
+}
+
+struct Written {
+    blocks: u64,
+    size_bytes: u64,
+}
+
+impl CarFile {
+    /// Blocks come from the nodes in parallel; a thread writes them in order.
+    async fn write_all(
+        self,
+        mut blocks: impl Stream<Item = Result<Block>> + Unpin,
+        output: Option<PathBuf>,
+    ) -> Result<Written> {
+        let (sender, receiver) = mpsc::channel(WINDOW);
+        let writer = spawn_blocking(move || self.write(receiver, output.as_deref()));
+        let sent = async {
+            while let Some(block) = blocks.try_next().await? {
+                // The writer ends early only by an error, which it returns.
+                if sender.send(Next::Block(block)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            let _ = sender.send(Next::End).await;
+            Ok(())
+        };
+        let sent = sent.await;
+        drop(sender);
+        let written = writer.await.context("write the car")?;
+        sent.and(written)
+    }
+
+    fn write(self, blocks: mpsc::Receiver<Next>, output: Option<&Path>) -> Result<Written> {
+        let Some(path) = output else {
+            return self.write_to(blocks, &mut io::stdout().lock());
+        };
+        let context = || format!("write `{}`", path.display());
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mut file = NamedTempFile::new_in(folder).with_context(context)?;
+        let written = self
+            .write_to(blocks, file.as_file_mut())
+            .with_context(context)?;
+        file.as_file().sync_all().with_context(context)?;
+        // Commit point: the file appears whole.
+        file.persist(path).with_context(context)?;
+        files::sync_folder(folder).with_context(context)?;
+        Ok(written)
+    }
+
+    fn write_to(
+        &self,
+        mut blocks: mpsc::Receiver<Next>,
+        output: &mut dyn Write,
+    ) -> Result<Written> {
+        let output = BufWriter::with_capacity(BUFFER_BYTES, output);
+        let mut car = CarWriter::new(output, &self.roots)?;
+        let mut count = 0;
+        // INVARIANT: a car is whole only when all was sent that belongs to it.
+        loop {
+            match blocks.blocking_recv() {
+                Some(Next::Block(block)) => {
+                    car.write(&block)?;
+                    count += 1;
+                    self.bar.inc(u64::try_from(block.bytes().len())?);
+                }
+                Some(Next::End) => break,
+                None => bail!("not all blocks could be fetched"),
+            }
+        }
+        let size_bytes = car.size_bytes();
+        car.finish()?;
+        self.bar.finish_and_clear();
+        Ok(Written {
+            blocks: count,
+            size_bytes,
+        })
+    }
+}
+
+/// What the writer is told.
+enum Next {
+    Block(Block),
+    End,
+}
+
+impl fmt::Display for CarExported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for CarRecord {
+            record,
+            payload_size_bytes,
+            anchored_index,
+            ..
+        } in &self.records
+        {
+            writeln!(
+                f,
+                "record    {record} ({payload_size_bytes} bytes, leaf {anchored_index})"
+            )?;
+        }
+        if let Some(count) = self.gaps_and_forks.filter(|count| *count > 0) {
+            writeln!(
+                f,
+                "noted     {count} numbers of the stream are missing or stand twice: what is off the chain of its \
+                 head is not in the car"
+            )?;
+        }
+        for noted in &self.noted_nodes {
+            writeln!(f, "noted     node `{}`: {}", noted.node, noted.note)?;
+        }
+        let output = self.output.as_deref().unwrap_or(Path::new("-"));
+        write!(
+            f,
+            "written   {} blocks of {} records, {} bytes, to {}",
+            self.blocks,
+            self.records.len(),
+            self.size_bytes,
+            output.display()
+        )
+    }
+}
+
+const TOO_MANY: &str = "a car has at most 100,000 records: name fewer of them, and export the others into a car of their own";
+/// Blocks of a record fetched at once, and blocks that wait to be written.
+const WINDOW: usize = 8;
+const RECORDS_AT_ONCE: usize = 8;
+const BUFFER_BYTES: usize = 1 << 20;
