@@ -28,7 +28,7 @@ impl AeadKey {
 
     /// Seals in place and appends the tag.
     ///
-    /// INVARIANT: the caller gives every nonce once.
+    /// INVARIANT: of what leaves this program, every nonce has sealed one plaintext only.
     pub(crate) fn seal(&self, nonce: [u8; 12], buffer: &mut Vec<u8>) {
         let (nonce, aad) = (
             Nonce::assume_unique_for_key(nonce),

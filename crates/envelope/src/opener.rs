@@ -1,6 +1,7 @@
 use crate::{
     Header, Identity, OpenError, Wrap,
     aead::{METADATA_NONCE, TAG_LEN, chunk_nonce},
+    cbor::sha256,
     keys::RecordKeys,
 };
 use std::fmt;
@@ -32,6 +33,11 @@ impl Opener {
         })
     }
 
+    /// Length of a full chunk's plaintext, in bytes.
+    pub fn chunk_plaintext_bytes(&self) -> u64 {
+        (self.chunk_len - TAG_LEN) as u64
+    }
+
     /// Opens the chunk at `index`, which is the payload's `last` one or not. Both come from the record's
     /// signed size ([`Header::chunks_of`]), and a payload is whole only if its last chunk opened as such.
     ///
@@ -51,6 +57,21 @@ impl Opener {
         let nonce = chunk_nonce(index, last);
         let opened = self.keys.payload.open(nonce, sealed);
         opened.ok_or(OpenError::Chunk { index })
+    }
+
+    /// Whether `plain` is the chunk at `index` whose sealed form has this SHA-256, which its CID names. So whoever
+    /// has opened a chunk before knows it again without its sealed form.
+    pub fn is_chunk(&self, index: u64, last: bool, plain: &[u8], sealed_sha256: &[u8; 32]) -> bool {
+        if plain.len().saturating_add(TAG_LEN) > self.chunk_len {
+            return false;
+        }
+        // INVARIANT: a nonce is used again here, perhaps for other bytes; what comes of it is hashed and dropped.
+        let mut sealed = Vec::with_capacity(plain.len() + TAG_LEN);
+        sealed.extend_from_slice(plain);
+        self.keys
+            .payload
+            .seal(chunk_nonce(index, last), &mut sealed);
+        sha256(&sealed) == *sealed_sha256
     }
 
     /// Opens the record's metadata.

@@ -9,6 +9,7 @@ use medanchor_envelope::{
     Header, Identity, OpenError, Opener, Recipient, Sealer, Suite, Wrap, rewrap,
 };
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 const SUITES: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
 
@@ -90,6 +91,35 @@ fn open_all(opener: &Opener, chunks: &[Vec<u8>]) -> Result<Vec<u8>, OpenError> {
         payload.extend(opener.open_chunk(index, last, chunk)?);
     }
     Ok(payload)
+}
+
+#[test]
+fn opened_chunk_is_known_again_and_nothing_else_is() {
+    let custody = Identity::generate().unwrap();
+    for suite in SUITES {
+        for (size, count) in BOUNDARY_SIZES {
+            let payload: Vec<u8> = (0..=250).cycle().take(size).collect();
+            let sealed = seal(header(suite, 16), &payload, &custody.recipient());
+            let opener = sealed.opener(&custody).unwrap();
+            let chunks: Vec<&[u8]> = match size {
+                0 => vec![&[]],
+                _ => payload.chunks(FULL).collect(),
+            };
+            for (index, plain) in chunks.into_iter().enumerate() {
+                let digest = Sha256::digest(&sealed.chunks[index]).into();
+                let (at, last) = (index as u64, index + 1 == count);
+                assert!(opener.is_chunk(at, last, plain, &digest), "{size} {index}");
+                assert!(!opener.is_chunk(at, !last, plain, &digest));
+                assert!(!opener.is_chunk(at + 1, last, plain, &digest));
+                assert!(!opener.is_chunk(at, last, &[plain, &[0]].concat(), &digest));
+                let mut changed = plain.to_vec();
+                if let Some(byte) = changed.last_mut() {
+                    *byte ^= 1;
+                    assert!(!opener.is_chunk(at, last, &changed, &digest));
+                }
+            }
+        }
+    }
 }
 
 #[test]
