@@ -167,6 +167,23 @@ impl<'v> State<'v> {
         Ok(entry.filter(|entry| entry.anchored.record == *record))
     }
 
+    /// Up to `limit` records after the one given, in the order of their digests.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn records(
+        &self,
+        after: Option<&Cid>,
+        limit: usize,
+    ) -> Result<Vec<RecordEntry>, TablesError> {
+        let from = after.map(|record| following(&record_key(record)));
+        let rows = self
+            .0
+            .range(Table::Records, &from.unwrap_or_default(), None, limit)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
     /// The head of a device's stream.
     ///
     /// # Errors

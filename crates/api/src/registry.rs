@@ -132,12 +132,33 @@ pub struct NodeStatus {
     pub blocks: u64,
     /// Bytes in them.
     pub blocks_size_bytes: u64,
-    /// Corrupt blocks found and fetched again since start.
+    /// How many of the bad blocks were fetched again, ever.
     pub blocks_repaired: u64,
+    /// Blocks that were found bad or missing, ever, each time anew.
+    pub blocks_found_bad: u64,
+    /// Blocks that are bad or missing now: no node that is reached gives them.
+    pub blocks_missing: u64,
+    /// How all blocks are read again and again.
+    pub scrub: Scrubbed,
     /// The other nodes.
     pub peers: Vec<PeerStatus>,
     /// Alarms that nobody has acknowledged.
     pub alarms: Vec<Alarm>,
+}
+
+/// How far a node has come with reading all its blocks again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Times that all were read.
+    pub passes: u64,
+    /// When the last of them ended; 0: never.
+    pub ended_at_unix_ms: u64,
+    /// When the one that is under way began; 0: none is.
+    pub began_at_unix_ms: u64,
+    /// Blocks read in the one that is under way, or else in the last.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub size_bytes: u64,
 }
 
 /// Evidence that somebody lies, until an operator has seen it.
@@ -494,6 +515,9 @@ impl TryFrom<pb::StatusResponse> for NodeStatus {
             blocks: status.blocks,
             blocks_size_bytes: status.blocks_size_bytes,
             blocks_repaired: status.blocks_repaired,
+            blocks_found_bad: status.blocks_found_bad,
+            blocks_missing: status.blocks_missing,
+            scrub: status.scrub.map(Scrubbed::from).unwrap_or_default(),
             peers: status
                 .peers
                 .into_iter()
@@ -523,8 +547,35 @@ impl From<NodeStatus> for pb::StatusResponse {
             blocks: status.blocks,
             blocks_size_bytes: status.blocks_size_bytes,
             blocks_repaired: status.blocks_repaired,
+            blocks_found_bad: status.blocks_found_bad,
+            blocks_missing: status.blocks_missing,
+            scrub: Some(status.scrub.into()),
             peers: status.peers.into_iter().map(pb::PeerStatus::from).collect(),
             alarms: status.alarms.into_iter().map(pb::Alarm::from).collect(),
+        }
+    }
+}
+
+impl From<pb::Scrub> for Scrubbed {
+    fn from(scrub: pb::Scrub) -> Self {
+        Self {
+            passes: scrub.passes,
+            ended_at_unix_ms: scrub.ended_at_unix_ms,
+            began_at_unix_ms: scrub.began_at_unix_ms,
+            blocks: scrub.blocks,
+            size_bytes: scrub.size_bytes,
+        }
+    }
+}
+
+impl From<Scrubbed> for pb::Scrub {
+    fn from(scrub: Scrubbed) -> Self {
+        Self {
+            passes: scrub.passes,
+            ended_at_unix_ms: scrub.ended_at_unix_ms,
+            began_at_unix_ms: scrub.began_at_unix_ms,
+            blocks: scrub.blocks,
+            size_bytes: scrub.size_bytes,
         }
     }
 }

@@ -4,8 +4,8 @@
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
-    ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Submit, Submitted, access_request,
-    consents_asked_for, has_cids,
+    ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Scrubbed, Submit, Submitted,
+    access_request, consents_asked_for, has_cids,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -219,6 +219,15 @@ fn status_is_read_back_as_it_was_sent() {
         blocks: 5,
         blocks_size_bytes: 4,
         blocks_repaired: 1,
+        blocks_found_bad: 3,
+        blocks_missing: 2,
+        scrub: Scrubbed {
+            passes: 9,
+            ended_at_unix_ms: 10,
+            began_at_unix_ms: 11,
+            blocks: 12,
+            size_bytes: 13,
+        },
         peers: vec![PeerStatus {
             node: "b".to_owned(),
             swarm_connected: true,

@@ -76,7 +76,7 @@ pub use put::{Input, PutOptions, Stored};
 pub use report::Report;
 pub use request::Granted;
 pub use session::{Said, Session};
-pub use status::{AlarmRow, NodeRow, NodeState, StatusReport};
+pub use status::{AlarmRow, NodeRow, NodeState, ScrubRow, StatusReport};
 pub use verify::Verified;
 pub use wait::{Recorded, Wait};
 

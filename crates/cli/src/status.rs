@@ -1,13 +1,13 @@
 use crate::{Session, clock};
 use anyhow::{Context, Result};
-use medanchor_api::{Alarm, ClientError, NodeStatus};
+use medanchor_api::{Alarm, ClientError, NodeStatus, Scrubbed};
 use serde::Serialize;
 use std::fmt;
 
 /// What the nodes say of themselves; the fields at the top are of the first node that answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
-    /// Whether no node has an alarm.
+    /// Whether no node has an alarm, and none that answers lacks a block.
     pub ok: bool,
     /// The network's name.
     pub origin: String,
@@ -58,12 +58,33 @@ pub struct NodeRow {
     pub blocks: u64,
     /// Bytes in them.
     pub blocks_size_bytes: u64,
-    /// Corrupt blocks found and fetched again since start.
+    /// Blocks that were found bad or missing, ever, each time anew.
+    pub blocks_found_bad: u64,
+    /// How many of these were fetched again.
     pub blocks_repaired: u64,
+    /// Blocks that are bad or missing now: no node that it reaches gives them.
+    pub blocks_missing: u64,
+    /// How it reads all its blocks again and again.
+    pub scrub: ScrubRow,
     /// Nodes that its private swarm reaches.
     pub swarm_peers: Vec<String>,
     /// Alarms there that nobody has acknowledged.
     pub alarms: Vec<AlarmRow>,
+}
+
+/// How far a node has come with reading all its blocks again.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScrubRow {
+    /// Times that all were read.
+    pub passes: u64,
+    /// When the last of them ended.
+    pub last_pass_at: Option<String>,
+    /// When the one that is under way began.
+    pub began_at: Option<String>,
+    /// Blocks read in the one that is under way, or else in the last.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub size_bytes: u64,
 }
 
 /// Evidence that somebody lies, which a node has and no operator has acknowledged.
@@ -116,7 +137,7 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
     let warnings = session.policy().current().warnings();
     match (first, origin, failure) {
         (Some(first), Some(origin), _) => Ok(StatusReport {
-            ok: nodes.iter().all(|node| node.alarms().is_empty()),
+            ok: nodes.iter().all(NodeState::is_well),
             origin,
             first,
             nodes,
@@ -128,6 +149,14 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
 }
 
 impl NodeState {
+    /// One that does not answer is not known to be unwell.
+    fn is_well(&self) -> bool {
+        match self {
+            Self::Up(row) => row.alarms.is_empty() && row.blocks_missing == 0,
+            Self::Down { .. } => true,
+        }
+    }
+
     fn alarms(&self) -> &[AlarmRow] {
         match self {
             Self::Up(row) => &row.alarms,
@@ -150,9 +179,25 @@ impl From<NodeStatus> for NodeRow {
             cosignatures: status.cosignatures,
             blocks: status.blocks,
             blocks_size_bytes: status.blocks_size_bytes,
+            blocks_found_bad: status.blocks_found_bad,
             blocks_repaired: status.blocks_repaired,
+            blocks_missing: status.blocks_missing,
+            scrub: status.scrub.into(),
             swarm_peers: reached.map(|peer| peer.node).collect(),
             alarms: status.alarms.into_iter().map(AlarmRow::from).collect(),
+        }
+    }
+}
+
+impl From<Scrubbed> for ScrubRow {
+    fn from(scrub: Scrubbed) -> Self {
+        let time = |unix_ms| (unix_ms != 0).then(|| clock::rfc3339(unix_ms));
+        Self {
+            passes: scrub.passes,
+            last_pass_at: time(scrub.ended_at_unix_ms),
+            began_at: time(scrub.began_at_unix_ms),
+            blocks: scrub.blocks,
+            size_bytes: scrub.size_bytes,
         }
     }
 }
@@ -184,16 +229,50 @@ impl fmt::Display for NodeState {
         match self {
             Self::Up(row) => write!(
                 f,
-                "{:<16} {:<9} {} leaves, {} published with {} co-signatures, {} blocks, {} repaired",
+                "{:<16} {:<9} {} leaves, {} published with {} co-signatures\n  {} blocks, {} bytes, {}\n  {}",
                 row.node,
                 row.role,
                 row.tree_size,
                 row.published_size,
                 row.cosignatures,
                 row.blocks,
-                row.blocks_repaired
+                row.blocks_size_bytes,
+                Health(row),
+                row.scrub
             ),
             Self::Down { node, error } => write!(f, "{node:<16} {error}"),
+        }
+    }
+}
+
+/// What was bad among a node's blocks.
+struct Health<'r>(&'r NodeRow);
+
+impl fmt::Display for Health<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(row) = self;
+        let (found, repaired) = (row.blocks_found_bad, row.blocks_repaired);
+        write!(f, "{found} found bad, {repaired} repaired, ")?;
+        match row.blocks_missing {
+            0 => write!(f, "none missing"),
+            missing => write!(f, "{missing} MISSING: no node that it reaches gives them"),
+        }
+    }
+}
+
+impl fmt::Display for ScrubRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.last_pass_at {
+            Some(at) => write!(f, "all read {} times, last at {at}", self.passes)?,
+            None => write!(f, "not all read yet")?,
+        }
+        match &self.began_at {
+            Some(at) => write!(
+                f,
+                "; since {at} {} blocks, {} bytes of another pass",
+                self.blocks, self.size_bytes
+            ),
+            None => Ok(()),
         }
     }
 }

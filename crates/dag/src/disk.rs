@@ -4,17 +4,21 @@
 //! lock              held while the store is open
 //! blocks.redb       a row for every block; blocks of at most 16 KiB are inside their row
 //! blocks/<2>/<64>   larger blocks: file name = SHA-256 digest in hex, folder = its first two digits
+//! quarantine/<64>   larger blocks whose bytes are bad, until a good copy is put
 //! tmp/              files being written; whatever is here at the start is deleted
 //! ```
 //!
-//! A row without its file, or a file without its row, is no block: putting the block again mends both.
+//! A row without its file, or a file without its row, is no block: putting the block again mends both. A block
+//! that is bad or gone is [quarantined](DiskStore::quarantine): its row moves to the table of bad blocks, its
+//! file out of the way, and nobody is served either. It stays listed until it is put again.
 
 mod device;
 mod files;
 mod group;
 mod index;
+mod scrub;
 
-use crate::{Block, BlockStore, StoreError, block::digest_of};
+use crate::{Block, BlockStore, Codec, StoreError, block::digest_of, cid_of};
 use cid::Cid;
 use device::Device;
 use files::Files;
@@ -26,6 +30,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+pub use index::Figures;
+pub use scrub::{ScrubProgress, ScrubStep};
 
 /// Blocks in a folder of their own. One process at a time.
 ///
@@ -87,6 +94,7 @@ impl DiskStore {
         let lock = lock.ok_or_else(|| OpenError::InUse(folder.to_owned()))?;
         let files = Files::open(folder, Arc::clone(&device)).map_err(failed)?;
         let index = Index::open(&folder.join("blocks.redb"), Arc::clone(&device))?;
+        sweep(&files, &index, folder)?;
         device.sync_folder(folder).map_err(failed)?;
         if let Some(parent) = folder.canonicalize().map_err(failed)?.parent() {
             device.sync_folder(parent).map_err(failed)?;
@@ -115,26 +123,104 @@ impl DiskStore {
             Some(Row::Small(_)) => {}
             // The file goes first: after a crash the row without it can still be removed.
             Some(Row::Large) => self.files.remove(&digest)?,
+            Some(Row::Bad) => self.files.discard(&digest)?,
         }
         self.index.remove(&digest)
     }
 
-    /// Number of blocks.
+    /// Takes a block out of service if its bytes are bad or gone. Whether it did: a block that is good, not
+    /// here or in quarantine already is left alone. It is listed in [`DiskStore::bad`] until it is put again.
     ///
     /// # Errors
     ///
-    /// When the index cannot be read.
-    pub fn len_blocks(&self) -> Result<u64, StoreError> {
-        self.index.len_blocks()
+    /// [`StoreError`]; the block is then in service or not, and never read as good either way.
+    pub fn quarantine(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let digest = digest_of(cid)?;
+        // A put that mends the block meanwhile is seen here, or comes after this.
+        let _exclusive = self.group.exclusive();
+        self.device.check()?;
+        let is_large = match self.index.row(&digest)? {
+            None | Some(Row::Bad) => return Ok(false),
+            Some(Row::Small(_)) => false,
+            Some(Row::Large) => true,
+        };
+        match self.block(cid) {
+            Err(StoreError::Corrupt(_)) => {}
+            Ok(_) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        if is_large {
+            // The file goes first: after a crash the row without it is found again.
+            self.files.set_aside(&digest)?;
+        }
+        // Commit point: from here the block is listed as bad. Everything above may be lost.
+        self.index.quarantine(&digest)
     }
 
-    /// Length of all blocks together, in bytes.
+    /// Lists as bad whichever of these blocks the store does not know, although it should have them. Their
+    /// number.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; none of them was listed.
+    pub fn expect(&self, cids: &[Cid]) -> Result<u64, StoreError> {
+        let digests: Result<Vec<_>, _> = cids.iter().map(digest_of).collect();
+        self.device.check()?;
+        self.index.expect(&digests?)
+    }
+
+    /// Up to `limit` of the blocks that are bad or missing, after the one given, in the order of their digests.
     ///
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn size_bytes(&self) -> Result<u64, StoreError> {
-        self.index.size_bytes()
+    pub fn bad(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<Cid>, StoreError> {
+        let after = after.map(digest_of).transpose()?;
+        let digests = self.index.bad(after.as_ref(), limit)?;
+        Ok(digests.iter().map(raw).collect())
+    }
+
+    /// Up to `limit` of the blocks that are kept, after the one given, in the order of their digests. The codec
+    /// of a block is not kept: all are named as raw.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn cids(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<Cid>, StoreError> {
+        let after = after.map(digest_of).transpose()?;
+        let digests = self.index.digests(after.as_ref(), limit)?;
+        Ok(digests.iter().map(raw).collect())
+    }
+
+    /// How far the reading of the whole store has come, as it was saved last.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn scrub_progress(&self) -> Result<ScrubProgress, StoreError> {
+        let saved = self.index.progress()?;
+        Ok(saved.map_or_else(ScrubProgress::default, |bytes| {
+            ScrubProgress::from_bytes(&bytes)
+        }))
+    }
+
+    /// Saves how far it has come, durably.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was saved before is kept.
+    pub fn save_scrub_progress(&self, progress: &ScrubProgress) -> Result<(), StoreError> {
+        self.device.check()?;
+        self.index.save_progress(&progress.to_bytes())
+    }
+
+    /// What is here, and what is not well.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn figures(&self) -> Result<Figures, StoreError> {
+        self.index.figures()
     }
 
     fn commit(&self, puts: &[&Put]) -> Result<(), StoreError> {
@@ -142,13 +228,21 @@ impl DiskStore {
         self.files
             .publish(puts.iter().flat_map(|put| &put.staged))?;
         // Commit point: from here a restart finds the blocks. Everything above may be lost.
-        self.index.insert(puts.iter().flat_map(|put| &put.rows))
+        let mended = self.index.insert(puts.iter().flat_map(|put| &put.rows))?;
+        for digest in &mended {
+            // Best effort: what stays of the bad bytes is swept at the next start.
+            let _ = self.files.discard(digest);
+        }
+        Ok(())
     }
 
     fn is_intact(&self, block: &Block) -> Result<bool, StoreError> {
         match self.block(block.cid()) {
             Ok(found) => Ok(found.is_some()),
-            Err(StoreError::Corrupt(_)) => Ok(false),
+            Err(StoreError::Corrupt(cid)) => {
+                self.quarantine(&cid)?;
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -158,7 +252,7 @@ impl BlockStore for DiskStore {
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         let digest = digest_of(cid)?;
         match self.index.row(&digest)? {
-            None => Ok(false),
+            None | Some(Row::Bad) => Ok(false),
             Some(Row::Small(_)) => Ok(true),
             Some(Row::Large) => self.files.has(&digest),
         }
@@ -167,13 +261,13 @@ impl BlockStore for DiskStore {
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
         let digest = digest_of(cid)?;
         let bytes = match self.index.row(&digest)? {
-            None => None,
+            None => return Ok(None),
             Some(Row::Small(bytes)) => Some(bytes),
             Some(Row::Large) => self.files.read(&digest, cid)?,
+            Some(Row::Bad) => None,
         };
-        bytes
-            .map(|bytes| Block::verify(*cid, bytes).map_err(|_| StoreError::Corrupt(*cid)))
-            .transpose()
+        let block = bytes.and_then(|bytes| Block::verify(*cid, bytes).ok());
+        block.map(Some).ok_or(StoreError::Corrupt(*cid))
     }
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
@@ -193,6 +287,27 @@ impl BlockStore for DiskStore {
         self.group
             .commit(Put { rows, staged }, |puts| self.commit(puts))
     }
+}
+
+/// Deletes the bad bytes of blocks that are bad no more.
+fn sweep(files: &Files, index: &Index, folder: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    for digest in files.set_aside_digests().map_err(failed)? {
+        let row = index.row(&digest);
+        let row = row.map_err(|error| failed(io::Error::other(error)))?;
+        if !matches!(row, Some(Row::Bad)) {
+            let discarded = files.discard(&digest);
+            discarded.map_err(|error| failed(io::Error::other(error)))?;
+        }
+    }
+    Ok(())
+}
+
+fn raw(digest: &[u8; 32]) -> Cid {
+    cid_of(Codec::Raw, digest)
 }
 
 /// The store's lock, unless another process holds it. The operating system frees it with the process.

@@ -32,11 +32,11 @@ pub use cid::Cid;
 pub use class::{Class, ClassError};
 pub use did::{Did, DidError, Signature, SignatureError, SigningKey, sha256};
 #[cfg(feature = "disk")]
-pub use disk::{DiskStore, OpenError};
+pub use disk::{DiskStore, Figures, OpenError, ScrubProgress, ScrubStep};
 pub use export::{ExportError, chunk_cids, export, export_blocks};
 pub use header::HeaderFields;
 pub use id::{CustodyId, Hash, IdError, StreamId};
 pub use import::import;
 pub use record::{Draft, MAX_META_BYTES, MAX_RECORD_BYTES, Record, RecordError};
 pub use store::{BlockSource, BlockStore, MemoryStore, SourceError, StoreError};
-pub use walk::{LinksError, WalkError, is_whole, links};
+pub use walk::{LinksError, WalkError, Walked, is_whole, links, walk};

@@ -19,12 +19,12 @@ pub trait BlockStore: Send + Sync + 'static {
     /// [`StoreError`]; nothing was changed.
     fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
 
-    /// The block, its bytes hashed again (I7), or `None` when it is not here.
+    /// The block, its bytes hashed again (I7), or `None` when the store does not know it.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Corrupt`] when the bytes are not what the CID names: fetch it from another node and
-    /// `put` it again. Otherwise the store itself failed.
+    /// [`StoreError::Corrupt`] when the bytes are not what the CID names, or are gone: fetch it from another
+    /// node and `put` it again. Otherwise the store itself failed.
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError>;
 
     /// Keeps blocks. They are on disk, fsynced, when this returns. A block that is here already is left
@@ -39,7 +39,7 @@ pub trait BlockStore: Send + Sync + 'static {
 /// Why a block store could not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The stored bytes are not the block any more. Fetch it again from a replica.
+    /// The block should be here, but its bytes are bad or gone. Fetch it again from a replica.
     #[error("stored bytes of block `{0}` are corrupt")]
     Corrupt(Cid),
     /// The CID is not of a kind that is stored, or the block is too large.

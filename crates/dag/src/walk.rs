@@ -23,7 +23,7 @@ pub enum LinksError {
 /// Why it is not known whether a DAG is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {
-    /// The store failed, or one of its blocks is corrupt.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A block of the DAG has no readable links.
@@ -53,27 +53,62 @@ pub fn links(block: &Block) -> Result<Vec<Cid>, LinksError> {
     }
 }
 
-/// Whether the block `root` and everything below it is in `store`.
+/// What a [`walk`] saw of a DAG.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Blocks that are not here, or bad, as far as they are known: what is below them is not. After 1024 the walk
+    /// looks at no further inner block.
+    pub missing: Vec<Cid>,
+    /// Bytes of the blocks that were read: those that may have links.
+    pub bytes: u64,
+    /// Blocks that were seen, read or only looked for.
+    pub blocks: u64,
+}
+
+/// Looks for the block `root` and everything below it in `store`. Raw blocks are not read.
 ///
 /// # Errors
 ///
-/// When the store fails, an inner block is corrupt, or an inner block is not DAG-CBOR.
-pub fn is_whole(store: &dyn BlockStore, root: &Cid) -> Result<bool, WalkError> {
+/// When the store fails, or an inner block is not DAG-CBOR.
+pub fn walk(store: &dyn BlockStore, root: &Cid) -> Result<Walked, WalkError> {
+    let mut walked = Walked::default();
     let mut seen = BTreeSet::from([*root]);
     let mut todo = vec![*root];
-    while let Some(cid) = todo.pop() {
-        let Some(block) = store.block(&cid)? else {
-            return Ok(false);
+    while let Some(cid) = todo.pop()
+        && walked.missing.len() < MAX_MISSING
+    {
+        walked.blocks += 1;
+        let block = match store.block(&cid) {
+            Ok(Some(block)) => block,
+            Ok(None) | Err(StoreError::Corrupt(_)) => {
+                walked.missing.push(cid);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
         };
+        walked.bytes += block.bytes().len() as u64;
         for link in links(&block)? {
             if link.codec() == Codec::Raw.code() {
+                walked.blocks += 1;
                 if !store.has(&link)? {
-                    return Ok(false);
+                    walked.missing.push(link);
                 }
             } else if seen.insert(link) {
                 todo.push(link);
             }
         }
     }
-    Ok(true)
+    Ok(walked)
 }
+
+/// Whether the block `root` and everything below it is in `store`.
+///
+/// # Errors
+///
+/// When the store fails, or an inner block is not DAG-CBOR.
+pub fn is_whole(store: &dyn BlockStore, root: &Cid) -> Result<bool, WalkError> {
+    Ok(walk(store, root)?.missing.is_empty())
+}
+
+/// A DAG of which more is missing is looked at again when these are there.
+const MAX_MISSING: usize = 1024;

@@ -19,6 +19,7 @@ use crate::{
     membership::{Believed, Membership, multiaddr},
     monitor::{Monitor, MonitorParts, OwnTree},
     publisher::{self, Publisher, PublisherParts},
+    scrub::{self, Scrubber, ScrubberParts},
     server::Listener,
     services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry, Uploads},
     shown_checkpoint::ShownCheckpoint,
@@ -42,7 +43,7 @@ use medanchor_api::pb::{
     registry::registry_service_server::RegistryServiceServer,
 };
 use medanchor_broker::{Broker, BrokerParts, Custody};
-use medanchor_dag::DiskStore;
+use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::Policies;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
@@ -75,6 +76,8 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     tasks.spawn(Arc::clone(&node.publisher).learn_task(answered.clone()));
     tasks.spawn(Arc::clone(&node.monitor).poll_task(stop.clone()));
     tasks.spawn(node.leaders.keep_task(node.told, stop.clone()));
+    tasks.spawn(Arc::clone(&node.scrubber).scrub_task(stop.clone()));
+    tasks.spawn(node.scrubber.repair_task(node.found_bad, stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
     let ports = [Some((node.listener, node.routes)), node.log];
     let served = serve_all(ports.into_iter().flatten(), &stop);
@@ -161,6 +164,8 @@ struct Node {
     follower: Follower,
     told: mpsc::Receiver<medanchor_raft::Alarm>,
     founding: SignedStatement,
+    scrubber: Arc<Scrubber>,
+    found_bad: mpsc::Receiver<Cid>,
     store_failed: CancellationToken,
     cosigner_failed: CancellationToken,
 }
@@ -192,7 +197,7 @@ impl Node {
         let callers = Callers::new(&membership, &tls::own_authority(&folder.tls())?)?;
         let alarms = Arc::new(Alarms::open(&folder.alarms())?);
 
-        let store = open_store(folder).await?;
+        let (store, found_bad) = open_store(folder).await?;
         let store_failed = store.failed();
         let peer = Arc::new(start_peer(folder, config, &membership, Arc::clone(&store)).await?);
         let (tell, told) = leaders::channel();
@@ -212,6 +217,19 @@ impl Node {
                 peer: Arc::clone(&peer),
             }),
         };
+        let scrubber = Arc::new(Scrubber::new(ScrubberParts {
+            node: key.did(),
+            store: Arc::clone(&store),
+            peer: Arc::clone(&peer),
+            replica: Arc::clone(&replica),
+            bytes_per_second: config
+                .scrub_bytes_per_second
+                .unwrap_or(scrub::BYTES_PER_SECOND),
+            every: match config.scrub_every_seconds {
+                Some(seconds) => Duration::from_secs(seconds.into()),
+                None => scrub::EVERY,
+            },
+        })?);
         let leaders = Leaders {
             origin: config.origin.clone(),
             replica: Arc::clone(&replica),
@@ -296,6 +314,7 @@ impl Node {
                 replica: Arc::clone(&replica),
                 store,
                 peer: Arc::clone(&peer),
+                scrubber: Arc::clone(&scrubber),
                 publisher: Arc::clone(&publisher),
                 membership,
                 alarms,
@@ -321,6 +340,8 @@ impl Node {
             follower,
             told,
             founding,
+            scrubber,
+            found_bad,
             store_failed,
             cosigner_failed,
         })
@@ -394,12 +415,13 @@ fn own_member(membership: &Membership) -> Result<Member> {
     Ok(own.member.clone())
 }
 
-async fn open_store(folder: &Folder) -> Result<Arc<FatalStore>> {
+async fn open_store(folder: &Folder) -> Result<(Arc<FatalStore>, mpsc::Receiver<Cid>)> {
     let path = folder.blocks();
     let store = tokio::task::spawn_blocking(move || DiskStore::open(&path))
         .await?
         .context("open the block store")?;
-    Ok(Arc::new(FatalStore::new(store)))
+    let (store, found_bad) = FatalStore::new(store);
+    Ok((Arc::new(store), found_bad))
 }
 
 async fn start_peer(

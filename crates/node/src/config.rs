@@ -39,6 +39,13 @@ pub struct Config {
     /// a quiet log from a silent one; absent: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reissue_after_seconds: Option<u32>,
+    /// How fast this node reads all its blocks again to see whether they are still good; 0: not at all; absent: 4 MiB
+    /// per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_bytes_per_second: Option<u64>,
+    /// How many seconds after such a pass the next one begins; absent: 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_every_seconds: Option<u32>,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
     /// Outside witnesses.
@@ -189,6 +196,10 @@ impl Config {
         anyhow::ensure!(
             self.reissue_after_seconds != Some(0),
             "`reissue_after_seconds` must not be 0"
+        );
+        anyhow::ensure!(
+            self.scrub_every_seconds != Some(0),
+            "`scrub_every_seconds` must not be 0"
         );
         let bound = |count: usize| count <= MAX_LIST;
         anyhow::ensure!(
@@ -348,6 +359,8 @@ mod tests {
             log_entries: EntryReaders::Auditors,
             snapshot_every: None,
             reissue_after_seconds: None,
+            scrub_bytes_per_second: None,
+            scrub_every_seconds: None,
             members: vec![MemberAddress {
                 name: "hospital-a".to_owned(),
                 node_id: 1,
@@ -425,7 +438,11 @@ mod tests {
             reissue_after_seconds: Some(0),
             ..config()
         };
-        for wrong in [nameless, swarmless, spaced, restless] {
+        let sleepless = Config {
+            scrub_every_seconds: Some(0),
+            ..config()
+        };
+        for wrong in [nameless, swarmless, spaced, restless, sleepless] {
             let text = wrong.to_text().unwrap();
             assert!(Config::parse(&text).is_err(), "{text}");
         }

@@ -1,19 +1,25 @@
-use medanchor_dag::{Block, BlockStore, Cid, DiskStore, StoreError};
+use medanchor_dag::{Block, BlockStore, Cid, DiskStore, Figures, ScrubProgress, StoreError};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The node's block store. When a write fails in a way after which nobody knows what is durable, it says
-/// so to the node, which must stop (I3).
+/// so to the node, which must stop (I3). Whoever reads a bad block has it quarantined and repaired (I7).
 pub(crate) struct FatalStore {
     disk: DiskStore,
     failed: CancellationToken,
+    found: mpsc::Sender<Cid>,
 }
 
 impl FatalStore {
-    pub(crate) fn new(disk: DiskStore) -> Self {
-        Self {
+    /// The store, and the blocks that a read finds bad or gone.
+    pub(crate) fn new(disk: DiskStore) -> (Self, mpsc::Receiver<Cid>) {
+        let (found, receiver) = mpsc::channel(MAX_FOUND);
+        let store = Self {
             disk,
             failed: CancellationToken::new(),
-        }
+            found,
+        };
+        (store, receiver)
     }
 
     /// Cancelled when the node must stop.
@@ -21,14 +27,56 @@ impl FatalStore {
         self.failed.clone()
     }
 
-    /// Blocks held.
-    pub(crate) fn len_blocks(&self) -> Result<u64, StoreError> {
-        self.disk.len_blocks()
+    /// What is here, and what is not well.
+    pub(crate) fn figures(&self) -> Result<Figures, StoreError> {
+        self.disk.figures()
     }
 
-    /// Bytes in them.
-    pub(crate) fn size_bytes(&self) -> Result<u64, StoreError> {
-        self.disk.size_bytes()
+    /// As [`DiskStore::cids`].
+    pub(crate) fn cids(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<Cid>, StoreError> {
+        self.disk.cids(after, limit)
+    }
+
+    /// As [`DiskStore::bad`].
+    pub(crate) fn bad(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<Cid>, StoreError> {
+        self.disk.bad(after, limit)
+    }
+
+    /// As [`DiskStore::expect`].
+    pub(crate) fn expect(&self, cids: &[Cid]) -> Result<u64, StoreError> {
+        self.watched(self.disk.expect(cids))
+    }
+
+    /// As [`DiskStore::scrub_progress`].
+    pub(crate) fn scrub_progress(&self) -> Result<ScrubProgress, StoreError> {
+        self.disk.scrub_progress()
+    }
+
+    /// As [`DiskStore::save_scrub_progress`].
+    pub(crate) fn save_scrub_progress(&self, progress: &ScrubProgress) -> Result<(), StoreError> {
+        self.watched(self.disk.save_scrub_progress(progress))
+    }
+
+    fn quarantine(&self, cid: &Cid) {
+        match self.watched(self.disk.quarantine(cid)) {
+            Ok(true) => {
+                tracing::warn!(%cid, "block is bad or gone on this node's disk: it is fetched again");
+                // When too many wait already, it is found in the list of the bad.
+                let _ = self.found.try_send(*cid);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%cid, error, "a bad block cannot be quarantined");
+            }
+        }
+    }
+
+    fn watched<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(done, Err(StoreError::Stopped(_))) {
+            self.failed.cancel();
+        }
+        done
     }
 }
 
@@ -38,14 +86,17 @@ impl BlockStore for FatalStore {
     }
 
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        self.disk.block(cid)
+        let read = self.disk.block(cid);
+        if matches!(read, Err(StoreError::Corrupt(_))) {
+            self.quarantine(cid);
+        }
+        read
     }
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        let stored = self.disk.put(blocks);
-        if matches!(stored, Err(StoreError::Stopped(_))) {
-            self.failed.cancel();
-        }
-        stored
+        self.watched(self.disk.put(blocks))
     }
 }
+
+/// Blocks that were found bad and wait for their repair.
+const MAX_FOUND: usize = 1024;

@@ -63,6 +63,8 @@ pub fn prepare(newcomer: &Newcomer, request: &Path) -> Result<()> {
         log_entries: EntryReaders::default(),
         snapshot_every: None,
         reissue_after_seconds: None,
+        scrub_bytes_per_second: None,
+        scrub_every_seconds: None,
         members: vec![own],
         witnesses: Vec::new(),
         witnessed_logs: Vec::new(),

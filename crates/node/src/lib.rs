@@ -34,6 +34,7 @@ mod monitor;
 mod places;
 mod publisher;
 mod remote;
+mod scrub;
 mod server;
 mod services;
 mod shown_checkpoint;

@@ -25,6 +25,7 @@ mod idle;
 mod liar;
 mod members;
 mod refusals;
+mod scrub;
 mod stage;
 mod stream;
 mod waiting;

@@ -38,6 +38,26 @@ fn record_is_anchored_with_its_holders() {
 }
 
 #[test]
+fn pages_of_records_are_all_records_in_order() {
+    let mut world = world();
+    let mut anchored: Vec<_> = (0..7)
+        .map(|n| world.anchor(&format!("ecg-{n}"), "holter", "patient-1", Class::Ecg))
+        .collect();
+    anchored.sort_by_key(|record| record.hash().digest().to_vec());
+    for limit in [1, 3, 7] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = world.state().records(after.as_ref(), limit).unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = Some(last.anchored.record);
+            listed.extend(page.iter().map(|entry| entry.anchored.record));
+        }
+        assert_eq!(listed, anchored);
+    }
+}
+
+#[test]
 fn record_held_by_too_few_is_rejected() {
     let mut world = world();
     let body = ecg(&world, "ecg-1");

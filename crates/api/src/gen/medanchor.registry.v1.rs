@@ -257,7 +257,7 @@ pub struct StatusResponse {
     /// Bytes in them.
     #[prost(uint64, tag = "11")]
     pub blocks_size_bytes: u64,
-    /// Corrupt blocks found and fetched again since start.
+    /// How many of the bad blocks were fetched again, ever.
     #[prost(uint64, tag = "12")]
     pub blocks_repaired: u64,
     /// The other nodes.
@@ -266,6 +266,34 @@ pub struct StatusResponse {
     /// Alarms that nobody has acknowledged.
     #[prost(message, repeated, tag = "14")]
     pub alarms: ::prost::alloc::vec::Vec<Alarm>,
+    /// Blocks that were found bad or missing, ever, each time anew.
+    #[prost(uint64, tag = "15")]
+    pub blocks_found_bad: u64,
+    /// Blocks that are bad or missing now: no node that is reached gives them.
+    #[prost(uint64, tag = "16")]
+    pub blocks_missing: u64,
+    /// How all blocks are read again and again.
+    #[prost(message, optional, tag = "17")]
+    pub scrub: ::core::option::Option<Scrub>,
+}
+/// How far a node has come with reading all its blocks again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Scrub {
+    /// Times that all were read.
+    #[prost(uint64, tag = "1")]
+    pub passes: u64,
+    /// When the last of them ended, unix ms; 0: never.
+    #[prost(uint64, tag = "2")]
+    pub ended_at_unix_ms: u64,
+    /// When the one that is under way began, unix ms; 0: none is.
+    #[prost(uint64, tag = "3")]
+    pub began_at_unix_ms: u64,
+    /// Blocks read in the one that is under way, or else in the last.
+    #[prost(uint64, tag = "4")]
+    pub blocks: u64,
+    /// Bytes in them.
+    #[prost(uint64, tag = "5")]
+    pub size_bytes: u64,
 }
 /// Evidence that somebody lies, until an operator has seen it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -18,6 +18,7 @@ use std::{
 pub(super) struct Files {
     blocks: PathBuf,
     temporary: PathBuf,
+    quarantine: PathBuf,
     next: AtomicU64,
     device: Arc<Device>,
 }
@@ -41,9 +42,12 @@ impl Files {
             fs::create_dir_all(blocks.join(format!("{shard:02x}")))?;
         }
         device.sync_folder(&blocks)?;
+        let quarantine = folder.join("quarantine");
+        fs::create_dir_all(&quarantine)?;
         Ok(Self {
             blocks,
             temporary,
+            quarantine,
             next: AtomicU64::new(0),
             device,
         })
@@ -132,6 +136,47 @@ impl Files {
             .map_err(|error| self.device.explain(error))
     }
 
+    /// Moves a block's bad file out of the way, durably; it need not be there.
+    pub(super) fn set_aside(&self, digest: &[u8; 32]) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        let moved = self
+            .device
+            .write(|| match fs::rename(&path, self.aside(digest)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            });
+        moved
+            .and_then(|()| self.device.sync_folder(&self.quarantine))
+            .and_then(|()| match path.parent() {
+                Some(folder) => self.device.sync_folder(folder),
+                None => Ok(()),
+            })
+            .map_err(|error| self.device.explain(error))
+    }
+
+    /// Deletes bad bytes that were moved out of the way, if there are any.
+    pub(super) fn discard(&self, digest: &[u8; 32]) -> Result<(), StoreError> {
+        let discarded = self
+            .device
+            .write(|| match fs::remove_file(self.aside(digest)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            });
+        discarded.map_err(|error| self.device.explain(error))
+    }
+
+    /// The blocks whose bad bytes were moved out of the way.
+    pub(super) fn set_aside_digests(&self) -> io::Result<Vec<[u8; 32]>> {
+        let mut digests = Vec::new();
+        for entry in fs::read_dir(&self.quarantine)? {
+            let name = entry?.file_name();
+            let digest = name.to_str().and_then(|name| name.parse::<Hash>().ok());
+            // Whatever else is here is not ours.
+            digests.extend(digest.map(|digest| *digest.as_bytes()));
+        }
+        Ok(digests)
+    }
+
     /// Deletes a block's file, durably; it need not be there.
     pub(super) fn remove(&self, digest: &[u8; 32]) -> Result<(), StoreError> {
         let path = self.path(digest);
@@ -145,6 +190,10 @@ impl Files {
                 None => Ok(()),
             })
             .map_err(|error| self.device.explain(error))
+    }
+
+    fn aside(&self, digest: &[u8; 32]) -> PathBuf {
+        self.quarantine.join(Hash::new(*digest).to_string())
     }
 
     fn path(&self, digest: &[u8; 32]) -> PathBuf {

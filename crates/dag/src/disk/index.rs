@@ -2,12 +2,13 @@ use super::{FORMAT, OpenError, device::Device, is_large};
 use crate::StoreError;
 use bytes::Bytes;
 use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
-    backends::FileBackend,
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend, TableDefinition, WriteTransaction, backends::FileBackend,
 };
 use std::{
     fs::File,
     io,
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -28,6 +29,23 @@ pub(super) enum Row {
     Small(Vec<u8>),
     /// The bytes are in a file.
     Large,
+    /// In quarantine: there are no good bytes.
+    Bad,
+}
+
+/// What a store has, and what in it is not well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Blocks.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Blocks that were ever found bad or missing, each time anew.
+    pub found_bad: u64,
+    /// How many of these were put again.
+    pub repaired: u64,
+    /// Blocks that are bad or missing now.
+    pub missing: u64,
 }
 
 impl Index {
@@ -51,28 +69,127 @@ impl Index {
             if let Some(bytes) = view.open_table(SMALL)?.get(digest)? {
                 return Ok(Some(Row::Small(bytes.value().to_vec())));
             }
-            let large = view.open_table(LARGE)?.get(digest)?;
-            Ok(large.map(|_| Row::Large))
+            if view.open_table(LARGE)?.get(digest)?.is_some() {
+                return Ok(Some(Row::Large));
+            }
+            let bad = view.open_table(BAD)?.get(digest)?;
+            Ok(bad.map(|_| Row::Bad))
         })
     }
 
-    pub(super) fn len_blocks(&self) -> Result<u64, StoreError> {
-        self.total(BLOCKS)
+    pub(super) fn figures(&self) -> Result<Figures, StoreError> {
+        self.with(|database| {
+            let view = database.begin_read()?;
+            let totals = view.open_table(TOTALS)?;
+            let total = |name| -> Result<u64, redb::Error> {
+                Ok(totals.get(name)?.map_or(0, |total| total.value()))
+            };
+            Ok(Figures {
+                blocks: total(BLOCKS)?,
+                bytes: total(BYTES)?,
+                found_bad: total(FOUND_BAD)?,
+                repaired: total(REPAIRED)?,
+                missing: view.open_table(BAD)?.len()?,
+            })
+        })
     }
 
-    pub(super) fn size_bytes(&self) -> Result<u64, StoreError> {
-        self.total(BYTES)
+    /// Digests of blocks that are not in quarantine, in order.
+    pub(super) fn digests(
+        &self,
+        after: Option<&[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.with(|database| {
+            let view = database.begin_read()?;
+            let mut digests = keys(&view.open_table(SMALL)?, after, limit)?;
+            digests.extend(keys(&view.open_table(LARGE)?, after, limit)?);
+            digests.sort_unstable();
+            digests.dedup();
+            digests.truncate(limit);
+            Ok(digests)
+        })
     }
 
-    /// Adds rows, or replaces them, durably and all at once.
+    /// Digests of blocks in quarantine, in order.
+    pub(super) fn bad(
+        &self,
+        after: Option<&[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.with(|database| keys(&database.begin_read()?.open_table(BAD)?, after, limit))
+    }
+
+    /// Moves a row among the bad ones, durably. Whether it was there.
+    pub(super) fn quarantine(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
+        self.commit(|txn| {
+            let small = txn
+                .open_table(SMALL)?
+                .remove(digest)?
+                .map(|row| row.value().to_vec());
+            let large = txn
+                .open_table(LARGE)?
+                .remove(digest)?
+                .map(|row| row.value());
+            let Some(bytes) = small.as_deref().map(length).or(large) else {
+                return Ok(false);
+            };
+            let kept = small.unwrap_or_default();
+            txn.open_table(BAD)?.insert(digest, kept.as_slice())?;
+            change_total(txn, BLOCKS, |total| total.saturating_sub(1))?;
+            change_total(txn, BYTES, |total| total.saturating_sub(bytes))?;
+            change_total(txn, FOUND_BAD, |total| total.saturating_add(1))?;
+            Ok(true)
+        })
+    }
+
+    /// Adds rows among the bad ones for blocks that have none at all, durably. Their number.
+    pub(super) fn expect(&self, digests: &[[u8; 32]]) -> Result<u64, StoreError> {
+        self.commit(|txn| {
+            let small = txn.open_table(SMALL)?;
+            let large = txn.open_table(LARGE)?;
+            let mut bad = txn.open_table(BAD)?;
+            let mut count = 0;
+            for digest in digests {
+                if small.get(digest)?.is_none()
+                    && large.get(digest)?.is_none()
+                    && bad.get(digest)?.is_none()
+                {
+                    bad.insert(digest, [].as_slice())?;
+                    count += 1;
+                }
+            }
+            change_total(txn, FOUND_BAD, |total| total.saturating_add(count))?;
+            Ok(count)
+        })
+    }
+
+    pub(super) fn progress(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(SCRUB)?;
+            let saved = table.get(PROGRESS)?;
+            Ok(saved.map(|saved| saved.value().to_vec()))
+        })
+    }
+
+    pub(super) fn save_progress(&self, progress: &[u8]) -> Result<(), StoreError> {
+        self.commit(|txn| {
+            txn.open_table(SCRUB)?.insert(PROGRESS, progress)?;
+            Ok(())
+        })
+    }
+
+    /// Adds rows, or replaces them, durably and all at once. Returns the blocks that were bad until then.
     pub(super) fn insert<'a>(
         &self,
         blocks: impl Iterator<Item = &'a ([u8; 32], Bytes)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<[u8; 32]>, StoreError> {
         self.commit(|txn| {
             let mut small = txn.open_table(SMALL)?;
             let mut large = txn.open_table(LARGE)?;
+            let mut bad = txn.open_table(BAD)?;
             let (mut count, mut bytes) = (0, 0);
+            let mut mended = Vec::new();
             for (digest, block) in blocks {
                 let length = length(block);
                 let is_known = if is_large(block) {
@@ -84,15 +201,24 @@ impl Index {
                     count += 1;
                     bytes += length;
                 }
+                if bad.remove(digest)?.is_some() {
+                    mended.push(*digest);
+                }
             }
             change_total(txn, BLOCKS, |total| total.saturating_add(count))?;
-            change_total(txn, BYTES, |total| total.saturating_add(bytes))
+            change_total(txn, BYTES, |total| total.saturating_add(bytes))?;
+            if !mended.is_empty() {
+                let count = u64::try_from(mended.len()).unwrap_or(u64::MAX);
+                change_total(txn, REPAIRED, |total| total.saturating_add(count))?;
+            }
+            Ok(mended)
         })
     }
 
-    /// Removes a row, durably. Whether it was there.
+    /// Removes a row, durably, also one among the bad. Whether it was a block.
     pub(super) fn remove(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
         self.commit(|txn| {
+            txn.open_table(BAD)?.remove(digest)?;
             let small = txn
                 .open_table(SMALL)?
                 .remove(digest)?
@@ -110,6 +236,17 @@ impl Index {
         })
     }
 
+    /// Makes it an index as it was before there was a quarantine.
+    #[cfg(test)]
+    pub(super) fn forget_quarantine(&self) {
+        self.commit(|txn| {
+            txn.delete_table(BAD)?;
+            txn.delete_table(SCRUB)?;
+            Ok(())
+        })
+        .unwrap();
+    }
+
     /// Makes it an index of another format.
     #[cfg(test)]
     pub(super) fn set_format(&self, format: &str) {
@@ -118,14 +255,6 @@ impl Index {
             Ok(())
         })
         .unwrap();
-    }
-
-    fn total(&self, name: &str) -> Result<u64, StoreError> {
-        self.with(|database| {
-            let totals = database.begin_read()?.open_table(TOTALS)?;
-            let total = totals.get(name)?;
-            Ok(total.map_or(0, |total| total.value()))
-        })
     }
 
     fn commit<T>(
@@ -194,7 +323,7 @@ fn open_database(path: &Path, device: &Arc<Device>) -> Result<Database, redb::Er
     Ok(database)
 }
 
-/// Makes the tables of a new index. Returns the format.
+/// Makes the tables that are missing. Returns the format.
 fn prepare(database: &Database) -> Result<String, redb::Error> {
     let txn = database.begin_write()?;
     let found = {
@@ -207,14 +336,30 @@ fn prepare(database: &Database) -> Result<String, redb::Error> {
         }
         found
     };
-    if let Some(found) = found {
+    if let Some(found) = found
+        && found != FORMAT
+    {
         return Ok(found);
     }
+    // A store from before there was a quarantine gets its tables now.
+    txn.open_table(BAD)?;
+    txn.open_table(SCRUB)?;
     txn.open_table(SMALL)?;
     txn.open_table(LARGE)?;
     txn.open_table(TOTALS)?;
     txn.commit()?;
     Ok(FORMAT.to_owned())
+}
+
+/// Keys of a table, in order.
+fn keys<V: redb::Value + 'static>(
+    table: &ReadOnlyTable<[u8; 32], V>,
+    after: Option<&[u8; 32]>,
+    limit: usize,
+) -> Result<Vec<[u8; 32]>, redb::Error> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let rows = table.range::<&[u8; 32]>((from, Bound::Unbounded))?;
+    rows.take(limit).map(|row| Ok(row?.0.value())).collect()
 }
 
 fn change_total(
@@ -273,12 +418,19 @@ impl StorageBackend for IndexFile {
 const SMALL: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("small");
 /// SHA-256 digest -> the file's length.
 const LARGE: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("large");
-/// Totals over all rows.
+/// SHA-256 digest of a block that is bad or missing -> the bad bytes, if they were in its row.
+const BAD: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("bad");
+/// How far the reading of the whole store has come: see `ScrubProgress`.
+const SCRUB: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("scrub");
+/// Totals over all rows, and over the store's life.
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
 const FORMATS: TableDefinition<'_, &str, &str> = TableDefinition::new("format");
 
 const BLOCKS: &str = "blocks";
 const BYTES: &str = "bytes";
+const FOUND_BAD: &str = "found-bad";
+const REPAIRED: &str = "repaired";
+const PROGRESS: &str = "progress";
 const FORMAT_KEY: &str = "format";
 
 const CACHE_BYTES: usize = 64 << 20;

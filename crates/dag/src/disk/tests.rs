@@ -20,9 +20,9 @@ fn reopened_store_has_what_was_put() {
         assert!(store.has(block.cid()).unwrap());
         assert_eq!(store.block(block.cid()).unwrap().as_ref(), Some(block));
     }
-    assert_eq!(store.len_blocks().unwrap(), blocks.len() as u64);
+    assert_eq!(store.figures().unwrap().blocks, blocks.len() as u64);
     let bytes: usize = blocks.iter().map(|block| block.bytes().len()).sum();
-    assert_eq!(store.size_bytes().unwrap(), bytes as u64);
+    assert_eq!(store.figures().unwrap().bytes, bytes as u64);
 }
 
 #[test]
@@ -35,12 +35,12 @@ fn same_bytes_under_another_codec_are_one_block() {
         .put(&[raw.clone(), dag_cbor.clone(), raw.clone()])
         .unwrap();
     store.put(from_ref(&dag_cbor)).unwrap();
-    assert_eq!(store.len_blocks().unwrap(), 1);
+    assert_eq!(store.figures().unwrap().blocks, 1);
     assert_eq!(store.block(dag_cbor.cid()).unwrap(), Some(dag_cbor));
     assert!(store.remove(raw.cid()).unwrap());
     assert!(!store.remove(raw.cid()).unwrap());
-    assert_eq!(store.len_blocks().unwrap(), 0);
-    assert_eq!(store.size_bytes().unwrap(), 0);
+    assert_eq!(store.figures().unwrap().blocks, 0);
+    assert_eq!(store.figures().unwrap().bytes, 0);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn every_flipped_byte_of_a_file_is_found_and_mended() {
     file.write_all_at(b"damage", 0).unwrap();
     store.put(from_ref(&block)).unwrap();
     assert_eq!(store.block(block.cid()).unwrap(), Some(block));
-    assert_eq!(store.len_blocks().unwrap(), 1);
+    assert_eq!(store.figures().unwrap().blocks, 1);
 }
 
 #[test]
@@ -99,13 +99,13 @@ fn row_without_file_is_no_block() {
     store.put(from_ref(&block)).unwrap();
     fs::remove_file(file_of(&folder, &block)).unwrap();
     assert!(!store.has(block.cid()).unwrap());
-    assert_eq!(store.block(block.cid()).unwrap(), None);
+    assert!(is_corrupt(&store, &block));
     store.put(from_ref(&block)).unwrap();
     assert!(store.has(block.cid()).unwrap());
-    assert_eq!(store.len_blocks().unwrap(), 1);
+    assert_eq!(store.figures().unwrap().blocks, 1);
     fs::remove_file(file_of(&folder, &block)).unwrap();
     assert!(store.remove(block.cid()).unwrap());
-    assert_eq!(store.len_blocks().unwrap(), 0);
+    assert_eq!(store.figures().unwrap().blocks, 0);
 }
 
 #[test]
@@ -161,6 +161,274 @@ fn store_of_another_format_is_refused() {
     );
 }
 
+/// What can happen to a block on disk, and to which blocks.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    FlippedRow,
+    FlippedFile,
+    TruncatedFile,
+    EmptyFile,
+    LongerFile,
+    DeletedFile,
+}
+
+impl Damage {
+    const ALL: [Self; 6] = [
+        Self::FlippedRow,
+        Self::FlippedFile,
+        Self::TruncatedFile,
+        Self::EmptyFile,
+        Self::LongerFile,
+        Self::DeletedFile,
+    ];
+
+    fn block(self) -> Block {
+        match self {
+            Self::FlippedRow => small(9),
+            _ => large(9),
+        }
+    }
+
+    /// Damages the block behind the store's back.
+    fn inflict(self, folder: &TempDir, store: &DiskStore) {
+        let block = self.block();
+        let mut bytes = block.bytes().to_vec();
+        let path = file_of(folder, &block);
+        match self {
+            Self::FlippedRow => {
+                bytes[50] ^= 1;
+                let digest = digest_of(block.cid()).unwrap();
+                store.index.insert([(digest, bytes.into())].iter()).unwrap();
+            }
+            Self::FlippedFile => {
+                bytes[5000] ^= 0x80;
+                fs::write(path, bytes).unwrap();
+            }
+            Self::TruncatedFile => fs::write(path, &bytes[..4096]).unwrap(),
+            Self::EmptyFile => fs::write(path, []).unwrap(),
+            Self::LongerFile => {
+                bytes.push(9);
+                fs::write(path, bytes).unwrap();
+            }
+            Self::DeletedFile => fs::remove_file(path).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn bad_block_is_quarantined_and_a_put_mends_it() {
+    for damage in Damage::ALL {
+        let folder = folder();
+        let store = open(&folder);
+        let (block, other) = (damage.block(), [small(1), large(1)]);
+        store.put(&other).unwrap();
+        store.put(from_ref(&block)).unwrap();
+        assert!(!store.quarantine(block.cid()).unwrap(), "{damage:?}");
+        damage.inflict(&folder, &store);
+        assert!(store.quarantine(block.cid()).unwrap(), "{damage:?}");
+        assert!(!store.quarantine(block.cid()).unwrap(), "{damage:?}");
+        drop(store);
+
+        let store = open(&folder);
+        assert!(is_corrupt(&store, &block), "{damage:?}");
+        assert!(!store.has(block.cid()).unwrap(), "{damage:?}");
+        let raw = cid_of(Codec::Raw, &digest_of(block.cid()).unwrap());
+        assert_eq!(store.bad(None, 9).unwrap(), [raw], "{damage:?}");
+        assert_eq!(store.cids(None, 9).unwrap().len(), 2, "{damage:?}");
+        let expected = Figures {
+            blocks: 2,
+            bytes: 100 + MAX_ROW_BYTES as u64 + 1,
+            found_bad: 1,
+            repaired: 0,
+            missing: 1,
+        };
+        assert_eq!(store.figures().unwrap(), expected, "{damage:?}");
+
+        store.put(from_ref(&block)).unwrap();
+        let expected = Figures {
+            blocks: 3,
+            bytes: expected.bytes + block.bytes().len() as u64,
+            repaired: 1,
+            missing: 0,
+            ..expected
+        };
+        assert_eq!(store.figures().unwrap(), expected, "{damage:?}");
+        assert_eq!(
+            store.block(block.cid()).unwrap().as_ref(),
+            Some(&block),
+            "{damage:?}"
+        );
+        assert_eq!(store.bad(None, 9).unwrap(), [], "{damage:?}");
+        assert_eq!(files_in(&folder, "quarantine"), 0, "{damage:?}");
+    }
+}
+
+#[test]
+fn put_over_a_bad_block_counts_what_it_mends() {
+    for damage in Damage::ALL {
+        let folder = folder();
+        let store = open(&folder);
+        let block = damage.block();
+        store.put(from_ref(&block)).unwrap();
+        damage.inflict(&folder, &store);
+        store.put(from_ref(&block)).unwrap();
+        let figures = store.figures().unwrap();
+        let counts = (figures.blocks, figures.found_bad, figures.repaired);
+        assert_eq!(counts, (1, 1, 1), "{damage:?}");
+        assert_eq!(store.block(block.cid()).unwrap(), Some(block));
+    }
+}
+
+/// Every write and every fsync of a quarantine and of the repair after it fails once, in turn, as a crash or a
+/// broken disk would make it. Nobody is ever given a bad byte, and no other block is harmed.
+#[test]
+fn quarantine_and_repair_that_fail_at_any_step_show_no_bad_byte() {
+    for damage in Damage::ALL {
+        for at in 0.. {
+            let folder = folder();
+            let (good, block) = ([small(1), large(1)], damage.block());
+            let store = open(&folder);
+            store.put(&good).unwrap();
+            store.put(from_ref(&block)).unwrap();
+            damage.inflict(&folder, &store);
+            drop(store);
+
+            let (device, armed) = failing_at(at, io::ErrorKind::Other);
+            let store = DiskStore::open_on(folder.path(), device).unwrap();
+            armed.store(true, Ordering::SeqCst);
+            let quarantined = store.quarantine(block.cid());
+            let repaired = store.put(from_ref(&block));
+            armed.store(false, Ordering::SeqCst);
+            let is_done = quarantined.is_ok() && repaired.is_ok();
+            drop(store);
+
+            let store = open(&folder);
+            match (repaired, store.block(block.cid())) {
+                (_, Ok(Some(read))) => assert_eq!(read, block, "{damage:?} {at}"),
+                (Err(_), Err(StoreError::Corrupt(_))) => {
+                    // It is found again, or listed already.
+                    let found = store.quarantine(block.cid()).unwrap();
+                    let listed = store.bad(None, 9).unwrap();
+                    assert_eq!(listed.len(), 1, "{damage:?} {at} {found}");
+                }
+                (repaired, read) => panic!("{damage:?} {at}: {repaired:?}, then {read:?}"),
+            }
+            store.put(from_ref(&block)).unwrap();
+            for block in good.iter().chain([&block]) {
+                let read = store.block(block.cid()).unwrap();
+                assert_eq!(read.as_ref(), Some(block), "{damage:?} {at}");
+            }
+            let figures = store.figures().unwrap();
+            assert_eq!((figures.blocks, figures.missing), (3, 0), "{damage:?} {at}");
+            drop(store);
+            drop(open(&folder));
+            assert_eq!(files_in(&folder, "quarantine"), 0, "{damage:?} {at}");
+            if is_done {
+                assert!(at > 5, "{damage:?} has more steps than {at}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn block_that_should_be_here_is_listed_until_it_is_put() {
+    let folder = folder();
+    let store = open(&folder);
+    let (here, lost) = (small(1), large(1));
+    store.put(from_ref(&here)).unwrap();
+    let expected = [*here.cid(), *lost.cid(), *lost.cid()];
+    assert_eq!(store.expect(&expected).unwrap(), 1);
+    assert_eq!(store.expect(&expected).unwrap(), 0);
+    assert_eq!(store.bad(None, 9).unwrap(), [*lost.cid()]);
+    assert_eq!(store.bad(Some(lost.cid()), 9).unwrap(), []);
+    assert!(is_corrupt(&store, &lost));
+    store.put(from_ref(&lost)).unwrap();
+    let figures = store.figures().unwrap();
+    assert_eq!((figures.blocks, figures.missing), (2, 0));
+    assert_eq!((figures.found_bad, figures.repaired), (1, 1));
+}
+
+#[test]
+fn removed_block_is_listed_no_more() {
+    for damage in Damage::ALL {
+        let folder = folder();
+        let store = open(&folder);
+        let block = damage.block();
+        store.put(from_ref(&block)).unwrap();
+        damage.inflict(&folder, &store);
+        store.quarantine(block.cid()).unwrap();
+        assert!(!store.remove(block.cid()).unwrap(), "{damage:?}");
+        assert_eq!(store.block(block.cid()).unwrap(), None, "{damage:?}");
+        assert_eq!(store.figures().unwrap().missing, 0, "{damage:?}");
+        assert_eq!(files_in(&folder, "quarantine"), 0, "{damage:?}");
+    }
+}
+
+#[test]
+fn pages_of_blocks_are_all_blocks_in_order() {
+    let folder = folder();
+    let store = open(&folder);
+    let blocks: Vec<_> = (0..20).flat_map(|n| [small(n), large(n)]).collect();
+    store.put(&blocks).unwrap();
+    for limit in [1, 7, 40] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.cids(after.as_ref(), limit).unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            listed.extend(page);
+        }
+        let mut expected: Vec<_> = blocks.iter().map(|block| *block.cid()).collect();
+        expected.sort_by_key(|cid| digest_of(cid).unwrap());
+        assert_eq!(listed, expected);
+    }
+}
+
+#[test]
+fn progress_of_a_scrub_survives_a_restart() {
+    let folder = folder();
+    let store = open(&folder);
+    assert_eq!(store.scrub_progress().unwrap(), ScrubProgress::default());
+    let mut progress = ScrubProgress::default();
+    progress.begin(5);
+    progress.after = small(1).cid().to_bytes().into();
+    progress.bytes = 7;
+    store.save_scrub_progress(&progress).unwrap();
+    drop(store);
+    let store = open(&folder);
+    assert_eq!(store.scrub_progress().unwrap(), progress);
+    progress.end(9);
+    let ended = (
+        progress.passes,
+        progress.began_at_unix_ms,
+        progress.ended_at_unix_ms,
+    );
+    assert_eq!(ended, (1, 0, 9));
+    store.index.save_progress(b"not this").unwrap();
+    assert_eq!(store.scrub_progress().unwrap(), ScrubProgress::default());
+}
+
+#[test]
+fn store_from_before_the_quarantine_opens() {
+    let folder = folder();
+    let store = open(&folder);
+    let blocks = [small(1), large(1)];
+    store.put(&blocks).unwrap();
+    store.index.forget_quarantine();
+    drop(store);
+    fs::remove_dir(folder.path().join("quarantine")).unwrap();
+    let store = open(&folder);
+    fs::remove_file(file_of(&folder, &blocks[1])).unwrap();
+    assert!(store.quarantine(blocks[1].cid()).unwrap());
+    assert_eq!(
+        store.block(blocks[0].cid()).unwrap().as_ref(),
+        Some(&blocks[0])
+    );
+    assert_eq!(store.figures().unwrap().missing, 1);
+}
+
 #[test]
 fn identity_and_other_cids_are_refused() {
     let folder = folder();
@@ -188,7 +456,7 @@ fn concurrent_puts_are_all_kept() {
             });
         }
     });
-    assert_eq!(store.len_blocks().unwrap(), 16);
+    assert_eq!(store.figures().unwrap().blocks, 16);
     for i in 0..8 {
         assert!(store.block(small(i).cid()).unwrap().is_some());
         assert!(store.block(large(i).cid()).unwrap().is_some());
@@ -230,7 +498,7 @@ fn put_that_fails_at_any_step_loses_nothing_acknowledged() {
                 "step {at}"
             );
         }
-        assert_eq!(store.len_blocks().unwrap(), 4, "step {at}");
+        assert_eq!(store.figures().unwrap().blocks, 4, "step {at}");
         if outcome.is_ok() {
             break;
         }
@@ -361,7 +629,7 @@ proptest! {
                 prop_assert_eq!(store.has(block.cid()).unwrap(), expected.is_some());
                 prop_assert_eq!(store.block(block.cid()).unwrap(), expected);
             }
-            prop_assert_eq!((store.len_blocks().unwrap(), store.size_bytes().unwrap()), total);
+            prop_assert_eq!((store.figures().unwrap().blocks, store.figures().unwrap().bytes), total);
         }
     }
 }
@@ -443,7 +711,11 @@ fn file_of(folder: &TempDir, block: &Block) -> PathBuf {
 }
 
 fn temporary_files(folder: &TempDir) -> usize {
-    fs::read_dir(folder.path().join("tmp")).unwrap().count()
+    files_in(folder, "tmp")
+}
+
+fn files_in(folder: &TempDir, name: &str) -> usize {
+    fs::read_dir(folder.path().join(name)).unwrap().count()
 }
 
 type Armed = Arc<std::sync::atomic::AtomicBool>;

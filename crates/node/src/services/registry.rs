@@ -5,13 +5,14 @@ use crate::{
     fatal_store::FatalStore,
     membership::Membership,
     publisher::Publisher,
+    scrub::Scrubber,
 };
 use medanchor_anchor::{
     Body, CustodyEntry, LeafIndex, MemberEntry, PrincipalEntry, Read, State, TablesError, View,
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
-    NodeStatus, PeerStatus, StreamHead, consents_asked_for,
+    NodeStatus, PeerStatus, Scrubbed, StreamHead, consents_asked_for,
     pb::registry::{
         GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
         ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
@@ -20,7 +21,7 @@ use medanchor_api::{
     },
     principal_kind_name, record_asked_for, status, stream_asked_for,
 };
-use medanchor_dag::{CustodyId, Did};
+use medanchor_dag::{CustodyId, Did, ScrubProgress};
 use medanchor_ipfs::Peer;
 use medanchor_raft::{Replica, Role};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub(crate) struct Registry {
     pub(crate) replica: Arc<Replica>,
     pub(crate) store: Arc<FatalStore>,
     pub(crate) peer: Arc<Peer>,
+    pub(crate) scrubber: Arc<Scrubber>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Arc<Alarms>,
@@ -198,6 +200,7 @@ impl RegistryService for Registry {
                 address: remote.address.to_string(),
             })
         });
+        let figures = self.store.figures().map_err(internal)?;
         let status = NodeStatus {
             origin: self.origin.clone(),
             node: self.name.clone(),
@@ -208,9 +211,12 @@ impl RegistryService for Registry {
             tree_size: state.tree_size().map_err(tables_status)?,
             published_size: self.publisher.published_size(),
             cosignatures: self.publisher.cosignatures(),
-            blocks: self.store.len_blocks().map_err(internal)?,
-            blocks_size_bytes: self.store.size_bytes().map_err(internal)?,
-            blocks_repaired: self.peer.repaired(),
+            blocks: figures.blocks,
+            blocks_size_bytes: figures.bytes,
+            blocks_repaired: figures.repaired,
+            blocks_found_bad: figures.found_bad,
+            blocks_missing: figures.missing,
+            scrub: scrubbed(&self.scrubber.progress()),
             peers: peers.collect(),
             alarms: self.alarms.active().into_iter().map(alarm).collect(),
         };
@@ -318,6 +324,16 @@ fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, 
         leaf_index: entry.since,
     };
     Ok(listed.into())
+}
+
+fn scrubbed(progress: &ScrubProgress) -> Scrubbed {
+    Scrubbed {
+        passes: progress.passes,
+        ended_at_unix_ms: progress.ended_at_unix_ms,
+        began_at_unix_ms: progress.began_at_unix_ms,
+        blocks: progress.blocks,
+        size_bytes: progress.bytes,
+    }
 }
 
 fn alarm(raised: Raised) -> Alarm {
