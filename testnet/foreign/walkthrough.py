@@ -87,6 +87,12 @@ def show(network: "Network", folder: Path, report: "Report") -> None:
     for name, verifier in (("aics-tlog", tools.aics), ("sigstore", tools.sigstore), ("Go x/mod/sumdb", tools.go)):
         report.step(f"{name} verifies the receipt", lambda: tools.verify(verifier, records.ecg))
         report.step(f"{name} refuses tampered receipts", lambda: tools.refuse_tampered(verifier, records.ecg))
+    cars = Cars(people, records, folder)
+    if report.step("four records are exported as a CAR", cars.export) and cars.has_node():
+        report.step("@ipld/car reads the CAR, and writes the same bytes", cars.through_js)
+        report.step("@ipld/car and we refuse a CAR with one changed bit", cars.refuse_changed)
+        report.step("what @ipld/car wrote is imported", cars.import_back)
+        report.step("Kubo pins the four records from the CAR's blocks alone", cars.pin)
     audit = Audit(network, folder, tools)
     if report.step("an auditor is let in, and the log grows beyond a tile", audit.prepare):
         report.step("another member leads, and signs with its own log key under the same origin", audit.change_leader)
@@ -311,6 +317,60 @@ class Tools:
 
     def tool(self, name: str, *arguments) -> str:
         return checked([sys.executable, HERE / name, *arguments])
+
+
+class Cars:
+    """All records in a CAR, and what others make of it."""
+
+    def __init__(self, people: People, records: Records, folder: Path):
+        self.people, self.records, self.folder = people, records, folder
+        self.car, self.again, self.blocks = folder / "records.car", folder / "again.car", folder / "car-blocks"
+        # `run` puts it there with its packages, when there is a Node.
+        self.js = folder / "js"
+
+    def export(self) -> str:
+        cids = [record.cid for record in self.records.all()]
+        exported = self.people.run(self.people.device, "car", "export", *cids, "--out", self.car)
+        return f"{exported['blocks']} blocks, {exported['size_bytes']} bytes"
+
+    def has_node(self) -> bool:
+        return (self.js / "node_modules").exists()
+
+    def through_js(self) -> str:
+        *roots, read = checked(self.command(self.car, self.again, self.blocks)).splitlines()
+        ensure(roots == [f"root {record.cid}" for record in self.records.all()], f"other roots: {roots}")
+        ensure(self.again.read_bytes() == self.car.read_bytes(), "other bytes were written")
+        return read
+
+    def refuse_changed(self) -> str:
+        changed = self.folder / "changed.car"
+        changed.write_bytes(flip(self.car.read_bytes(), 100_000))
+        refusal = refused(self.command(changed, self.folder / "never.car", self.folder / "never-blocks"))
+        network = self.people.network
+        home = network.folder / self.people.device
+        ours = refused([network.program, "medanchor", "--home", home, "car", "import", changed])
+        return f"{refusal}; {ours.splitlines()[0]}"
+
+    def import_back(self) -> str:
+        imported = self.people.run(self.people.device, "car", "import", self.again)
+        ensure(imported["ok"] and len(imported["roots"]) == len(self.records.all()), str(imported))
+        leaves = [root["anchored_index"] for root in imported["roots"]]
+        ensure(leaves == [record.leaf for record in self.records.all()], f"other leaves: {leaves}")
+        return f"{imported['blocks']} blocks"
+
+    def pin(self) -> str:
+        swarm_key = self.people.network.folder / "hospital-a" / "swarm.key"
+        repo = ("--repo", self.folder / "kubo-of-car", "--swarm-key", swarm_key)
+        kubo, said = [sys.executable, HERE / "kubo_pin.py", *repo], []
+        for number, record in enumerate(self.records.all()):
+            add = ("--add", self.blocks) if number == 0 else ()
+            pinned = checked([*kubo, *add, "--cid", record.cid]).splitlines()[-1]
+            ensure(pinned.startswith(f"pinned {record.cid}: "), pinned)
+            said.append(pinned.split(": ")[1].split(",")[0])
+        return ", ".join(said)
+
+    def command(self, *paths: Path) -> list:
+        return ["node", self.js / "car.mjs", *paths]
 
 
 def tamper(receipt: str) -> dict[str, str]:
