@@ -271,7 +271,7 @@ impl Client {
     }
 
     /// Stores blocks. All of them are fsynced when this returns. They are sent in windows of
-    /// [`PUT_WINDOW_BYTES`], so that memory does not grow with their number and a window can be sent again
+    /// [`PUT_WINDOW_BYTES`] and a bounded number, so that memory does not grow with their number and a window can be sent again
     /// to another node.
     ///
     /// When a node fails midway, the blocks may lie on several nodes.
@@ -834,7 +834,7 @@ async fn next_message<T>(
     Err(failure.after(1, node))
 }
 
-/// Blocks in windows of at most [`PUT_WINDOW_BYTES`], or one block.
+/// Blocks in windows of at most [`PUT_WINDOW_BYTES`] and [`PUT_WINDOW_BLOCKS`], or one block.
 fn windows(blocks: impl Stream<Item = Block> + Send) -> impl Stream<Item = Vec<Block>> + Send {
     let blocks = Box::pin(blocks.peekable());
     stream::unfold(blocks, |mut blocks| async {
@@ -845,7 +845,7 @@ fn windows(blocks: impl Stream<Item = Block> + Send) -> impl Stream<Item = Vec<B
             .sum::<usize>();
         while let Some(next) = blocks.as_mut().peek().await {
             size = size.saturating_add(next.bytes().len());
-            if size > PUT_WINDOW_BYTES {
+            if size > PUT_WINDOW_BYTES || window.len() >= PUT_WINDOW_BLOCKS {
                 break;
             }
             window.extend(blocks.next().await);
@@ -894,6 +894,8 @@ fn registry_client(channel: Channel) -> RegistryServiceClient<Channel> {
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// How much [`Client::put`] sends in one call, in bytes.
 pub const PUT_WINDOW_BYTES: usize = 16 << 20;
+/// Blocks may be empty: their number is bounded too.
+const PUT_WINDOW_BLOCKS: usize = 16_384;
 /// One window is on its way while the other is being written to disk.
 const PUT_WINDOWS_IN_FLIGHT: usize = 2;
 const MAX_CHECKPOINT_BYTES: usize = 128 * 1024;
@@ -910,3 +912,20 @@ const PUT_DEADLINE: Duration = Duration::from_secs(64);
 /// Another node is tried after this.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(10);
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_dag::Codec;
+
+    #[tokio::test]
+    async fn window_is_bounded_in_bytes_and_in_blocks() {
+        for (len, count, expected) in [(1 << 20, 20, vec![16, 4]), (0, 20_000, vec![16_384, 3_616])]
+        {
+            let block = Block::new(Codec::Raw, vec![0; len]).unwrap();
+            let blocks = stream::iter(vec![block; count]);
+            let windows: Vec<usize> = windows(blocks).map(|window| window.len()).collect().await;
+            assert_eq!(windows, expected);
+        }
+    }
+}
