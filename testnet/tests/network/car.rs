@@ -1,5 +1,10 @@
-use crate::stage::{Stage, assert_refused, did, done, get};
-use medanchor_dag::{CarReader, Cid, Record, links};
+use crate::{
+    author::{Author, Place, Sealed},
+    stage::{Stage, assert_refused, did, done, get},
+};
+use medanchor_dag::{
+    Block, CarReader, CarWriter, Cid, Codec, Record, StreamId, links, to_canonical,
+};
 use medanchor_testnet::{Home, Ran};
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -98,6 +103,59 @@ fn records_go_into_a_car_and_back_onto_nodes_that_lost_every_block() {
     }
     export(&device, &records, &other);
     assert_eq!(fs::read(&other).unwrap(), bytes);
+}
+
+#[test]
+fn import_says_which_roots_are_no_record_not_anchored_or_nowhere() {
+    let stage = Stage::start(1);
+    let device = stage.device("holter");
+    let author = Author::of(&device);
+    let place = Place {
+        stream: StreamId::generate().unwrap(),
+        seq: 0,
+        prev: None,
+    };
+    let custody = stage.custody.parse().unwrap();
+    let sealed = Sealed::new(&author.keys.signing, custody, place, &[7; 200_000]);
+    let list = Block::new(Codec::DagCbor, to_canonical(&[*sealed.wrap.cid()])).unwrap();
+    let nowhere = Block::new(Codec::Raw, &b"nowhere"[..]).unwrap();
+    let record = sealed.record.to_block();
+    let roots = [&record, &list, &nowhere].map(|block| *block.cid());
+    let mut car = CarWriter::new(Vec::new(), &roots).unwrap();
+    // All but the first chunk, in no order.
+    let blocks = sealed.chunks[1..].iter().chain([&list, &record]);
+    blocks.for_each(|block| car.write(block).unwrap());
+    let car = stage.file("odd.car", &car.finish().unwrap());
+
+    let imported = import(&device, &car);
+    assert_eq!(imported.code, 4, "{}", imported.errors);
+    let roots = imported.json["roots"].as_array().unwrap();
+    let said: Vec<_> = roots
+        .iter()
+        .map(|root| {
+            let [blocks, missing] = ["blocks", "missing"].map(|name| root[name].as_u64().unwrap());
+            assert!(root["anchored_index"].is_null());
+            (root["kind"].as_str().unwrap(), blocks, missing)
+        })
+        .collect();
+    let chunks = u64::try_from(sealed.chunks.len()).unwrap();
+    let expected = [
+        ("record", 1 + chunks, 1),
+        ("other", 1, 0),
+        ("missing", 1, 1),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(
+        roots[0]["missing_block"],
+        sealed.chunks[0].cid().to_string()
+    );
+
+    // What the log does not have is not exported.
+    let never = stage.path("never.car");
+    let record = sealed.record.cid().to_string();
+    let asked = ["car", "export", &record, "-o", never.to_str().unwrap()];
+    assert_refused(&device.run(asked).unwrap(), 1, "not-found");
+    assert!(!never.exists());
 }
 
 /// The roots are the records; each DAG is there depth first, with the record's wrap behind it.
