@@ -60,9 +60,7 @@ pub(crate) async fn certify(
 fn is_stuck(state: &StateStore, raft: &Raft) -> bool {
     let metrics = raft.metrics();
     let leads = metrics.borrow().state == ServerState::Leader;
-    let applied = *state.applied().borrow();
-    let index = applied.log_index.unwrap_or(0);
-    leads && state.snapshots().log_is_full(index, applied.tree_size)
+    leads && state.log_is_full()
 }
 
 /// Writes an empty batch, after which everybody makes a snapshot. Those that are waited for may never be

@@ -387,7 +387,7 @@ impl Replica {
         let status = self.status();
         match status.role {
             Role::Leader if self.0.peers.is_aside() => Err(ProposeError::NotLeader(None)),
-            Role::Leader if self.log_is_full(&status) => Err(ProposeError::Overloaded {
+            Role::Leader if self.log_is_full() => Err(ProposeError::Overloaded {
                 retry_after: FULL_LOG_RETRY,
             }),
             Role::Leader => self.0.batcher.propose(group).await,
@@ -396,10 +396,9 @@ impl Replica {
         }
     }
 
-    /// Whether the log must not grow before the members have certified a snapshot.
-    fn log_is_full(&self, status: &ReplicaStatus) -> bool {
-        let (index, tree_size) = (status.applied.unwrap_or(0), status.tree_size);
-        let full = self.0.state.snapshots().log_is_full(index, tree_size);
+    /// [`StateStore::log_is_full`], and says so.
+    fn log_is_full(&self) -> bool {
+        let full = self.0.state.log_is_full();
         if full {
             tracing::warn!(
                 "nothing new is accepted: the log is full, and too few members sign the state for \

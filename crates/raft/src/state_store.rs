@@ -82,6 +82,13 @@ impl StateStore {
         &self.0.snapshots
     }
 
+    /// Whether the log must not grow before the members have certified a snapshot.
+    pub(crate) fn log_is_full(&self) -> bool {
+        let applied = *self.0.applied.borrow();
+        let index = applied.log_index.unwrap_or(0);
+        self.0.snapshots.log_is_full(index, applied.tree_size)
+    }
+
     /// Whose signatures count on a snapshot.
     pub(crate) fn certifiers(&self) -> Result<Certifiers, StoreError> {
         let certifiers = Certifiers::of(&State::new(&self.view()?))?;
