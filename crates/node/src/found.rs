@@ -194,14 +194,47 @@ impl Plan {
         self.members
             .iter()
             .zip(1..)
-            .map(|(member, node_id)| MemberAddress {
-                name: member.name.clone(),
-                node_id,
-                address: member.listen,
-                swarm: member.swarm_listen,
-                log: Some(member.log_listen),
-            })
+            .map(|(member, node_id)| member.address(node_id))
             .collect()
+    }
+}
+
+impl PlannedMember {
+    /// Where the others reach its node.
+    pub(crate) fn address(&self, node_id: u64) -> MemberAddress {
+        MemberAddress {
+            name: self.name.clone(),
+            node_id,
+            address: self.listen,
+            swarm: self.swarm_listen,
+            log: Some(self.log_listen),
+        }
+    }
+
+    /// Its node's config, with these members and outside witnesses.
+    pub(crate) fn config(
+        &self,
+        origin: &str,
+        members: Vec<MemberAddress>,
+        witnesses: Vec<WitnessAddress>,
+    ) -> Config {
+        Config {
+            origin: origin.to_owned(),
+            name: self.name.clone(),
+            role: Role::Member,
+            listen: self.listen,
+            swarm_listen: Some(self.swarm_listen),
+            log_listen: Some(self.log_listen),
+            log_entries: EntryReaders::default(),
+            snapshot_every: None,
+            reissue_after_seconds: None,
+            scrub_bytes_per_second: None,
+            scrub_every_seconds: None,
+            members,
+            witnesses,
+            witnessed_logs: Vec::new(),
+            foreign_peers: Vec::new(),
+        }
     }
 }
 
@@ -263,23 +296,8 @@ impl<'a> NewMember<'a> {
     }
 
     fn write(&self, plan: &Plan, network: &Network) -> Result<()> {
-        let config = Config {
-            origin: plan.origin.clone(),
-            name: self.planned.name.clone(),
-            role: Role::Member,
-            listen: self.planned.listen,
-            swarm_listen: Some(self.planned.swarm_listen),
-            log_listen: Some(self.planned.log_listen),
-            log_entries: EntryReaders::default(),
-            snapshot_every: None,
-            reissue_after_seconds: None,
-            scrub_bytes_per_second: None,
-            scrub_every_seconds: None,
-            members: network.members.clone(),
-            witnesses: plan.witnesses.clone(),
-            witnessed_logs: Vec::new(),
-            foreign_peers: Vec::new(),
-        };
+        let (members, witnesses) = (network.members.clone(), plan.witnesses.clone());
+        let config = self.planned.config(&plan.origin, members, witnesses);
         write_node(&self.folder, &config, network, &self.certificate)?;
         self.write_authority()?;
         let swarm = network.swarm_key.to_text();

@@ -3,7 +3,7 @@
 
 use crate::{
     clock,
-    config::{Config, EntryReaders, Folder, MemberAddress, Role, WitnessAddress},
+    config::{Config, Folder, MemberAddress, WitnessAddress},
     cosigner::SeenFile,
     files::{self, Mode},
     found::{self, NewMember, PlannedMember},
@@ -46,30 +46,7 @@ pub fn prepare(newcomer: &Newcomer, request: &Path) -> Result<()> {
         quorum,
     } = newcomer;
     let folder = Folder::new(&member.folder);
-    let own = MemberAddress {
-        name: member.name.clone(),
-        node_id: 0,
-        address: member.listen,
-        swarm: member.swarm_listen,
-        log: Some(member.log_listen),
-    };
-    let config = Config {
-        origin: origin.clone(),
-        name: member.name.clone(),
-        role: Role::Member,
-        listen: member.listen,
-        swarm_listen: Some(member.swarm_listen),
-        log_listen: Some(member.log_listen),
-        log_entries: EntryReaders::default(),
-        snapshot_every: None,
-        reissue_after_seconds: None,
-        scrub_bytes_per_second: None,
-        scrub_every_seconds: None,
-        members: vec![own],
-        witnesses: Vec::new(),
-        witnessed_logs: Vec::new(),
-        foreign_peers: Vec::new(),
-    };
+    let config = member.config(origin, vec![member.address(0)], Vec::new());
     // Its id is not known yet; all else must be as a config has it.
     let text = config.to_text()?;
     Config::parse(&text).context("check the node's name and addresses")?;
