@@ -66,7 +66,8 @@ fn apply_entry(
     at: u64,
 ) -> Result<Applied, TablesError> {
     let state = State::new(&*tables);
-    let hash = entry.signed.statement.hash();
+    let statement = entry.signed.statement.to_bytes();
+    let hash = Hash::of(&statement);
     let first = first_leaf(state, &hash)?;
     if let Some(first) = &first
         && is_settled(first)
@@ -77,6 +78,7 @@ fn apply_entry(
         state,
         network,
         signed: &entry.signed,
+        size_bytes: statement.len(),
         hash,
         index: state.tree_size()?,
         at,
@@ -96,7 +98,7 @@ fn apply_entry(
 /// Every rule, from the cheapest to the most specific: what the statement writes when it takes effect.
 fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
     let signed = context.signed;
-    check_form(signed)?;
+    check_form(signed, context.size_bytes)?;
     context.check_origin()?;
     context.check_signatures()?;
     context.check_authors()?;

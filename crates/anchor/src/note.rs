@@ -2,7 +2,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use medanchor_dag::{Did, sha256};
 use std::{fmt, str::FromStr};
 
-use crate::cosignature;
+use crate::{cosignature, verified};
 
 /// A public key with the name under which it signs notes, in text a C2SP `vkey`
 /// (<https://c2sp.org/signed-note#verifier-keys>).
@@ -408,12 +408,14 @@ fn check_characters(text: &str) -> Result<(), NoteError> {
 
 /// Ed25519 without small-order keys or points and without malleable scalars (RFC 8032 section 5.1.7).
 fn verify_strict(key: &Did, message: &[u8], signature: &[u8]) -> bool {
-    let key = ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes());
-    let signature = ed25519_dalek::Signature::from_slice(signature);
-    match (key, signature) {
-        (Ok(key), Ok(signature)) => key.verify_strict(message, &signature).is_ok(),
-        _ => false,
-    }
+    let Ok(signature) = signature.try_into() else {
+        return false;
+    };
+    verified::verifies_note(key, message, signature, || {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes());
+        let signature = ed25519_dalek::Signature::from_bytes(signature);
+        key.is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
+    })
 }
 
 const DASH: &str = "\u{2014} ";

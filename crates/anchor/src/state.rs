@@ -6,8 +6,8 @@ use crate::{
     tree,
 };
 use cid::Cid;
-use medanchor_dag::{CustodyId, Did, Hash, StreamId, from_canonical, sha256};
-use serde::{Serialize, de::DeserializeOwned};
+use medanchor_dag::{CustodyId, Did, Hash, StreamId, sha256};
+use serde::de::DeserializeOwned;
 use std::{cmp::Reverse, fmt};
 
 /// The log and what follows from it, read from tables as they were at one moment.
@@ -369,7 +369,7 @@ impl<'v> State<'v> {
         }))
     }
 
-    fn entry<T: Serialize + DeserializeOwned>(
+    fn entry<T: DeserializeOwned>(
         &self,
         table: Table,
         key: &[u8],
@@ -403,8 +403,9 @@ fn placement_score(record: &Cid, node: &Did) -> [u8; 32] {
     sha256(&bytes)
 }
 
-fn parse<T: Serialize + DeserializeOwned>(value: &[u8]) -> Result<T, TablesError> {
-    from_canonical(value, MAX_ROW_BYTES).map_err(|error| TablesError(Box::new(error)))
+/// Reads what this program wrote: that it is canonical needs no proof.
+fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, TablesError> {
+    serde_ipld_dagcbor::from_slice(value).map_err(|error| TablesError(Box::new(error)))
 }
 
 fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], TablesError> {
@@ -431,6 +432,3 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     }
     None
 }
-
-/// An opening is the largest row.
-const MAX_ROW_BYTES: usize = 64 * 1024;

@@ -10,19 +10,37 @@ use std::{
 ///
 /// INVARIANT: the answer depends on the arguments alone, whatever is remembered: on every replica the same.
 pub(crate) fn verifies(by: &Did, label: &str, digest: &[u8; 32], signature: &Signature) -> bool {
-    let seen = sha256(
-        &[
-            by.as_bytes().as_slice(),
-            signature.as_bytes(),
-            digest,
-            label.as_bytes(),
-        ]
-        .concat(),
-    );
+    let message = [digest.as_slice(), label.as_bytes()].concat();
+    remembered(b"labelled", by, signature.as_bytes(), &message, || {
+        by.verify(label, digest, signature).is_ok()
+    })
+}
+
+/// Whether `check` says so of a line of a note, which a node asks several times while co-signatures come in. What
+/// it said yes to is remembered as above.
+pub(crate) fn verifies_note(
+    by: &Did,
+    message: &[u8],
+    signature: &[u8; 64],
+    check: impl FnOnce() -> bool,
+) -> bool {
+    remembered(b"the-note", by, signature, message, check)
+}
+
+/// `scheme` says how `check` reads the rest: the same bytes may be good in one and bad in another.
+fn remembered(
+    scheme: &[u8; 8],
+    by: &Did,
+    signature: &[u8; 64],
+    message: &[u8],
+    check: impl FnOnce() -> bool,
+) -> bool {
+    // All but the last of these have one length, so that nothing else gives the same bytes.
+    let seen = sha256(&[scheme, by.as_bytes().as_slice(), signature, message].concat());
     if lock(&VERIFIED).contains(&seen) {
         return true;
     }
-    let verifies = by.verify(label, digest, signature).is_ok();
+    let verifies = check();
     if verifies {
         lock(&VERIFIED).insert(seen);
     }

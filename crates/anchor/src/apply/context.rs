@@ -112,6 +112,8 @@ pub(super) struct Context<'a> {
     /// `None` before leaf 0.
     pub(super) network: Option<&'a Network>,
     pub(super) signed: &'a SignedStatement,
+    /// Length of the statement's canonical form.
+    pub(super) size_bytes: usize,
     /// The statement's hash.
     pub(super) hash: Hash,
     /// Its leaf, if it gets one.

@@ -7,9 +7,9 @@ use cid::Cid;
 use medanchor_dag::Codec;
 use std::{collections::BTreeSet, net::SocketAddr};
 
-/// Rejects a statement whose strings, lists or numbers are outside the bounds that `Statement` documents.
-pub(super) fn check_form(signed: &SignedStatement) -> Result<(), Refusal> {
-    if is_well_formed(signed) {
+/// Rejects a statement whose strings, lists, numbers or length are outside the bounds that `Statement` documents.
+pub(super) fn check_form(signed: &SignedStatement, size_bytes: usize) -> Result<(), Refusal> {
+    if size_bytes <= Statement::MAX_BYTES && is_well_formed(signed) {
         Ok(())
     } else {
         Err(Refusal::Rejected("malformed"))
@@ -20,7 +20,6 @@ fn is_well_formed(signed: &SignedStatement) -> bool {
     signed.check_form().is_ok()
         && is_origin(&signed.statement.origin)
         && is_body(&signed.statement)
-        && signed.statement.to_bytes().len() <= Statement::MAX_BYTES
 }
 
 fn is_body(statement: &Statement) -> bool {
