@@ -142,6 +142,16 @@ impl StateStore {
         }
     }
 
+    /// Lets those look again who wait in [`StateStore::reached`]. After a failure openraft gives this state nothing
+    /// any more, no snapshot either.
+    fn tell_of_change(&self, failed: bool) {
+        self.0.installation.send_modify(|known| {
+            if failed {
+                *known = Installation::Failed;
+            }
+        });
+    }
+
     /// Makes everything that is applied durable.
     pub(crate) fn make_durable(&self) -> Result<(), StoreError> {
         if self.0.volatile.load(Ordering::Acquire) == 0 {
@@ -293,9 +303,9 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let store = self.clone();
-        blocking(move || store.apply_now(entries))
-            .await
-            .map_err(|error| error.during(ErrorSubject::StateMachine, ErrorVerb::Write))
+        let applied = blocking(move || store.apply_now(entries)).await;
+        self.tell_of_change(applied.is_err());
+        applied.map_err(|error| error.during(ErrorSubject::StateMachine, ErrorVerb::Write))
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -317,11 +327,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     ) -> Result<(), StorageError> {
         let (store, meta) = (self.clone(), meta.clone());
         let installed = blocking(move || store.install(&meta, &snapshot)).await;
-        self.0.installation.send_modify(|known| {
-            if installed.is_err() {
-                *known = Installation::Failed;
-            }
-        });
+        self.tell_of_change(installed.is_err());
         installed.map_err(|error| error.during(ErrorSubject::Snapshot(None), ErrorVerb::Write))
     }
 
