@@ -148,12 +148,11 @@ fn one(world: &World, what: What) {
         }
         What::Clock => {
             let ahead = random(Rng::bool);
-            let wrong = world
-                .clocks
-                .values()
-                .filter(|clock| clock.load(Ordering::SeqCst) != 0);
-            // More wrong clocks than that, and there is no right time.
-            if (wrong.count() as u64) < (world.size - 1) / 2 {
+            let mut wrong = world.unreliable_clocks.lock().unwrap();
+            // More wrong clocks than that, and there is no right time. One that is right again still counts: what it
+            // stamped is in its log, and would find its majority among clocks that are wrong later.
+            if wrong.contains(&id) || (wrong.len() as u64) < (world.size - 1) / 2 {
+                wrong.insert(id);
                 fault(if ahead {
                     Fault::ClockAhead
                 } else {

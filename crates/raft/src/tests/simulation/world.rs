@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// By how many ms each node's clock is wrong.
     pub(crate) clocks: BTreeMap<NodeId, Arc<AtomicI64>>,
+    /// Nodes whose clocks are or were wrong.
+    pub(crate) unreliable_clocks: Mutex<BTreeSet<NodeId>>,
     running: Mutex<BTreeMap<NodeId, Node>>,
     alarms: Arc<Mutex<Vec<(NodeId, Alarm)>>>,
     /// Roots that replicas had, by tree size.
@@ -61,6 +63,7 @@ impl World {
             size,
             network: Network::new(trace.clone()),
             clocks: (1..=size).map(clock).collect(),
+            unreliable_clocks: Mutex::default(),
             running: Mutex::default(),
             alarms: Arc::default(),
             roots: Mutex::default(),
