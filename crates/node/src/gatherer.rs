@@ -151,4 +151,4 @@ const MAX_WAITING: usize = 4096;
 /// Statements in one group.
 const MAX_GROUP: usize = 256;
 /// One is held while another is appended.
-const GROUPS_UNDER_WAY: usize = 4;
+const GROUPS_UNDER_WAY: usize = 2;

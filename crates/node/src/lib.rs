@@ -46,6 +46,10 @@ mod tls_trust;
 mod witness;
 mod witness_routes;
 
+/// Every statement makes many small allocations, on threads that take turns.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub use app::run;
 pub use config::{
     Config, EntryReaders, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress, WitnessedLog,

@@ -147,7 +147,7 @@ impl Publisher {
                     tracing::warn!("no checkpoint was published: {error:#}");
                     sleep(RETRY_AFTER).await;
                 }
-                sleep_until(began + AT_LEAST_APART).await;
+                sleep_until(began + apart(began.elapsed())).await;
             }
         };
         // A node that does not answer delays neither the next checkpoint nor what the others are told.
@@ -592,8 +592,15 @@ impl Prove for Publisher {
     }
 }
 
-/// Checkpoints begin at least this far apart.
-const AT_LEAST_APART: Duration = Duration::from_millis(20);
+/// How far apart checkpoints begin when one took this long: all nodes are busy with one for about that time, and
+/// have statements to take.
+fn apart(took: Duration) -> Duration {
+    (took * BUSY_ONE_IN).clamp(CLOSEST, FARTHEST)
+}
+
+const BUSY_ONE_IN: u32 = 4;
+const CLOSEST: Duration = Duration::from_millis(20);
+const FARTHEST: Duration = Duration::from_secs(1);
 /// When an idle log signs again by default.
 pub(crate) const REISSUE_AFTER: Duration = Duration::from_secs(600);
 const RETRY_AFTER: Duration = Duration::from_millis(250);

@@ -313,8 +313,9 @@ fn size_bytes(group: &Group) -> usize {
 const SOONEST: Duration = Duration::from_millis(10);
 const LATEST: Duration = Duration::from_secs(5);
 const MAX_WAITING: usize = 4096;
-const MAX_IN_FLIGHT: usize = 4;
-const MAX_IN_FLIGHT_PERMITS: u32 = 4;
+/// One is on its way to the disks while the next fills.
+const MAX_IN_FLIGHT: usize = 2;
+const MAX_IN_FLIGHT_PERMITS: u32 = 2;
 const LINGER: Duration = Duration::from_millis(2);
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Salt and field names.
