@@ -3,6 +3,7 @@ use crate::runtime::{JoinError, spawn_blocking};
 use crate::types::StorageError;
 use medanchor_anchor::{CertificateError, Damage, TablesError};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, StorageIOError};
+use std::sync::Arc;
 
 /// Why the disk no longer holds, or no longer gives, what this replica relies on.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum StoreError {
     /// The data directory belongs to another node.
     #[error("the data directory belongs to node {0}")]
     OtherNode(u64),
+    /// Entries could not be written while others were told of them.
+    #[error(transparent)]
+    Unsynced(Arc<Self>),
     /// The disk's thread ended.
     #[error("disk task failed")]
     Task(#[from] JoinError),

@@ -50,6 +50,7 @@ mod state_store;
 mod status;
 mod step_aside;
 mod tables;
+mod tail;
 mod types;
 
 #[cfg(test)]

@@ -3,8 +3,10 @@ use crate::codec::{
 };
 use crate::error::{StoreError, blocking, database};
 use crate::heads::{self, HeadSigner};
+use crate::runtime::spawn;
 use crate::state_store::StateStore;
-use crate::types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
+use crate::tail::Tail;
+use crate::types::{Entry, LeaderId, LogId, NodeId, StorageError, TypeConfig, Vote};
 use bytes::Bytes;
 use medanchor_anchor::SignedBatchHead;
 use medanchor_api::pb::raft as pb;
@@ -15,25 +17,30 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::OwnedMutexGuard;
 
 /// The replicated log and the vote, in one database, so that their writes keep their order. Each write is
 /// one durable commit before it is acknowledged; only the committed index, which can be learnt again, waits
-/// in memory for the next of them.
+/// in memory for the next of them. What this node appends as the leader is sent while it is written: [`Tail`].
 #[derive(Clone)]
 pub(crate) struct LogStore {
     database: Arc<Database>,
+    /// Whoever has it writes.
+    turn: Arc<Turn>,
+    tail: Tail,
     committed: Arc<Mutex<Option<LogId>>>,
+    vote: Arc<Mutex<Option<Vote>>>,
     state: StateStore,
     signer: HeadSigner,
 }
 
-/// A leader that goes on after a restart. Its log holds everything that was ever committed, but the index up
-/// to which it is committed may be an old one, which openraft 0.9 takes for the newest: a read must wait for
-/// the whole log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Resumed {
-    pub(crate) term: u64,
-    pub(crate) last_log_index: u64,
+type Turn = tokio::sync::Mutex<()>;
+
+/// The log as one leader sends it. openraft 0.9.25 does not wait for the tasks of a leader that leads no more: one may read
+/// what the next leader has written meanwhile, and would send it after entries that are gone. It is given nothing.
+pub(crate) struct SentLog {
+    store: LogStore,
+    leader: Option<LeaderId>,
 }
 
 impl LogStore {
@@ -43,7 +50,10 @@ impl LogStore {
         let node_id = signer.node_id;
         let store = Self {
             database: Arc::new(base),
+            turn: Arc::default(),
+            tail: Tail::default(),
             committed: Arc::default(),
+            vote: Arc::default(),
             state: signer.state.clone(),
             signer,
         };
@@ -68,19 +78,20 @@ impl LogStore {
                 },
             }
         })?;
+        *lock(&store.vote) = store.saved_vote()?;
         Ok(store)
     }
 
-    /// Whether `node_id` led when it ended: then openraft lets it go on in the same term.
-    pub(crate) fn resumed(&self, node_id: NodeId) -> Result<Option<Resumed>, StoreError> {
-        let vote = self.meta::<pb::Vote>(VOTE)?;
-        let Some(vote) = vote.filter(|vote| vote.committed && vote.node_id == node_id) else {
-            return Ok(None);
-        };
-        Ok(self.log_state()?.last_log_id.map(|last| Resumed {
-            term: vote.term,
-            last_log_index: last.index,
-        }))
+    /// What is sent and not synced.
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Waits until what is being written is durable.
+    async fn turn(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        self.tail.check()?;
+        Ok(turn)
     }
 
     /// One durable commit.
@@ -95,17 +106,54 @@ impl LogStore {
         txn.commit().map_err(database)
     }
 
-    fn append_now(&self, entries: &[Entry]) -> Result<(), StoreError> {
-        // A head is durable with its entry, before openraft sends either: a leader that starts again in the
-        // same term finds what it has signed and signs no other head for that place.
+    /// Whom this node voted for last, or follows. It is saved before the log is truncated for that leader.
+    fn leader(&self) -> Option<LeaderId> {
+        lock(&self.vote).map(|vote| vote.leader_id)
+    }
+
+    async fn append_entries(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        let turn = self.turn().await?;
+        let store = self.clone();
+        if !self.leads(&entries) {
+            let written = blocking(move || store.write_entries(&store.signed(&entries)?)).await;
+            drop(turn);
+            return written;
+        }
+        let signed = blocking(move || store.signed(&entries)).await?;
+        self.tail.begin(signed.clone());
+        let store = self.clone();
+        spawn(async move {
+            let writer = store.clone();
+            let written = blocking(move || writer.write_entries(&signed)).await;
+            store.tail.end(written);
+            drop(turn);
+        });
+        Ok(())
+    }
+
+    /// Whether this node writes these entries as the leader of its term. What another leader sends, also what this
+    /// node wrote in an earlier term, is acknowledged to that leader once it is synced.
+    fn leads(&self, entries: &[Entry]) -> bool {
+        let own = lock(&self.vote)
+            .filter(|vote| vote.committed && vote.leader_id.node_id == self.signer.node_id)
+            .map(|vote| (vote.leader_id.term, vote.leader_id.node_id));
+        let mut written_by = entries.iter().map(|entry| entry.log_id.leader_id);
+        own.is_some() && written_by.all(|by| own == Some((by.term, by.node_id)))
+    }
+
+    /// A leader signs each batch before anybody else sees it.
+    fn signed(&self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
         let signed = entries.iter().map(|entry| self.signer.complete(entry));
-        let signed = signed.collect::<Result<Vec<_>, _>>()?;
+        signed.collect()
+    }
+
+    fn write_entries(&self, signed: &[Entry]) -> Result<(), StoreError> {
         let committed = *self.committed();
         self.write(|txn| {
             if let Some(committed) = &committed {
                 put_meta(txn, COMMITTED, &log_id_to_pb(committed))?;
             }
-            heads::write_entries(txn, ENTRIES, &signed)
+            heads::write_entries(txn, ENTRIES, signed)
         })
     }
 
@@ -130,9 +178,7 @@ impl LogStore {
     }
 
     fn committed(&self) -> MutexGuard<'_, Option<LogId>> {
-        self.committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.committed)
     }
 
     fn meta<M: Message + Default>(&self, name: &str) -> Result<Option<M>, StoreError> {
@@ -144,12 +190,23 @@ impl LogStore {
         }
     }
 
+    /// A leader that starts again is no longer the leader: it may have lost entries that it had sent and not
+    /// synced, and whatever it wrote in their places would have to be of another term.
+    fn saved_vote(&self) -> Result<Option<Vote>, StoreError> {
+        let Some(mut vote) = self.meta::<pb::Vote>(VOTE)? else {
+            return Ok(None);
+        };
+        vote.committed &= vote.node_id != self.signer.node_id;
+        Ok(Some(vote_from_pb(Some(&vote))?))
+    }
+
     fn log_state(&self) -> Result<LogState<TypeConfig>, StoreError> {
+        let unsynced = self.tail.entries().last().map(|last| last.log_id);
         let purged = self.meta::<pb::LogId>(PURGED)?;
         let purged = purged.as_ref().map(log_id_from_pb);
         Ok(LogState {
             last_purged_log_id: purged,
-            last_log_id: last_entry(&self.database)?.or(purged),
+            last_log_id: unsynced.or(last_entry(&self.database)?).or(purged),
         })
     }
 
@@ -159,17 +216,32 @@ impl LogStore {
         range: (Bound<u64>, Bound<u64>),
         limit_bytes: usize,
     ) -> Result<Vec<Entry>, StoreError> {
+        let unsynced = self.tail.entries();
         let txn = self.database.begin_read().map_err(database)?;
         let table = txn.open_table(ENTRIES).map_err(database)?;
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0_usize;
         for row in table.range(range).map_err(database)? {
             let (_, row) = row.map_err(database)?;
             bytes = bytes.saturating_add(row.value().len());
             if bytes > limit_bytes && !entries.is_empty() {
-                break;
+                return Ok(entries);
             }
             entries.push(entry_from_pb(from_row(row.value())?)?);
+        }
+        let on_disk = entries.last().map(|last| last.log_id.index);
+        for entry in unsynced {
+            let index = entry.log_id.index;
+            if !range.contains(&index) || Some(index) <= on_disk {
+                continue;
+            }
+            if let EntryPayload::Normal(proposal) = &entry.payload {
+                bytes = bytes.saturating_add(proposal.batch.len());
+            }
+            if bytes > limit_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
         }
         Ok(entries)
     }
@@ -224,7 +296,21 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        self.read_entries(range, usize::MAX).await
+        let entries = self.read_entries(range, usize::MAX).await?;
+        // They are read to be applied.
+        let synced = self.tail.synced(entries.last().map(|last| &last.log_id));
+        let synced = synced.await;
+        synced.map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Write))?;
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for SentLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.store.try_get_log_entries(range).await
     }
 
     async fn limited_get_log_entries(
@@ -233,35 +319,47 @@ impl RaftLogReader<TypeConfig> for LogStore {
         end: u64,
     ) -> Result<Vec<Entry>, StorageError> {
         let range = (Bound::Included(start), Bound::Excluded(end));
-        self.read_entries(range, MAX_MESSAGE_ENTRIES_BYTES).await
+        let entries = self.store.read_entries(range, MAX_MESSAGE_ENTRIES_BYTES);
+        let entries = entries.await?;
+        let follows = entries.first().map(|first| first.log_id.index) == Some(start);
+        if follows && self.leader == self.store.leader() {
+            Ok(entries)
+        } else {
+            Ok(Vec::new())
+        }
     }
 }
 
 impl RaftLogStorage<TypeConfig> for LogStore {
-    type LogReader = Self;
+    type LogReader = SentLog;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         self.log_state()
             .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Read))
     }
 
-    async fn get_log_reader(&mut self) -> Self {
-        self.clone()
+    async fn get_log_reader(&mut self) -> SentLog {
+        SentLog {
+            store: self.clone(),
+            leader: self.leader(),
+        }
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        let (store, vote) = (self.clone(), vote_to_pb(vote));
-        blocking(move || store.write(|txn| put_meta(txn, VOTE, &vote)))
+        let (store, row) = (self.clone(), vote_to_pb(vote));
+        let saved = async {
+            let _turn = self.turn().await?;
+            blocking(move || store.write(|txn| put_meta(txn, VOTE, &row))).await
+        };
+        saved
             .await
-            .map_err(|error| error.during(ErrorSubject::Vote, ErrorVerb::Write))
+            .map_err(|error| error.during(ErrorSubject::Vote, ErrorVerb::Write))?;
+        *lock(&self.vote) = Some(*vote);
+        Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let vote = self.meta::<pb::Vote>(VOTE).and_then(|vote| match vote {
-            Some(vote) => Ok(Some(vote_from_pb(Some(&vote))?)),
-            None => Ok(None),
-        });
-        vote.map_err(|error| error.during(ErrorSubject::Vote, ErrorVerb::Read))
+        Ok(*lock(&self.vote))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
@@ -290,9 +388,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        let store = self.clone();
-        blocking(move || store.append_now(&entries))
+        self.append_entries(entries.into_iter().collect())
             .await
             .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Write))?;
         callback.log_io_completed(Ok(()));
@@ -301,7 +397,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
         let store = self.clone();
-        blocking(move || store.truncate_now(since.index))
+        let truncated = async {
+            let _turn = self.turn().await?;
+            blocking(move || store.truncate_now(since.index)).await
+        };
+        truncated
             .await
             .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Delete))
     }
@@ -310,12 +410,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let store = self.clone();
         let purged = async {
             store.state.reached(&upto).await?;
+            let _turn = self.turn().await?;
             blocking(move || store.purge_now(&upto)).await
         };
         purged
             .await
             .map_err(|error| error.during(ErrorSubject::Logs, ErrorVerb::Delete))
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The last entry that is there.

@@ -9,7 +9,8 @@ use crate::reach::Reach;
 use crate::runtime::{Channel, timeout};
 use crate::snapshot::SnapshotFile;
 use crate::step_aside::StepAside;
-use crate::types::{NodeId, Snapshot, TypeConfig, Vote};
+use crate::tail::Tail;
+use crate::types::{LogId, NodeId, Snapshot, TypeConfig, Vote};
 use futures::{Stream, StreamExt, stream};
 use medanchor_anchor::{BoxError, StateDigest};
 use medanchor_api::pb::raft::{
@@ -34,17 +35,20 @@ pub(crate) struct Peers {
     channel: Connect,
     snapshot_deadline: Duration,
     step_aside: StepAside,
+    /// What this node's own disk has not synced yet.
+    tail: Tail,
     reach: Reach,
     #[cfg(medanchor_fault)]
     liar: crate::fault::Liar,
 }
 
 impl Peers {
-    pub(crate) fn new(config: &ReplicaConfig, step_aside: StepAside) -> Self {
+    pub(crate) fn new(config: &ReplicaConfig, tail: Tail, step_aside: StepAside) -> Self {
         Self {
             channel: Arc::clone(&config.channel),
             snapshot_deadline: config.snapshot_deadline,
             step_aside,
+            tail,
             reach: Reach::default(),
             #[cfg(medanchor_fault)]
             liar: crate::fault::Liar::new(config),
@@ -164,6 +168,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    async fn synced(&self, upto: Option<&LogId>) -> Result<(), Status> {
+        let synced = self.peers.tail.synced(upto).await;
+        synced.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
     /// Remembers what the node makes of this leader's clock.
     fn note(&self, response: &pb::AppendEntriesResponse, carries_entries: bool) {
         use pb::append_entries_response::Outcome;
@@ -190,6 +199,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, (), RaftError<NodeId>>> {
         let carries_entries = !rpc.entries.is_empty();
+        let last = rpc.entries.last().map(|last| last.log_id);
         let request = pb::AppendEntriesRequest {
             to: self.target,
             vote: Some(vote_to_pb(&rpc.vote)),
@@ -204,6 +214,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             if self.peers.step_aside.is_aside() {
                 return Err(Status::unavailable("this node leaves leading to another"));
             }
+            self.synced(rpc.leader_commit.as_ref()).await?;
             let mut client = self.peers.client(self.target)?;
             let call = client.append_entries(with_deadline(request, deadline));
             let response = self
@@ -216,6 +227,7 @@ impl RaftNetwork<TypeConfig> for Peer {
                 // What is made of it is the others' business.
                 drop(client.append_entries(with_deadline(again, deadline)).await);
             }
+            self.synced(last.as_ref()).await?;
             append_response(&response)
         };
         answer.await.map_err(|status| unreachable(&status).into())

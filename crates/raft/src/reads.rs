@@ -1,4 +1,3 @@
-use crate::log_store::Resumed;
 use crate::types::Raft;
 use openraft::error::RaftError;
 use tokio::sync::{mpsc, oneshot};
@@ -18,12 +17,9 @@ pub(crate) enum ReadError {
 
 impl Reads {
     /// The reads of `raft`, and the work of their task, which ends with the last handle.
-    pub(crate) fn new(
-        raft: Raft,
-        resumed: Option<Resumed>,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    pub(crate) fn new(raft: Raft) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        (Self(sender), confirm(raft, resumed, receiver))
+        (Self(sender), confirm(raft, receiver))
     }
 
     /// Index of the entry that a read which begins now must have applied; only the leader knows it.
@@ -36,20 +32,13 @@ impl Reads {
 
 async fn confirm(
     raft: Raft,
-    resumed: Option<Resumed>,
     mut receiver: mpsc::Receiver<oneshot::Sender<Result<u64, ReadError>>>,
 ) {
     let mut waiting = Vec::new();
     // A round answers those only who came before it began.
     while receiver.recv_many(&mut waiting, MAX_WAITING).await > 0 {
         let answer = match raft.get_read_log_id().await {
-            Ok((read, _)) => {
-                let read = read.map_or(0, |id| id.index);
-                let term = raft.metrics().borrow().current_term;
-                // What it had acknowledged may have been committed without its knowing it now.
-                let resumed = resumed.filter(|resumed| resumed.term == term);
-                Ok(resumed.map_or(read, |resumed| read.max(resumed.last_log_index)))
-            }
+            Ok((read, _)) => Ok(read.map_or(0, |id| id.index)),
             Err(RaftError::APIError(_)) => Err(ReadError::Unconfirmed),
             Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
         };

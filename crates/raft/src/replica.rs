@@ -131,7 +131,7 @@ impl Replica {
         let (identity, every) = (config.identity.clone(), config.snapshot_every);
         let alarms = Alarms::new(config.alarm.clone());
         let told = alarms.clone();
-        let (state, log, resumed) = blocking(move || {
+        let (state, log) = blocking(move || {
             let snapshots = Snapshots::open(dir, identity.clone(), every)?.telling(told);
             let state = StateStore::open(databases.state, snapshots)?;
             let signer = HeadSigner {
@@ -140,20 +140,25 @@ impl Replica {
                 state: state.clone(),
             };
             let log = LogStore::open(databases.log, signer)?;
-            let resumed = log.resumed(node_id)?;
-            Ok((state, log, resumed))
+            Ok((state, log))
         })
         .await?;
         let (step_aside, how_long) = (StepAside::new(), config.step_aside);
         let compare_every = config.compare_every;
-        let peers = Peers::new(&config, step_aside.clone());
+        let peers = Peers::new(&config, log.tail().clone(), step_aside.clone());
+        let tail = log.tail().clone();
         let admission = Admission::new(&config, log.clone(), state.clone(), alarms.clone());
         let raft = Raft::new(node_id, raft_config, peers.clone(), log, state.clone())
             .await
             .map_err(|fatal| OpenError::Raft(fatal.into()))?;
-        let (reads, confirming) = Reads::new(raft.clone(), resumed);
+        let (reads, confirming) = Reads::new(raft.clone());
         spawn(confirming);
         let replica = Self::start(config, raft, state, peers, reads, admission);
+        spawn(stop_on_failure(
+            tail.failed(replica.0.closing.subscribe()),
+            replica.raft().clone(),
+            Arc::clone(&replica.0.failure),
+        ));
         spawn(step_aside_task(
             step_aside,
             replica.raft().clone(),

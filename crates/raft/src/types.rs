@@ -32,6 +32,7 @@ pub(crate) type SnapshotMeta = openraft::SnapshotMeta<NodeId, ()>;
 pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
 pub(crate) type StorageError = openraft::StorageError<NodeId>;
 pub(crate) type Vote = openraft::Vote<NodeId>;
+pub(crate) type LeaderId = openraft::LeaderId<NodeId>;
 
 /// What an entry carries.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,11 +1,17 @@
 use redb::StorageBackend;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// A disk in memory that counts its syncs, may fail them, and remembers what a power loss would leave.
 /// Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Disk(Arc<Mutex<Bytes>>);
+pub(crate) struct Disk(Arc<Device>);
+
+#[derive(Debug, Default)]
+struct Device {
+    bytes: Mutex<Bytes>,
+    released: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Bytes {
@@ -13,6 +19,8 @@ struct Bytes {
     durable: Vec<u8>,
     syncs: u64,
     failure: Option<SyncFailure>,
+    /// Syncs wait.
+    is_held: bool,
     /// The most bytes that it has room for.
     room: Option<usize>,
 }
@@ -30,11 +38,15 @@ impl Disk {
     /// A disk that holds what this one would hold after a power loss.
     pub(crate) fn after_power_loss(&self) -> Self {
         let durable = self.lock().durable.clone();
-        Self(Arc::new(Mutex::new(Bytes {
+        let bytes = Bytes {
             written: durable.clone(),
             durable,
             ..Bytes::default()
-        })))
+        };
+        Self(Arc::new(Device {
+            bytes: Mutex::new(bytes),
+            released: Condvar::new(),
+        }))
     }
 
     /// Syncs that succeeded.
@@ -53,6 +65,12 @@ impl Disk {
         bytes.room = is_full.then_some(bytes.written.len());
     }
 
+    /// From now on every sync waits; or all go on.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.lock().is_held = is_held;
+        self.0.released.notify_all();
+    }
+
     pub(crate) fn database(&self) -> redb::Database {
         redb::Database::builder()
             .create_with_backend(self.clone())
@@ -60,7 +78,7 @@ impl Disk {
     }
 
     fn lock(&self) -> MutexGuard<'_, Bytes> {
-        self.0.lock().unwrap()
+        self.0.bytes.lock().unwrap()
     }
 }
 
@@ -95,7 +113,8 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut bytes = self.lock();
+        let held = |bytes: &mut Bytes| bytes.is_held;
+        let mut bytes = self.0.released.wait_while(self.lock(), held).unwrap();
         if bytes.failure != Some(SyncFailure::Lost) {
             bytes.durable = bytes.written.clone();
         }
