@@ -17,9 +17,7 @@ pub(super) fn check_form(signed: &SignedStatement, size_bytes: usize) -> Result<
 }
 
 fn is_well_formed(signed: &SignedStatement) -> bool {
-    signed.check_form().is_ok()
-        && is_origin(&signed.statement.origin)
-        && is_body(&signed.statement)
+    signed.check_form().is_ok() && is_origin(&signed.statement.origin) && is_body(&signed.statement)
 }
 
 fn is_body(statement: &Statement) -> bool {
