@@ -41,7 +41,14 @@ pub fn export(
     let record = Arc::new(record.clone());
     let chunk_source = Arc::clone(&source);
     cids(source, Arc::clone(&record), range)
-        .map(move |named| fetch_chunk(Arc::clone(&chunk_source), Arc::clone(&record), named))
+        .map(move |named| {
+            let (source, record) = (Arc::clone(&chunk_source), Arc::clone(&record));
+            async move {
+                let (index, cid) = named?;
+                let sealed = fetch_chunk(source.as_ref(), &record, index, cid).await?;
+                Ok((index, sealed.into_bytes()))
+            }
+        })
         .buffered(window.max(1))
         .boxed()
 }
@@ -81,7 +88,9 @@ pub fn export_blocks(
             async move {
                 match part? {
                     Part::Known(block) => Ok(block),
-                    Part::Chunk(index, cid) => chunk(source, record, index, cid).await,
+                    Part::Chunk(index, cid) => {
+                        fetch_chunk(source.as_ref(), &record, index, cid).await
+                    }
                 }
             }
         })
@@ -122,9 +131,19 @@ fn parts_below(
     }
 }
 
+/// A chunk's index and CID.
 type Named = Result<(u64, Cid), ExportError>;
 
-/// The CIDs of the chunks in `range`. Only the index nodes that name them are fetched.
+/// The indices and CIDs of the chunks in `range`, in order; none for an inline record. Only the index nodes that
+/// name them are fetched, one at a time.
+pub fn named_chunks(
+    source: Arc<dyn BlockSource>,
+    record: &Record,
+    range: Range<u64>,
+) -> BoxStream<'static, Result<(u64, Cid), ExportError>> {
+    cids(source, Arc::new(record.clone()), range)
+}
+
 fn cids(
     source: Arc<dyn BlockSource>,
     record: Arc<Record>,
@@ -190,20 +209,14 @@ fn node_links(node: &Block) -> Option<Vec<Cid>> {
     parse_links(list, Codec::Raw).ok()
 }
 
-async fn fetch_chunk(
-    source: Arc<dyn BlockSource>,
-    record: Arc<Record>,
-    named: Named,
-) -> Result<(u64, Bytes), ExportError> {
-    let (index, cid) = named?;
-    let block = chunk(source, record, index, cid).await?;
-    Ok((index, block.into_bytes()))
-}
-
-/// The block of a chunk, as long as the record says.
-async fn chunk(
-    source: Arc<dyn BlockSource>,
-    record: Arc<Record>,
+/// Fetches the block of the chunk of `record` with this index, which `cid` names.
+///
+/// # Errors
+///
+/// When the block cannot be fetched or is not as long as the record's size says.
+pub async fn fetch_chunk(
+    source: &dyn BlockSource,
+    record: &Record,
     index: u64,
     cid: Cid,
 ) -> Result<Block, ExportError> {

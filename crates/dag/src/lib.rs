@@ -33,7 +33,7 @@ pub use class::{Class, ClassError};
 pub use did::{Did, DidError, Signature, SignatureError, SigningKey, sha256};
 #[cfg(feature = "disk")]
 pub use disk::{DiskStore, Figures, OpenError, ScrubProgress, ScrubStep};
-pub use export::{ExportError, chunk_cids, export, export_blocks};
+pub use export::{ExportError, chunk_cids, export, export_blocks, fetch_chunk, named_chunks};
 pub use header::HeaderFields;
 pub use id::{CustodyId, Hash, IdError, StreamId};
 pub use import::import;
