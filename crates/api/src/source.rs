@@ -54,6 +54,28 @@ impl NodesSource {
         Self { client, nodes }
     }
 
+    /// Another of the same nodes, for another record: a node that was noted is asked last there too, unless it
+    /// only had no copy of a block.
+    #[must_use]
+    pub fn for_another(&self) -> Self {
+        let another = Self::new(self.client.clone());
+        for (load, known) in another.nodes.iter().zip(&self.nodes) {
+            if let Some(note) = known.note().filter(|&note| note != Note::Missing) {
+                load.set_note(note);
+            }
+        }
+        another
+    }
+
+    /// Takes over what another one of the same nodes has noted.
+    pub fn learn(&self, other: &Self) {
+        for (load, other) in self.nodes.iter().zip(&other.nodes) {
+            if let Some(note) = other.note() {
+                load.set_note(note);
+            }
+        }
+    }
+
     /// The nodes that failed to serve a block, and why.
     pub fn notes(&self) -> Vec<(String, Note)> {
         self.client

@@ -172,6 +172,24 @@ async fn source_notes_corrupt_and_lying_nodes_and_uses_another_copy() {
 }
 
 #[tokio::test]
+async fn source_for_another_record_avoids_liars_but_not_nodes_without_a_copy() {
+    let liar = Node::start("liar", Behaviour::WrongBytes).await;
+    let empty = Node::start("empty", Behaviour::Serve).await;
+    let good = Node::start("good", Behaviour::Serve).await;
+    let blocks: Vec<Block> = (0..2).map(block).collect();
+    good.keep(&blocks[..1]);
+    let source = NodesSource::new(client(&[&liar, &empty, &good]));
+    source.fetch(blocks[0].cid()).await.unwrap();
+    empty.keep(&blocks[1..]);
+    let another = source.for_another();
+    assert_eq!(another.fetch(blocks[1].cid()).await.unwrap(), blocks[1]);
+    assert_eq!((liar.calls(), empty.calls(), good.calls()), (1, 2, 1));
+    assert_eq!(another.notes(), [("liar".to_owned(), Note::WrongBytes)]);
+    another.learn(&source);
+    assert_eq!(another.notes(), source.notes());
+}
+
+#[tokio::test]
 async fn source_spreads_blocks_over_the_nodes() {
     let first = Node::start("first", Behaviour::Serve).await;
     let second = Node::start("second", Behaviour::Serve).await;
