@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::Strength;
-use medanchor_cli::{GetOptions, Input, PutOptions, Session, operations};
+use medanchor_cli::{Asking, GetOptions, Input, PutOptions, Session, operations};
 use medanchor_dag::{Cid, Class, CustodyId};
 use medanchor_envelope::Suite;
 use medanchor_testnet::Home;
@@ -184,12 +184,18 @@ async fn put_here(device: &Session, input: &Path, custody: CustodyId) -> Result<
 async fn get_here(clinician: &Session, record: Cid, output: &Path) -> Result<()> {
     let options = GetOptions {
         record,
-        purpose: Some(PURPOSE.to_owned()),
-        role: None,
-        strength: Strength::Witnessed,
+        asking: Asking {
+            purpose: Some(PURPOSE.to_owned()),
+            role: None,
+            strength: Strength::Witnessed,
+        },
         output: Some(output.to_owned()),
+        range: None,
+        limit: None,
     };
-    operations::get(clinician, &options).await.map(drop)
+    Box::pin(operations::get(clinician, &options))
+        .await
+        .map(drop)
 }
 
 /// Treatment: what the custodian's own clinicians may read for.

@@ -1,4 +1,4 @@
-use crate::Wait;
+use crate::{ByteRange, Rate, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength};
 use medanchor_api::LeafName;
@@ -361,11 +361,33 @@ pub(crate) struct RequestArguments {
 /// `medanchor get`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArguments {
-    /// The record's CID.
-    pub(crate) record: Cid,
-    /// The file to write; `-` is standard output.
+    /// The record's CID; with --into, as many as you like.
+    pub(crate) record: Vec<Cid>,
+    /// The file to write; `-` is standard output. What an interrupted run had fetched is kept beside it and is not
+    /// fetched again.
     #[arg(short, long)]
-    pub(crate) output: PathBuf,
+    pub(crate) output: Option<PathBuf>,
+    /// A folder to fetch the records into, each to a file named by its CID, with a manifest. What is there is not
+    /// fetched again; without a record, it goes on with what its manifest says is missing.
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        required_unless_present = "output",
+        conflicts_with = "output"
+    )]
+    pub(crate) into: Option<PathBuf>,
+    /// A file with a record's CID in each line.
+    #[arg(long, value_name = "FILE", requires = "into")]
+    pub(crate) records: Option<PathBuf>,
+    /// Every record of which there is a grant in the user's folder that still stands.
+    #[arg(long, requires = "into")]
+    pub(crate) granted: bool,
+    /// Of the payload, only these bytes: the first and the last one, counted from 0, or `A-` for all from A on.
+    #[arg(long, value_name = "A-B", conflicts_with = "into")]
+    pub(crate) range: Option<ByteRange>,
+    /// Fetch at most this many bytes per second, such as 500k, 20M or 1Gi.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) limit: Option<Rate>,
     /// Purpose of use to ask for when there is no grant yet.
     #[arg(long)]
     pub(crate) purpose: Option<String>,

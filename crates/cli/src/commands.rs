@@ -1,12 +1,15 @@
 use crate::{
-    CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions, Exit,
-    GetOptions, Home, Input, LogSource, MemberChange, PutOptions, Report, Session, Wait,
+    Asking, CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions,
+    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, MemberChange, PutOptions, Report,
+    Session, Wait,
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
         CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
         MemberCommand, PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments,
     },
     equivocation::is_equivocation,
+    exit::stable_code,
+    get_many::read_list,
     home::believed,
     lines::Lines,
     log_fsck::fsck,
@@ -17,7 +20,6 @@ use crate::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use medanchor_anchor::PrincipalKind;
-use medanchor_api::ClientError;
 use serde_json::{Map, Value};
 use std::{
     ffi::OsString,
@@ -122,7 +124,16 @@ async fn execute_with_nodes(
             let strength = asked.wait.into();
             Box::new(operations::request(session, &asked.record, purpose, role, strength).await?)
         }
-        Command::Get(get) => Box::new(operations::get(session, &get_options(get, json)?).await?),
+        Command::Get(get) => match &get.into {
+            Some(folder) => {
+                let options = get_many_options(get, folder)?;
+                Box::new(Box::pin(operations::get_many(session, &options)).await?)
+            }
+            None => {
+                let options = get_options(get, json)?;
+                Box::new(Box::pin(operations::get(session, &options)).await?)
+            }
+        },
         Command::Car(CarCommand::Export(export)) => {
             let options = car_export_options(export, json)?;
             Box::new(operations::export_car(session, &options).await?)
@@ -320,14 +331,41 @@ fn put_options(arguments: &PutArguments) -> PutOptions {
 }
 
 fn get_options(arguments: &GetArguments, json: bool) -> Result<GetOptions> {
-    let output = output(&arguments.output, json)?;
+    let [record] = arguments.record.as_slice() else {
+        let problem = "-o is for one record: several go into a folder with --into";
+        return Err(CliError::Usage(problem.to_owned()).into());
+    };
+    let asked = arguments.output.as_deref();
+    let asked = asked.context("neither -o nor --into is given")?;
     Ok(GetOptions {
-        record: arguments.record,
+        record: *record,
+        asking: asking(arguments),
+        output: output(asked, json)?,
+        range: arguments.range,
+        limit: arguments.limit,
+    })
+}
+
+fn get_many_options(arguments: &GetArguments, folder: &Path) -> Result<GetManyOptions> {
+    let mut records = arguments.record.clone();
+    if let Some(list) = &arguments.records {
+        records.extend(read_list(list)?);
+    }
+    Ok(GetManyOptions {
+        records,
+        granted: arguments.granted,
+        folder: folder.to_owned(),
+        asking: asking(arguments),
+        limit: arguments.limit,
+    })
+}
+
+fn asking(arguments: &GetArguments) -> Asking {
+    Asking {
         purpose: arguments.purpose.clone(),
         role: arguments.role.clone(),
         strength: arguments.wait.into(),
-        output,
-    })
+    }
 }
 
 fn car_export_options(arguments: &CarExportArguments, json: bool) -> Result<CarExportOptions> {
@@ -375,11 +413,11 @@ fn print(
     err: &mut dyn Write,
 ) -> io::Result<()> {
     let output = match &arguments.command {
-        Command::Get(get) => Some(&get.output),
-        Command::Car(CarCommand::Export(export)) => Some(&export.output),
+        Command::Get(get) => get.output.as_deref(),
+        Command::Car(CarCommand::Export(export)) => Some(export.output.as_path()),
         _ => None,
     };
-    let payload_on_out = output.is_some_and(|output| output == Path::new("-"));
+    let payload_on_out = output == Some(Path::new("-"));
     match (arguments.json, payload_on_out) {
         (true, _) => writeln!(out, "{}", report.to_json()),
         (false, true) => writeln!(err, "{report}"),
@@ -426,17 +464,6 @@ fn error_object(error: &anyhow::Error) -> Value {
         _ => (),
     }
     Value::Object(object)
-}
-
-fn stable_code(error: &anyhow::Error) -> String {
-    if let Some(error) = error.downcast_ref::<ClientError>() {
-        return error.code().to_owned();
-    }
-    match error.downcast_ref() {
-        Some(CliError::Denied { code, .. }) => code.clone(),
-        Some(CliError::Refused { outcome, .. }) => outcome.to_string(),
-        _ => Exit::of(error).name().to_owned(),
-    }
 }
 
 /// Help and version are no errors.

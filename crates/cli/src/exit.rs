@@ -55,6 +55,19 @@ impl Exit {
         }
     }
 
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::Done,
+            Self::Failed,
+            Self::Usage,
+            Self::Denied,
+            Self::NotVerified,
+            Self::Unavailable,
+        ];
+        all.into_iter().find(|exit| exit.name() == name)
+    }
+
     /// What to do about it.
     pub(crate) fn hint(self) -> Option<&'static str> {
         match self {
@@ -72,6 +85,18 @@ impl Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
+    }
+}
+
+/// The stable code of an error: its own, or that of how the command ends.
+pub(crate) fn stable_code(error: &anyhow::Error) -> String {
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        return error.code().to_owned();
+    }
+    match error.downcast_ref() {
+        Some(CliError::Denied { code, .. }) => code.clone(),
+        Some(CliError::Refused { outcome, .. }) => outcome.to_string(),
+        _ => Exit::of(error).name().to_owned(),
     }
 }
 

@@ -1,37 +1,61 @@
 use crate::{
-    CliError, OwnKeys, Session, clock, grant::Grant, progress, request::ask, seal::Meta,
+    ByteRange, CliError, OwnKeys, Rate, Session,
+    byte_range::{chunks_of, part},
+    clock,
+    grant::Grant,
+    patient::Patient,
+    payload::{Payload, folder_of},
+    progress::Transfer,
+    request::ask,
+    seal::Meta,
     session::patiently,
+    throttle::{Throttle, Throttled},
 };
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use futures::StreamExt;
-use indicatif::ProgressBar;
 use medanchor_anchor::{Anchored, Body, Strength, Verified};
 use medanchor_api::{LeafName, NodesSource};
-use medanchor_dag::{BlockSource, Cid, Record, export};
+use medanchor_dag::{BlockSource, Chunks, Cid, Record, export};
 use medanchor_envelope::{Header, Opener};
 use serde::Serialize;
 use std::{
     fmt,
     io::{self, Write},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 use tempfile::NamedTempFile;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::spawn_blocking,
+};
 
 /// What to fetch.
 #[derive(Clone, Debug)]
 pub struct GetOptions {
     /// The record.
     pub record: Cid,
+    /// The key to open it with.
+    pub asking: Asking,
+    /// The file to write; absent, standard output.
+    pub output: Option<PathBuf>,
+    /// Of the payload, only these bytes.
+    pub range: Option<ByteRange>,
+    /// At most this many bytes per second; absent, as fast as they come.
+    pub limit: Option<Rate>,
+}
+
+/// How to come by a record's key.
+#[derive(Clone, Debug)]
+pub struct Asking {
     /// The purpose to ask for when there is no grant for it yet.
     pub purpose: Option<String>,
     /// The role to ask in; absent, the first that the user is enrolled with.
     pub role: Option<String>,
     /// How strong a receipt of the release to wait for.
     pub strength: Strength,
-    /// The file to write; absent, standard output.
-    pub output: Option<PathBuf>,
 }
 
 /// A record that was opened and is what its device sealed.
@@ -59,6 +83,14 @@ pub struct Got {
     pub purpose: String,
     /// Length of the payload in bytes.
     pub size_bytes: u64,
+    /// The first byte that was written, and how many, when it was not the whole payload.
+    pub range: Option<(u64, u64)>,
+    /// SHA-256 of the payload, when it is whole in a file.
+    pub sha256: Option<String>,
+    /// Blocks of the payload that were fetched.
+    pub blocks_fetched: u64,
+    /// Blocks of the payload that an interrupted run had fetched.
+    pub blocks_kept: u64,
     /// The file written.
     pub output: Option<PathBuf>,
     /// Nodes that failed to serve a block, and why.
@@ -74,49 +106,155 @@ pub struct NotedNode {
     pub note: &'static str,
 }
 
-/// Fetches a record and opens it, every byte checked before it is written.
+/// Fetches a record and opens it, every byte checked before it is written. A file appears whole or not at all; what
+/// an interrupted run had fetched of it is not fetched again.
 ///
 /// # Errors
 ///
 /// At the first check that fails: block hash, canonical form, signature, the receipt of the anchored leaf,
-/// the witnessed receipt of the release (I2), HPKE, commitment, chunks. A file is written whole or not at
-/// all.
+/// the witnessed receipt of the release (I2), HPKE, commitment, chunks.
 pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
     let keys = session.home.own_keys()?;
-    let source = Arc::new(NodesSource::new(session.client.clone()));
-    let record = fetch_record(source.as_ref(), &options.record).await?;
-    let (anchored_index, anchored_at) = check_anchored(session, &record).await?;
-    let grant = grant(session, &keys, options).await?;
+    let nodes = Arc::new(NodesSource::new(session.client.clone()));
+    let opened = open(session, &keys, &nodes, &options.record, &options.asking).await?;
+    let Opened { record, opener, .. } = opened;
+    let size = record.size_bytes();
+    let range = options.range.map(|asked| {
+        asked.of(size).ok_or_else(|| {
+            CliError::Usage(format!(
+                "the payload has {size} bytes: none of them is in {asked}"
+            ))
+        })
+    });
+    let range = range.transpose()?;
+    let throttle = options.limit.map(|rate| Arc::new(Throttle::new(rate)));
+    let source = source(&nodes, &record, throttle.as_ref());
+    let transfer = Arc::new(Transfer::new(1));
+    let mut got = Got {
+        record: record.cid().to_string(),
+        leaf_index: opened.leaf_index,
+        anchored_index: opened.anchored_index,
+        anchored_at: clock::rfc3339(opened.anchored_at_unix_ms),
+        device: record.device().to_string(),
+        class: record.header().class.to_string(),
+        captured_at: clock::rfc3339(record.header().captured_at_unix_ms),
+        filename: opened.meta.filename,
+        content_type: opened.meta.content_type,
+        purpose: opened.purpose,
+        size_bytes: size,
+        range: range
+            .as_ref()
+            .map(|range| (range.start, range.end - range.start)),
+        sha256: None,
+        blocks_fetched: 0,
+        blocks_kept: 0,
+        output: options.output.clone(),
+        noted_nodes: Vec::new(),
+    };
+    match (&options.output, &range) {
+        (Some(output), None) => {
+            transfer.is_known(size);
+            let places = Arc::new(Semaphore::new(WINDOW));
+            let (folder, bar) = (folder_of(output), Arc::clone(&transfer));
+            let payload = Payload::open(folder, record, opener, places, bar)?;
+            let whole = payload.complete(source, output).await?;
+            got.sha256 = Some(whole.sha256.to_string());
+            (got.blocks_fetched, got.blocks_kept) = (whole.blocks_fetched, whole.blocks_kept);
+        }
+        (output, _) => {
+            let chunk_bytes = opener.chunk_plaintext_bytes();
+            let chunks = match &range {
+                Some(range) => chunks_of(range, chunk_bytes),
+                None => 0..record.chunk_count(),
+            };
+            let bytes = range.unwrap_or(0..size);
+            transfer.is_known(bytes.end - bytes.start);
+            if !matches!(record.chunks(), Chunks::Inline(_)) {
+                got.blocks_fetched = chunks.end - chunks.start;
+            }
+            let plain = Plain {
+                opener,
+                count: record.chunk_count(),
+                chunk_bytes,
+                chunks,
+                bytes,
+                transfer: Arc::clone(&transfer),
+            };
+            stream_out(source, &record, plain, output.as_deref()).await?;
+        }
+    }
+    transfer.finish();
+    got.noted_nodes = noted(&nodes);
+    Ok(got)
+}
+
+/// A record whose key is at hand, everything about it checked.
+pub(crate) struct Opened {
+    pub(crate) record: Arc<Record>,
+    pub(crate) opener: Opener,
+    pub(crate) meta: Meta,
+    /// The leaf that released its key.
+    leaf_index: u64,
+    purpose: String,
+    anchored_index: u64,
+    anchored_at_unix_ms: u64,
+}
+
+/// Fetches a record without its payload, and its key.
+pub(crate) async fn open(
+    session: &Session,
+    keys: &OwnKeys,
+    nodes: &Arc<NodesSource>,
+    cid: &Cid,
+    asking: &Asking,
+) -> Result<Opened> {
+    let source = Patient::new(Arc::<NodesSource>::clone(nodes));
+    let record = fetch_record(&source, cid).await?;
+    let (anchored_index, anchored_at_unix_ms) = check_anchored(session, &record).await?;
+    let grant = grant(session, keys, cid, asking).await?;
     let header = Header::from_bytes(&record.header_bytes()).context("parse the header")?;
     let opener = Opener::new(&grant.wrap, &keys.receiving, &header, record.commitment())
         .context("open the released key")?;
     let meta = opener
         .open_metadata(record.meta())
         .context("open the metadata")?;
-    let meta = Meta::parse(&meta);
-    write(source.clone(), &record, opener, options.output.as_deref()).await?;
-    let header = record.header();
-    let notes = source.notes().into_iter();
-    Ok(Got {
-        record: record.cid().to_string(),
+    Ok(Opened {
+        record: Arc::new(record),
+        opener,
+        meta: Meta::parse(&meta),
         leaf_index: grant.leaf_index,
-        anchored_index,
-        anchored_at: clock::rfc3339(anchored_at),
-        device: record.device().to_string(),
-        class: header.class.to_string(),
-        captured_at: clock::rfc3339(header.captured_at_unix_ms),
-        filename: meta.filename,
-        content_type: meta.content_type,
         purpose: grant.purpose,
-        size_bytes: record.size_bytes(),
-        output: options.output.clone(),
-        noted_nodes: notes
-            .map(|(node, note)| NotedNode {
-                node,
-                note: note.as_str(),
-            })
-            .collect(),
+        anchored_index,
+        anchored_at_unix_ms,
     })
+}
+
+/// Where the blocks of a record's payload come from.
+pub(crate) fn source(
+    nodes: &Arc<NodesSource>,
+    record: &Record,
+    throttle: Option<&Arc<Throttle>>,
+) -> Arc<dyn BlockSource> {
+    let patient = Arc::new(Patient::new(Arc::<NodesSource>::clone(nodes)));
+    match throttle {
+        None => patient,
+        Some(throttle) => Arc::new(Throttled {
+            source: patient,
+            throttle: Arc::clone(throttle),
+            block_bytes: record.sealed_chunk_bytes(0),
+        }),
+    }
+}
+
+/// The nodes that failed to serve a block.
+pub(crate) fn noted(nodes: &NodesSource) -> Vec<NotedNode> {
+    let notes = nodes.notes().into_iter();
+    notes
+        .map(|(node, note)| NotedNode {
+            node,
+            note: note.as_str(),
+        })
+        .collect()
 }
 
 async fn fetch_record(source: &dyn BlockSource, cid: &Cid) -> Result<Record> {
@@ -155,18 +293,15 @@ fn is_of(verified: &Verified<'_>, record: &Record) -> bool {
     agrees && verified.leaf.record == Some(*record.cid())
 }
 
-async fn grant(session: &Session, keys: &OwnKeys, options: &GetOptions) -> Result<Grant> {
-    let (purpose, role) = (options.purpose.as_deref(), options.role.as_deref());
-    let kept = Grant::kept(session, keys, &options.record, purpose, role)?;
+async fn grant(session: &Session, keys: &OwnKeys, record: &Cid, asking: &Asking) -> Result<Grant> {
+    let (purpose, role) = (asking.purpose.as_deref(), asking.role.as_deref());
+    let kept = Grant::kept(session, keys, record, purpose, role)?;
     match (kept, purpose) {
         (Some(grant), _) => {
-            let grant = grant.proved(session, keys, &options.record, options.strength);
+            let grant = grant.proved(session, keys, record, asking.strength);
             grant.await
         }
-        (None, Some(purpose)) => {
-            let strength = options.strength;
-            ask(session, keys, &options.record, purpose, role, strength).await
-        }
+        (None, Some(purpose)) => ask(session, keys, record, purpose, role, asking.strength).await,
         (None, None) => {
             let problem = "there is no grant for this record: say what it is for with --purpose";
             Err(CliError::Usage(problem.to_owned()).into())
@@ -175,22 +310,16 @@ async fn grant(session: &Session, keys: &OwnKeys, options: &GetOptions) -> Resul
 }
 
 /// Blocks come from the nodes in parallel; a thread opens and writes them in order.
-async fn write(
-    source: Arc<NodesSource>,
+async fn stream_out(
+    source: Arc<dyn BlockSource>,
     record: &Record,
-    opener: Opener,
+    plain: Plain,
     output: Option<&Path>,
 ) -> Result<()> {
     let (sender, receiver) = mpsc::channel(WINDOW);
-    let plain = Plain {
-        opener,
-        chunks: record.chunk_count(),
-        size: record.size_bytes(),
-        bar: progress::bytes("opening", Some(record.size_bytes())),
-    };
+    let mut chunks = export(source, record, plain.chunks.clone(), WINDOW);
     let output = output.map(Path::to_owned);
     let writer = spawn_blocking(move || plain.write(receiver, output.as_deref()));
-    let mut chunks = export(source, record, 0..u64::MAX, WINDOW);
     let mut failure = None;
     while let Some(chunk) = chunks.next().await {
         match chunk {
@@ -214,27 +343,25 @@ async fn write(
     }
 }
 
-/// The payload, as its chunks are opened.
+/// The payload or a part of it, as its chunks are opened.
 struct Plain {
     opener: Opener,
-    chunks: u64,
-    size: u64,
-    bar: ProgressBar,
+    /// Chunks of the whole payload.
+    count: u64,
+    chunk_bytes: u64,
+    /// Those that are written, and what of them.
+    chunks: Range<u64>,
+    bytes: Range<u64>,
+    transfer: Arc<Transfer>,
 }
 
 impl Plain {
-    fn write(
-        &self,
-        sealed: mpsc::Receiver<(u64, bytes::Bytes)>,
-        output: Option<&Path>,
-    ) -> Result<()> {
+    fn write(&self, sealed: mpsc::Receiver<(u64, Bytes)>, output: Option<&Path>) -> Result<()> {
         let Some(path) = output else {
             return self.write_to(sealed, &mut io::stdout().lock());
         };
         let context = || format!("write `{}`", path.display());
-        let folder = path.parent().filter(|folder| *folder != Path::new(""));
-        let mut file =
-            NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(context)?;
+        let mut file = NamedTempFile::new_in(folder_of(path)).with_context(context)?;
         self.write_to(sealed, file.as_file_mut())?;
         file.as_file().sync_all().with_context(context)?;
         // Commit point: the file appears whole.
@@ -244,23 +371,27 @@ impl Plain {
 
     fn write_to(
         &self,
-        mut sealed: mpsc::Receiver<(u64, bytes::Bytes)>,
+        mut sealed: mpsc::Receiver<(u64, Bytes)>,
         output: &mut dyn Write,
     ) -> Result<()> {
-        let (mut next, mut size) = (0, 0);
+        let (mut next, mut size) = (self.chunks.start, 0);
         while let Some((index, chunk)) = sealed.blocking_recv() {
-            let last = next + 1 == self.chunks;
+            let last = next + 1 == self.count;
             let plain = self.opener.open_chunk(index, last, &chunk)?;
-            output.write_all(&plain).context("write the payload")?;
-            let len = u64::try_from(plain.len())?;
-            self.bar.inc(len);
+            let wanted = part(&plain, index, &self.bytes, self.chunk_bytes);
+            output.write_all(wanted).context("write the payload")?;
+            let len = u64::try_from(wanted.len())?;
+            self.transfer.came(len);
             (next, size) = (next + 1, size + len);
         }
-        self.bar.finish_and_clear();
         output.flush().context("write the payload")?;
         // INVARIANT: a payload is whole only when its last chunk opened as the last.
-        if next != self.chunks || size != self.size {
-            let problem = format!("{next} of {} chunks arrived", self.chunks);
+        if next != self.chunks.end || size != self.bytes.end - self.bytes.start {
+            let (came, count) = (
+                next - self.chunks.start,
+                self.chunks.end - self.chunks.start,
+            );
+            let problem = format!("{came} of {count} chunks arrived");
             return Err(CliError::NotVerified(problem).into());
         }
         Ok(())
@@ -278,6 +409,16 @@ impl fmt::Display for Got {
             self.anchored_index, self.anchored_at
         )?;
         write!(f, "released  leaf {} for {}", self.leaf_index, self.purpose)?;
+        if let Some((first, count)) = self.range {
+            write!(f, "\nrange     {count} bytes from {first}")?;
+        }
+        if self.blocks_kept > 0 {
+            let (kept, fetched) = (self.blocks_kept, self.blocks_fetched);
+            write!(
+                f,
+                "\nresumed   {kept} blocks were there, {fetched} were fetched"
+            )?;
+        }
         for noted in &self.noted_nodes {
             write!(f, "\nnoted     node `{}`: {}", noted.node, noted.note)?;
         }

@@ -4,7 +4,10 @@ use medanchor_anchor::{AccessRequest, Body, LeafIndex, Receipt, Released, Streng
 use medanchor_api::LeafName;
 use medanchor_dag::{Cid, Hash};
 use medanchor_envelope::Wrap;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// A released key of one record, with the receipt of the leaf that released it.
 ///
@@ -81,6 +84,19 @@ impl Grant {
             && role.is_none_or(|role| role == grant.role)
             && grant.not_after_unix_ms > clock::unix_ms();
         Ok(fits.then_some(grant))
+    }
+
+    /// The records of which a grant is kept, whether or not it still stands.
+    pub(crate) fn records(session: &Session) -> Result<Vec<Cid>> {
+        let folder = session.home.folder("grants")?;
+        let context = || format!("read `{}`", folder.display());
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(context)? {
+            let name = entry.with_context(context)?.file_name();
+            let record = name.to_str().and_then(|name| name.strip_suffix(".wrap"));
+            records.extend(record.and_then(|record| record.parse::<Cid>().ok()));
+        }
+        Ok(records)
     }
 
     /// Waits for a receipt this strong, where the grant has none yet.

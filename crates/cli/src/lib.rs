@@ -9,6 +9,7 @@
 
 mod anchored;
 mod arguments;
+mod byte_range;
 mod car_export;
 mod car_import;
 mod clock;
@@ -23,6 +24,7 @@ mod exit;
 mod files;
 mod fsck_state;
 mod get;
+mod get_many;
 mod grant;
 mod home;
 mod key;
@@ -34,9 +36,12 @@ mod log_consistency;
 mod log_fsck;
 mod log_monitor;
 mod log_watch;
+mod manifest;
 mod member;
 mod outbox;
 mod own_keys;
+mod patient;
+mod payload;
 mod policy;
 mod principal;
 mod progress;
@@ -47,9 +52,11 @@ mod seal;
 mod session;
 mod signals;
 mod status;
+mod throttle;
 mod verify;
 mod wait;
 
+pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
 pub use commands::{main, run};
@@ -59,7 +66,8 @@ pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
 pub use equivocation::{EquivocationShown, SignedSize};
 pub use error::CliError;
 pub use exit::Exit;
-pub use get::{GetOptions, Got, NotedNode};
+pub use get::{Asking, GetOptions, Got, NotedNode};
+pub use get_many::{FailedRecord, GetManyOptions, GotMany};
 pub use home::Home;
 pub use key::KeyShown;
 pub use log::{LeafProved, LeafRow, LeafShown, LogList};
@@ -77,6 +85,7 @@ pub use report::Report;
 pub use request::Granted;
 pub use session::{Said, Session};
 pub use status::{AlarmRow, NodeRow, NodeState, ScrubRow, StatusReport};
+pub use throttle::{Rate, RateError};
 pub use verify::Verified;
 pub use wait::{Recorded, Wait};
 
@@ -90,6 +99,7 @@ pub mod operations {
         custody::{list_custodies, new_custody},
         equivocation::{accuse, verify_equivocation},
         get::get,
+        get_many::get_many,
         key::{new_key, show_key},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,

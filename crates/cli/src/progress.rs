@@ -1,6 +1,7 @@
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::{self, IsTerminal, Read, Write},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -76,6 +77,126 @@ impl Counter {
     }
 }
 
+/// How far the payloads of some records are, with their rate and the time that remains: a bar on a terminal, a line
+/// on standard error now and then elsewhere.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    bar: ProgressBar,
+    began: Instant,
+    seen: Mutex<(Volume, Instant)>,
+}
+
+/// What of how much has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Volume {
+    /// Records asked for, those that are over, and those whose size is known.
+    records: u64,
+    over: u64,
+    known: u64,
+    /// Sizes of those known together, without what was there before.
+    known_bytes: u64,
+    came_bytes: u64,
+}
+
+impl Transfer {
+    /// Of this many records.
+    pub(crate) fn new(records: u64) -> Self {
+        let bar = bytes("fetching", None);
+        let volume = Volume {
+            records,
+            ..Volume::default()
+        };
+        Self {
+            bar,
+            began: Instant::now(),
+            seen: Mutex::new((volume, Instant::now())),
+        }
+    }
+
+    /// The size of one more payload is known.
+    pub(crate) fn is_known(&self, bytes: u64) {
+        self.see(|volume| {
+            volume.known += 1;
+            volume.known_bytes += bytes;
+        });
+    }
+
+    /// This much of a payload was there already.
+    pub(crate) fn kept(&self, bytes: u64) {
+        self.see(|volume| volume.known_bytes = volume.known_bytes.saturating_sub(bytes));
+    }
+
+    /// This much of a payload came.
+    pub(crate) fn came(&self, bytes: u64) {
+        self.see(|volume| volume.came_bytes += bytes);
+    }
+
+    /// A record is over, one way or the other.
+    pub(crate) fn is_over(&self) {
+        self.see(|volume| volume.over += 1);
+    }
+
+    /// Bytes that came, and in which time.
+    pub(crate) fn volume(&self) -> (u64, Duration) {
+        (self.seen().0.came_bytes, self.began.elapsed())
+    }
+
+    /// Clears the terminal's line.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn see(&self, change: impl FnOnce(&mut Volume)) {
+        let mut seen = self.seen();
+        let (volume, told) = &mut *seen;
+        change(volume);
+        self.bar.set_length(volume.total_bytes());
+        self.bar.set_position(volume.came_bytes);
+        if volume.records > 1 {
+            let (over, records) = (volume.over, volume.records);
+            self.bar.set_message(format!("{over} of {records}"));
+        }
+        if self.bar.is_hidden() && told.elapsed() >= TELL_EVERY {
+            *told = Instant::now();
+            note(&volume.line(self.began.elapsed()));
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, (Volume, Instant)> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Volume {
+    /// Records whose size is not known yet count as the others do on average.
+    fn total_bytes(&self) -> u64 {
+        let (known, records) = (u128::from(self.known), u128::from(self.records));
+        let total = u128::from(self.known_bytes) * records.max(known) / known.max(1);
+        u64::try_from(total).unwrap_or(u64::MAX)
+    }
+
+    /// `1 of 4 records, 1.00 MiB of 4.00 MiB, 512.00 KiB/s, 6 seconds left`.
+    fn line(&self, took: Duration) -> String {
+        let rate = u128::from(self.came_bytes) * 1000 / took.as_millis().max(1);
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        let total = self.total_bytes();
+        let left = total.saturating_sub(self.came_bytes);
+        let left = left.checked_div(rate).map(Duration::from_secs);
+        let left = left.map_or_else(
+            || "no end in sight".to_owned(),
+            |left| format!("{} left", HumanDuration(left)),
+        );
+        format!(
+            "{} of {} records, {} of {}, {}/s, {left}",
+            self.over,
+            self.records,
+            HumanBytes(self.came_bytes),
+            HumanBytes(total),
+            HumanBytes(rate)
+        )
+    }
+}
+
 /// Says something on standard error that is no error.
 pub(crate) fn note(text: &str) {
     // Nothing can be done when nobody listens.
@@ -120,5 +241,25 @@ mod tests {
         assert_eq!(said, "9000 of 10000 leaves, 2048/s");
         let said = line("leaves", 0, 0, 0, Duration::ZERO);
         assert_eq!(said, "0 of 0 leaves, 0/s");
+    }
+
+    #[test]
+    fn transfer_says_how_far_how_fast_and_how_long_still() {
+        let mut volume = Volume {
+            records: 4,
+            ..Volume::default()
+        };
+        assert_eq!(
+            volume.line(Duration::ZERO),
+            "0 of 4 records, 0 B of 0 B, 0 B/s, no end in sight"
+        );
+        volume.over = 1;
+        volume.known = 2;
+        volume.known_bytes = 2 << 20;
+        volume.came_bytes = 1 << 20;
+        assert_eq!(
+            volume.line(Duration::from_secs(2)),
+            "1 of 4 records, 1.00 MiB of 4.00 MiB, 512.00 KiB/s, 6 seconds left"
+        );
     }
 }

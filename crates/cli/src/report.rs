@@ -8,12 +8,14 @@ pub trait Report: fmt::Display + fmt::Debug + Send {
     /// The object.
     fn to_json(&self) -> Value;
 
-    /// How the command ends: a report whose `ok` is false is no success.
+    /// How the command ends: a report whose `ok` is false is no success, and its `code` says which.
     fn exit(&self) -> Exit {
-        match self.to_json().get("ok") {
-            Some(Value::Bool(false)) => Exit::NotVerified,
-            _ => Exit::Done,
+        let report = self.to_json();
+        if report.get("ok") != Some(&Value::Bool(false)) {
+            return Exit::Done;
         }
+        let code = report.get("code").and_then(Value::as_str);
+        code.and_then(Exit::named).unwrap_or(Exit::NotVerified)
     }
 }
 

@@ -417,7 +417,7 @@ async fn newest_proved<N>(
 
 /// How long a statement may take to reach the log.
 pub(crate) const VALID_FOR_MS: u64 = 10 * 60 * 1000;
-const PAUSES: [Duration; 5] = [
+pub(crate) const PAUSES: [Duration; 5] = [
     Duration::from_millis(250),
     Duration::from_millis(500),
     Duration::from_secs(1),
