@@ -19,6 +19,7 @@ mod car;
 mod crash;
 mod demo;
 mod equivocation;
+mod fetch;
 mod full;
 mod heads;
 mod idle;
