@@ -1,8 +1,8 @@
 use crate::{
     AnchoredRecord, AsOf, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey,
     CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedPrincipal, MAX_CIDS,
-    Members, Missing, NodeError, NodeStatus, ReceiptOf, Stored, StreamHead, Submit, Submitted,
-    block, convert,
+    Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck, Stored, StreamHead, Submit,
+    Submitted, block, convert,
     error::Failure,
     log,
     pb::{
@@ -604,6 +604,22 @@ impl Client {
         .await
     }
 
+    /// Has the node that answers read a record on its own disk. Use [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NotFound`] when that node's log holds no such record.
+    pub async fn check_record(&self, record: &Cid) -> Result<RecordCheck, ClientError> {
+        let request = registry_pb::CheckRecordRequest {
+            record: record.to_bytes(),
+        };
+        let parse = |response| Ok(RecordCheck::from(response));
+        self.call(&request, CHECK_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).check_record(request).await
+        })
+        .await
+    }
+
     /// One unary call: sent to the nodes in order until one answers with what `parse` accepts, and again after
     /// a pause when they ask for one.
     async fn call<Q, A, T, F>(
@@ -906,6 +922,8 @@ const APPEND_DEADLINE: Duration = Duration::from_secs(30);
 const MAX_PAUSES: u32 = 5;
 /// The longest that a node may make a call pause.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A node reads a large record from its disk.
+const CHECK_DEADLINE: Duration = Duration::from_secs(600);
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// A window at 256 KiB/s.
 const PUT_DEADLINE: Duration = Duration::from_secs(64);

@@ -146,6 +146,25 @@ pub struct NodeStatus {
     pub alarms: Vec<Alarm>,
 }
 
+/// What a node has of a record, after it has read it on its own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordCheck {
+    /// Whether this node said, when the record was anchored, that it holds it.
+    pub holder: bool,
+    /// Blocks of it that are there and good.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub size_bytes: u64,
+    /// Blocks of it that are bad or not there, as far as they are known. 0: it is there, whole.
+    pub missing: u64,
+    /// When they were read.
+    pub checked_at_unix_ms: u64,
+    /// How many nodes of this network are to hold each record.
+    pub copies: u32,
+    /// Leaves in the log, as applied there.
+    pub tree_size: u64,
+}
+
 /// How far a node has come with reading all its blocks again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
@@ -408,6 +427,43 @@ impl From<ConsentEntry> for pb::Consent {
 /// [`ConvertError`] when the CID is malformed.
 pub fn record_asked_for(request: &pb::GetRecordRequest) -> Result<Cid, ConvertError> {
     convert::cid("record", &request.record)
+}
+
+/// The record that is to be checked.
+///
+/// # Errors
+///
+/// [`ConvertError`] when the CID is malformed.
+pub fn record_to_check(request: &pb::CheckRecordRequest) -> Result<Cid, ConvertError> {
+    convert::cid("record", &request.record)
+}
+
+impl From<pb::CheckRecordResponse> for RecordCheck {
+    fn from(check: pb::CheckRecordResponse) -> Self {
+        Self {
+            holder: check.holder,
+            blocks: check.blocks,
+            size_bytes: check.size_bytes,
+            missing: check.missing,
+            checked_at_unix_ms: check.checked_at_unix_ms,
+            copies: check.copies,
+            tree_size: check.tree_size,
+        }
+    }
+}
+
+impl From<RecordCheck> for pb::CheckRecordResponse {
+    fn from(check: RecordCheck) -> Self {
+        Self {
+            holder: check.holder,
+            blocks: check.blocks,
+            size_bytes: check.size_bytes,
+            missing: check.missing,
+            checked_at_unix_ms: check.checked_at_unix_ms,
+            copies: check.copies,
+            tree_size: check.tree_size,
+        }
+    }
 }
 
 impl TryFrom<pb::GetRecordResponse> for AnchoredRecord {

@@ -70,8 +70,12 @@ pub(crate) enum Command {
     /// For those who speak for a member.
     #[command(subcommand)]
     Admin(AdminCommand),
-    /// How the nodes are.
-    Status,
+    /// How the nodes are, or one record: every node reads it on its own disk. Ends with 4 if there are alarms or missing
+    /// blocks, or too few whole copies of the record.
+    Status {
+        /// The record's CID.
+        record: Option<Cid>,
+    },
 }
 
 /// `medanchor car`.

@@ -155,7 +155,10 @@ async fn execute_with_nodes(
             Box::new(operations::update_policy(session, receipts).await?)
         }
         Command::Admin(AdminCommand::Member(command)) => member(session, command).await?,
-        Command::Status => Box::new(operations::status(session).await?),
+        Command::Status { record: None } => Box::new(operations::status(session).await?),
+        Command::Status {
+            record: Some(record),
+        } => Box::new(operations::status_of_record(session, record).await?),
         Command::Key(_) | Command::Verify(_) | Command::Accuse(_) | Command::Log(_) => {
             anyhow::bail!("the command is not one of nodes' services")
         }

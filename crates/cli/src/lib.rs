@@ -52,6 +52,7 @@ mod seal;
 mod session;
 mod signals;
 mod status;
+mod status_record;
 mod throttle;
 mod verify;
 mod wait;
@@ -85,6 +86,7 @@ pub use report::Report;
 pub use request::Granted;
 pub use session::{Said, Session};
 pub use status::{AlarmRow, NodeRow, NodeState, ScrubRow, StatusReport};
+pub use status_record::{RecordCopy, RecordStatus};
 pub use throttle::{Rate, RateError};
 pub use verify::Verified;
 pub use wait::{Recorded, Wait};
@@ -109,6 +111,7 @@ pub mod operations {
         put::put,
         request::request,
         status::status,
+        status_record::status_of_record,
         verify::verify,
     };
 }

@@ -39,4 +39,4 @@ pub use id::{CustodyId, Hash, IdError, StreamId};
 pub use import::import;
 pub use record::{Draft, MAX_META_BYTES, MAX_RECORD_BYTES, Record, RecordError};
 pub use store::{BlockSource, BlockStore, MemoryStore, SourceError, StoreError};
-pub use walk::{LinksError, WalkError, Walked, is_whole, links, walk};
+pub use walk::{LinksError, RawBlocks, WalkError, Walked, is_whole, links, walk};

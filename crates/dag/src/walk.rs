@@ -59,46 +59,70 @@ pub struct Walked {
     /// Blocks that are not here, or bad, as far as they are known: what is below them is not. After 1024 the walk
     /// looks at no further inner block.
     pub missing: Vec<Cid>,
-    /// Bytes of the blocks that were read: those that may have links.
+    /// Bytes of the blocks that were read, which were good.
     pub bytes: u64,
-    /// Blocks that were seen, read or only looked for.
+    /// Blocks that are here.
     pub blocks: u64,
 }
 
-/// Looks for the block `root` and everything below it in `store`. Raw blocks are not read.
+/// What a [`walk`] does with raw blocks, which have no links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawBlocks {
+    /// Only looks whether they are here.
+    Look,
+    /// Reads them, and so verifies them.
+    Read,
+}
+
+/// Looks for the block `root` and everything below it in `store`.
 ///
 /// # Errors
 ///
 /// When the store fails, or an inner block is not DAG-CBOR.
-pub fn walk(store: &dyn BlockStore, root: &Cid) -> Result<Walked, WalkError> {
+pub fn walk(store: &dyn BlockStore, root: &Cid, raw: RawBlocks) -> Result<Walked, WalkError> {
     let mut walked = Walked::default();
     let mut seen = BTreeSet::from([*root]);
     let mut todo = vec![*root];
     while let Some(cid) = todo.pop()
         && walked.missing.len() < MAX_MISSING
     {
-        walked.blocks += 1;
-        let block = match store.block(&cid) {
-            Ok(Some(block)) => block,
-            Ok(None) | Err(StoreError::Corrupt(_)) => {
-                walked.missing.push(cid);
-                continue;
-            }
-            Err(error) => return Err(error.into()),
+        let Some(block) = walked.read(store, cid)? else {
+            continue;
         };
-        walked.bytes += block.bytes().len() as u64;
         for link in links(&block)? {
-            if link.codec() == Codec::Raw.code() {
-                walked.blocks += 1;
-                if !store.has(&link)? {
-                    walked.missing.push(link);
-                }
-            } else if seen.insert(link) {
-                todo.push(link);
+            let is_raw = link.codec() == Codec::Raw.code();
+            match raw {
+                RawBlocks::Look if is_raw => walked.look(store, link)?,
+                RawBlocks::Read if is_raw => drop(walked.read(store, link)?),
+                _ if seen.insert(link) => todo.push(link),
+                _ => {}
             }
         }
     }
     Ok(walked)
+}
+
+impl Walked {
+    fn read(&mut self, store: &dyn BlockStore, cid: Cid) -> Result<Option<Block>, StoreError> {
+        match store.block(&cid) {
+            Ok(Some(block)) => {
+                self.blocks += 1;
+                self.bytes += block.bytes().len() as u64;
+                return Ok(Some(block));
+            }
+            Ok(None) | Err(StoreError::Corrupt(_)) => self.missing.push(cid),
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    fn look(&mut self, store: &dyn BlockStore, cid: Cid) -> Result<(), StoreError> {
+        match store.has(&cid)? {
+            true => self.blocks += 1,
+            false => self.missing.push(cid),
+        }
+        Ok(())
+    }
 }
 
 /// Whether the block `root` and everything below it is in `store`.
@@ -107,7 +131,7 @@ pub fn walk(store: &dyn BlockStore, root: &Cid) -> Result<Walked, WalkError> {
 ///
 /// When the store fails, or an inner block is not DAG-CBOR.
 pub fn is_whole(store: &dyn BlockStore, root: &Cid) -> Result<bool, WalkError> {
-    Ok(walk(store, root)?.missing.is_empty())
+    Ok(walk(store, root, RawBlocks::Look)?.missing.is_empty())
 }
 
 /// A DAG of which more is missing is looked at again when these are there.

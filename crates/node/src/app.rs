@@ -21,7 +21,7 @@ use crate::{
     publisher::{self, Publisher, PublisherParts},
     scrub::{self, Scrubber, ScrubberParts},
     server::Listener,
-    services::{Access, Anchor, Blocks, CustodyKeys, Followed, Holding, Registry, Uploads},
+    services::{Access, Anchor, Blocks, Checks, CustodyKeys, Followed, Holding, Registry, Uploads},
     shown_checkpoint::ShownCheckpoint,
     sources::Sources,
     submit::Submitter,
@@ -318,6 +318,7 @@ impl Node {
                 publisher: Arc::clone(&publisher),
                 membership,
                 alarms,
+                checks: Checks::default(),
             },
             followed: Followed {
                 publisher: Arc::clone(&publisher),

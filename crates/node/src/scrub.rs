@@ -4,8 +4,8 @@ use crate::{clock, fatal_store::FatalStore};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Read, State};
 use medanchor_dag::{
-    BlockSource, BlockStore, Cid, Did, ScrubProgress, ScrubStep, SourceError, StoreError,
-    WalkError, walk,
+    BlockSource, BlockStore, Cid, Did, RawBlocks, ScrubProgress, ScrubStep, SourceError,
+    StoreError, WalkError, walk,
 };
 use medanchor_ipfs::Peer;
 use medanchor_raft::Replica;
@@ -199,7 +199,7 @@ impl Scrubber {
                 continue;
             }
             for root in [record, wrap] {
-                let walked = match walk(store, &root) {
+                let walked = match walk(store, &root, RawBlocks::Look) {
                     Ok(walked) => walked,
                     Err(WalkError::Store(error)) => return Err(error).context("read a block"),
                     // Nothing that this node would hold today.

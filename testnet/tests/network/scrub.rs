@@ -90,6 +90,11 @@ fn block_that_nobody_has_is_listed_until_somebody_does() {
     let device = stage.device("device");
     let file = stage.file("payload", &[7; 400_000]);
     let record = done(Ok(stage.put(&device, &file))).text("record").unwrap();
+    let whole = done(stage.hospital.run(["status", &record]));
+    assert_eq!(
+        (&whole.json["target"], &whole.json["whole"]),
+        (&2.into(), &2.into())
+    );
     let names: Vec<String> = stage
         .network
         .nodes
@@ -117,6 +122,15 @@ fn block_that_nobody_has_is_listed_until_somebody_does() {
     let status = stage.hospital.run(["--node", &victim, "status"]).unwrap();
     assert_eq!((status.code, &status.json["ok"]), (4, &Value::Bool(false)));
     assert!(!path.exists());
+    let status = stage.hospital.run(["status", &record]).unwrap();
+    assert_eq!((status.code, &status.json["ok"]), (4, &Value::Bool(false)));
+    assert_eq!(status.json["whole"], 0);
+    let copies = status.json["nodes"].as_array().unwrap();
+    let copy = copies.iter().find(|copy| copy["node"] == *victim).unwrap();
+    assert_eq!(
+        (&copy["whole"], &copy["missing"]),
+        (&Value::Bool(false), &1.into())
+    );
 
     // Also after it was killed.
     stage.network.process(&victim).unwrap().kill().unwrap();
@@ -133,6 +147,8 @@ fn block_that_nobody_has_is_listed_until_somebody_does() {
     assert!(fs::read(&path).unwrap() == good);
     assert_eq!(stage.read(&record), [7; 400_000]);
     done(stage.hospital.run(["status"]));
+    let whole = done(stage.hospital.run(["status", &record]));
+    assert_eq!(whole.json["whole"], 2);
 }
 
 /// Blocks that a node found bad, how many of these it repaired, and how many are missing now.

@@ -295,6 +295,36 @@ pub struct Scrub {
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckRecordRequest {
+    /// The record: CID, binary form.
+    #[prost(bytes = "vec", tag = "1")]
+    pub record: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckRecordResponse {
+    /// Whether this node said, when the record was anchored, that it holds it.
+    #[prost(bool, tag = "1")]
+    pub holder: bool,
+    /// Blocks of it that are here and good.
+    #[prost(uint64, tag = "2")]
+    pub blocks: u64,
+    /// Bytes in them.
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    /// Blocks of it that are bad or not here, as far as they are known: what is below them is not. 0: it is here, whole.
+    #[prost(uint64, tag = "4")]
+    pub missing: u64,
+    /// When they were read, unix ms.
+    #[prost(uint64, tag = "5")]
+    pub checked_at_unix_ms: u64,
+    /// How many nodes of this network are to hold each record.
+    #[prost(uint32, tag = "6")]
+    pub copies: u32,
+    /// Leaves in the log, as applied here.
+    #[prost(uint64, tag = "7")]
+    pub tree_size: u64,
+}
 /// Evidence that somebody lies, until an operator has seen it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alarm {
@@ -342,7 +372,7 @@ pub mod registry_service_client {
     use tonic::codegen::http::Uri;
     /// RegistryService reads the state. Whatever matters is proved by receipts, not by these answers.
     ///
-    /// Every read is linearizable but `Status`: it reflects everything that was acknowledged before it was made. Each
+    /// Every read is linearizable but `Status` and `CheckRecord`: it reflects everything that was acknowledged before it was made. Each
     /// answer says which tree size it was read from; the pages of a list are reads of their own.
     ///
     /// What may be read: members' nodes, and operators and auditors of their organisations, everything; everybody else
@@ -615,6 +645,37 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// CheckRecord has this node read every block of a record and its wrap on its own disk, and say which it has. Not
+        /// linearizable: it also answers when no quorum can be reached.
+        pub async fn check_record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckRecordResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/CheckRecord",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "CheckRecord",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -684,10 +745,19 @@ pub mod registry_service_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// CheckRecord has this node read every block of a record and its wrap on its own disk, and say which it has. Not
+        /// linearizable: it also answers when no quorum can be reached.
+        async fn check_record(
+            &self,
+            request: tonic::Request<super::CheckRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckRecordResponse>,
+            tonic::Status,
+        >;
     }
     /// RegistryService reads the state. Whatever matters is proved by receipts, not by these answers.
     ///
-    /// Every read is linearizable but `Status`: it reflects everything that was acknowledged before it was made. Each
+    /// Every read is linearizable but `Status` and `CheckRecord`: it reflects everything that was acknowledged before it was made. Each
     /// answer says which tree size it was read from; the pages of a list are reads of their own.
     ///
     /// What may be read: members' nodes, and operators and auditors of their organisations, everything; everybody else
@@ -1070,6 +1140,51 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/CheckRecord" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckRecordSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::CheckRecordRequest>
+                    for CheckRecordSvc<T> {
+                        type Response = super::CheckRecordResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckRecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::check_record(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckRecordSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

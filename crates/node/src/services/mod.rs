@@ -15,4 +15,4 @@ pub(crate) use block::{Blocks, Uploads};
 pub(crate) use custody::CustodyKeys;
 pub(crate) use followed::Followed;
 pub(crate) use hold::Holding;
-pub(crate) use registry::Registry;
+pub(crate) use registry::{Checks, Registry};

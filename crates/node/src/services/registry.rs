@@ -2,6 +2,7 @@ use super::errors::{internal, parsed, read_status, tables_status};
 use crate::{
     alarms::{Alarms, Raised},
     caller::Callers,
+    clock,
     fatal_store::FatalStore,
     membership::Membership,
     publisher::Publisher,
@@ -12,19 +13,21 @@ use medanchor_anchor::{
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
-    NodeStatus, PeerStatus, Scrubbed, StreamHead, consents_asked_for,
+    NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead, consents_asked_for, overloaded,
     pb::registry::{
-        GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
-        ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
-        ListMembersRequest, ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse,
-        StatusRequest, StatusResponse, registry_service_server::RegistryService,
+        CheckRecordRequest, CheckRecordResponse, GetRecordRequest, GetRecordResponse,
+        GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
+        ListCustodiesRequest, ListCustodiesResponse, ListMembersRequest, ListMembersResponse,
+        ListPrincipalsRequest, ListPrincipalsResponse, StatusRequest, StatusResponse,
+        registry_service_server::RegistryService,
     },
-    principal_kind_name, record_asked_for, status, stream_asked_for,
+    principal_kind_name, record_asked_for, record_to_check, status, stream_asked_for,
 };
-use medanchor_dag::{CustodyId, Did, ScrubProgress};
+use medanchor_dag::{CustodyId, Did, RawBlocks, ScrubProgress, walk};
 use medanchor_ipfs::Peer;
 use medanchor_raft::{Replica, Role};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 /// What the log's state says, as this replica has applied it.
@@ -39,6 +42,16 @@ pub(crate) struct Registry {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Arc<Alarms>,
+    pub(crate) checks: Checks,
+}
+
+/// Records that are read at a time because somebody asks: each keeps a thread and the disk busy.
+pub(crate) struct Checks(Arc<Semaphore>);
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_CHECKS)))
+    }
 }
 
 #[tonic::async_trait]
@@ -154,7 +167,7 @@ impl RegistryService for Registry {
         let record = state
             .record(&cid)
             .map_err(tables_status)?
-            .ok_or_else(|| status(Code::NotFound, "not-found", "the log has no such record"))?;
+            .ok_or_else(no_record)?;
         let record = AnchoredRecord {
             anchored: record.anchored,
             leaf_index: record.index,
@@ -222,6 +235,45 @@ impl RegistryService for Registry {
         };
         Ok(Response::new(status.into()))
     }
+
+    async fn check_record(
+        &self,
+        request: Request<CheckRecordRequest>,
+    ) -> Result<Response<CheckRecordResponse>, Status> {
+        let cid = parsed(record_to_check(request.get_ref()))?;
+        let place = Arc::clone(&self.checks.0).try_acquire_owned();
+        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
+        let (entry, copies, tree_size) = {
+            let view = self.replica.view().map_err(read_status)?;
+            let state = State::new(view.as_ref());
+            let entry = state.record(&cid).map_err(tables_status)?;
+            let founded = state.founded().map_err(tables_status)?;
+            let copies = founded.map_or(0, |founded| founded.founded.copies);
+            (entry.ok_or_else(no_record)?, copies, tree_size(&state)?)
+        };
+        let store = Arc::clone(&self.store);
+        let roots = [cid, entry.anchored.wrap];
+        let walked = tokio::task::spawn_blocking(move || {
+            // Whoever asked may be gone; the place is taken until this ends.
+            let _place = place;
+            let read = |root| walk(store.as_ref(), root, RawBlocks::Read);
+            roots.iter().map(read).collect::<Result<Vec<_>, _>>()
+        })
+        .await
+        .map_err(internal)?
+        .map_err(internal)?;
+        let missing: usize = walked.iter().map(|walked| walked.missing.len()).sum();
+        let check = RecordCheck {
+            holder: entry.holders.contains(&self.did),
+            blocks: walked.iter().map(|walked| walked.blocks).sum(),
+            size_bytes: walked.iter().map(|walked| walked.bytes).sum(),
+            missing: u64::try_from(missing).unwrap_or(u64::MAX),
+            checked_at_unix_ms: clock::unix_ms(),
+            copies: copies.into(),
+            tree_size,
+        };
+        Ok(Response::new(check.into()))
+    }
 }
 
 impl Registry {
@@ -263,6 +315,10 @@ pub(super) fn require_auditor(auditor: bool) -> Result<(), Status> {
             "only operators and auditors of the network's organisations may read this",
         )),
     }
+}
+
+fn no_record() -> Status {
+    status(Code::NotFound, "not-found", "the log has no such record")
 }
 
 fn listed(state: &State<'_>, did: Did, entry: PrincipalEntry) -> Result<ListedPrincipal, Status> {
@@ -361,3 +417,6 @@ fn page(limit: u32) -> usize {
     let limit = if limit == 0 { MAX_ROWS } else { limit };
     usize::try_from(limit.min(MAX_ROWS)).unwrap_or(usize::MAX)
 }
+
+const MAX_CHECKS: usize = 2;
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(500);
