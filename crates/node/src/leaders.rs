@@ -4,7 +4,9 @@ use crate::{
     alarms::{self, AlarmKind, Alarms},
     publisher::Publisher,
 };
-use medanchor_anchor::{BatchConflict, MemberEntry, Prove, Read, SignedBatchHead, State, Strength};
+use medanchor_anchor::{
+    BatchConflict, LeafIndex, MemberEntry, Prove, Read, Receipt, SignedBatchHead, State, Strength,
+};
 use medanchor_dag::Did;
 use medanchor_raft::{Alarm, AlarmSink, NodeId, Replica};
 use std::sync::Arc;
@@ -105,16 +107,24 @@ impl Leaders {
     async fn proof(&self, heads: &[SignedBatchHead; 2]) -> String {
         let [one, two] = heads;
         let receipt = match self.member(&one.head.node) {
-            Some(entry) => {
-                let receipt = self.publisher.receipt(entry.added_at, Strength::Witnessed);
-                receipt.await.ok()
-            }
+            Some(entry) => self.strongest_receipt(entry.added_at).await,
             None => None,
         };
         match receipt {
             Some(receipt) => BatchConflict::new(one.clone(), two.clone(), receipt).to_string(),
             None => BatchConflict::without_receipt(one, two),
         }
+    }
+
+    /// One that convinces anybody, if there is one: the newest checkpoint may have fewer co-signatures, since who has
+    /// raised an alarm signs no more.
+    async fn strongest_receipt(&self, index: LeafIndex) -> Option<Receipt> {
+        for strength in [Strength::Published, Strength::Witnessed] {
+            if let Ok(receipt) = self.publisher.receipt(index, strength).await {
+                return Some(receipt);
+            }
+        }
+        None
     }
 
     fn name_of(&self, node: &Did) -> String {
