@@ -19,7 +19,7 @@ use medanchor_api::pb::raft::{self as pb, entry::Payload};
 use medanchor_dag::{Hash, SigningKey};
 use redb::{Database, ReadableTable};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 #[cfg(not(debug_assertions))]
 compile_error!("a build with `--cfg medanchor_fault` lies and is never a release");
@@ -35,6 +35,17 @@ struct Lying {
     key: Arc<SigningKey>,
     /// The tree that all heads for the victim name, which is true and gets old.
     tree: Mutex<Option<(u64, Hash)>>,
+    /// Whoever reads the log is told when the first lie was answered.
+    told: Once,
+}
+
+/// What a leader sends to one follower.
+pub(crate) struct Told {
+    pub(crate) first: pb::AppendEntriesRequest,
+    /// What follows once that was answered.
+    pub(crate) then: Option<pb::AppendEntriesRequest>,
+    /// Whether what is sent last is a lie.
+    pub(crate) is_lie: bool,
 }
 
 /// What a leader tells, and to whom. A true batch was proposed a millisecond later than the false one.
@@ -67,6 +78,7 @@ impl Liar {
                 victim,
                 key: Arc::clone(&config.identity.key),
                 tree: Mutex::default(),
+                told: Once::new(),
             })
         }))
     }
@@ -76,23 +88,30 @@ impl Liar {
         self.0.is_some()
     }
 
-    /// What is sent instead, and what is sent once that was answered.
-    pub(crate) fn told(
-        &self,
-        truth: pb::AppendEntriesRequest,
-    ) -> (pb::AppendEntriesRequest, Option<pb::AppendEntriesRequest>) {
-        let Some(lying) = self.0.as_deref().filter(|lying| lying.victim == truth.to) else {
-            return (truth, None);
-        };
+    /// What is sent instead of the truth.
+    pub(crate) fn tell(&self, truth: pb::AppendEntriesRequest) -> Told {
+        let victim = self.0.as_deref().filter(|lying| lying.victim == truth.to);
         let mut lie = truth.clone();
-        let twisted = lie
-            .entries
-            .iter_mut()
-            .filter_map(|entry| lying.twist(entry));
-        match (lying.lie, twisted.count()) {
-            (Lie::Time, _) | (_, 0) => (truth, None),
-            (Lie::SecondHead, _) => (truth, Some(lie)),
-            (Lie::OtherBatch | Lie::Fork, _) => (lie, None),
+        let twisted = victim.map_or(0, |lying| {
+            let twisted = lie.entries.iter_mut();
+            twisted.filter_map(|entry| lying.twist(entry)).count()
+        });
+        let (first, then) = match victim.map(|lying| lying.lie) {
+            Some(Lie::SecondHead) if twisted > 0 => (truth, Some(lie)),
+            Some(Lie::OtherBatch | Lie::Fork) if twisted > 0 => (lie, None),
+            _ => (truth, None),
+        };
+        Told {
+            first,
+            then,
+            is_lie: twisted > 0,
+        }
+    }
+
+    /// The victim has answered to a lie.
+    pub(crate) fn answered(&self) {
+        if let Some(lying) = &self.0 {
+            lying.told.call_once(|| tracing::warn!("a lie was told"));
         }
     }
 }

@@ -208,7 +208,11 @@ impl RaftNetwork<TypeConfig> for Peer {
             leader_commit: rpc.leader_commit.as_ref().map(log_id_to_pb),
         };
         #[cfg(medanchor_fault)]
-        let (request, again) = self.peers.liar.told(request);
+        let crate::fault::Told {
+            first: request,
+            then,
+            is_lie,
+        } = self.peers.liar.tell(request);
         let deadline = option.hard_ttl();
         let answer = async {
             if self.peers.step_aside.is_aside() {
@@ -223,9 +227,22 @@ impl RaftNetwork<TypeConfig> for Peer {
                 .heard(self.target, within(deadline, call).await)?;
             self.note(&response, carries_entries);
             #[cfg(medanchor_fault)]
-            if let Some(again) = again {
-                // What is made of it is the others' business.
-                drop(client.append_entries(with_deadline(again, deadline)).await);
+            if is_lie {
+                let liar = self.peers.liar.clone();
+                // It takes its time, which is not openraft's.
+                tokio::spawn(async move {
+                    let answered = match then {
+                        Some(lie) => {
+                            let lie = with_deadline(lie, EXCHANGE_WITHIN);
+                            client.append_entries(lie).await.is_ok()
+                        }
+                        None => true,
+                    };
+                    // What is made of it is the others' business.
+                    if answered {
+                        liar.answered();
+                    }
+                });
             }
             self.synced(last.as_ref()).await?;
             append_response(&response)
