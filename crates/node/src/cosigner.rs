@@ -271,6 +271,8 @@ impl Cosigner {
         // signature leaves after it.
         file.advance(cosigned)
             .map_err(|error| failed(error.into()))?;
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("cosignature-recorded");
         Ok(signature)
     }
 

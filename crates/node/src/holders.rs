@@ -100,6 +100,8 @@ impl Holders {
         for anchored in named {
             self.compare(anchored).await?;
         }
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("blocks-stored");
         Ok(())
     }
 
@@ -113,12 +115,15 @@ impl Holders {
         let now = clock::unix_ms().max(State::new(view.as_ref()).log_time()?);
         let statements = checked.into_iter().map(|signed| signed.statement.hash());
         // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
-        Ok(Hold::sign(
+        let hold = Hold::sign(
             &self.key,
             &self.origin,
             statements.collect(),
             now + HELD_FOR_MS,
-        ))
+        );
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("hold-signed");
+        Ok(hold)
     }
 
     /// What a statement names, if somebody says it in this network.

@@ -197,6 +197,8 @@ impl Membership {
         chain.changes.push(receipt);
         files::replace(&self.path, Mode::Public, &chain.to_bytes())
             .with_context(|| format!("write `{}`", self.path.display()))?;
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("policy-chain-written");
         let mut entries = chain.members(&self.founded);
         if changes(&entries) < changes(&now.entries) {
             entries.clone_from(&now.entries);

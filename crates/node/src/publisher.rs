@@ -243,10 +243,14 @@ impl Publisher {
         }
         let checkpoint = self.checkpoint()?;
         let note = checkpoint.sign(&self.log_key)?;
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("checkpoint-signed");
         let note = self.cosign(&checkpoint, note).await;
         let published = self.check(note.clone())?;
         let is_published = published.strength == Strength::Published;
         self.keep_change(&published)?;
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("checkpoint-cosigned");
         self.advance(published);
         self.to_tell.send_replace(note.to_string());
         anyhow::ensure!(

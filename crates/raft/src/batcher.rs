@@ -231,6 +231,8 @@ async fn propose(
 }
 
 async fn write(raft: &Raft, proposal: Proposal, count: usize) -> Answers {
+    #[cfg(medanchor_fault)]
+    crate::fault::step("batch-made");
     match raft.client_write(proposal).await {
         Ok(ClientWriteResponse {
             log_id,

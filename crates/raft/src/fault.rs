@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `MEDANCHOR_FAULT_LIE` | a leader that tells one follower something else: see [`Lie`] |
 //! | `MEDANCHOR_FAULT_DISK` | `FILE:FAULT:SYNC:SEED`: what becomes of a database's sync: see [`Disk`] |
+//! | `MEDANCHOR_FAULT_KILL` | a file: the node ends at the step of its work that the file names: see [`step`] |
 //! | `MEDANCHOR_FAULT_REWRITE` | `TABLE:ROW`: the last byte of a row of the state is another one |
 
 mod disk;
@@ -14,12 +15,12 @@ use crate::config::ReplicaConfig;
 use crate::error::{StoreError, database};
 use crate::types::NodeId;
 use disk::Disk;
-use medanchor_anchor::{Batch, SignedBatchHead, Table};
+use medanchor_anchor::{Batch, Entry, SignedBatchHead, Table};
 use medanchor_api::pb::raft::{self as pb, entry::Payload};
 use medanchor_dag::{Hash, SigningKey};
 use redb::{Database, ReadableTable};
-use std::path::Path;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
 #[cfg(not(debug_assertions))]
 compile_error!("a build with `--cfg medanchor_fault` lies and is never a release");
@@ -30,11 +31,14 @@ pub(crate) struct Liar(Option<Arc<Lying>>);
 
 struct Lying {
     lie: Lie,
+    twist: Twist,
     /// The node that is told something else.
     victim: NodeId,
     key: Arc<SigningKey>,
     /// The tree that all heads for the victim name, which is true and gets old.
     tree: Mutex<Option<(u64, Hash)>>,
+    /// A statement of an earlier batch.
+    earlier: Mutex<Option<Entry>>,
     /// Whoever reads the log is told when the first lie was answered.
     told: Once,
 }
@@ -48,7 +52,18 @@ pub(crate) struct Told {
     pub(crate) is_lie: bool,
 }
 
-/// What a leader tells, and to whom. A true batch was proposed a millisecond later than the false one.
+/// What is false in a false batch: `LIE`, `LIE-dropped`, `LIE-substituted`.
+#[derive(Clone, Copy)]
+enum Twist {
+    /// It was proposed a millisecond earlier than the true one.
+    Earlier,
+    /// Its first statement is missing.
+    Dropped,
+    /// In the place of its first statement is one of an earlier batch.
+    Substituted,
+}
+
+/// What a leader tells, and to whom.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lie {
     /// `other-batch`: the victim gets a false batch under the true head.
@@ -63,11 +78,20 @@ enum Lie {
 
 impl Liar {
     pub(crate) fn new(config: &ReplicaConfig) -> Self {
-        let lie = match variable("MEDANCHOR_FAULT_LIE").as_deref() {
-            Some("other-batch") => Lie::OtherBatch,
-            Some("second-head") => Lie::SecondHead,
-            Some("fork") => Lie::Fork,
-            Some("ahead" | "back") => Lie::Time,
+        let told = variable("MEDANCHOR_FAULT_LIE").unwrap_or_default();
+        let twists = [
+            ("-dropped", Twist::Dropped),
+            ("-substituted", Twist::Substituted),
+        ];
+        let mut twisted = twists
+            .into_iter()
+            .filter_map(|(suffix, twist)| Some((told.strip_suffix(suffix)?, twist)));
+        let (lie, twist) = twisted.next().unwrap_or((&told, Twist::Earlier));
+        let lie = match lie {
+            "other-batch" => Lie::OtherBatch,
+            "second-head" => Lie::SecondHead,
+            "fork" => Lie::Fork,
+            "ahead" | "back" => Lie::Time,
             _ => return Self(None),
         };
         let others = config.founders.iter().rev();
@@ -75,9 +99,11 @@ impl Liar {
         Self(victim.map(|victim| {
             Arc::new(Lying {
                 lie,
+                twist,
                 victim,
                 key: Arc::clone(&config.identity.key),
                 tree: Mutex::default(),
+                earlier: Mutex::default(),
                 told: Once::new(),
             })
         }))
@@ -123,7 +149,7 @@ impl Lying {
         };
         let place = log_id_from_pb(entry.log_id.as_ref()?);
         let mut batch = Batch::from_bytes(bytes).ok()?;
-        batch.proposed_at = batch.proposed_at.saturating_sub(1);
+        self.falsify(&mut batch);
         *bytes = batch.to_bytes();
         if self.lie == Lie::OtherBatch {
             return Some(());
@@ -136,6 +162,22 @@ impl Lying {
         entry.batch_head = head.sign(&self.key).to_bytes();
         Some(())
     }
+
+    fn falsify(&self, batch: &mut Batch) {
+        match (self.twist, batch.entries.first_mut()) {
+            (Twist::Dropped, Some(_)) => drop(batch.entries.remove(0)),
+            (Twist::Substituted, Some(first)) => {
+                let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+                match earlier.replace(first.clone()) {
+                    Some(earlier) => *first = earlier,
+                    None => drop(batch.entries.remove(0)),
+                }
+            }
+            (Twist::Earlier, _) | (_, None) => {
+                batch.proposed_at = batch.proposed_at.saturating_sub(1);
+            }
+        }
+    }
 }
 
 /// The configuration with the clock that the leader claims to have.
@@ -147,6 +189,20 @@ pub(crate) fn config(mut config: ReplicaConfig) -> ReplicaConfig {
         _ => (),
     }
     config
+}
+
+/// Ends the process at this step, as `kill -9` would, when the file that `MEDANCHOR_FAULT_KILL` names says so. The file
+/// goes first: once is enough.
+pub fn step(name: &str) {
+    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let file = FILE.get_or_init(|| variable("MEDANCHOR_FAULT_KILL").map(PathBuf::from));
+    if let Some(file) = file
+        && std::fs::read_to_string(file).is_ok_and(|told| told == name)
+        && std::fs::remove_file(file).is_ok()
+    {
+        tracing::warn!("the end: {name}");
+        std::process::abort();
+    }
 }
 
 /// A database on a disk that may fail.

@@ -60,6 +60,8 @@ pub use alarm::{Alarm, AlarmSink};
 pub use codec::CodecError;
 pub use config::{Clock, Connect, Identity, ReplicaConfig};
 pub use error::StoreError;
+#[cfg(medanchor_fault)]
+pub use fault::step as fault_step;
 pub use fill::Filler;
 pub use head_server::{HeadServer, HeadServiceServer};
 pub use replica::{OpenError, Replica, Stopped};

@@ -116,15 +116,23 @@ impl LogStore {
         let store = self.clone();
         if !self.leads(&entries) {
             let written = blocking(move || store.write_entries(&store.signed(&entries)?)).await;
+            #[cfg(medanchor_fault)]
+            crate::fault::step("follower-synced");
             drop(turn);
             return written;
         }
         let signed = blocking(move || store.signed(&entries)).await?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("head-signed");
         self.tail.begin(signed.clone());
+        #[cfg(medanchor_fault)]
+        crate::fault::step("entry-appended");
         let store = self.clone();
         spawn(async move {
             let writer = store.clone();
             let written = blocking(move || writer.write_entries(&signed)).await;
+            #[cfg(medanchor_fault)]
+            crate::fault::step("leader-synced");
             store.tail.end(written);
             drop(turn);
         });

@@ -153,7 +153,11 @@ impl Snapshots {
         let said = content.said();
         let signed = self.identity.sign(said);
         write_certificate(std::slice::from_ref(&signed), said.size, staged.as_file())?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("snapshot-written");
         let made = self.publish(staged, MADE)?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("snapshot-made");
         tracing::info!(index = said.index, size = said.size, "made a snapshot");
         let mut known = self.known();
         known.remember(signed);
@@ -172,8 +176,12 @@ impl Snapshots {
         let file = File::options().write(true).open(&path)?;
         write_certificate(&certificate, said.size, &file)?;
         file.sync_all()?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("certificate-written");
         // Commit point: from here this is the snapshot.
         std::fs::rename(&path, self.dir.join(CERTIFIED))?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("snapshot-certified");
         File::open(&self.dir)?.sync_all()?;
         let signers = certificate.len();
         tracing::info!(index = said.index, signers, "the snapshot is certified");
@@ -202,6 +210,8 @@ impl Snapshots {
         if found != *meta || file.said() != said {
             return Err(StoreError::Snapshot("it is not the one that was signed"));
         }
+        #[cfg(medanchor_fault)]
+        crate::fault::step("snapshot-received");
         // Commit point: from here a restart finds the new snapshot, and loads it if it is ahead.
         let installed = self.publish(staged, CERTIFIED)?;
         let mut known = self.known();

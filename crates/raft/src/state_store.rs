@@ -168,11 +168,15 @@ impl StateStore {
             }
         }
         txn.commit().map_err(database)?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("state-flushed");
         self.0.volatile.store(0, Ordering::Release);
         Ok(())
     }
 
     pub(crate) fn apply_now(&self, entries: Vec<Entry>) -> Result<Vec<Response>, StoreError> {
+        #[cfg(medanchor_fault)]
+        crate::fault::step("entry-committed");
         let mut responses = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter();
         while !entries.as_slice().is_empty() {
@@ -180,6 +184,8 @@ impl StateStore {
                 self.0.snapshots.keep(self.due()?);
             }
         }
+        #[cfg(medanchor_fault)]
+        crate::fault::step("entry-applied");
         self.announce()?;
         Ok(responses)
     }
@@ -245,7 +251,11 @@ impl StateStore {
         let index = snapshot.said().index;
         tracing::info!(index, "installing a snapshot");
         let snapshot = self.0.snapshots.install(meta, snapshot, &certifiers)?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("snapshot-installed");
         self.load(&snapshot)?;
+        #[cfg(medanchor_fault)]
+        crate::fault::step("snapshot-loaded");
         tracing::info!(index, "installed the snapshot");
         Ok(())
     }
