@@ -266,6 +266,25 @@ impl SignedNote {
         self.signatures.retain(known);
     }
 
+    /// The same text with the first signature of each of `keys` that has one, in the order of `keys`.
+    pub(crate) fn signed_by<'k>(&self, keys: impl IntoIterator<Item = &'k VerifierKey>) -> Self {
+        let first = |key: &VerifierKey| self.signatures.iter().find(|s| key.is_signer_of(s));
+        Self {
+            text: self.text.clone(),
+            signatures: keys.into_iter().filter_map(first).cloned().collect(),
+        }
+    }
+
+    /// The first signature that does not claim to be by one of `keys`.
+    pub(crate) fn stranger<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k VerifierKey>,
+    ) -> Option<&NoteSignature> {
+        let keys: Vec<&VerifierKey> = keys.into_iter().collect();
+        let known = |s: &NoteSignature| keys.iter().any(|key| key.is_signer_of(s));
+        self.signatures.iter().find(|signature| !known(signature))
+    }
+
     /// Adds what `witness` answered to `add-checkpoint`, once it has been checked; lines by other keys
     /// are ignored.
     ///

@@ -297,6 +297,30 @@ impl TrustPolicy {
         })
     }
 
+    /// A checkpoint that was checked, with no signature that `strength` can do without: one by a log key, then as few
+    /// co-signatures as are enough, in the order of the policy. Where there is a choice, who stands later in the
+    /// policy is kept: outside witnesses stand behind the members, and are the farther from who publishes.
+    ///
+    /// It is what a receipt carries: each of its bytes counts.
+    pub fn trim(
+        &self,
+        note: &SignedNote,
+        checked: &CheckedCheckpoint,
+        strength: Strength,
+    ) -> SignedNote {
+        let mut kept = checked.cosigners.clone();
+        for witness in self.witnesses() {
+            let mut fewer = kept.clone();
+            fewer.retain(|cosigner| cosigner.key != *witness);
+            if self.check_quorum(&fewer, strength).is_ok() {
+                kept = fewer;
+            }
+        }
+        let is_kept = |key: &&VerifierKey| kept.iter().any(|cosigner| cosigner.key == **key);
+        let cosigners = self.witnesses().filter(is_kept);
+        note.signed_by([&checked.log].into_iter().chain(cosigners))
+    }
+
     fn check_quorum(&self, cosigners: &[Cosigner], strength: Strength) -> Result<(), TrustError> {
         let Some(rule) = &self.rule else {
             return Ok(());

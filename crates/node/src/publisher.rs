@@ -54,6 +54,8 @@ pub(crate) struct Publisher {
 struct Published {
     checkpoint: Checkpoint,
     note: SignedNote,
+    /// The note with the signatures that a receipt of this strength needs, and no others.
+    for_receipts: SignedNote,
     strength: Strength,
     /// Median of the co-signatures' times: one wrong clock does not decide.
     at_unix_seconds: u64,
@@ -482,6 +484,7 @@ impl Publisher {
         times.sort_unstable();
         Ok(Published {
             at_unix_seconds: times.get(times.len() / 2).copied().unwrap_or(0),
+            for_receipts: policy.trim(&note, &checked, strength),
             checkpoint: checked.checkpoint,
             note,
             strength,
@@ -582,7 +585,7 @@ fn receipt(
         opening: state.opening(index)?,
         index,
         proof: state.inclusion_proof(index, published.checkpoint.size)?,
-        checkpoint: published.note.clone(),
+        checkpoint: published.for_receipts.clone(),
     })
 }
 
@@ -610,7 +613,7 @@ pub(crate) const REISSUE_AFTER: Duration = Duration::from_secs(600);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 const LEARN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const COSIGN_WITHIN: Duration = Duration::from_secs(5);
-/// What co-signers get beyond the quorum, so that receipts usually carry all signatures.
+/// What co-signers get beyond the quorum, so that checkpoints usually carry all signatures.
 const STRAGGLERS: Duration = Duration::from_millis(30);
 const TELL_WITHIN: Duration = Duration::from_secs(3);
 /// How long to wait for the own replica to apply what another node has published.
