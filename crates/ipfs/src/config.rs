@@ -44,6 +44,10 @@ pub(crate) struct Timing {
     pub(crate) last_redial: Duration,
     /// A connection that lasted this long was a good one.
     pub(crate) settled: Duration,
+    /// Between two pings on a connection.
+    pub(crate) ping: Duration,
+    /// A connection on which for this long no ping was answered and nothing was received or written is dead.
+    pub(crate) dead: Duration,
 }
 
 impl Default for Timing {
@@ -56,6 +60,8 @@ impl Default for Timing {
             first_redial: Duration::from_millis(500),
             last_redial: Duration::from_secs(30),
             settled: Duration::from_secs(10),
+            ping: Duration::from_secs(2),
+            dead: Duration::from_secs(8),
         }
     }
 }

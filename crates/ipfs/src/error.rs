@@ -1,5 +1,5 @@
 use libp2p::PeerId;
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// Why a peer could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,9 @@ pub enum DialFailure {
     #[error("its address cannot be reached")]
     Unreachable,
     /// Somebody answers, but not intelligibly.
-    #[error("handshake failed: the swarm keys of the two nodes probably differ")]
+    #[error(
+        "handshake failed: the swarm keys of the two nodes probably differ, or the other one hangs"
+    )]
     Handshake,
     /// Another node answers at that address.
     #[error("another peer answers at its address: the peer id or the address is wrong")]
@@ -39,27 +41,44 @@ pub enum DialFailure {
     /// The connection was made and closed at once.
     #[error("it closed the connection: this node is probably not on its allow-list")]
     Closed,
+    /// It was connected and gave no sign of life any more.
+    #[error("it stopped answering")]
+    Silent,
     /// This node is shutting down.
     #[error("this node is shutting down")]
     Stopped,
 }
 
-/// No configured peer is connected: who is not, and why.
-#[derive(Debug)]
-pub(crate) struct NotConnected(pub(crate) Vec<(PeerId, DialFailure)>);
+/// Who may have a block and did not say so. Whoever else was asked does not have it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unanswered {
+    /// Asked, and silent or gone since.
+    pub(crate) silent: BTreeSet<PeerId>,
+    /// Configured, and not connected.
+    pub(crate) unreachable: Vec<(PeerId, DialFailure)>,
+}
 
-impl fmt::Display for NotConnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no peer is connected")?;
-        self.0
-            .iter()
-            .try_for_each(|(peer, why)| write!(f, "; `{peer}`: {why}"))
+impl Unanswered {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.silent.is_empty() && self.unreachable.is_empty()
     }
 }
 
-impl std::error::Error for NotConnected {}
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("no peer is connected");
+        }
+        f.write_str("some peers may have it and did not answer")?;
+        for (peer, why) in &self.unreachable {
+            write!(f, "; `{peer}`: {why}")?;
+        }
+        let named = |peer: &&PeerId| !self.unreachable.iter().any(|(one, _)| one == *peer);
+        for peer in self.silent.iter().filter(named) {
+            write!(f, "; `{peer}`: it did not answer in time")?;
+        }
+        Ok(())
+    }
+}
 
-/// Peers were asked and did not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("the peers that were asked did not answer")]
-pub(crate) struct NoAnswer;
+impl std::error::Error for Unanswered {}

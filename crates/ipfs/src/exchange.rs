@@ -1,6 +1,6 @@
 use crate::{
     config::Timing,
-    error::{DialFailure, NoAnswer, NotConnected},
+    error::{DialFailure, Unanswered},
     link::Link,
     message::{Payload, Presence, PresenceType},
     session::Session,
@@ -13,7 +13,7 @@ use futures::{
 use libp2p::{PeerId, multihash::Multihash};
 use medanchor_dag::{Block, Cid, SourceError, cid_of, sha256};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -58,9 +58,9 @@ type Outcome = BoxFuture<'static, Result<Block, Failure>>;
 
 #[derive(Clone, Debug)]
 enum Failure {
+    /// All said that they do not have it.
     NotFound,
-    NoAnswer,
-    NotConnected(Vec<(PeerId, DialFailure)>),
+    Unanswered(Unanswered),
 }
 
 impl Exchange {
@@ -196,6 +196,23 @@ impl Exchange {
         reach.values().any(|reach| *reach == Reach::Dialling)
     }
 
+    /// Nobody who answered has it: whether that was everybody.
+    fn not_found(&self, silent: BTreeSet<PeerId>) -> Failure {
+        let unanswered = self.unanswered(silent);
+        if unanswered.is_empty() {
+            Failure::NotFound
+        } else {
+            Failure::Unanswered(unanswered)
+        }
+    }
+
+    fn unanswered(&self, silent: BTreeSet<PeerId>) -> Unanswered {
+        Unanswered {
+            silent,
+            unreachable: self.failures(),
+        }
+    }
+
     /// Takes in what `peer` says it has and has not.
     pub(crate) fn received_presences(&self, peer: PeerId, presences: &[Presence]) {
         for presence in presences {
@@ -281,12 +298,13 @@ impl Pending {
 
 impl Failure {
     fn about(self, cid: Cid) -> SourceError {
-        let source: Box<dyn std::error::Error + Send + Sync> = match self {
-            Self::NotFound => return SourceError::NotFound(cid),
-            Self::NoAnswer => Box::new(NoAnswer),
-            Self::NotConnected(failures) => Box::new(NotConnected(failures)),
-        };
-        SourceError::Unavailable { cid, source }
+        match self {
+            Self::NotFound => SourceError::NotFound(cid),
+            Self::Unanswered(unanswered) => SourceError::Unavailable {
+                cid,
+                source: Box::new(unanswered),
+            },
+        }
     }
 }
 
@@ -307,24 +325,26 @@ async fn drive(exchange: Arc<Exchange>, pending: Arc<Pending>) -> Result<Block, 
                 link.tell(ask);
             }
         }
-        match step {
+        let failure = match step {
             Step::Found(block) => return Ok(block),
             Step::Wait(until) => {
                 tokio::select! {
                     () = pending.changed.notified() => {}
                     () = sleep_until(until) => {}
                 }
+                continue;
             }
-            // Somebody may still have it; each attempt to connect has a deadline.
-            Step::NotFound | Step::NoPeers if dialling => {
-                tokio::select! {
-                    () = pending.changed.notified() => {}
-                    _ = reach.changed() => {}
-                }
-            }
-            Step::NotFound => return Err(Failure::NotFound),
-            Step::NoPeers => return Err(Failure::NotConnected(exchange.failures())),
-            Step::NoAnswer => return Err(Failure::NoAnswer),
+            Step::NotFound => exchange.not_found(BTreeSet::new()),
+            Step::NoAnswer(silent) => exchange.not_found(silent),
+            Step::NoPeers(left) => Failure::Unanswered(exchange.unanswered(left)),
+        };
+        if !dialling {
+            return Err(failure);
+        }
+        // Somebody may still have it; each attempt to connect has a deadline.
+        tokio::select! {
+            () = pending.changed.notified() => {}
+            _ = reach.changed() => {}
         }
     }
 }

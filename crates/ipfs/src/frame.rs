@@ -108,11 +108,12 @@ async fn read_body<R: AsyncRead + Unpin>(
     Ok(bytes.into())
 }
 
-async fn in_time<T>(
+/// What an attempt to read or write gives within `limit`.
+pub(crate) async fn in_time<T>(
     limit: Duration,
-    reading: impl Future<Output = io::Result<T>>,
+    attempt: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
-    timeout(limit, reading)
+    timeout(limit, attempt)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -1,14 +1,19 @@
-use crate::{answers::Wanted, frame::MAX_MESSAGE_BYTES, want::Ask};
+use crate::{
+    answers::Wanted,
+    frame::{MAX_MESSAGE_BYTES, in_time},
+    want::Ask,
+};
 use futures::AsyncWriteExt;
 use libp2p::Stream;
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
-    time::{Instant, timeout},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,11 +28,21 @@ pub(crate) struct Link {
     pub(crate) wanted: Wanted,
     asks: Mutex<VecDeque<Ask>>,
     asks_changed: Notify,
-    heard: Mutex<Instant>,
+    life: Mutex<Life>,
+}
+
+/// Signs of life.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    /// Part of a message was received.
+    heard: Instant,
+    /// Anything moved, in either direction.
+    moved: Instant,
 }
 
 impl Link {
     pub(crate) fn new(id: u64) -> Self {
+        let now = Instant::now();
         Self {
             id,
             memory: Arc::new(Semaphore::new(MAX_RECEIVING_BYTES)),
@@ -35,17 +50,32 @@ impl Link {
             wanted: Wanted::default(),
             asks: Mutex::default(),
             asks_changed: Notify::new(),
-            heard: Mutex::new(Instant::now()),
+            life: Mutex::new(Life {
+                heard: now,
+                moved: now,
+            }),
         }
     }
 
     /// Something was received.
     pub(crate) fn heard(&self, now: Instant) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self.life() = Life {
+            heard: now,
+            moved: now,
+        };
+    }
+
+    /// The peer took some of what is written to it.
+    fn took(&self, now: Instant) {
+        self.life().moved = now;
     }
 
     pub(crate) fn last_heard(&self) -> Instant {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.life().heard
+    }
+
+    pub(crate) fn last_moved(&self) -> Instant {
+        self.life().moved
     }
 
     /// Queues what is to be told to the peer. The oldest is given up when the peer reads nothing: it is
@@ -77,6 +107,10 @@ impl Link {
         asks.drain(..count).collect()
     }
 
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn asks(&self) -> MutexGuard<'_, VecDeque<Ask>> {
         self.asks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,6 +118,7 @@ impl Link {
 
 /// Writes frames to one stream, which is opened when needed and once again when it breaks.
 pub(crate) async fn write_frames<F>(
+    link: Arc<Link>,
     mut frames: mpsc::Receiver<Vec<u8>>,
     limit: Duration,
     mut open: impl FnMut() -> F,
@@ -99,21 +134,36 @@ pub(crate) async fn write_frames<F>(
             let Some(writer) = &mut stream else {
                 continue;
             };
-            let writing = async {
-                writer.write_all(&frame).await?;
-                writer.flush().await
-            };
-            match timeout(limit, writing).await {
-                Ok(Ok(())) => break,
-                Ok(Err(_)) => stream = None,
-                // It reads nothing: what it is sent is lost, and it will be asked anew or ask anew.
-                Err(_) => {
+            match write(writer, &frame, &link, limit).await {
+                Ok(()) => break,
+                Err(error) => {
                     stream = None;
-                    break;
+                    // It reads nothing: what it is sent is lost, and it will be asked anew or ask anew.
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        break;
+                    }
                 }
             }
         }
     }
+}
+
+/// Writes a frame, for as long as some of it is taken within `limit` each time.
+async fn write(
+    stream: &mut Stream,
+    mut frame: &[u8],
+    link: &Link,
+    limit: Duration,
+) -> io::Result<()> {
+    while !frame.is_empty() {
+        let written = in_time(limit, stream.write(frame)).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        frame = frame.get(written..).unwrap_or_default();
+        link.took(Instant::now());
+    }
+    in_time(limit, stream.flush()).await
 }
 
 /// Several of the largest messages, so that one slow stream does not hold up the others.

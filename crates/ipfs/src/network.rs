@@ -28,7 +28,7 @@ use libp2p::{
     noise, ping,
     pnet::{PnetConfig, PreSharedKey},
     swarm::{
-        self, DialError, NetworkBehaviour, SwarmEvent,
+        self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
@@ -43,7 +43,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, interval, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -51,6 +51,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Network {
     swarm: Swarm<Behaviour>,
     members: BTreeMap<PeerId, Member>,
+    /// Those that work. One that was given up may linger in the swarm: it cannot always be closed.
+    connections: BTreeMap<ConnectionId, Connection>,
     to_open: mpsc::Receiver<(PeerId, Open)>,
     to_allow: watch::Receiver<Arc<Allowed>>,
     next_link: u64,
@@ -88,6 +90,13 @@ struct Member {
     connected_at: Option<Instant>,
 }
 
+#[derive(Clone, Copy)]
+struct Connection {
+    peer: PeerId,
+    /// When it was made or a ping was last answered on it. `None` when the peer answers no pings.
+    pinged: Option<Instant>,
+}
+
 /// A TCP connection could not be made: nothing answers at the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot be reached")]
@@ -118,6 +127,7 @@ impl Network {
         let network = Self {
             swarm,
             members,
+            connections: BTreeMap::new(),
             to_open,
             to_allow: parts.allowed.subscribe(),
             next_link: 0,
@@ -134,16 +144,16 @@ impl Network {
     /// Runs until the network is to stop; all connections are closed then.
     pub(crate) async fn run(mut self) {
         let stopping = self.parts.stopping.clone();
+        let mut checks = interval(self.parts.timing.ping / 2);
         loop {
             self.dial_due();
             let next = self.next_dial();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
-                Some((peer, reply)) = self.to_open.recv() => {
-                    self.swarm.behaviour_mut().streams.open(peer, reply);
-                }
+                Some((peer, reply)) = self.to_open.recv() => self.open(peer, reply),
                 Ok(()) = self.to_allow.changed() => self.allow(),
                 () = sleep_until(next) => {}
+                _ = checks.tick() => self.give_up_dead(),
                 () = stopping.cancelled() => break,
             }
         }
@@ -169,13 +179,13 @@ impl Network {
         self.parts
             .exchange
             .set_dialled(self.members.keys().copied());
-        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
-        for peer in connected {
-            if !allowed.contains_key(&peer) {
-                tracing::info!(%peer, "peer is no longer let in");
-                // Fails only when the connection is closed already.
-                let _ = self.swarm.disconnect_peer_id(peer);
-            }
+        let connections = self.connections.iter();
+        let refused: Vec<ConnectionId> = connections
+            .filter(|(_, one)| !allowed.contains_key(&one.peer))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in refused {
+            self.give_up(id, Reach::Dialling);
         }
     }
 
@@ -184,24 +194,15 @@ impl Network {
             SwarmEvent::Behaviour(BehaviourEvent::Streams(Inbound { peer, stream })) => {
                 self.on_stream(peer, stream);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
-                peer,
-                connection,
-                result: Err(error),
-            })) if !matches!(error, ping::Failure::Unsupported) => {
-                tracing::info!(%peer, %error, "peer does not answer pings");
-                self.swarm.close_connection(connection);
-            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
             SwarmEvent::ConnectionEstablished {
                 peer_id,
-                num_established,
+                connection_id,
                 ..
-            } if num_established.get() == 1 => self.on_connected(peer_id),
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                num_established: 0,
-                ..
-            } => self.on_disconnected(peer_id),
+            } => self.on_connection(peer_id, connection_id),
+            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                self.on_closed(connection_id, Reach::Dialling);
+            }
             SwarmEvent::OutgoingConnectionError {
                 peer_id: Some(peer),
                 error,
@@ -227,7 +228,28 @@ impl Network {
         }
     }
 
-    fn on_connected(&mut self, peer: PeerId) {
+    fn on_ping(&mut self, event: &ping::Event) {
+        let Some(connection) = self.connections.get_mut(&event.connection) else {
+            return;
+        };
+        match &event.result {
+            Ok(_) => connection.pinged = Some(Instant::now()),
+            Err(ping::Failure::Unsupported) => connection.pinged = None,
+            // Other things may show that it lives: see `give_up_dead`.
+            Err(error) => tracing::debug!(peer = %event.peer, %error, "ping was not answered"),
+        }
+    }
+
+    fn on_connection(&mut self, peer: PeerId, id: ConnectionId) {
+        let is_first = !self.is_connected(&peer);
+        let connection = Connection {
+            peer,
+            pinged: Some(Instant::now()),
+        };
+        self.connections.insert(id, connection);
+        if !is_first {
+            return;
+        }
         tracing::info!(%peer, "peer connected");
         if let Some(member) = self.members.get_mut(&peer) {
             member.connected_at = Some(Instant::now());
@@ -239,9 +261,15 @@ impl Network {
         self.parts.attend(peer, &link);
     }
 
-    fn on_disconnected(&mut self, peer: PeerId) {
+    /// A connection does not work any more. Whether the peer is reached now, when this was its last one.
+    fn on_closed(&mut self, id: ConnectionId, mut reach: Reach) {
+        let Some(Connection { peer, .. }) = self.connections.remove(&id) else {
+            return;
+        };
+        if self.is_connected(&peer) {
+            return;
+        }
         tracing::info!(%peer, "peer disconnected");
-        let mut reach = Reach::Dialling;
         if let Some(member) = self.members.get_mut(&peer) {
             let lasted = member.connected_at.take().map(|at| at.elapsed());
             if lasted >= Some(self.parts.timing.settled) {
@@ -250,14 +278,60 @@ impl Network {
             } else {
                 // It may be closing the connection each time: do not dial it in a tight loop.
                 member.wait(self.parts.timing);
-                reach = Reach::Failed(DialFailure::Closed);
+                if reach == Reach::Dialling {
+                    reach = Reach::Failed(DialFailure::Closed);
+                }
             }
         }
         self.parts.exchange.disconnected(peer, reach);
     }
 
+    /// Gives up connections to peers that went away without a word.
+    fn give_up_dead(&mut self) {
+        let now = Instant::now();
+        let limit = self.parts.timing.dead;
+        let is_stale = |at: Instant| now.saturating_duration_since(at) >= limit;
+        let (mute, answering): (Vec<_>, Vec<_>) = self
+            .connections
+            .iter()
+            .map(|(id, one)| (*id, *one))
+            .partition(|(_, one)| one.pinged.is_some_and(is_stale));
+        for (id, Connection { peer, .. }) in mute {
+            // A ping waits behind what is being sent: a peer that sends or takes something is alive, unless
+            // it does so over another connection.
+            let link = self.parts.exchange.link(&peer);
+            let moves = link.is_some_and(|link| !is_stale(link.last_moved()));
+            if moves && !answering.iter().any(|(_, one)| one.peer == peer) {
+                continue;
+            }
+            tracing::info!(%peer, "peer gave no sign of life");
+            self.give_up(id, Reach::Failed(DialFailure::Silent));
+        }
+    }
+
+    /// Forgets a connection at once: closing it may take as long as the other side likes.
+    fn give_up(&mut self, id: ConnectionId, reach: Reach) {
+        self.on_closed(id, reach);
+        self.swarm.close_connection(id);
+    }
+
+    /// Opens a stream on the connection of `peer` that answered last.
+    fn open(&mut self, peer: PeerId, reply: Open) {
+        let connections = self.connections.iter();
+        let last = connections
+            .filter(|(_, one)| one.peer == peer)
+            .max_by_key(|(_, one)| one.pinged);
+        if let Some((id, _)) = last {
+            self.swarm.behaviour_mut().streams.open(peer, *id, reply);
+        }
+    }
+
+    fn is_connected(&self, peer: &PeerId) -> bool {
+        self.connections.values().any(|one| one.peer == *peer)
+    }
+
     fn on_dial_failure(&mut self, peer: PeerId, error: &DialError) {
-        if self.swarm.is_connected(&peer) {
+        if self.is_connected(&peer) {
             return;
         }
         if let Some(member) = self.members.get_mut(&peer) {
@@ -287,9 +361,13 @@ impl Network {
                 continue;
             }
             member.due = None;
+            if self.connections.values().any(|one| one.peer == *peer) {
+                continue;
+            }
             let options = DialOpts::peer_id(*peer)
                 .addresses(member.addresses.clone())
-                .condition(PeerCondition::DisconnectedAndNotDialing)
+                // Not `Disconnected`: a connection that was given up may linger.
+                .condition(PeerCondition::NotDialing)
                 // From the port we listen on, two peers that dial each other at once would get one
                 // connection on which both believe to be the dialler.
                 .allocate_new_port()
@@ -322,19 +400,22 @@ impl Parts {
     /// want never waits behind blocks.
     fn attend(&self, peer: PeerId, link: &Arc<Link>) {
         let (asks, frames) = mpsc::channel(1);
-        self.spawn_for(
-            link,
-            write_frames(frames, self.timing.write, self.open(peer)),
-        );
+        self.spawn_for(link, self.write(peer, link, frames));
         self.spawn_for(link, tell(Arc::clone(link), asks));
 
         let (replies, frames) = mpsc::channel(1);
-        self.spawn_for(
-            link,
-            write_frames(frames, self.timing.write, self.open(peer)),
-        );
+        self.spawn_for(link, self.write(peer, link, frames));
         let answering = answers::answer(Arc::clone(link), Arc::clone(&self.local), replies);
         self.spawn_for(link, answering);
+    }
+
+    fn write(
+        &self,
+        peer: PeerId,
+        link: &Arc<Link>,
+        frames: mpsc::Receiver<Vec<u8>>,
+    ) -> impl Future<Output = ()> + use<> {
+        write_frames(Arc::clone(link), frames, self.timing.write, self.open(peer))
     }
 
     fn spawn_for(&self, link: &Link, task: impl Future<Output = ()> + Send + 'static) {
@@ -420,11 +501,15 @@ fn new_swarm(
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
         .with_agent_version(concat!("medanchor/", env!("CARGO_PKG_VERSION")).into())
         .with_cache_size(0);
+    // A late answer counts as long as the connection was not given up.
+    let pings = ping::Config::new()
+        .with_interval(timing.ping)
+        .with_timeout(timing.dead);
     let behaviour = Behaviour {
         allow_list: AllowList(allowed),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::new()),
+        ping: ping::Behaviour::new(pings),
         streams: Streams::default(),
     };
     let swarm_config = swarm::Config::with_tokio_executor()

@@ -40,10 +40,10 @@ pub(crate) const BITSWAP: StreamProtocol = StreamProtocol::new("/ipfs/bitswap/1.
 
 impl Streams {
     /// Opens a stream to a connected peer.
-    pub(crate) fn open(&mut self, peer: PeerId, reply: Open) {
+    pub(crate) fn open(&mut self, peer: PeerId, connection: ConnectionId, reply: Open) {
         self.events.push_back(ToSwarm::NotifyHandler {
             peer_id: peer,
-            handler: NotifyHandler::Any,
+            handler: NotifyHandler::One(connection),
             event: reply,
         });
     }

@@ -10,7 +10,15 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpSocket, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    time::sleep,
+};
 
 /// A store whose blocks can be made corrupt and that can freeze or be full. It counts its reads.
 #[derive(Debug)]
@@ -108,6 +116,81 @@ impl BlockStore for FlakyStore {
         self.blocks.put(blocks)
     }
 }
+
+/// A way to a peer that can be slow and can be cut without either end being told.
+pub(crate) struct Proxy {
+    pub(crate) address: String,
+    flowing: watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// Forwards to `address` at most [`PROXY_BYTES`] in each direction, then pauses for `pause`.
+    pub(crate) async fn to(address: &str, pause: Duration) -> Self {
+        let socket = |text: &str| {
+            let parts: Vec<&str> = text.split('/').collect();
+            format!("{}:{}", parts[2], parts[4])
+        };
+        let target = socket(address);
+        // Small buffers: what is under way would hide that the way is slow.
+        let listening = TcpSocket::new_v4().unwrap();
+        listening.set_recv_buffer_size(4096).unwrap();
+        listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener: TcpListener = listening.listen(64).unwrap();
+        let address = format!(
+            "/ip4/127.0.0.1/tcp/{}",
+            listener.local_addr().unwrap().port()
+        );
+        let flowing = watch::Sender::new(true);
+        let flows = flowing.subscribe();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let outgoing = TcpSocket::new_v4().unwrap();
+                outgoing.set_recv_buffer_size(4096).unwrap();
+                let far: TcpStream = match outgoing.connect(target.parse().unwrap()).await {
+                    Ok(far) => far,
+                    Err(_) => continue,
+                };
+                let ((near_in, near_out), (far_in, far_out)) =
+                    (near.into_split(), far.into_split());
+                tokio::spawn(forward(near_in, far_out, pause, flows.clone()));
+                tokio::spawn(forward(far_in, near_out, pause, flows.clone()));
+            }
+        });
+        Self { address, flowing }
+    }
+
+    /// From now on nothing gets through.
+    pub(crate) fn cut(&self) {
+        self.flowing.send_replace(false);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.flowing.send_replace(true);
+    }
+}
+
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    pause: Duration,
+    mut flowing: watch::Receiver<bool>,
+) {
+    let mut buffer = [0; PROXY_BYTES];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
+        if flowing.wait_for(|flowing| *flowing).await.is_err() {
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+        sleep(pause).await;
+    }
+}
+
+const PROXY_BYTES: usize = 16 << 10;
 
 /// A raw block of this size that differs from those with other numbers.
 pub(crate) fn raw(number: u64, size: usize) -> Block {

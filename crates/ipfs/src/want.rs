@@ -1,7 +1,10 @@
 use crate::{config::Timing, session::Session};
 use libp2p::PeerId;
 use medanchor_dag::{Block, Cid};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::time::Instant;
 
 /// One block that is wanted, and what each connected peer said about it.
@@ -13,6 +16,8 @@ pub(crate) struct Want {
     session: Arc<Session>,
     timing: Timing,
     peers: BTreeMap<PeerId, (u64, Standing)>,
+    /// Those that left before they said that they do not have it.
+    left: BTreeSet<PeerId>,
     block: Option<Block>,
     rounds: u32,
 }
@@ -59,10 +64,10 @@ pub(crate) enum Step {
     Found(Block),
     /// Every connected peer said that it does not have it.
     NotFound,
-    /// Nobody is connected.
-    NoPeers,
-    /// Some peers did not answer, however often they were asked; the others do not have it.
-    NoAnswer,
+    /// Nobody is connected. These were.
+    NoPeers(BTreeSet<PeerId>),
+    /// These did not answer, however often they were asked, or left; the others do not have it.
+    NoAnswer(BTreeSet<PeerId>),
     /// Call [`Want::step`] again when something was received, or at this time.
     Wait(Instant),
 }
@@ -74,6 +79,7 @@ impl Want {
             session,
             timing,
             peers: BTreeMap::new(),
+            left: BTreeSet::new(),
             block: None,
             rounds: 0,
         }
@@ -133,7 +139,7 @@ impl Want {
         }
         self.follow(connected);
         if self.peers.is_empty() {
-            return Step::NoPeers;
+            return Step::NoPeers(self.left.clone());
         }
         self.pass_over_silent(now, connected, asks);
         loop {
@@ -141,38 +147,37 @@ impl Want {
             if let Some(next) = self.deadline(connected) {
                 return Step::Wait(next);
             }
-            if !self.peers.values().any(|(_, s)| *s == Standing::Silent) {
+            let silent = self.in_standing(Standing::Silent);
+            if silent.is_empty() && self.left.is_empty() {
                 return Step::NotFound;
             }
             self.rounds += 1;
-            if self.rounds >= MAX_ROUNDS {
-                return Step::NoAnswer;
+            if silent.is_empty() || self.rounds >= MAX_ROUNDS {
+                return Step::NoAnswer(self.left.iter().copied().chain(silent).collect());
             }
-            for (_, standing) in self.peers.values_mut() {
-                if *standing == Standing::Silent {
-                    *standing = Standing::Unasked;
-                }
+            for peer in silent {
+                self.set(peer, Standing::Unasked);
             }
         }
     }
 
     /// Forgets peers that left and adds those that came.
     fn follow(&mut self, connected: &[Connected]) {
-        let gone: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(peer, (link, _))| {
-                !connected
-                    .iter()
-                    .any(|c| c.peer == **peer && c.link == *link)
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in gone {
+        let mut gone = self.peers.clone();
+        gone.retain(|peer, (link, _)| {
+            !connected
+                .iter()
+                .any(|one| one.peer == *peer && one.link == *link)
+        });
+        for (peer, (_, standing)) in gone {
+            if standing != Standing::Lacks {
+                self.left.insert(peer);
+            }
             self.set(peer, Standing::Unasked);
             self.peers.remove(&peer);
         }
         for one in connected {
+            self.left.remove(&one.peer);
             self.peers
                 .entry(one.peer)
                 .or_insert((one.link, Standing::Unasked));
@@ -188,6 +193,8 @@ impl Want {
         for one in connected {
             let due = self.due(one);
             if due.is_some_and(|due| due <= now) {
+                // The session too: its next blocks are wanted from others first.
+                self.session.silent(now, one.peer);
                 self.set(one.peer, Standing::Silent);
                 asks.push((one.peer, self.ask(AskKind::Cancel)));
             }
@@ -195,30 +202,37 @@ impl Want {
     }
 
     /// Asks the best peer for the block unless one was asked already; who has it is asked of all when
-    /// nobody is known to.
+    /// nobody is known to. Peers that were silent lately are the last resort.
     fn ask_next(&mut self, now: Instant, asks: &mut Vec<(PeerId, Ask)>) {
         let asked =
             |(_, standing): &(u64, Standing)| matches!(standing, Standing::AskedForBlock(_));
         if self.peers.values().any(asked) {
             return;
         }
-        let best = self
-            .session
-            .best(&self.in_standing(Standing::Has))
-            .or_else(|| {
-                let unasked = self.in_standing(Standing::Unasked);
-                self.session.best_known(unasked)
-            });
+        let has = self.in_standing(Standing::Has);
+        let best = self.session.best(now, &has).or_else(|| {
+            let unasked = self.in_standing(Standing::Unasked);
+            self.session.best_known(now, unasked)
+        });
         if let Some(peer) = best {
-            self.set(peer, Standing::AskedForBlock(now));
-            asks.push((peer, self.ask(AskKind::Block)));
+            self.ask_for_block(peer, now, asks);
         }
-        if best.is_none() || !self.session.is_settled() {
+        if best.is_none() || !self.session.is_settled(now) {
             for peer in self.in_standing(Standing::Unasked) {
                 self.set(peer, Standing::AskedForPresence(now));
                 asks.push((peer, self.ask(AskKind::Presence)));
             }
         }
+        if self.asked().is_empty()
+            && let Some(peer) = has.first()
+        {
+            self.ask_for_block(*peer, now, asks);
+        }
+    }
+
+    fn ask_for_block(&mut self, peer: PeerId, now: Instant, asks: &mut Vec<(PeerId, Ask)>) {
+        self.set(peer, Standing::AskedForBlock(now));
+        asks.push((peer, self.ask(AskKind::Block)));
     }
 
     fn in_standing(&self, wanted: Standing) -> Vec<PeerId> {
@@ -386,7 +400,10 @@ mod tests {
         assert_eq!(setup.step(4).1, [(0, Cancel), (1, AskBlock)]);
         assert_eq!(setup.step(8).1.len(), 3); // cancel, then both once more
         setup.step(12);
-        assert_eq!(setup.step(16).0, Step::NoAnswer);
+        assert_eq!(
+            setup.step(16).0,
+            Step::NoAnswer(setup.peers.iter().copied().collect())
+        );
     }
 
     #[test]
@@ -416,8 +433,52 @@ mod tests {
     }
 
     #[test]
+    fn peer_that_left_unanswered_is_named_and_one_that_said_no_is_not() {
+        let mut setup = Setup::new(3);
+        setup.step(0);
+        setup.presence(0, false);
+        setup.presence(1, false);
+        let left = [setup.peers.pop().unwrap(), setup.peers.remove(0)];
+        assert_eq!(
+            setup.step(0).0,
+            Step::NoAnswer(left[..1].iter().copied().collect())
+        );
+        setup.peers.clear();
+        assert_eq!(
+            setup.step(0).0,
+            Step::NoPeers(left[..1].iter().copied().collect())
+        );
+    }
+
+    #[test]
+    fn peer_that_was_silent_is_the_last_resort_of_its_session_for_a_while() {
+        let mut setup = Setup::new(2);
+        let session = Arc::new(Session::default());
+        for _ in 0..1000 {
+            session.hit(setup.peers[0]);
+        }
+        let cid = *setup.block.cid();
+        let want = || Want::new(cid, Arc::clone(&session), Timing::default());
+        setup.want = want();
+        assert_eq!(setup.step(0).1, [(0, AskBlock)]);
+        assert_eq!(setup.step(4).1, [(0, Cancel), (1, Presence)]);
+
+        setup.want = want();
+        assert_eq!(setup.step(4).1, [(0, Presence), (1, Presence)]);
+        setup.presence(0, true);
+        assert_eq!(setup.step(4).1, []);
+        setup.presence(1, true);
+        assert_eq!(setup.step(4).1, [(1, AskBlock)]);
+        setup.presence(1, false);
+        assert_eq!(setup.step(4).1, [(0, AskBlock)]);
+
+        setup.want = want();
+        assert_eq!(setup.step(60).1.first(), Some(&(0, AskBlock)));
+    }
+
+    #[test]
     fn no_peers_is_said_at_once() {
-        assert_eq!(Setup::new(0).step(0).0, Step::NoPeers);
+        assert_eq!(Setup::new(0).step(0).0, Step::NoPeers(BTreeSet::new()));
     }
 
     #[test]

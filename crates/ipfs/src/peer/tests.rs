@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     PeerAddress, PeerKey, SwarmKey, frame,
     message::{Message, Payload},
-    testing::{FlakyStore, dag, node, raw},
+    testing::{FlakyStore, Proxy, dag, node, raw},
 };
 use futures::{AsyncWriteExt, TryStreamExt};
 use medanchor_dag::{MemoryStore, StoreError};
@@ -179,9 +179,9 @@ async fn provider_that_dies_midway_is_replaced_by_the_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provider_that_freezes_is_passed_over() {
-    let blocks = dag(32, 4 << 10);
+    let blocks = dag(400, 4 << 10);
     let stores = [store_of(&blocks), store_of(&blocks)];
-    stores[0].freeze_after(2);
+    stores[0].freeze_after(100);
     let first = Plan::new(1)
         .admits(&[9])
         .start(Arc::clone(&stores[0]) as _)
@@ -212,6 +212,79 @@ async fn block_that_nobody_has_is_not_found() {
         fetcher.fetch_dag(&[*blocks[0].cid()], None).await,
         Err(FetchError::Block(SourceError::NotFound(_)))
     ));
+}
+
+/// What a block that could not be had says of the peers.
+fn cause(fetched: Result<Block, SourceError>) -> String {
+    match fetched {
+        Err(SourceError::Unavailable { source, .. }) => source.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn block_that_an_unreachable_peer_may_have_is_not_called_absent() {
+    let present = Plan::new(1).admits(&[9]).start(store_of(&[])).await;
+    let gone = Plan::new(2).start(store_of(&[])).await;
+    let plan = Plan::new(9).dials(1, &present).dials(2, &gone);
+    gone.shutdown().await;
+    let fetcher = plan.start(store_of(&[])).await;
+    let absent = *raw(1, 10).cid();
+    // The second time nobody is dialled any more.
+    for _ in 0..2 {
+        let cause = cause(fetcher.fetch(&absent).await);
+        assert!(cause.contains(&id(2)), "{cause}");
+        assert!(!cause.contains(&id(1)), "{cause}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peer_that_stops_answering_is_given_up_named_and_connected_again() {
+    let block = raw(1, 10);
+    let provider = Plan::new(1)
+        .admits(&[9])
+        .start(store_of(std::slice::from_ref(&block)))
+        .await;
+    let proxy = Proxy::to(&provider.listen_addresses()[0], Duration::ZERO).await;
+    let mut plan = Plan::new(9);
+    plan.peers.push(PeerAddress {
+        peer_id: id(1),
+        address: Some(proxy.address.clone()),
+    });
+    plan.timing.ping = Duration::from_millis(50);
+    plan.timing.dead = Duration::from_secs(2);
+    let fetcher = plan.start(store_of(&[])).await;
+    assert!(fetcher.fetch(block.cid()).await.is_ok());
+    proxy.cut();
+    // The block may be there, but nobody can say so: the connection still looks well.
+    let cause = cause(fetcher.fetch(raw(2, 10).cid()).await);
+    assert!(cause.contains(&id(1)), "{cause}");
+    assert!(fetcher.connected().is_empty());
+    proxy.mend();
+    while fetcher.fetch(block.cid()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peer_whose_pings_wait_behind_its_blocks_is_not_given_up() {
+    let blocks = dag(16, 1 << 20);
+    let provider = Plan::new(1).admits(&[9]).start(store_of(&blocks)).await;
+    let proxy = Proxy::to(&provider.listen_addresses()[0], Duration::from_millis(4)).await;
+    let mut plan = Plan::new(9);
+    plan.peers.push(PeerAddress {
+        peer_id: id(1),
+        address: Some(proxy.address.clone()),
+    });
+    plan.timing.ping = Duration::from_millis(50);
+    plan.timing.dead = Duration::from_millis(300);
+    let fetcher = plan.start(store_of(&[])).await;
+    assert!(fetcher.fetch(blocks[1].cid()).await.is_ok());
+    let peer = id(1).parse().unwrap();
+    let link = fetcher.finder.exchange.link(&peer).unwrap().id;
+    let fetched = fetcher.fetch_dag(&[*blocks[0].cid()], None).await.unwrap();
+    assert_eq!(fetched, size(&blocks));
+    assert_eq!(fetcher.finder.exchange.link(&peer).unwrap().id, link);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
