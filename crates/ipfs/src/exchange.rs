@@ -15,7 +15,10 @@ use medanchor_dag::{Block, Cid, SourceError, cid_of, sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -30,7 +33,16 @@ pub(crate) struct Exchange {
     wants: Mutex<HashMap<Multihash<64>, Running>>,
     reach: watch::Sender<BTreeMap<PeerId, Reach>>,
     slots: Semaphore,
+    /// Fetches that share the peers' windows.
+    shares: AtomicUsize,
     timing: Timing,
+}
+
+/// A fetch of many blocks: its part of what may be asked for at a time. Others get it when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    exchange: Arc<Exchange>,
+    session: Arc<Session>,
 }
 
 /// Whether a configured peer that has an address can be reached.
@@ -71,7 +83,17 @@ impl Exchange {
             wants: Mutex::default(),
             reach: watch::Sender::new(reach),
             slots: Semaphore::new(MAX_WANTS),
+            shares: AtomicUsize::new(0),
             timing,
+        }
+    }
+
+    /// A share for the fetch that this session belongs to.
+    pub(crate) fn share(self: &Arc<Self>, session: &Arc<Session>) -> Share {
+        self.shares.fetch_add(1, Ordering::Relaxed);
+        Share {
+            exchange: Arc::clone(self),
+            session: Arc::clone(session),
         }
     }
 
@@ -254,7 +276,13 @@ impl Exchange {
         let mut want = pending.want();
         let wanted = *want.cid();
         match block.map(|block| in_codec_of(wanted, block)) {
-            Some(Some(block)) => want.received_block(peer, block),
+            Some(Some(block)) => {
+                let asked = want.block_asked_at(&peer);
+                let bytes = block.bytes().len();
+                // It is gone when the connection was closed meanwhile.
+                let window = self.link(&peer).map(|link| link.delivered(asked, bytes));
+                want.received_block(peer, block, window.unwrap_or_default());
+            }
             _ => want.received_presence(peer, false),
         }
         drop(want);
@@ -290,6 +318,21 @@ impl Exchange {
     }
 }
 
+impl Share {
+    /// How many blocks to ask for at a time.
+    pub(crate) fn window(&self) -> usize {
+        let shares = self.exchange.shares.load(Ordering::Relaxed);
+        let window = self.session.window(Instant::now());
+        (window / shares.max(1)).max(1)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.exchange.shares.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Pending {
     fn want(&self) -> MutexGuard<'_, Want> {
         self.want.lock().unwrap_or_else(PoisonError::into_inner)
@@ -322,6 +365,10 @@ async fn drive(exchange: Arc<Exchange>, pending: Arc<Pending>) -> Result<Block, 
             .step(Instant::now(), &exchange.snapshot(), &mut asks);
         for (peer, ask) in asks {
             if let Some(link) = exchange.link(&peer) {
+                // A want that goes on takes back only what was not answered.
+                if ask.kind == AskKind::Cancel {
+                    link.missed();
+                }
                 link.tell(ask);
             }
         }

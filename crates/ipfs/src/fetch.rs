@@ -3,7 +3,11 @@ use crate::{
     local::{Local, LocalBlocks},
     session::Session,
 };
-use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
+use futures::{
+    Stream, StreamExt,
+    future::OptionFuture,
+    stream::{self, FuturesUnordered},
+};
 use medanchor_dag::{Block, Cid, LinksError, SourceError, StoreError, links};
 use std::{collections::HashSet, io, mem, sync::Arc};
 use tokio::task::JoinHandle;
@@ -67,12 +71,35 @@ impl Finder {
         }
     }
 
+    /// Blocks in the order in which they come.
+    pub(crate) fn obtain_all(
+        self,
+        cids: Vec<Cid>,
+        session: Arc<Session>,
+    ) -> impl Stream<Item = Result<Block, SourceError>> + Send + 'static {
+        let share = self.exchange.share(&session);
+        let state = (cids.into_iter(), FuturesUnordered::new(), share);
+        stream::unfold(state, move |(mut cids, mut obtaining, share)| {
+            while obtaining.len() < share.window()
+                && let Some(cid) = cids.next()
+            {
+                let (finder, session) = (self.clone(), Arc::clone(&session));
+                obtaining.push(async move { finder.obtain(cid, &session).await });
+            }
+            async move {
+                let obtained = obtaining.next().await?;
+                Some((obtained.map(Obtained::into_block), (cids, obtaining, share)))
+            }
+        })
+    }
+
     /// Fetches what is missing of the DAGs below `roots`. When this returns, they are on disk, whole (I1).
     pub(crate) async fn fetch_dag(
         &self,
         roots: &[Cid],
         session: &Arc<Session>,
     ) -> Result<Fetched, FetchError> {
+        let share = self.exchange.share(session);
         let mut fetched = Fetched::default();
         let mut to_visit: Vec<Cid> = roots.iter().rev().copied().collect();
         let mut visited = HashSet::new();
@@ -80,7 +107,7 @@ impl Finder {
         let mut group = Group::default();
         let mut saving: Option<JoinHandle<Result<(), SourceError>>> = None;
         loop {
-            while obtaining.len() < WINDOW
+            while obtaining.len() < share.window()
                 && let Some(cid) = to_visit.pop()
             {
                 if visited.insert(cid) {
@@ -165,7 +192,5 @@ fn flatten(
     saved.map_err(|error| StoreError::Io(Box::new(io::Error::other(error))))?
 }
 
-/// Blocks of one DAG that are asked for at a time.
-pub(crate) const WINDOW: usize = 64;
 const GROUP_BYTES: usize = 8 << 20;
 const GROUP_BLOCKS: usize = 1024;

@@ -34,6 +34,7 @@ mod swarm_key;
 #[cfg(test)]
 mod testing;
 mod want;
+mod window;
 
 pub use config::{PeerAddress, PeerConfig};
 pub use error::{DialFailure, PeerError};

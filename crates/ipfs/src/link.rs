@@ -2,6 +2,7 @@ use crate::{
     answers::Wanted,
     frame::{MAX_MESSAGE_BYTES, in_time},
     want::Ask,
+    window::Window,
 };
 use futures::AsyncWriteExt;
 use libp2p::Stream;
@@ -29,6 +30,7 @@ pub(crate) struct Link {
     asks: Mutex<VecDeque<Ask>>,
     asks_changed: Notify,
     life: Mutex<Life>,
+    window: Mutex<Window>,
 }
 
 /// Signs of life.
@@ -54,6 +56,7 @@ impl Link {
                 heard: now,
                 moved: now,
             }),
+            window: Mutex::default(),
         }
     }
 
@@ -76,6 +79,20 @@ impl Link {
 
     pub(crate) fn last_moved(&self) -> Instant {
         self.life().moved
+    }
+
+    /// How many blocks it should be asked for at a time, now that one of this size came, asked for at `asked`.
+    pub(crate) fn delivered(&self, asked: Option<Instant>, bytes: usize) -> usize {
+        let mut window = self.window();
+        if let Some(asked) = asked {
+            window.delivered(asked, Instant::now(), bytes);
+        }
+        window.blocks()
+    }
+
+    /// It owed something and did not send it in time.
+    pub(crate) fn missed(&self) {
+        self.window().missed(Instant::now());
     }
 
     /// Queues what is to be told to the peer. The oldest is given up when the peer reads nothing: it is
@@ -105,6 +122,10 @@ impl Link {
         let mut asks = self.asks();
         let count = asks.len().min(MAX_ASKS_IN_MESSAGE);
         asks.drain(..count).collect()
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn life(&self) -> MutexGuard<'_, Life> {

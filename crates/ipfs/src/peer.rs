@@ -1,16 +1,12 @@
 use crate::{
     DialFailure, FetchError, Fetched, PeerAddress, PeerConfig, PeerError,
     config::{Timing, allowed},
-    fetch::{Finder, Obtained, WINDOW},
+    fetch::Finder,
     local::LocalBlocks,
     network::{Network, Parts},
     session::Session,
 };
-use futures::{
-    StreamExt,
-    future::BoxFuture,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use medanchor_dag::{Block, BlockSource, BlockStore, Cid, SourceError};
 use std::{fmt, sync::Arc};
 use tokio::sync::mpsc;
@@ -127,12 +123,7 @@ impl Peer {
         cids: Vec<Cid>,
         hint: Option<&str>,
     ) -> BoxStream<'static, Result<Block, SourceError>> {
-        let (finder, session) = (self.finder.clone(), session(hint));
-        let one = move |cid| {
-            let (finder, session) = (finder.clone(), Arc::clone(&session));
-            async move { finder.obtain(cid, &session).await.map(Obtained::into_block) }
-        };
-        stream::iter(cids).map(one).buffer_unordered(WINDOW).boxed()
+        self.finder.clone().obtain_all(cids, session(hint)).boxed()
     }
 }
 

@@ -1,3 +1,4 @@
+use crate::window::FIRST_BLOCKS;
 use libp2p::PeerId;
 use std::{
     collections::BTreeMap,
@@ -10,12 +11,14 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct Session(Mutex<BTreeMap<PeerId, Tally>>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Tally {
     hits: u64,
     misses: u64,
     /// Blocks that it was asked for and owes.
-    owed: u64,
+    owed: usize,
+    /// How many it should be asked for at a time.
+    window: usize,
     /// It did not answer: until then it is asked last, however much it sent before.
     avoided_until: Option<Instant>,
 }
@@ -35,13 +38,25 @@ impl Session {
             .any(|tally| tally.hits > 0 && !tally.is_avoided(now))
     }
 
-    /// The best of those of `peers` that answer: one that mostly had what it was asked for, and owes least.
+    /// How many blocks to ask for at a time, of all that provide them.
+    pub(crate) fn window(&self, now: Instant) -> usize {
+        let tallies = self.tallies();
+        let provide = tallies
+            .values()
+            .filter(|tally| tally.hits > 0 && !tally.is_avoided(now));
+        let window: usize = provide.map(|tally| tally.window).sum();
+        if window == 0 { FIRST_BLOCKS } else { window }
+    }
+
+    /// The best of those of `peers` that answer: one that mostly had what it was asked for, and owes least of what
+    /// it should be asked for at a time.
     pub(crate) fn best(&self, now: Instant, peers: &[PeerId]) -> Option<PeerId> {
         let tallies = self.tallies();
         let tally = |peer: &PeerId| tallies.get(peer).copied().unwrap_or_default();
         let rank = |peer: &&PeerId| {
             let tally = tally(peer);
-            (tally.misses > tally.hits, tally.owed)
+            let owed_share = tally.owed * 1024 / tally.window.max(1);
+            (tally.misses > tally.hits, owed_share)
         };
         let answering = peers.iter().filter(|peer| !tally(peer).is_avoided(now));
         answering.min_by_key(rank).copied()
@@ -59,10 +74,12 @@ impl Session {
         self.tallies().entry(peer).or_default();
     }
 
-    pub(crate) fn hit(&self, peer: PeerId) {
+    /// Takes note that `peer` sent a block, and of how many it should be asked for now.
+    pub(crate) fn hit(&self, peer: PeerId, window: usize) {
         let mut tallies = self.tallies();
         let tally = tallies.entry(peer).or_default();
         tally.hits += 1;
+        tally.window = window;
         tally.avoided_until = None;
     }
 
@@ -90,6 +107,18 @@ impl Session {
     }
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            hits: 0,
+            misses: 0,
+            owed: 0,
+            window: FIRST_BLOCKS,
+            avoided_until: None,
+        }
+    }
+}
+
 impl Tally {
     fn is_avoided(&self, now: Instant) -> bool {
         self.avoided_until.is_some_and(|until| now < until)
@@ -98,3 +127,34 @@ impl Tally {
 
 /// Then a peer that was silent is tried again: it may only have been busy.
 const AVOIDED_FOR: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_shared_out_by_what_each_peer_should_be_asked_for() {
+        let session = Session::default();
+        let now = Instant::now();
+        assert_eq!(session.window(now), FIRST_BLOCKS);
+        let [slow, fast] = [PeerId::random(), PeerId::random()];
+        session.hit(slow, 10);
+        session.hit(fast, 30);
+        assert_eq!(session.window(now), 40);
+        let mut asked = BTreeMap::from([(slow, 0), (fast, 0)]);
+        for _ in 0..40 {
+            let best = session.best(now, &[slow, fast]).unwrap();
+            session.owes(best);
+            asked.entry(best).and_modify(|count| *count += 1);
+        }
+        assert_eq!(asked, BTreeMap::from([(slow, 10), (fast, 30)]));
+
+        session.silent(now, fast);
+        assert_eq!(session.window(now), 10);
+        assert_eq!(session.best(now, &[slow, fast]), Some(slow));
+        session.silent(now, slow);
+        assert!(!session.is_settled(now));
+        assert_eq!(session.best(now, &[slow, fast]), None);
+        assert_eq!(session.window(now + AVOIDED_FOR), 40);
+    }
+}

@@ -109,9 +109,18 @@ impl Want {
         }
     }
 
-    /// Takes the block that `peer` sent. It must have been verified against [`Want::cid`].
-    pub(crate) fn received_block(&mut self, peer: PeerId, block: Block) {
-        self.session.hit(peer);
+    /// When `peer` was asked for the block, if it owes it.
+    pub(crate) fn block_asked_at(&self, peer: &PeerId) -> Option<Instant> {
+        match self.peers.get(peer) {
+            Some((_, Standing::AskedForBlock(at))) => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// Takes the block that `peer` sent; it should be asked for as many as `window` from now on. The block must
+    /// have been verified against [`Want::cid`].
+    pub(crate) fn received_block(&mut self, peer: PeerId, block: Block, window: usize) {
+        self.session.hit(peer, window);
         if self.peers.contains_key(&peer) {
             self.set(peer, Standing::Has);
         }
@@ -363,7 +372,7 @@ mod tests {
         setup.presence(0, true);
         assert_eq!(setup.step(0).1, []);
         let block = setup.block.clone();
-        setup.want.received_block(setup.peers[1], block.clone());
+        setup.want.received_block(setup.peers[1], block.clone(), 1);
         assert_eq!(setup.step(0), (Step::Found(block), vec![]));
         assert_eq!(setup.want.asked(), [setup.peers[2]]);
     }
@@ -455,7 +464,7 @@ mod tests {
         let mut setup = Setup::new(2);
         let session = Arc::new(Session::default());
         for _ in 0..1000 {
-            session.hit(setup.peers[0]);
+            session.hit(setup.peers[0], 1);
         }
         let cid = *setup.block.cid();
         let want = || Want::new(cid, Arc::clone(&session), Timing::default());
@@ -485,7 +494,7 @@ mod tests {
     fn settled_session_asks_one_peer_for_the_block_straight_away() {
         let mut setup = Setup::new(3);
         let session = Arc::new(Session::default());
-        session.hit(setup.peers[2]);
+        session.hit(setup.peers[2], 1);
         setup.want = Want::new(*setup.block.cid(), session, Timing::default());
         assert_eq!(setup.step(0).1, [(2, AskBlock)]);
         setup.presence(2, false);
@@ -496,8 +505,8 @@ mod tests {
     fn want_that_ends_leaves_nothing_owed() {
         let mut setup = Setup::new(2);
         let session = Arc::new(Session::default());
-        session.hit(setup.peers[0]);
-        session.hit(setup.peers[1]);
+        session.hit(setup.peers[0], 1);
+        session.hit(setup.peers[1], 1);
         let want = || Want::new(*setup.block.cid(), Arc::clone(&session), Timing::default());
         let (first, second) = (want(), want());
         setup.want = first;

@@ -566,8 +566,8 @@ async fn many_streams_at_once_lose_no_block() {
     let (provider, fetcher) = pair(Arc::clone(&store) as _, store_of(&[])).await;
     // The provider's own answers are held up; the blocks come as Kubo sends them, a stream for each.
     store.freeze_after(0);
-    let cids = blocks.iter().map(|block| *block.cid()).collect();
-    let fetching = fetcher.fetch_from(cids, None).try_collect::<Vec<Block>>();
+    let fetches = blocks.iter().map(|block| fetcher.fetch(block.cid()));
+    let fetching = futures::future::try_join_all(fetches);
     let sending = async {
         store.frozen().await;
         while fetcher.finder.exchange.wanted() < blocks.len() {
