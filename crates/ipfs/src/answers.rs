@@ -51,7 +51,7 @@ impl Wanted {
             *queue = Queue::default();
         }
         for entry in &wantlist.entries {
-            let Ok(cid) = Cid::try_from(entry.block.as_slice()) else {
+            let Ok(cid) = Cid::try_from(entry.block.as_ref()) else {
                 continue;
             };
             let wants_block = entry.want_type == i32::from(WantType::Block);
@@ -220,7 +220,7 @@ mod tests {
 
     fn entry(cid: &Cid, want_type: WantType) -> message::Entry {
         message::Entry {
-            block: cid.to_bytes(),
+            block: cid.to_bytes().into(),
             priority: 1,
             cancel: false,
             want_type: want_type.into(),

@@ -238,7 +238,7 @@ impl Exchange {
     /// Takes in what `peer` says it has and has not.
     pub(crate) fn received_presences(&self, peer: PeerId, presences: &[Presence]) {
         for presence in presences {
-            let Ok(cid) = Cid::try_from(presence.cid.as_slice()) else {
+            let Ok(cid) = Cid::try_from(presence.cid.as_ref()) else {
                 continue;
             };
             if let Some(pending) = self.pending(cid.hash()) {
@@ -271,6 +271,9 @@ impl Exchange {
         };
         let Some(pending) = self.pending(cid.hash()) else {
             tracing::debug!(%peer, %cid, "block was not wanted");
+            if let Some(link) = self.link(&peer) {
+                link.unwanted();
+            }
             return;
         };
         let mut want = pending.want();

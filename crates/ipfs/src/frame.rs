@@ -1,7 +1,10 @@
 use crate::{link::Link, message::Message};
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt};
-use prost::Message as _;
+use prost::{
+    Message as _,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -24,6 +27,9 @@ pub(crate) enum FrameError {
     /// It announces more than [`MAX_MESSAGE_BYTES`]; nothing was allocated.
     #[error("message is too long")]
     TooLong,
+    /// It lists more than [`MAX_LISTED`] things.
+    #[error("message lists too much")]
+    TooMany,
     /// The bytes are not a Bitswap message.
     #[error("not a bitswap message")]
     Malformed(#[from] prost::DecodeError),
@@ -43,16 +49,23 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
     link: &Link,
     silence: Duration,
 ) -> Result<Option<Frame>, FrameError> {
-    let Some(size) = read_length(stream, silence).await? else {
+    let Some(permits) = read_length(stream, silence).await? else {
         return Ok(None);
     };
     // Wait for room here, before anything is allocated: the sender is held back by Yamux.
     let memory = Arc::clone(&link.memory)
-        .acquire_many_owned(size)
+        .acquire_many_owned(permits)
         .await
         .map_err(io::Error::other)?;
-    let size = usize::try_from(size).map_err(|_| FrameError::TooLong)?;
-    let bytes = read_body(stream, size, link, silence).await?;
+    let size = usize::try_from(permits).map_err(|_| FrameError::TooLong)?;
+    // Memory is not held for who sends a byte now and then.
+    let slowly = Duration::from_secs(u64::from(permits) / SLOWEST_BYTES_PER_SECOND);
+    let bytes = timeout(silence + slowly, read_body(stream, size, link, silence))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if listed(&bytes)? > MAX_LISTED {
+        return Err(FrameError::TooMany);
+    }
     Ok(Some(Frame {
         message: Message::decode(bytes)?,
         _memory: memory,
@@ -108,6 +121,29 @@ async fn read_body<R: AsyncRead + Unpin>(
     Ok(bytes.into())
 }
 
+/// How many wants, blocks and presences a message lists. An empty one takes two bytes on the wire and many more
+/// once it is decoded, so they are counted before.
+fn listed(mut message: &[u8]) -> Result<usize, prost::DecodeError> {
+    let mut count = 0;
+    while !message.is_empty() {
+        let (tag, wire_type) = decode_key(&mut message)?;
+        let mut field = message;
+        skip_field(wire_type, tag, &mut message, DecodeContext::default())?;
+        if tag != WANTLIST || wire_type != WireType::LengthDelimited {
+            count += 1;
+            continue;
+        }
+        field = field.get(..field.len() - message.len()).unwrap_or_default();
+        decode_varint(&mut field)?;
+        while !field.is_empty() {
+            let (tag, wire_type) = decode_key(&mut field)?;
+            skip_field(wire_type, tag, &mut field, DecodeContext::default())?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
 /// What an attempt to read or write gives within `limit`.
 pub(crate) async fn in_time<T>(
     limit: Duration,
@@ -118,12 +154,16 @@ pub(crate) async fn in_time<T>(
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// Kubo and Helia list some thousand at most.
+const MAX_LISTED: usize = 1 << 16;
+const WANTLIST: u32 = 1;
+const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
 const FIRST_BUFFER_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Payload, Presence};
+    use crate::message::{Entry, Payload, Presence, Wantlist};
     use futures::io::Cursor;
     use proptest::prelude::*;
 
@@ -178,7 +218,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn message_that_lists_too_much_is_refused_before_it_is_decoded() {
+        let of = |wants: usize, presences: usize| Message {
+            wantlist: Some(Wantlist {
+                entries: vec![Entry::default(); wants],
+                full: false,
+            }),
+            presences: vec![Presence::default(); presences],
+            ..Message::default()
+        };
+        let most = of(MAX_LISTED / 2, MAX_LISTED / 2);
+        assert_eq!(read_all(&encode(&most)).unwrap(), [most]);
+        for (wants, presences) in [(MAX_LISTED + 1, 0), (0, MAX_LISTED + 1), (2_000_000, 0)] {
+            let bytes = encode(&of(wants, presences));
+            assert!(matches!(read_all(&bytes), Err(FrameError::TooMany)));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn listed_counts_what_is_decoded(
+            wants in 0..20usize, payload in 0..20usize, presences in 0..20usize,
+        ) {
+            let message = Message {
+                wantlist: Some(Wantlist {
+                    entries: vec![Entry { block: vec![8; 36].into(), ..Entry::default() }; wants],
+                    full: false,
+                }),
+                payload: vec![Payload { prefix: vec![1], data: vec![9; 300].into() }; payload],
+                presences: vec![Presence { cid: vec![7; 36].into(), presence_type: 1 }; presences],
+                pending_bytes: 0,
+            };
+            let bytes = message.encode_to_vec();
+            prop_assert_eq!(listed(&bytes).unwrap(), wants + payload + presences);
+        }
+
         #[test]
         fn read_of_any_bytes_does_not_panic(bytes: Vec<u8>) {
             let _ = read_all(&bytes);
@@ -188,7 +263,7 @@ mod tests {
         fn any_presences_are_read_back(cids: Vec<Vec<u8>>) {
             let presences = cids
                 .into_iter()
-                .map(|cid| Presence { cid, presence_type: 1 })
+                .map(|cid| Presence { cid: cid.into(), presence_type: 1 })
                 .collect();
             let message = Message { presences, ..Message::default() };
             prop_assert_eq!(read_all(&encode(&message)).unwrap(), vec![message]);

@@ -36,10 +36,12 @@ pub(crate) struct Link {
 /// Signs of life.
 #[derive(Clone, Copy, Debug)]
 struct Life {
-    /// Part of a message was received.
+    /// Part of a message was received, from a peer that sends what is wanted.
     heard: Instant,
     /// Anything moved, in either direction.
     moved: Instant,
+    /// Blocks that nobody wanted, since the last that somebody did.
+    unwanted: usize,
 }
 
 impl Link {
@@ -55,6 +57,7 @@ impl Link {
             life: Mutex::new(Life {
                 heard: now,
                 moved: now,
+                unwanted: 0,
             }),
             window: Mutex::default(),
         }
@@ -62,10 +65,17 @@ impl Link {
 
     /// Something was received.
     pub(crate) fn heard(&self, now: Instant) {
-        *self.life() = Life {
-            heard: now,
-            moved: now,
-        };
+        let mut life = self.life();
+        life.moved = now;
+        // Who sends nothing but what nobody wants does not answer.
+        if life.unwanted < MAX_UNWANTED {
+            life.heard = now;
+        }
+    }
+
+    /// A block was received that nobody wants, or no longer.
+    pub(crate) fn unwanted(&self) {
+        self.life().unwanted += 1;
     }
 
     /// The peer took some of what is written to it.
@@ -83,6 +93,7 @@ impl Link {
 
     /// How many blocks it should be asked for at a time, now that one of this size came, asked for at `asked`.
     pub(crate) fn delivered(&self, asked: Option<Instant>, bytes: usize) -> usize {
+        self.life().unwanted = 0;
         let mut window = self.window();
         if let Some(asked) = asked {
             window.delivered(asked, Instant::now(), bytes);
@@ -189,5 +200,7 @@ async fn write(
 
 /// Several of the largest messages, so that one slow stream does not hold up the others.
 const MAX_RECEIVING_BYTES: usize = 8 * MAX_MESSAGE_BYTES;
+/// More than what is on its way when a fetch is given up.
+const MAX_UNWANTED: usize = 1024;
 const MAX_ASKS: usize = 8192;
 const MAX_ASKS_IN_MESSAGE: usize = 512;

@@ -31,8 +31,8 @@ pub(crate) struct Wantlist {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Entry {
     /// CID, binary form.
-    #[prost(bytes = "vec", tag = "1")]
-    pub(crate) block: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) block: Bytes,
     #[prost(int32, tag = "2")]
     pub(crate) priority: i32,
     #[prost(bool, tag = "3")]
@@ -67,8 +67,8 @@ pub(crate) struct Payload {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Presence {
     /// CID, binary form.
-    #[prost(bytes = "vec", tag = "1")]
-    pub(crate) cid: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) cid: Bytes,
     #[prost(enumeration = "PresenceType", tag = "2")]
     pub(crate) presence_type: i32,
 }
@@ -110,7 +110,7 @@ impl Payload {
 impl Presence {
     pub(crate) fn new(cid: &Cid, presence_type: PresenceType) -> Self {
         Self {
-            cid: cid.to_bytes(),
+            cid: cid.to_bytes().into(),
             presence_type: presence_type.into(),
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         let message = Message {
             wantlist: Some(Wantlist {
                 entries: vec![Entry {
-                    block: vec![1, 0x55],
+                    block: vec![1, 0x55].into(),
                     priority: 7,
                     cancel: false,
                     want_type: WantType::Have.into(),
@@ -158,7 +158,7 @@ mod tests {
         let message = Message {
             payload: vec![Payload::new(&block)],
             presences: vec![Presence {
-                cid: vec![9],
+                cid: vec![9].into(),
                 presence_type: PresenceType::DontHave.into(),
             }],
             ..Message::default()
@@ -205,7 +205,7 @@ mod tests {
                     entries: entries
                         .into_iter()
                         .map(|(block, priority, cancel, have, send_dont_have)| Entry {
-                            block,
+                            block: block.into(),
                             priority,
                             cancel,
                             want_type: i32::from(have),
@@ -220,7 +220,7 @@ mod tests {
                     .collect(),
                 presences: presences
                     .into_iter()
-                    .map(|(cid, absent)| Presence { cid, presence_type: i32::from(absent) })
+                    .map(|(cid, absent)| Presence { cid: cid.into(), presence_type: i32::from(absent) })
                     .collect(),
                 pending_bytes,
             };

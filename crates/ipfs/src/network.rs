@@ -462,7 +462,7 @@ fn entry(ask: &Ask) -> Entry {
         AskKind::Block | AskKind::Cancel => WantType::Block,
     };
     Entry {
-        block: ask.cid.to_bytes(),
+        block: ask.cid.to_bytes().into(),
         priority: 1,
         cancel: ask.kind == AskKind::Cancel,
         want_type: want_type.into(),
@@ -514,8 +514,8 @@ fn new_swarm(
     };
     let swarm_config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(FAR_AWAY)
-        // Beyond this many, inbound streams wait in Yamux, which resets what it cannot hold.
-        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
+        // All of them: Yamux resets inbound streams that wait too long.
+        .with_max_negotiating_inbound_streams(MAX_STREAMS);
     Ok(Swarm::new(transport, behaviour, peer_id, swarm_config))
 }
 
@@ -540,10 +540,12 @@ fn transport(
         // Twice: `Either`, further out, shows only what is below the error it holds.
         .map_err(|error| Unreachable(Box::new(Unreachable(Box::new(error)))));
     let private = tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_STREAMS);
     let secured = private
         .upgrade(Version::V1)
         .authenticate(noise)
-        .multiplex(yamux::Config::default())
+        .multiplex(yamux)
         .timeout(timing.connect);
     Ok(secured.boxed())
 }
@@ -636,7 +638,9 @@ const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 const MAX_PENDING_INCOMING: u32 = 64;
 /// Two peers that dial each other at once have two for a while.
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
-const MAX_NEGOTIATING_STREAMS: usize = 1024;
+/// Streams of one connection: who opens more is cut off. Kubo and Helia have one open for every message that is
+/// under way. Each holds at most 256 KiB that was not read yet.
+const MAX_STREAMS: usize = 256;
 const MAX_OPENING: usize = 64;
 /// Connections are kept for as long as they work.
 const FAR_AWAY: Duration = Duration::from_hours(24 * 365);

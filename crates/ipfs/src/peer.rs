@@ -169,4 +169,6 @@ async fn repair(finder: Finder, mut corrupt: mpsc::Receiver<Cid>) {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -11,16 +11,16 @@ use std::{collections::BTreeSet, time::Duration};
 const SWARM_KEY: u8 = 7;
 
 /// A peer to be: its number makes its key.
-struct Plan {
+pub(super) struct Plan {
     number: u8,
     swarm_key: u8,
     listen: String,
-    peers: Vec<PeerAddress>,
-    timing: Timing,
+    pub(super) peers: Vec<PeerAddress>,
+    pub(super) timing: Timing,
 }
 
 impl Plan {
-    fn new(number: u8) -> Self {
+    pub(super) fn new(number: u8) -> Self {
         Self {
             number,
             swarm_key: SWARM_KEY,
@@ -34,7 +34,7 @@ impl Plan {
         }
     }
 
-    fn admits(mut self, numbers: &[u8]) -> Self {
+    pub(super) fn admits(mut self, numbers: &[u8]) -> Self {
         self.peers.extend(numbers.iter().map(|number| PeerAddress {
             peer_id: id(*number),
             address: None,
@@ -42,7 +42,7 @@ impl Plan {
         self
     }
 
-    fn dials(mut self, number: u8, peer: &Peer) -> Self {
+    pub(super) fn dials(mut self, number: u8, peer: &Peer) -> Self {
         self.peers.push(PeerAddress {
             peer_id: id(number),
             address: Some(peer.listen_addresses()[0].clone()),
@@ -50,7 +50,7 @@ impl Plan {
         self
     }
 
-    async fn start(self, store: Arc<dyn BlockStore>) -> Peer {
+    pub(super) async fn start(self, store: Arc<dyn BlockStore>) -> Peer {
         self.try_start(store).await.unwrap()
     }
 
@@ -67,11 +67,11 @@ impl Plan {
     }
 }
 
-fn id(number: u8) -> String {
+pub(super) fn id(number: u8) -> String {
     PeerKey::from_seed(&[number; 32]).peer_id()
 }
 
-fn store_of(blocks: &[Block]) -> Arc<FlakyStore> {
+pub(super) fn store_of(blocks: &[Block]) -> Arc<FlakyStore> {
     Arc::new(FlakyStore::with(blocks))
 }
 
@@ -80,7 +80,7 @@ fn holds(store: &MemoryStore, blocks: &[Block]) -> bool {
     blocks.iter().all(whole)
 }
 
-fn size(blocks: &[Block]) -> Fetched {
+pub(super) fn size(blocks: &[Block]) -> Fetched {
     Fetched {
         blocks: blocks.len() as u64,
         bytes: blocks.iter().map(|block| block.bytes().len() as u64).sum(),
