@@ -176,6 +176,7 @@ async fn put_here(device: &Session, input: &Path, custody: CustodyId) -> Result<
         captured_at_unix_ms: None,
         filename: None,
         content_type: None,
+        limit: None,
     };
     let stored = operations::put(device, &options).await?;
     Ok(Cid::try_from(stored.record)?)

@@ -92,6 +92,15 @@ impl Client {
         })
     }
 
+    /// A client of the node that answered last, alone.
+    #[must_use]
+    pub fn nearest(&self) -> Self {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let node = self.nodes.get(preferred).or_else(|| self.nodes.first());
+        let node = node.and_then(|node| self.only(&node.name));
+        node.unwrap_or_else(|| self.clone())
+    }
+
     /// Records a statement. With a `strength` it waits for a receipt that strong. Without, it answers as soon as
     /// the leaf is *committed*: durable on a quorum of nodes, as the node that answers says. A committed leaf
     /// survives crashes and the loss of a minority of nodes, but its answer proves nothing to anybody; the same
@@ -637,7 +646,8 @@ impl Client {
         loop {
             let answer = self.try_nodes(|node| {
                 let mut message = Request::new(request.clone());
-                message.set_timeout(deadline);
+                // The node gives up a little later, so that who was too slow is told from who could not be reached.
+                message.set_timeout(deadline + GRACE);
                 let sent = send(node.channel.clone(), message);
                 let parse = &parse;
                 async move {
@@ -918,6 +928,8 @@ const MAX_CHECKPOINT_BYTES: usize = 128 * 1024;
 
 /// A statement waits for its holders, a quorum and co-signatures.
 const APPEND_DEADLINE: Duration = Duration::from_secs(30);
+/// How much longer than the caller a node may work at a call.
+const GRACE: Duration = Duration::from_secs(2);
 /// How often a call pauses because nodes ask it to.
 const MAX_PAUSES: u32 = 5;
 /// The longest that a node may make a call pause.

@@ -298,8 +298,16 @@ pub(crate) enum ConsentCommand {
 /// `medanchor put`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PutArguments {
-    /// The payload; `-` is standard input, which cannot be resumed.
-    pub(crate) file: PathBuf,
+    /// The payload; `-` is standard input, which cannot be resumed. Several files, or folders with all below them, are
+    /// put one record each, with a manifest; the same command again goes on.
+    #[arg(required = true)]
+    pub(crate) file: Vec<PathBuf>,
+    /// The manifest of several files; absent, one in the user's folder for this custody key and class.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Send at most this many bytes per second, such as 500k, 20M or 1Gi.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) limit: Option<Rate>,
     /// The custody key to seal it to.
     #[arg(long)]
     pub(crate) custody: CustodyId,
@@ -613,6 +621,9 @@ mod tests {
             format!("put - --custody {CUSTODY} --class telemetry --suite aes-256-gcm"),
             format!("put ecg.dat --custody {CUSTODY} --class waveform.ecg --chunk-log2 20"),
             format!("put ecg.dat --custody {CUSTODY} --class log --wait committed"),
+            format!(
+                "put ward7 ward8 --custody {CUSTODY} --class log --manifest m.jsonl --limit 5M"
+            ),
             format!("device enrol {DID} --wait witnessed"),
             format!("consent withdraw {CUSTODY} {CUSTODY} --wait published"),
             format!("request {CID} --purpose TREAT --role clinician"),

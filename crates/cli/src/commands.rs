@@ -1,7 +1,7 @@
 use crate::{
     Asking, CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions,
-    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, MemberChange, PutOptions, Report,
-    Session, Wait,
+    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, MemberChange, PutManyOptions,
+    PutOptions, Report, Session, Wait,
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
         CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
@@ -118,7 +118,16 @@ async fn execute_with_nodes(
         Command::Org(command) => principal(session, PrincipalKind::Organisation, command).await?,
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
         Command::Consent(command) => consent(session, command).await?,
-        Command::Put(put) => Box::new(operations::put(session, &put_options(put)).await?),
+        Command::Put(put) => match one_input(put) {
+            Some(input) => {
+                let options = put_options(put, input);
+                Box::new(Box::pin(operations::put(session, &options)).await?)
+            }
+            None => {
+                let options = put_many_options(put)?;
+                Box::new(Box::pin(operations::put_many(session, &options)).await?)
+            }
+        },
         Command::Request(asked) => {
             let (purpose, role) = (&asked.purpose, asked.role.as_deref());
             let strength = asked.wait.into();
@@ -316,13 +325,35 @@ fn enrol_options(kind: PrincipalKind, arguments: &EnrolArguments) -> EnrolOption
     }
 }
 
-fn put_options(arguments: &PutArguments) -> PutOptions {
+/// What is put by itself, without a manifest.
+fn one_input(arguments: &PutArguments) -> Option<Input> {
+    match arguments.file.as_slice() {
+        [file] if file == Path::new("-") => Some(Input::Stdin),
+        [file] if !file.is_dir() && arguments.manifest.is_none() => Some(Input::File(file.clone())),
+        _ => None,
+    }
+}
+
+fn put_many_options(arguments: &PutArguments) -> Result<PutManyOptions> {
+    if arguments.name.is_some() || arguments.captured_at.is_some() {
+        let problem = "several files have names and times of their own";
+        return Err(CliError::Usage(problem.to_owned()).into());
+    }
+    Ok(PutManyOptions {
+        paths: arguments.file.clone(),
+        custody: arguments.custody,
+        class: arguments.class,
+        suite: arguments.suite.into(),
+        chunk_log2: arguments.chunk_log2,
+        content_type: arguments.content_type.clone(),
+        manifest: arguments.manifest.clone(),
+        limit: arguments.limit,
+    })
+}
+
+fn put_options(arguments: &PutArguments, input: Input) -> PutOptions {
     PutOptions {
-        input: if arguments.file == Path::new("-") {
-            Input::Stdin
-        } else {
-            Input::File(arguments.file.clone())
-        },
+        input,
         custody: arguments.custody,
         class: arguments.class,
         suite: arguments.suite.into(),
@@ -330,6 +361,7 @@ fn put_options(arguments: &PutArguments) -> PutOptions {
         captured_at_unix_ms: arguments.captured_at,
         filename: arguments.name.clone(),
         content_type: arguments.content_type.clone(),
+        limit: arguments.limit,
     }
 }
 

@@ -100,6 +100,21 @@ pub(crate) fn stable_code(error: &anyhow::Error) -> String {
     }
 }
 
+/// What two failures come to: what must not be used before what may come by itself, before what may not.
+pub(crate) fn graver(one: Exit, other: Exit) -> Exit {
+    const ORDER: [Exit; 6] = [
+        Exit::NotVerified,
+        Exit::Unavailable,
+        Exit::Failed,
+        Exit::Denied,
+        Exit::Usage,
+        Exit::Done,
+    ];
+    let both = [one, other];
+    let gravest = ORDER.into_iter().find(|exit| both.contains(exit));
+    gravest.unwrap_or(Exit::Failed)
+}
+
 fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<CliError>() {
         return Some(of_ours(error));
@@ -217,5 +232,17 @@ mod tests {
             let error = error.context("do something");
             assert_eq!(Exit::of(&error).code(), code, "{error:#}");
         }
+    }
+
+    #[test]
+    fn gravest_failure_says_how_it_ended() {
+        assert_eq!(graver(Exit::Done, Exit::Done), Exit::Done);
+        assert_eq!(graver(Exit::Done, Exit::Denied), Exit::Denied);
+        assert_eq!(graver(Exit::Denied, Exit::Unavailable), Exit::Unavailable);
+        assert_eq!(graver(Exit::Failed, Exit::Denied), Exit::Failed);
+        assert_eq!(
+            graver(Exit::NotVerified, Exit::Unavailable),
+            Exit::NotVerified
+        );
     }
 }

@@ -129,7 +129,7 @@ pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
     let range = range.transpose()?;
     let throttle = options.limit.map(|rate| Arc::new(Throttle::new(rate)));
     let source = source(&nodes, &record, throttle.as_ref());
-    let transfer = Arc::new(Transfer::new(1));
+    let transfer = Arc::new(Transfer::new("fetching", 1));
     let mut got = Got {
         record: record.cid().to_string(),
         leaf_index: opened.leaf_index,

@@ -1,6 +1,6 @@
 use crate::{
     Asking, CliError, Exit, NotedNode, OwnKeys, Rate, Session,
-    exit::stable_code,
+    exit::{graver, stable_code},
     files,
     get::{Opened, noted, open, source},
     grant::Grant,
@@ -108,7 +108,7 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
         nodes: NodesSource::new(session.client.clone()),
         places: Arc::new(Semaphore::new(BLOCKS)),
         throttle: options.limit.map(|rate| Arc::new(Throttle::new(rate))),
-        transfer: Arc::new(Transfer::new(u64::try_from(records.len())?)),
+        transfer: Arc::new(Transfer::new("fetching", u64::try_from(records.len())?)),
     };
     let asked = records.iter().map(|record| {
         let state = manifest.state(record).cloned();
@@ -311,21 +311,6 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// What two failures come to: what must not be used before what may come by itself, before what may not.
-fn graver(one: Exit, other: Exit) -> Exit {
-    const ORDER: [Exit; 6] = [
-        Exit::NotVerified,
-        Exit::Unavailable,
-        Exit::Failed,
-        Exit::Denied,
-        Exit::Usage,
-        Exit::Done,
-    ];
-    let both = [one, other];
-    let gravest = ORDER.into_iter().find(|exit| both.contains(exit));
-    gravest.unwrap_or(Exit::Failed)
-}
-
 impl fmt::Display for GotMany {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (bytes, took) = (self.fetched_bytes, self.took_ms.max(1));
@@ -382,18 +367,6 @@ mod tests {
         assert_eq!(parse_list(&text).unwrap(), [one, other]);
         let error = parse_list(&format!("{one}\n{one} {other}\n")).unwrap_err();
         assert_eq!(error.to_string(), "line 2");
-    }
-
-    #[test]
-    fn gravest_failure_says_how_it_ended() {
-        assert_eq!(graver(Exit::Done, Exit::Done), Exit::Done);
-        assert_eq!(graver(Exit::Done, Exit::Denied), Exit::Denied);
-        assert_eq!(graver(Exit::Denied, Exit::Unavailable), Exit::Unavailable);
-        assert_eq!(graver(Exit::Failed, Exit::Denied), Exit::Failed);
-        assert_eq!(
-            graver(Exit::NotVerified, Exit::Unavailable),
-            Exit::NotVerified
-        );
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod device_stream;
 mod equivocation;
 mod error;
 mod exit;
+mod file_list;
+mod file_sealer;
 mod files;
 mod fsck_state;
 mod get;
@@ -29,6 +31,7 @@ mod grant;
 mod home;
 mod key;
 mod known;
+mod lasting;
 mod lines;
 mod log;
 mod log_access;
@@ -46,9 +49,12 @@ mod policy;
 mod principal;
 mod progress;
 mod put;
+mod put_manifest;
+mod put_many;
 mod report;
 mod request;
 mod seal;
+mod send;
 mod session;
 mod signals;
 mod status;
@@ -81,9 +87,11 @@ pub use member::{MemberChange, MemberChanged, MemberDraft, MemberList, MemberRow
 pub use own_keys::OwnKeys;
 pub use policy::PolicyUpdated;
 pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};
-pub use put::{Input, PutOptions, Stored};
+pub use put::{Input, PutOptions};
+pub use put_many::{FailedFile, PutMany, PutManyOptions};
 pub use report::Report;
 pub use request::Granted;
+pub use send::Stored;
 pub use session::{Said, Session};
 pub use status::{AlarmRow, NodeRow, NodeState, ScrubRow, StatusReport};
 pub use status_record::{RecordCopy, RecordStatus};
@@ -109,6 +117,7 @@ pub mod operations {
         policy::update_policy,
         principal::{enrol, list_principals, reinstate, revoke, suspend},
         put::put,
+        put_many::put_many,
         request::request,
         status::status,
         status_record::status_of_record,

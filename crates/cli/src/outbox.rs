@@ -16,7 +16,7 @@ use std::{
 /// `<oid>`. `blocks` holds the blocks below the record, each as its codec (u8), length (u32, big-endian)
 /// and bytes; `upload` is canonical DAG-CBOR `{ v, record, wrap, source? }`. `committed` is there once a node has
 /// said that the record is in the log, and nothing has shown it yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outbox(PathBuf);
 
 /// A record that is being sealed.
@@ -39,7 +39,7 @@ pub(crate) struct Upload {
 }
 
 /// The file that was sealed, to know it again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceFile {
     pub(crate) path: String,
@@ -60,12 +60,19 @@ struct UploadFile {
 impl Outbox {
     /// Opens the outbox and removes what was never finished.
     pub(crate) fn open(folder: PathBuf) -> Result<Self> {
-        for folder in folders(&folder)? {
+        let outbox = Self(folder);
+        outbox.sweep()?;
+        Ok(outbox)
+    }
+
+    /// Removes what was never finished.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for folder in folders(&self.0)? {
             if folder.extension().is_some_and(|kind| kind == SEALING) {
                 remove(&folder)?;
             }
         }
-        Ok(Self(folder))
+        Ok(())
     }
 
     /// The sealed records.

@@ -99,9 +99,9 @@ struct Volume {
 }
 
 impl Transfer {
-    /// Of this many records.
-    pub(crate) fn new(records: u64) -> Self {
-        let bar = bytes("fetching", None);
+    /// Of this many records, to which `what` is done.
+    pub(crate) fn new(what: &'static str, records: u64) -> Self {
+        let bar = bytes(what, None);
         let volume = Volume {
             records,
             ..Volume::default()

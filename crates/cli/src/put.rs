@@ -1,25 +1,25 @@
 use crate::{
-    CliError, Exit, OwnKeys, Recorded, Session, Wait, clock,
+    CliError, OwnKeys, Rate, Session, Stored, Wait, clock,
     device_stream::DeviceStream,
     outbox::{Outbox, SourceFile, Upload},
-    progress::{self, Counted},
+    progress::{self, Counted, Transfer},
     seal::{Meta, Plan, seal},
+    send::{Persistence, Sender, is_refused_for_good},
+    throttle::Throttle,
 };
 use anyhow::{Context, Result};
-use futures::{StreamExt, TryStreamExt, stream};
-use medanchor_anchor::{Anchored, Outcome, Statement, Strength, Verified};
+use medanchor_anchor::{Strength, Verified};
 use medanchor_api::LeafName;
-use medanchor_dag::{Block, Cid, Class, CustodyId};
+use medanchor_dag::{Class, CustodyId};
 use medanchor_envelope::{Recipient, Suite};
-use serde::Serialize;
 use std::{
-    fmt,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 /// What to store.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct PutOptions {
     pub filename: Option<String>,
     /// Its media type, sealed beside it.
     pub content_type: Option<String>,
+    /// At most this many bytes per second; absent, as fast as they go.
+    pub limit: Option<Rate>,
 }
 
 /// Where the payload comes from.
@@ -49,30 +51,6 @@ pub enum Input {
     File(PathBuf),
     /// Standard input.
     Stdin,
-}
-
-/// A record that is anchored.
-#[derive(Clone, Debug, Serialize)]
-pub struct Stored {
-    /// Its CID.
-    pub record: String,
-    /// CID of the wrap of its content key.
-    pub wrap: String,
-    /// Where the log has it.
-    #[serde(flatten)]
-    pub recorded: Recorded,
-    /// Log time of its leaf.
-    pub at: String,
-    /// Length of the payload in bytes.
-    pub size_bytes: u64,
-    /// Number of sealed chunks.
-    pub chunks: u64,
-    /// The device's stream.
-    pub stream: String,
-    /// Its number in the stream.
-    pub seq: u64,
-    /// Whether it was sealed by an earlier, interrupted run.
-    pub resumed: bool,
 }
 
 /// Seals a payload, stores it, has it anchored, and verifies the receipt that the session waits for.
@@ -90,17 +68,20 @@ pub async fn put(session: &Session, options: &PutOptions) -> Result<Stored> {
     let folder = session.home.folder("outbox")?;
     let _alone = lock(&folder).await?;
     let outbox = Outbox::open(folder)?;
-    let mut stream = DeviceStream::open(session.home.join("device-stream.toml"))?;
+    let uploads = outbox.uploads()?;
+    let mut stream = device_stream(session, &uploads)?;
     let source = source_of(&options.input)?;
     // Nothing new waits for receipts that nobody gives at present.
     let mut settling = session.wait == Wait::Committed;
-    for upload in outbox.uploads()? {
-        let is_this = source.is_some() && upload.source == source;
+    for upload in uploads {
+        let header = upload.record.header();
+        let is_alike = header.custody == options.custody && header.class == options.class;
+        let is_this = source.is_some() && upload.source == source && is_alike;
         if upload.committed && session.wait == Wait::Committed && !is_this {
             settling = settling && settle(session, upload).await?;
             continue;
         }
-        let stored = send(session, &keys, upload, &mut stream, true)
+        let stored = send(session, &keys, options, upload, &mut stream, true)
             .await
             .context("send what an earlier run sealed")?;
         if is_this {
@@ -115,7 +96,8 @@ pub async fn put(session: &Session, options: &PutOptions) -> Result<Stored> {
     })
     .await
     .context("seal")??;
-    send(session, &keys, upload, &mut stream, false).await
+    stream.advance(&upload.record)?;
+    send(session, &keys, options, upload, &mut stream, false).await
 }
 
 /// Lets a committed record leave the outbox if its receipt is there by now.
@@ -136,131 +118,48 @@ async fn settle(session: &Session, upload: Upload) -> Result<bool> {
     Ok(true)
 }
 
-/// Uploads what is sealed and has it anchored. When no node can finish, the upload stays in the outbox.
+/// Sends what is sealed. It leaves the outbox once a receipt shows that it is anchored, or when the log refuses it for
+/// good; otherwise it stays.
 async fn send(
     session: &Session,
     keys: &OwnKeys,
+    options: &PutOptions,
     upload: Upload,
     stream: &mut DeviceStream,
     resumed: bool,
 ) -> Result<Stored> {
-    stream.advance(&upload.record)?;
-    let anchored_wrap = *upload.wrap.cid();
-    let anchored = Anchored::of(&upload.record, anchored_wrap);
-    let signed = Statement::anchored(&session.origin, anchored).sign(&[&keys.signing]);
-    let mut pauses = PAUSES.iter();
-    let said = loop {
-        let sent = async {
-            store_blocks(session, &upload, resumed).await?;
-            session.submit(&signed).await
-        };
-        match sent.await {
-            Ok(said) => break said,
-            Err(error) if is_refused_for_good(&error) => {
+    let transfer = Arc::new(Transfer::new("uploading", 1));
+    transfer.is_known(upload.record.size_bytes());
+    let throttle = options.limit.map(Throttle::new);
+    let bar = Arc::clone(&transfer);
+    let sender = Sender::new(session, keys, Persistence::Some, throttle, bar);
+    let sent = sender.send(0, &upload, resumed).await;
+    transfer.finish();
+    match sent {
+        Ok(stored) if stored.recorded.receipt.is_some() => {
+            upload.remove()?;
+            Ok(stored)
+        }
+        Ok(stored) => {
+            upload.set_committed()?;
+            Ok(stored)
+        }
+        Err(error) => {
+            if is_refused_for_good(&error) {
                 stream.take_back(&upload.record)?;
                 upload.remove()?;
-                return Err(error);
             }
-            // The node with the blocks may be gone: another gets what it lacks.
-            Err(error) if Exit::of(&error) == Exit::Unavailable => match pauses.next() {
-                Some(&pause) => tokio::time::sleep(pause).await,
-                None => return Err(error.context(STAYS)),
-            },
-            Err(error) => return Err(error.context(STAYS)),
-        }
-    };
-    let record = upload.record.clone();
-    let recorded = session.recorded(&signed, &said)?;
-    match recorded.receipt {
-        Some(_) => upload.remove()?,
-        None => upload.set_committed()?,
-    }
-    Ok(Stored {
-        record: record.cid().to_string(),
-        wrap: anchored_wrap.to_string(),
-        recorded,
-        at: clock::rfc3339(said.at_unix_ms),
-        size_bytes: record.size_bytes(),
-        chunks: record.chunk_count(),
-        stream: record.header().stream.to_string(),
-        seq: record.seq(),
-        resumed,
-    })
-}
-
-/// Puts every block that the node does not hold yet, in batches that bound the memory.
-async fn store_blocks(session: &Session, upload: &Upload, resumed: bool) -> Result<()> {
-    let bar = progress::bytes("uploading", Some(upload.record.size_bytes()));
-    let roots = vec![upload.record.to_block(), upload.wrap.clone()];
-    let batches = batches(upload)?.chain(stream::once(async { Ok(roots) }));
-    let put = |batch: Vec<Block>| store_batch(session, batch, resumed);
-    batches
-        .map_ok(put)
-        .try_buffered(BATCHES_IN_FLIGHT)
-        .try_for_each(async |size| {
-            bar.inc(size);
-            Ok(())
-        })
-        .await
-        .context("store the sealed blocks")
-}
-
-async fn store_batch(session: &Session, batch: Vec<Block>, resumed: bool) -> Result<u64> {
-    let size = batch.iter().map(|block| block.bytes().len()).sum::<usize>();
-    let cids: Vec<Cid> = batch.iter().map(|block| *block.cid()).collect();
-    // Nobody can hold what was sealed a moment ago.
-    let held = if resumed {
-        session.client.has(&cids).await?
-    } else {
-        vec![false; cids.len()]
-    };
-    let lacking = batch.into_iter().zip(held).filter(|(_, held)| !held);
-    let lacking: Vec<Block> = lacking.map(|(block, _)| block).collect();
-    if !lacking.is_empty() {
-        session.client.put(stream::iter(lacking)).await?;
-    }
-    Ok(u64::try_from(size)?)
-}
-
-/// The blocks below the record, read from disk by a thread of their own.
-fn batches(upload: &Upload) -> Result<impl futures::Stream<Item = Result<Vec<Block>>> + use<>> {
-    let mut blocks = upload.blocks()?.peekable();
-    let (sender, receiver) = mpsc::channel(1);
-    spawn_blocking(move || {
-        while blocks.peek().is_some() {
-            // Nobody listens any more when the upload has failed.
-            if sender.blocking_send(next_batch(&mut blocks)).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(stream::unfold(receiver, |mut receiver| async {
-        Some((receiver.recv().await?, receiver))
-    }))
-}
-
-fn next_batch(blocks: &mut impl Iterator<Item = io::Result<Block>>) -> Result<Vec<Block>> {
-    let mut batch = Vec::new();
-    let mut size = 0;
-    for block in blocks {
-        let block = block.context("read the outbox")?;
-        size += block.bytes().len();
-        batch.push(block);
-        if size >= BATCH_BYTES {
-            break;
+            Err(error)
         }
     }
-    Ok(batch)
 }
 
 async fn plan(session: &Session, options: &PutOptions, source: Option<SourceFile>) -> Result<Plan> {
-    let custody = session.custody(options.custody).await?;
-    let custody_key = Recipient::from_bytes(custody.public_key).context("use the custody key")?;
     let file_time = source.as_ref().map(|source| source.modified_unix_ms);
     let captured_at = options.captured_at_unix_ms.or(file_time);
     Ok(Plan {
         custody: options.custody,
-        custody_key,
+        custody_key: custody_key(session, options.custody).await?,
         class: options.class,
         suite: options.suite,
         chunk_log2: options.chunk_log2,
@@ -271,6 +170,21 @@ async fn plan(session: &Session, options: &PutOptions, source: Option<SourceFile
         },
         source,
     })
+}
+
+/// The key to seal to.
+pub(crate) async fn custody_key(session: &Session, custody: CustodyId) -> Result<Recipient> {
+    let custody = session.custody(custody).await?;
+    Recipient::from_bytes(custody.public_key).context("use the custody key")
+}
+
+/// Where the device's stream stands, with what is in the outbox.
+pub(crate) fn device_stream(session: &Session, uploads: &[Upload]) -> Result<DeviceStream> {
+    let mut stream = DeviceStream::open(session.home.join("device-stream.toml"))?;
+    for upload in uploads {
+        stream.advance(&upload.record)?;
+    }
+    Ok(stream)
 }
 
 fn seal_input(
@@ -316,7 +230,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// One upload at a time: they are numbered.
-async fn lock(folder: &Path) -> Result<File> {
+pub(crate) async fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(".lock");
     spawn_blocking(move || -> io::Result<File> {
         let file = File::create(path)?;
@@ -327,65 +241,5 @@ async fn lock(folder: &Path) -> Result<File> {
     .context("lock the outbox")
 }
 
-/// Whether the log holds the record as refused and will never judge otherwise. Whoever is suspended may be
-/// reinstated and what is unknown may become known: then the same record is anchored.
-fn is_refused_for_good(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref();
-    let Some(CliError::Refused { outcome, .. }) = refused else {
-        return false;
-    };
-    matches!(outcome, Outcome::Conflict | Outcome::Forbidden)
-}
-
-impl fmt::Display for Stored {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "record   {}", self.record)?;
-        writeln!(
-            f,
-            "payload  {} bytes in {} chunks",
-            self.size_bytes, self.chunks
-        )?;
-        writeln!(f, "stream   {} number {}", self.stream, self.seq)?;
-        writeln!(f, "at       {}", self.at)?;
-        write!(f, "{}", self.recorded)
-    }
-}
-
-const STAYS: &str =
-    "anchor the record, which stays in the outbox until `medanchor put` sends it again";
 /// How long a command that waits for no receipt waits for those of earlier ones.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
-const BATCH_BYTES: usize = 8 << 20;
-const BATCHES_IN_FLIGHT: usize = 2;
-const PAUSES: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sealed_record_is_given_up_only_when_the_log_refuses_it_for_good() {
-        for (outcome, for_good) in [
-            (Outcome::Conflict, true),
-            (Outcome::Forbidden, true),
-            (Outcome::Inactive, false),
-            (Outcome::Unknown, false),
-            (Outcome::Expired, false),
-            (Outcome::Stale, false),
-        ] {
-            let leaf_index = 1;
-            let refused = CliError::Refused {
-                outcome,
-                leaf_index,
-            };
-            let error = anyhow::Error::from(refused).context("record the statement");
-            assert_eq!(is_refused_for_good(&error), for_good, "{outcome}");
-        }
-        let unproved = CliError::NotVerified("no receipt".to_owned());
-        assert!(!is_refused_for_good(&unproved.into()));
-    }
-}

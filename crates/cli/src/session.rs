@@ -173,22 +173,46 @@ impl Session {
     /// [`CliError::Refused`] when a verified receipt shows that the log holds it as refused, and otherwise
     /// when no node takes it or the receipt does not verify.
     pub async fn submit(&self, signed: &SignedStatement) -> Result<Said> {
-        let submit = async |strength| {
-            let submitted = patiently(async || self.client.submit(signed, strength).await);
-            submitted.await.context("record the statement")
-        };
+        match self.wait.strength() {
+            Some(strength) => self.submit_for(signed, strength).await,
+            None => {
+                let submitted = self.commit(signed).await?;
+                self.said(signed, &submitted).await
+            }
+        }
+    }
+
+    /// Records a signed statement, and waits for no receipt: the answer is a node's word.
+    pub(crate) async fn commit(&self, signed: &SignedStatement) -> Result<Submitted> {
+        let submitted = patiently(async || self.client.submit(signed, None).await);
+        submitted.await.context("record the statement")
+    }
+
+    /// Waits for what the session waits for, once a node says that a statement is recorded.
+    pub(crate) async fn said(
+        &self,
+        signed: &SignedStatement,
+        submitted: &Submitted,
+    ) -> Result<Said> {
         let strength = match self.wait.strength() {
             Some(strength) => strength,
-            None => {
-                let submitted = submit(None).await?;
-                if submitted.leaf.outcome == Outcome::Ok {
-                    return committed(&submitted, &signed.statement);
-                }
-                // A node's word is enough to go on, but not to give up.
-                Strength::Witnessed
+            None if submitted.leaf.outcome == Outcome::Ok => {
+                return committed(submitted, &signed.statement);
             }
+            // A node's word is enough to go on, but not to give up.
+            None => Strength::Witnessed,
         };
-        let submitted = submit(Some(strength)).await?;
+        self.submit_for(signed, strength).await
+    }
+
+    /// Records a signed statement, and waits for its receipt.
+    pub(crate) async fn submit_for(
+        &self,
+        signed: &SignedStatement,
+        strength: Strength,
+    ) -> Result<Said> {
+        let submitted = patiently(async || self.client.submit(signed, Some(strength)).await);
+        let submitted = submitted.await.context("record the statement")?;
         let receipt = submitted.receipt.ok_or_else(|| {
             CliError::NotVerified("the node recorded the statement but gives no receipt".to_owned())
         })?;

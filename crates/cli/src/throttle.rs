@@ -48,7 +48,7 @@ impl Throttle {
     }
 
     /// Waits for the turn of this many bytes.
-    async fn wait(&self, bytes: u64) {
+    pub(crate) async fn wait(&self, bytes: u64) {
         let turn = self.pace().reserve(self.began.elapsed(), bytes);
         tokio::time::sleep_until(self.began + turn).await;
     }

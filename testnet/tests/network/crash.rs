@@ -259,7 +259,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-fn stream_head(device: &Home) -> StreamHead {
+pub(crate) fn stream_head(device: &Home) -> StreamHead {
     let author = Author::of(device);
     let state = fs::read_to_string(device.path().join("device-stream.toml")).unwrap();
     let state: toml::Table = state.parse().unwrap();
@@ -294,7 +294,7 @@ fn is_there(outbox: &Path, extension: &str) -> bool {
     folders(outbox).iter().any(of)
 }
 
-fn folders(outbox: &Path) -> Vec<PathBuf> {
+pub(crate) fn folders(outbox: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(outbox).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())

@@ -20,6 +20,7 @@ mod crash;
 mod demo;
 mod equivocation;
 mod fetch;
+mod folder;
 mod full;
 mod heads;
 mod idle;
