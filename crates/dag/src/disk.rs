@@ -8,14 +8,17 @@
 //! tmp/              files being written; whatever is here at the start is deleted
 //! ```
 //!
-//! A row without its file, or a file without its row, is no block: putting the block again mends both. A block
-//! that is bad or gone is [quarantined](DiskStore::quarantine): its row moves to the table of bad blocks, its
+//! A row without its file, or a file without its row, is no block: putting the block again mends both. What nothing
+//! needs any more is [collected](DiskStore::collect), while the store is in use. A block that is bad or gone is [quarantined](DiskStore::quarantine): its row moves to the table of bad blocks, its
 //! file out of the way, and nobody is served either. It stays listed until it is put again.
 
+mod collect;
 mod device;
+mod digest_set;
 mod files;
 mod group;
 mod index;
+mod recent;
 mod scrub;
 
 use crate::{Block, BlockStore, Codec, StoreError, block::digest_of, cid_of};
@@ -24,14 +27,17 @@ use device::Device;
 use files::Files;
 use group::{Group, Put};
 use index::{Index, Row};
+use recent::Recent;
 use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+pub use collect::{Collected, Marks};
 pub use index::Figures;
+pub use recent::Lease;
 pub use scrub::{ScrubProgress, ScrubStep};
 
 /// Blocks in a folder of their own. One process at a time.
@@ -44,7 +50,18 @@ pub struct DiskStore {
     files: Files,
     device: Arc<Device>,
     group: Group,
+    recent: Recent,
+    promised: Mutex<Promised>,
     _lock: File,
+}
+
+/// Until when blocks were promised to be kept, log time in unix ms.
+#[derive(Debug)]
+struct Promised {
+    /// The latest promise since the store was opened; at first what may have been promised before.
+    until: u64,
+    /// What is on disk: no promise goes beyond it.
+    reserved: u64,
 }
 
 /// Why a block store could not be opened.
@@ -99,13 +116,93 @@ impl DiskStore {
         if let Some(parent) = folder.canonicalize().map_err(failed)?.parent() {
             device.sync_folder(parent).map_err(failed)?;
         }
+        let reserved = index.promised();
+        let reserved = reserved.map_err(|error| failed(io::Error::other(error)))?;
         Ok(Self {
             index,
             files,
             device,
             group: Group::default(),
+            recent: Recent::default(),
+            promised: Mutex::new(Promised {
+                until: reserved,
+                reserved,
+            }),
             _lock: lock,
         })
+    }
+
+    /// The block, as [`BlockStore::block`] gives it, without that its being read keeps it from being collected.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockStore::block`].
+    pub fn peek(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        let digest = digest_of(cid)?;
+        let bytes = match self.index.row(&digest)? {
+            None => return Ok(None),
+            Some(Row::Small(bytes)) => Some(bytes),
+            Some(Row::Large) => self.files.read(&digest, cid)?,
+            Some(Row::Bad) => None,
+        };
+        let block = bytes.and_then(|bytes| Block::verify(*cid, bytes).ok());
+        block.map(Some).ok_or(StoreError::Corrupt(*cid))
+    }
+
+    /// Whether the block's bytes are here, as [`BlockStore::has`] says it, without that the question keeps it from
+    /// being collected.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockStore::has`].
+    pub fn knows(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let digest = digest_of(cid)?;
+        match self.index.row(&digest)? {
+            None | Some(Row::Bad) => Ok(false),
+            Some(Row::Small(_)) => Ok(true),
+            Some(Row::Large) => self.files.has(&digest),
+        }
+    }
+
+    /// Keeps from being collected what is put or looked for while it is held, and for a generation longer.
+    pub fn lease(&self) -> Lease {
+        self.recent.lease()
+    }
+
+    /// Begins a new generation of what was put or looked for lately, and forgets the last but one: what only that
+    /// knew may be collected. Whether it did: not while a [`Lease`] of the last is held.
+    pub fn begin_generation(&self) -> bool {
+        self.recent.begin_generation()
+    }
+
+    /// Whether no [`Lease`] of the last generation is held.
+    pub fn is_last_generation_free(&self) -> bool {
+        self.recent.is_last_free()
+    }
+
+    /// Remembers, durably, that somebody was promised that blocks are kept until a log time, unix ms. To be called
+    /// before the promise is given. It names no blocks: a [`Lease`] is to be held from when they are looked for.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; promise nothing then.
+    pub fn promise(&self, until_unix_ms: u64) -> Result<(), StoreError> {
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        if until_unix_ms > promised.reserved {
+            self.device.check()?;
+            // A little ahead, so that not every promise costs a sync.
+            let reserved = until_unix_ms.saturating_add(RESERVE_MS);
+            self.index.save_promised(reserved)?;
+            promised.reserved = reserved;
+        }
+        promised.until = promised.until.max(until_unix_ms);
+        Ok(())
+    }
+
+    /// Until when blocks were promised to be kept, log time in unix ms: no promise goes beyond it.
+    pub fn promised(&self) -> u64 {
+        let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        promised.until
     }
 
     /// Forgets a block. Whether it was here.
@@ -118,14 +215,8 @@ impl DiskStore {
         // No put may stand between the naming of its files and the commit of its rows.
         let _exclusive = self.group.exclusive();
         self.device.check()?;
-        match self.index.row(&digest)? {
-            None => return Ok(false),
-            Some(Row::Small(_)) => {}
-            // The file goes first: after a crash the row without it can still be removed.
-            Some(Row::Large) => self.files.remove(&digest)?,
-            Some(Row::Bad) => self.files.discard(&digest)?,
-        }
-        self.index.remove(&digest)
+        let (blocks, _) = self.remove_rows_then_files(&[digest])?;
+        Ok(blocks > 0)
     }
 
     /// Takes a block out of service if its bytes are bad or gone. Whether it did: a block that is good, not
@@ -144,7 +235,7 @@ impl DiskStore {
             Some(Row::Small(_)) => false,
             Some(Row::Large) => true,
         };
-        match self.block(cid) {
+        match self.peek(cid) {
             Err(StoreError::Corrupt(_)) => {}
             Ok(_) => return Ok(false),
             Err(error) => return Err(error),
@@ -236,6 +327,14 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Whoever looks for a block may rely on it: it is not collected soon, nor half removed when it is read.
+    fn notice(&self, digest: &[u8; 32]) {
+        if self.recent.notice(digest) {
+            // It is being removed at this moment, with a few others.
+            drop(self.group.exclusive());
+        }
+    }
+
     fn is_intact(&self, block: &Block) -> Result<bool, StoreError> {
         match self.block(block.cid()) {
             Ok(found) => Ok(found.is_some()),
@@ -250,24 +349,13 @@ impl DiskStore {
 
 impl BlockStore for DiskStore {
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        let digest = digest_of(cid)?;
-        match self.index.row(&digest)? {
-            None | Some(Row::Bad) => Ok(false),
-            Some(Row::Small(_)) => Ok(true),
-            Some(Row::Large) => self.files.has(&digest),
-        }
+        self.notice(&digest_of(cid)?);
+        self.knows(cid)
     }
 
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        let digest = digest_of(cid)?;
-        let bytes = match self.index.row(&digest)? {
-            None => return Ok(None),
-            Some(Row::Small(bytes)) => Some(bytes),
-            Some(Row::Large) => self.files.read(&digest, cid)?,
-            Some(Row::Bad) => None,
-        };
-        let block = bytes.and_then(|bytes| Block::verify(*cid, bytes).ok());
-        block.map(Some).ok_or(StoreError::Corrupt(*cid))
+        self.notice(&digest_of(cid)?);
+        self.peek(cid)
     }
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
@@ -331,6 +419,9 @@ fn is_large(bytes: &[u8]) -> bool {
 
 /// The largest block that is kept inside its row.
 const MAX_ROW_BYTES: usize = 16 * 1024;
+
+/// How far ahead of a promise it is noted on disk.
+const RESERVE_MS: u64 = 10 * 1000;
 
 /// What is on disk, and its version.
 const FORMAT: &str = "blocks-1";

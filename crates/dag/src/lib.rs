@@ -32,11 +32,11 @@ pub use cid::Cid;
 pub use class::{Class, ClassError};
 pub use did::{Did, DidError, Signature, SignatureError, SigningKey, sha256};
 #[cfg(feature = "disk")]
-pub use disk::{DiskStore, Figures, OpenError, ScrubProgress, ScrubStep};
+pub use disk::{Collected, DiskStore, Figures, Lease, Marks, OpenError, ScrubProgress, ScrubStep};
 pub use export::{ExportError, chunk_cids, export, export_blocks, fetch_chunk, named_chunks};
 pub use header::HeaderFields;
 pub use id::{CustodyId, Hash, IdError, StreamId};
 pub use import::import;
 pub use record::{Draft, MAX_META_BYTES, MAX_RECORD_BYTES, Record, RecordError};
 pub use store::{BlockSource, BlockStore, MemoryStore, SourceError, StoreError};
-pub use walk::{LinksError, RawBlocks, WalkError, Walked, is_whole, links, walk};
+pub use walk::{LinksError, RawBlocks, WalkError, Walked, is_whole, links, reach, walk};

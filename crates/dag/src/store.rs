@@ -10,7 +10,7 @@ use std::{
 /// Where blocks are kept. Synchronous: call it from a thread that may block.
 ///
 /// Blocks are keyed by their SHA-256 multihash, so the same bytes under another codec are one block.
-pub trait BlockStore: Send + Sync + 'static {
+pub trait BlockStore: Send + Sync {
     /// Whether the block's bytes are here. They were good when they were written; only
     /// [`BlockStore::block`] checks them again.
     ///

@@ -125,6 +125,37 @@ impl Walked {
     }
 }
 
+/// Names every block of the DAG below `root` to `see`, itself too, as far as it is known. Whether all of it is
+/// known: what is below an inner block that is not here, or bad, is not.
+///
+/// # Errors
+///
+/// When the store fails, or an inner block is not DAG-CBOR.
+pub fn reach(
+    store: &dyn BlockStore,
+    root: &Cid,
+    mut see: impl FnMut(&Cid),
+) -> Result<bool, WalkError> {
+    let mut is_known = true;
+    let mut seen = BTreeSet::from([*root]);
+    let mut todo = vec![*root];
+    while let Some(cid) = todo.pop() {
+        see(&cid);
+        if cid.codec() == Codec::Raw.code() {
+            continue;
+        }
+        match store.block(&cid) {
+            Ok(Some(block)) => {
+                let links = links(&block)?.into_iter();
+                todo.extend(links.filter(|link| seen.insert(*link)));
+            }
+            Ok(None) | Err(StoreError::Corrupt(_)) => is_known = false,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(is_known)
+}
+
 /// Whether the block `root` and everything below it is in `store`.
 ///
 /// # Errors

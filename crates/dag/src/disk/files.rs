@@ -177,19 +177,38 @@ impl Files {
         Ok(digests)
     }
 
-    /// Deletes a block's file, durably; it need not be there.
-    pub(super) fn remove(&self, digest: &[u8; 32]) -> Result<(), StoreError> {
-        let path = self.path(digest);
-        let removed = self.device.write(|| match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        });
-        removed
-            .and_then(|()| match path.parent() {
-                Some(folder) => self.device.sync_folder(folder),
-                None => Ok(()),
-            })
+    /// Deletes blocks' files, durably; they need not be there.
+    pub(super) fn remove_all(&self, digests: &[[u8; 32]]) -> Result<(), StoreError> {
+        let mut folders = BTreeSet::new();
+        for digest in digests {
+            let path = self.path(digest);
+            let removed = self.device.write(|| match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            });
+            removed.map_err(|error| self.device.explain(error))?;
+            folders.extend(path.parent().map(Path::to_owned));
+        }
+        let folders: io::Result<Vec<_>> = folders.iter().map(File::open).collect();
+        folders
+            .and_then(|folders| self.device.sync_each(&folders, File::sync_all))
             .map_err(|error| self.device.explain(error))
+    }
+
+    /// The blocks that have a file in one of the folders.
+    pub(super) fn digests(&self, shard: u8) -> Result<Vec<[u8; 32]>, StoreError> {
+        let folder = self.blocks.join(format!("{shard:02x}"));
+        let listed = fs::read_dir(folder).and_then(|files| {
+            let names = files.map(|file| Ok(file?.file_name()));
+            names.collect::<io::Result<Vec<_>>>()
+        });
+        let names = listed.map_err(|error| self.device.explain(error))?;
+        let digests = names.iter().filter_map(|name| {
+            // Whatever else is here is not ours.
+            let digest = name.to_str()?.parse::<Hash>().ok()?;
+            Some(*digest.as_bytes())
+        });
+        Ok(digests.collect())
     }
 
     fn aside(&self, digest: &[u8; 32]) -> PathBuf {

@@ -46,6 +46,23 @@ pub struct Figures {
     pub repaired: u64,
     /// Blocks that are bad or missing now.
     pub missing: u64,
+    /// Blocks that were ever removed because nothing needed them.
+    pub freed_blocks: u64,
+    /// Bytes in them.
+    pub freed_bytes: u64,
+}
+
+/// What was removed at once.
+#[derive(Debug, Default)]
+pub(super) struct Removed {
+    /// Blocks.
+    pub(super) blocks: u64,
+    /// Bytes in them.
+    pub(super) bytes: u64,
+    /// Those of them whose bytes are in files, which are still there.
+    pub(super) files: Vec<[u8; 32]>,
+    /// What was in quarantine, whose bad bytes may still be there.
+    pub(super) bad: Vec<[u8; 32]>,
 }
 
 impl Index {
@@ -90,6 +107,8 @@ impl Index {
                 found_bad: total(FOUND_BAD)?,
                 repaired: total(REPAIRED)?,
                 missing: view.open_table(BAD)?.len()?,
+                freed_blocks: total(FREED_BLOCKS)?,
+                freed_bytes: total(FREED_BYTES)?,
             })
         })
     }
@@ -215,25 +234,54 @@ impl Index {
         })
     }
 
-    /// Removes a row, durably, also one among the bad. Whether it was a block.
-    pub(super) fn remove(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
-        self.commit(|txn| {
-            txn.open_table(BAD)?.remove(digest)?;
-            let small = txn
-                .open_table(SMALL)?
-                .remove(digest)?
-                .map(|row| length(row.value()));
-            let large = txn
-                .open_table(LARGE)?
-                .remove(digest)?
-                .map(|row| row.value());
-            let Some(bytes) = small.or(large) else {
-                return Ok(false);
-            };
-            change_total(txn, BLOCKS, |total| total.saturating_sub(1))?;
-            change_total(txn, BYTES, |total| total.saturating_sub(bytes))?;
-            Ok(true)
+    /// Whether a block's bytes are in a file.
+    pub(super) fn has_file(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
+        self.with(|database| {
+            let large = database.begin_read()?.open_table(LARGE)?;
+            Ok(large.get(digest)?.is_some())
         })
+    }
+
+    /// Removes rows, durably and all at once, also those among the bad.
+    pub(super) fn remove_all(&self, digests: &[[u8; 32]]) -> Result<Removed, StoreError> {
+        self.commit(|txn| {
+            let mut small = txn.open_table(SMALL)?;
+            let mut large = txn.open_table(LARGE)?;
+            let mut bad = txn.open_table(BAD)?;
+            let mut removed = Removed::default();
+            for digest in digests {
+                if bad.remove(digest)?.is_some() {
+                    removed.bad.push(*digest);
+                }
+                let in_row = small.remove(digest)?.map(|row| length(row.value()));
+                let in_file = large.remove(digest)?.map(|row| row.value());
+                if in_file.is_some() {
+                    removed.files.push(*digest);
+                }
+                if let Some(bytes) = in_row.or(in_file) {
+                    removed.blocks += 1;
+                    removed.bytes = removed.bytes.saturating_add(bytes);
+                }
+            }
+            let Removed { blocks, bytes, .. } = removed;
+            change_total(txn, BLOCKS, |total| total.saturating_sub(blocks))?;
+            change_total(txn, BYTES, |total| total.saturating_sub(bytes))?;
+            change_total(txn, FREED_BLOCKS, |total| total.saturating_add(blocks))?;
+            change_total(txn, FREED_BYTES, |total| total.saturating_add(bytes))?;
+            Ok(removed)
+        })
+    }
+
+    /// Until when blocks may have been promised, log time in unix ms.
+    pub(super) fn promised(&self) -> Result<u64, StoreError> {
+        self.with(|database| {
+            let totals = database.begin_read()?.open_table(TOTALS)?;
+            Ok(totals.get(PROMISED)?.map_or(0, |until| until.value()))
+        })
+    }
+
+    pub(super) fn save_promised(&self, until_unix_ms: u64) -> Result<(), StoreError> {
+        self.commit(|txn| change_total(txn, PROMISED, |known| known.max(until_unix_ms)))
     }
 
     /// Makes it an index as it was before there was a quarantine.
@@ -422,7 +470,7 @@ const LARGE: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("large");
 const BAD: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("bad");
 /// How far the reading of the whole store has come: see `ScrubProgress`.
 const SCRUB: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("scrub");
-/// Totals over all rows, and over the store's life.
+/// Totals over all rows, and over the store's life; and until when blocks were promised.
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
 const FORMATS: TableDefinition<'_, &str, &str> = TableDefinition::new("format");
 
@@ -430,6 +478,10 @@ const BLOCKS: &str = "blocks";
 const BYTES: &str = "bytes";
 const FOUND_BAD: &str = "found-bad";
 const REPAIRED: &str = "repaired";
+const FREED_BLOCKS: &str = "freed-blocks";
+const FREED_BYTES: &str = "freed-bytes";
+/// Log time, unix ms, beyond which no block was promised to be kept.
+const PROMISED: &str = "promised-until";
 const PROGRESS: &str = "progress";
 const FORMAT_KEY: &str = "format";
 

@@ -1,3 +1,5 @@
+mod collect;
+
 use super::{device::Step, *};
 use crate::{Codec, MAX_BLOCK_BYTES, MemoryStore};
 use proptest::prelude::*;
@@ -241,6 +243,7 @@ fn bad_block_is_quarantined_and_a_put_mends_it() {
             found_bad: 1,
             repaired: 0,
             missing: 1,
+            ..Figures::default()
         };
         assert_eq!(store.figures().unwrap(), expected, "{damage:?}");
 
