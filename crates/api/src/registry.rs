@@ -140,6 +140,8 @@ pub struct NodeStatus {
     pub blocks_missing: u64,
     /// How all blocks are read again and again.
     pub scrub: Scrubbed,
+    /// What was freed because nothing needed it.
+    pub collection: Collected,
     /// The other nodes.
     pub peers: Vec<PeerStatus>,
     /// Alarms that nobody has acknowledged.
@@ -175,6 +177,19 @@ pub struct Scrubbed {
     /// When the one that is under way began; 0: none is.
     pub began_at_unix_ms: u64,
     /// Blocks read in the one that is under way, or else in the last.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub size_bytes: u64,
+}
+
+/// Blocks that a node has removed because no record and no promise needs them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Times that the whole store was looked at since the node started.
+    pub cycles: u64,
+    /// When the last of them ended; 0: none has.
+    pub ended_at_unix_ms: u64,
+    /// Blocks removed, ever.
     pub blocks: u64,
     /// Bytes in them.
     pub size_bytes: u64,
@@ -574,6 +589,7 @@ impl TryFrom<pb::StatusResponse> for NodeStatus {
             blocks_found_bad: status.blocks_found_bad,
             blocks_missing: status.blocks_missing,
             scrub: status.scrub.map(Scrubbed::from).unwrap_or_default(),
+            collection: status.collection.map(Collected::from).unwrap_or_default(),
             peers: status
                 .peers
                 .into_iter()
@@ -606,6 +622,7 @@ impl From<NodeStatus> for pb::StatusResponse {
             blocks_found_bad: status.blocks_found_bad,
             blocks_missing: status.blocks_missing,
             scrub: Some(status.scrub.into()),
+            collection: Some(status.collection.into()),
             peers: status.peers.into_iter().map(pb::PeerStatus::from).collect(),
             alarms: status.alarms.into_iter().map(pb::Alarm::from).collect(),
         }
@@ -632,6 +649,28 @@ impl From<Scrubbed> for pb::Scrub {
             began_at_unix_ms: scrub.began_at_unix_ms,
             blocks: scrub.blocks,
             size_bytes: scrub.size_bytes,
+        }
+    }
+}
+
+impl From<pb::Collection> for Collected {
+    fn from(collection: pb::Collection) -> Self {
+        Self {
+            cycles: collection.cycles,
+            ended_at_unix_ms: collection.ended_at_unix_ms,
+            blocks: collection.blocks,
+            size_bytes: collection.size_bytes,
+        }
+    }
+}
+
+impl From<Collected> for pb::Collection {
+    fn from(collected: Collected) -> Self {
+        Self {
+            cycles: collected.cycles,
+            ended_at_unix_ms: collected.ended_at_unix_ms,
+            blocks: collected.blocks,
+            size_bytes: collected.size_bytes,
         }
     }
 }

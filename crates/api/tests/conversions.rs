@@ -3,8 +3,8 @@
 
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, CreateKey, CreatedKey, Decision, Get, LeafEntry, ListedCustody,
-    ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Scrubbed, Submit, Submitted,
+    Alarm, AnchoredRecord, AsOf, Collected, CreateKey, CreatedKey, Decision, Get, LeafEntry,
+    ListedCustody, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Scrubbed, Submit, Submitted,
     access_request, consents_asked_for, has_cids,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
@@ -227,6 +227,12 @@ fn status_is_read_back_as_it_was_sent() {
             began_at_unix_ms: 11,
             blocks: 12,
             size_bytes: 13,
+        },
+        collection: Collected {
+            cycles: 14,
+            ended_at_unix_ms: 15,
+            blocks: 16,
+            size_bytes: 17,
         },
         peers: vec![PeerStatus {
             node: "b".to_owned(),

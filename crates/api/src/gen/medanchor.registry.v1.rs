@@ -275,6 +275,25 @@ pub struct StatusResponse {
     /// How all blocks are read again and again.
     #[prost(message, optional, tag = "17")]
     pub scrub: ::core::option::Option<Scrub>,
+    /// What was freed because nothing needed it.
+    #[prost(message, optional, tag = "18")]
+    pub collection: ::core::option::Option<Collection>,
+}
+/// Blocks that a node has removed because no record and no promise needs them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Collection {
+    /// Times that the whole store was looked at since the node started.
+    #[prost(uint64, tag = "1")]
+    pub cycles: u64,
+    /// When the last of them ended, unix ms; 0: none has.
+    #[prost(uint64, tag = "2")]
+    pub ended_at_unix_ms: u64,
+    /// Blocks removed, ever.
+    #[prost(uint64, tag = "3")]
+    pub blocks: u64,
+    /// Bytes in them.
+    #[prost(uint64, tag = "4")]
+    pub size_bytes: u64,
 }
 /// How far a node has come with reading all its blocks again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
