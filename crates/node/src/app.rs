@@ -4,6 +4,7 @@ use crate::{
     alarms::Alarms,
     caller::Callers,
     clock,
+    collector::{self, Collector, CollectorParts},
     config::{Config, Folder, Role},
     connections::Limits,
     cosigner::{Cosigner, CosignerParts, Follows},
@@ -11,7 +12,7 @@ use crate::{
     files,
     follower::{Follower, OwnParts},
     gatherer::Gatherer,
-    holders::Holders,
+    holders::{self, Holders},
     joined,
     keys::{self, KeyName},
     leaders::{self, Leaders},
@@ -77,6 +78,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     tasks.spawn(Arc::clone(&node.monitor).poll_task(stop.clone()));
     tasks.spawn(node.leaders.keep_task(node.told, stop.clone()));
     tasks.spawn(Arc::clone(&node.scrubber).scrub_task(stop.clone()));
+    tasks.spawn(node.collector.collect_task(stop.clone()));
     tasks.spawn(node.scrubber.repair_task(node.found_bad, stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
     let ports = [Some((node.listener, node.routes)), node.log];
@@ -165,6 +167,7 @@ struct Node {
     told: mpsc::Receiver<medanchor_raft::Alarm>,
     founding: SignedStatement,
     scrubber: Arc<Scrubber>,
+    collector: Arc<Collector>,
     found_bad: mpsc::Receiver<Cid>,
     store_failed: CancellationToken,
     cosigner_failed: CancellationToken,
@@ -225,11 +228,15 @@ impl Node {
             bytes_per_second: config
                 .scrub_bytes_per_second
                 .unwrap_or(scrub::BYTES_PER_SECOND),
-            every: match config.scrub_every_seconds {
-                Some(seconds) => Duration::from_secs(seconds.into()),
-                None => scrub::EVERY,
-            },
+            every: seconds(config.scrub_every_seconds, scrub::EVERY),
         })?);
+        let collector = Arc::new(Collector::new(CollectorParts {
+            node: key.did(),
+            store: Arc::clone(&store),
+            replica: Arc::clone(&replica),
+            every: seconds(config.collect_every_seconds, collector::EVERY),
+            keep_unanchored: seconds(config.keep_unanchored_seconds, collector::KEEP_UNANCHORED),
+        }));
         let leaders = Leaders {
             origin: config.origin.clone(),
             replica: Arc::clone(&replica),
@@ -242,8 +249,10 @@ impl Node {
             node_id: own.node_id,
             peer_id: own.peer_id.clone(),
             peer: Arc::clone(&peer),
+            store: Arc::clone(&store),
             replica: Arc::clone(&replica),
             membership: Arc::clone(&membership),
+            held_for: seconds(config.hold_seconds, holders::HELD_FOR),
         });
         let (gatherer, gathering) = Gatherer::new(Arc::clone(&replica), Arc::clone(&holders));
         tokio::spawn(gathering);
@@ -315,6 +324,7 @@ impl Node {
                 store,
                 peer: Arc::clone(&peer),
                 scrubber: Arc::clone(&scrubber),
+                collector: Arc::clone(&collector),
                 publisher: Arc::clone(&publisher),
                 membership,
                 alarms,
@@ -342,6 +352,7 @@ impl Node {
             told,
             founding,
             scrubber,
+            collector,
             found_bad,
             store_failed,
             cosigner_failed,
@@ -579,10 +590,7 @@ impl Transparency {
             replica: Arc::clone(replica),
             cosigner: Arc::clone(&cosigner),
             monitor: Arc::clone(&monitor),
-            reissue_after: match config.reissue_after_seconds {
-                Some(seconds) => Duration::from_secs(seconds.into()),
-                None => publisher::REISSUE_AFTER,
-            },
+            reissue_after: seconds(config.reissue_after_seconds, publisher::REISSUE_AFTER),
         });
         Ok(Self {
             monitor,
@@ -590,6 +598,11 @@ impl Transparency {
             publisher: Arc::new(publisher),
         })
     }
+}
+
+/// What the config says, or else what is usual.
+fn seconds(said: Option<u32>, usual: Duration) -> Duration {
+    said.map_or(usual, |seconds| Duration::from_secs(seconds.into()))
 }
 
 /// The name under which a member co-signs.

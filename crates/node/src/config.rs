@@ -46,6 +46,17 @@ pub struct Config {
     /// How many seconds after such a pass the next one begins; absent: 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrub_every_seconds: Option<u32>,
+    /// How many seconds after this node has looked for blocks that nothing needs, and removed them, it does so again;
+    /// absent: 21600, six hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collect_every_seconds: Option<u32>,
+    /// How many seconds a block stays at least that is not part of an anchored record: in this time an upload must be
+    /// anchored; absent: 86400, a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_unanchored_seconds: Option<u32>,
+    /// For how many seconds this node's word that it holds a record is good, until it is anchored; absent: 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_seconds: Option<u32>,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
     /// Outside witnesses.
@@ -193,14 +204,15 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        anyhow::ensure!(
-            self.reissue_after_seconds != Some(0),
-            "`reissue_after_seconds` must not be 0"
-        );
-        anyhow::ensure!(
-            self.scrub_every_seconds != Some(0),
-            "`scrub_every_seconds` must not be 0"
-        );
+        for (name, seconds) in [
+            ("reissue_after_seconds", self.reissue_after_seconds),
+            ("scrub_every_seconds", self.scrub_every_seconds),
+            ("collect_every_seconds", self.collect_every_seconds),
+            ("keep_unanchored_seconds", self.keep_unanchored_seconds),
+            ("hold_seconds", self.hold_seconds),
+        ] {
+            anyhow::ensure!(seconds != Some(0), "`{name}` must not be 0");
+        }
         let bound = |count: usize| count <= MAX_LIST;
         anyhow::ensure!(
             bound(self.members.len())
@@ -361,6 +373,9 @@ mod tests {
             reissue_after_seconds: None,
             scrub_bytes_per_second: None,
             scrub_every_seconds: None,
+            collect_every_seconds: None,
+            keep_unanchored_seconds: None,
+            hold_seconds: None,
             members: vec![MemberAddress {
                 name: "hospital-a".to_owned(),
                 node_id: 1,
@@ -442,7 +457,11 @@ mod tests {
             scrub_every_seconds: Some(0),
             ..config()
         };
-        for wrong in [nameless, swarmless, spaced, restless, sleepless] {
+        let heedless = Config {
+            keep_unanchored_seconds: Some(0),
+            ..config()
+        };
+        for wrong in [nameless, swarmless, spaced, restless, sleepless, heedless] {
             let text = wrong.to_text().unwrap();
             assert!(Config::parse(&text).is_err(), "{text}");
         }

@@ -1,4 +1,6 @@
-use medanchor_dag::{Block, BlockStore, Cid, DiskStore, Figures, ScrubProgress, StoreError};
+use medanchor_dag::{
+    Block, BlockStore, Cid, Collected, DiskStore, Figures, Lease, Marks, ScrubProgress, StoreError,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +59,62 @@ impl FatalStore {
         self.watched(self.disk.save_scrub_progress(progress))
     }
 
+    /// As [`DiskStore::lease`].
+    pub(crate) fn lease(&self) -> Lease {
+        self.disk.lease()
+    }
+
+    /// As [`DiskStore::begin_generation`].
+    pub(crate) fn begin_generation(&self) -> bool {
+        self.disk.begin_generation()
+    }
+
+    /// As [`DiskStore::is_last_generation_free`].
+    pub(crate) fn is_last_generation_free(&self) -> bool {
+        self.disk.is_last_generation_free()
+    }
+
+    /// As [`DiskStore::promise`].
+    pub(crate) fn promise(&self, until_unix_ms: u64) -> Result<(), StoreError> {
+        self.watched(self.disk.promise(until_unix_ms))
+    }
+
+    /// As [`DiskStore::promised`].
+    pub(crate) fn promised(&self) -> u64 {
+        self.disk.promised()
+    }
+
+    /// As [`DiskStore::collect`].
+    pub(crate) fn collect(
+        &self,
+        after: Option<&Cid>,
+        limit: usize,
+        marks: &Marks,
+    ) -> Result<Collected, StoreError> {
+        self.watched(self.disk.collect(after, limit, marks))
+    }
+
+    /// As [`DiskStore::sweep_files`].
+    pub(crate) fn sweep_files(&self, shard: u8) -> Result<u64, StoreError> {
+        self.watched(self.disk.sweep_files(shard))
+    }
+
+    /// The same blocks for this node's own rounds, whose looking at a block is no reason to keep it.
+    pub(crate) fn unnoticed(&self) -> Unnoticed<'_> {
+        Unnoticed(self)
+    }
+
+    fn checked(
+        &self,
+        cid: &Cid,
+        read: Result<Option<Block>, StoreError>,
+    ) -> Result<Option<Block>, StoreError> {
+        if matches!(read, Err(StoreError::Corrupt(_))) {
+            self.quarantine(cid);
+        }
+        read
+    }
+
     fn quarantine(&self, cid: &Cid) {
         match self.watched(self.disk.quarantine(cid)) {
             Ok(true) => {
@@ -86,15 +144,28 @@ impl BlockStore for FatalStore {
     }
 
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        let read = self.disk.block(cid);
-        if matches!(read, Err(StoreError::Corrupt(_))) {
-            self.quarantine(cid);
-        }
-        read
+        self.checked(cid, self.disk.block(cid))
     }
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
         self.watched(self.disk.put(blocks))
+    }
+}
+
+/// A store that is read without that this keeps anything from being collected.
+pub(crate) struct Unnoticed<'s>(&'s FatalStore);
+
+impl BlockStore for Unnoticed<'_> {
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.0.disk.knows(cid)
+    }
+
+    fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        self.0.checked(cid, self.0.disk.peek(cid))
+    }
+
+    fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.0.put(blocks)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pin before anchor (I1): k nodes have the whole DAG of a record on disk, and say so, before the log
 //! names it. Each says it of the statement that it has compared with the record, and of no other.
 
-use crate::{clock, membership::Membership};
+use crate::{clock, fatal_store::FatalStore, membership::Membership};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use medanchor_anchor::{
     Anchored, Body, Hold, Member, Read, ReadError, SignedStatement, State, TablesError,
@@ -11,7 +11,8 @@ use medanchor_api::{
     pb::block::{HoldRequest, hold_service_client::HoldServiceClient},
 };
 use medanchor_dag::{
-    BlockSource, Cid, Record, RecordError, SignatureError, SigningKey, SourceError,
+    BlockSource, Cid, Lease, Record, RecordError, SignatureError, SigningKey, SourceError,
+    StoreError,
 };
 use medanchor_ipfs::{FetchError, Peer};
 use medanchor_raft::Replica;
@@ -27,8 +28,12 @@ pub(crate) struct Holders {
     /// This node's peer id in the private swarm, where the others fetch from.
     pub(crate) peer_id: String,
     pub(crate) peer: Arc<Peer>,
+    /// What `peer` keeps its blocks in.
+    pub(crate) store: Arc<FatalStore>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) membership: Arc<Membership>,
+    /// How long this node's word is good for what is not anchored.
+    pub(crate) held_for: Duration,
 }
 
 /// Why a record is not held.
@@ -71,14 +76,20 @@ impl Holders {
         statements: &[SignedStatement],
         provider: &str,
     ) -> Result<Hold, HoldingError> {
+        // From before any block is looked for until the promise: nothing of it is collected meanwhile.
+        let _lease = self.store.lease();
         self.check_all(statements, Some(provider)).await?;
-        self.sign(statements)
+        self.sign(statements).await
     }
 
     /// Checks one statement as [`Holders::hold`] does, and signs nothing yet.
     pub(crate) async fn check(&self, signed: SignedStatement) -> Result<Checked, HoldingError> {
+        let lease = self.store.lease();
         self.check_all(slice::from_ref(&signed), None).await?;
-        Ok(Checked(signed))
+        Ok(Checked {
+            signed,
+            _lease: lease,
+        })
     }
 
     async fn check_all(
@@ -106,24 +117,30 @@ impl Holders {
     }
 
     /// This node's word that it holds what the statements name, which were checked.
-    fn sign<'s>(
+    async fn sign<'s>(
         &self,
         checked: impl IntoIterator<Item = &'s SignedStatement>,
     ) -> Result<Hold, HoldingError> {
-        let view = self.replica.view()?;
-        // A word is given in log time: that of a holder whose clock is behind must not be over at once.
-        let now = clock::unix_ms().max(State::new(view.as_ref()).log_time()?);
         let statements = checked.into_iter().map(|signed| signed.statement.hash());
+        let statements = statements.collect();
+        // A word is given in log time: that of a holder whose clock is behind must not be over at once.
+        let now = clock::unix_ms().max(self.log_time()?);
+        let held_for = u64::try_from(self.held_for.as_millis()).unwrap_or(u64::MAX);
+        let until = now.saturating_add(held_for);
+        let store = Arc::clone(&self.store);
+        let promised = tokio::task::spawn_blocking(move || store.promise(until)).await;
+        let promised = promised.unwrap_or_else(|error| Err(StoreError::Io(error.into())));
+        promised.map_err(SourceError::from)?;
         // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
-        let hold = Hold::sign(
-            &self.key,
-            &self.origin,
-            statements.collect(),
-            now + HELD_FOR_MS,
-        );
+        let hold = Hold::sign(&self.key, &self.origin, statements, until);
         #[cfg(medanchor_fault)]
         medanchor_raft::fault_step("hold-signed");
         Ok(hold)
+    }
+
+    fn log_time(&self) -> Result<u64, HoldingError> {
+        let view = self.replica.view()?;
+        Ok(State::new(view.as_ref()).log_time()?)
     }
 
     /// What a statement names, if somebody says it in this network.
@@ -195,7 +212,7 @@ impl Holders {
             .iter()
             .map(|member| self.ask(member, share));
         let holds = first_answers(asked, copies, REPLACE_AFTER, |error| {
-            let statement = placed.checked.0.statement.hash();
+            let statement = placed.checked.signed.statement.hash();
             tracing::warn!(%statement, "a holder is replaced: {error:#}");
         })
         .await;
@@ -213,10 +230,10 @@ impl Holders {
                 "node `{}` has no known address",
                 member.name
             );
-            return Ok(self.sign(share.iter().map(Checked::signed))?);
+            return Ok(self.sign(share.iter().map(Checked::signed)).await?);
         };
         let call = HoldCall {
-            statements: share.iter().map(|checked| checked.0.clone()).collect(),
+            statements: share.iter().map(|checked| checked.signed.clone()).collect(),
             provider: self.peer_id.clone(),
         };
         let mut request = Request::new(HoldRequest::from(call));
@@ -227,7 +244,7 @@ impl Holders {
             .into_inner();
         let hold = Hold::try_from(answer)?;
         hold.verify(&self.origin)?;
-        let hashes = share.iter().map(|checked| checked.0.statement.hash());
+        let hashes = share.iter().map(|checked| checked.signed.statement.hash());
         anyhow::ensure!(
             hold.holder == member.node && hold.statements.iter().copied().eq(hashes),
             "`{}` signed for something else",
@@ -237,17 +254,20 @@ impl Holders {
     }
 }
 
-/// A statement whose record this node has on disk, whole, and has compared with it.
+/// A statement whose record this node has on disk, whole, and has compared with it. It stays there meanwhile.
 #[derive(Clone)]
-pub(crate) struct Checked(SignedStatement);
+pub(crate) struct Checked {
+    signed: SignedStatement,
+    _lease: Lease,
+}
 
 impl Checked {
     pub(crate) fn signed(&self) -> &SignedStatement {
-        &self.0
+        &self.signed
     }
 
     pub(crate) fn into_signed(self) -> SignedStatement {
-        self.0
+        self.signed
     }
 }
 
@@ -286,8 +306,8 @@ async fn first_answers<T, E>(
     answers
 }
 
-/// What a holder has signed for stays this long even if it is never anchored.
-const HELD_FOR_MS: u64 = 10 * 60 * 1000;
+/// What a holder has signed for stays this long even if it is never anchored, without being told.
+pub(crate) const HELD_FOR: Duration = Duration::from_secs(600);
 /// A holder fetches the whole record in this time.
 const HOLD_WITHIN: Duration = Duration::from_secs(600);
 /// A holder that takes longer may hang: another is asked as well.

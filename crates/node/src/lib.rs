@@ -12,6 +12,7 @@ mod app;
 mod caller;
 mod certificates;
 mod clock;
+mod collector;
 mod config;
 mod connections;
 mod cosigner;

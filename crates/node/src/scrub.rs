@@ -166,7 +166,7 @@ impl Scrubber {
         for cid in self.parts.store.cids(after, BATCH)? {
             let part = read.get_or_insert_with(|| Part::ending(cid));
             // A bad one is quarantined by this, and repaired by whoever waits for it.
-            let bytes = match self.parts.store.block(&cid) {
+            let bytes = match self.parts.store.unnoticed().block(&cid) {
                 Ok(block) => block.map_or(0, |block| block.bytes().len() as u64),
                 Err(StoreError::Corrupt(_)) => 0,
                 Err(error) => return Err(error).context("read a block"),
@@ -199,7 +199,7 @@ impl Scrubber {
                 continue;
             }
             for root in [record, wrap] {
-                let walked = match walk(store, &root, RawBlocks::Look) {
+                let walked = match walk(&store.unnoticed(), &root, RawBlocks::Look) {
                     Ok(walked) => walked,
                     Err(WalkError::Store(error)) => return Err(error).context("read a block"),
                     // Nothing that this node would hold today.

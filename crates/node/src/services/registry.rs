@@ -3,6 +3,7 @@ use crate::{
     alarms::{Alarms, Raised},
     caller::Callers,
     clock,
+    collector::Collector,
     fatal_store::FatalStore,
     membership::Membership,
     publisher::Publisher,
@@ -12,7 +13,7 @@ use medanchor_anchor::{
     Body, CustodyEntry, LeafIndex, MemberEntry, PrincipalEntry, Read, State, TablesError, View,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
+    Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
     NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead, consents_asked_for, overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetRecordRequest, GetRecordResponse,
@@ -39,6 +40,7 @@ pub(crate) struct Registry {
     pub(crate) store: Arc<FatalStore>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) scrubber: Arc<Scrubber>,
+    pub(crate) collector: Arc<Collector>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Arc<Alarms>,
@@ -230,6 +232,12 @@ impl RegistryService for Registry {
             blocks_found_bad: figures.found_bad,
             blocks_missing: figures.missing,
             scrub: scrubbed(&self.scrubber.progress()),
+            collection: Collected {
+                cycles: self.collector.cycles(),
+                ended_at_unix_ms: self.collector.ended_at_unix_ms(),
+                blocks: figures.freed_blocks,
+                size_bytes: figures.freed_bytes,
+            },
             peers: peers.collect(),
             alarms: self.alarms.active().into_iter().map(alarm).collect(),
         };
@@ -256,7 +264,7 @@ impl RegistryService for Registry {
         let walked = tokio::task::spawn_blocking(move || {
             // Whoever asked may be gone; the place is taken until this ends.
             let _place = place;
-            let read = |root| walk(store.as_ref(), root, RawBlocks::Read);
+            let read = |root| walk(&store.unnoticed(), root, RawBlocks::Read);
             roots.iter().map(read).collect::<Result<Vec<_>, _>>()
         })
         .await

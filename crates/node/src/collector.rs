@@ -1,0 +1,317 @@
+//! Frees the room of blocks that neither a record nor a promise needs, while the node serves.
+
+use crate::{clock, fatal_store::FatalStore};
+use anyhow::{Context, Result};
+use medanchor_anchor::{Read, State};
+use medanchor_dag::{Cid, Did, Marks};
+use medanchor_raft::Replica;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Marks every block of the records that this node said it holds, then removes what is neither marked, nor promised,
+/// nor was put or looked for lately. It takes no more than half of a thread's time.
+pub(crate) struct Collector {
+    parts: CollectorParts,
+    cycles: AtomicU64,
+    ended_at_unix_ms: AtomicU64,
+}
+
+/// What a collector needs.
+pub(crate) struct CollectorParts {
+    /// This node.
+    pub(crate) node: Did,
+    pub(crate) store: Arc<FatalStore>,
+    pub(crate) replica: Arc<Replica>,
+    /// From the end of a cycle to the beginning of the next.
+    pub(crate) every: Duration,
+    /// How long a block that is not part of an anchored record stays at least.
+    pub(crate) keep_unanchored: Duration,
+}
+
+impl Collector {
+    pub(crate) fn new(parts: CollectorParts) -> Self {
+        Self {
+            parts,
+            cycles: AtomicU64::new(0),
+            ended_at_unix_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Cycles since the node started.
+    pub(crate) fn cycles(&self) -> u64 {
+        self.cycles.load(Ordering::Relaxed)
+    }
+
+    /// When the last of them ended; 0: none has.
+    pub(crate) fn ended_at_unix_ms(&self) -> u64 {
+        self.ended_at_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// Collects until `stop`.
+    pub(crate) async fn collect_task(self: Arc<Self>, stop: CancellationToken) {
+        let collecting = async {
+            let store = &self.parts.store;
+            let mut aging = Aging::new(store, self.parts.keep_unanchored, Instant::now());
+            let mut next = Instant::now() + self.parts.every;
+            loop {
+                sleep(self.parts.every.min(LOOK_EVERY)).await;
+                if let Err(error) = self.collect(&mut aging, &mut next).await {
+                    tracing::error!("nothing is collected now: {error:#}");
+                }
+            }
+        };
+        stop.run_until_cancelled(collecting).await;
+    }
+
+    async fn collect(self: &Arc<Self>, aging: &mut Aging, next: &mut Instant) -> Result<()> {
+        let log_time = State::new(self.parts.replica.view()?.as_ref()).log_time()?;
+        aging.advance(&self.parts.store, log_time, Instant::now());
+        if aging.is_over && Instant::now() >= *next {
+            let done = self.cycle().await;
+            *next = Instant::now() + self.parts.every;
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the whole store once.
+    ///
+    /// What is anchored while it runs was promised before, and what was promised was looked for lately, or log time
+    /// has passed the promise and `apply` refuses it (see [`Aging`]).
+    async fn cycle(self: &Arc<Self>) -> Result<()> {
+        let figures = self.parts.store.figures().context("read the index")?;
+        let blocks = figures.blocks.saturating_add(figures.missing);
+        let marks = Arc::new(Marks::new(blocks, clock::unix_ms()));
+        let mut after = None;
+        while let Some(last) = self.mark(&marks, after).await? {
+            after = Some(last);
+        }
+        let (mut after, mut freed) = (None, (0_u64, 0_u64));
+        loop {
+            let marks = Arc::clone(&marks);
+            let step =
+                move |this: &Self| Ok(this.parts.store.collect(after.as_ref(), BATCH, &marks)?);
+            let collected = self.step(step).await.context("remove blocks")?;
+            freed.0 += collected.blocks;
+            freed.1 += collected.bytes;
+            after = collected.last;
+            if after.is_none() {
+                break;
+            }
+        }
+        for shard in 0..=u8::MAX {
+            let sweep = move |this: &Self| Ok(this.parts.store.sweep_files(shard)?);
+            self.step(sweep).await.context("remove left-over files")?;
+        }
+        let (blocks, bytes) = freed;
+        tracing::info!(blocks, bytes, "collected what nothing needs");
+        self.cycles.fetch_add(1, Ordering::Relaxed);
+        self.ended_at_unix_ms
+            .store(clock::unix_ms(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Marks some more records; the last of them, or `None` at the end.
+    async fn mark(self: &Arc<Self>, marks: &Arc<Marks>, after: Option<Cid>) -> Result<Option<Cid>> {
+        let marks = Arc::clone(marks);
+        let step = move |this: &Self| {
+            let view = this.parts.replica.view()?;
+            let entries = State::new(view.as_ref()).records(after.as_ref(), BATCH)?;
+            drop(view);
+            let store = this.parts.store.unnoticed();
+            for entry in entries
+                .iter()
+                .filter(|e| e.holders.contains(&this.parts.node))
+            {
+                let (record, wrap) = (entry.anchored.record, entry.anchored.wrap);
+                for root in [record, wrap] {
+                    let is_known = marks.mark(&store, &root).context("read a record")?;
+                    // What is below a missing block would be taken for garbage.
+                    anyhow::ensure!(
+                        is_known,
+                        "`{record}` is not whole here: first it is repaired"
+                    );
+                }
+            }
+            Ok(entries.last().map(|entry| entry.anchored.record))
+        };
+        self.step(step).await
+    }
+
+    /// Does a part of a cycle, then leaves processor and disk to others for as long as it took.
+    async fn step<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let began = Instant::now();
+        let this = Arc::clone(self);
+        let done = spawn_blocking(move || work(&this)).await?;
+        sleep(began.elapsed()).await;
+        done
+    }
+}
+
+/// When what was put or looked for is no longer recent. A generation of it is forgotten once it is old enough, nobody
+/// relies on it any more, and log time has passed every promise that was given by then.
+struct Aging {
+    keep: Duration,
+    began: Instant,
+    /// Until when anything was promised when nobody relied on the last generation any more.
+    promised: Option<u64>,
+    /// Nothing is recent any more of what was when the node started, which nobody remembers.
+    is_over: bool,
+}
+
+impl Aging {
+    fn new(store: &FatalStore, keep: Duration, now: Instant) -> Self {
+        Self {
+            keep,
+            began: now,
+            promised: Some(store.promised()),
+            is_over: false,
+        }
+    }
+
+    fn advance(&mut self, store: &FatalStore, log_time: u64, now: Instant) {
+        if self.promised.is_none() && store.is_last_generation_free() {
+            self.promised = Some(store.promised());
+        }
+        let is_old = now.saturating_duration_since(self.began) >= self.keep;
+        let has_passed = self.promised.is_some_and(|until| until < log_time);
+        if is_old && has_passed && store.begin_generation() {
+            *self = Self {
+                began: now,
+                promised: None,
+                is_over: true,
+                ..*self
+            };
+        }
+    }
+}
+
+/// From the end of a cycle to the beginning of the next, without being told.
+pub(crate) const EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How long a block stays that is not part of an anchored record, without being told.
+pub(crate) const KEEP_UNANCHORED: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether there is something to do.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Records or blocks that are looked at together.
+const BATCH: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_dag::{Block, BlockStore, Codec, DiskStore};
+
+    const KEEP: Duration = Duration::from_secs(60);
+
+    struct Stage {
+        _folder: tempfile::TempDir,
+        store: FatalStore,
+        aging: Aging,
+        now: Instant,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = DiskStore::open(folder.path()).unwrap();
+            let (store, _) = FatalStore::new(disk);
+            let now = Instant::now();
+            Self {
+                aging: Aging::new(&store, KEEP, now),
+                _folder: folder,
+                store,
+                now,
+            }
+        }
+
+        fn put(&self, number: u8) {
+            let block = Block::new(Codec::Raw, vec![number; 10]).unwrap();
+            self.store.put(&[block]).unwrap();
+        }
+
+        /// Time passes, also in the log. How many blocks may go then.
+        fn later(&mut self, by: Duration, log_time: u64) -> u64 {
+            self.now += by;
+            self.aging.advance(&self.store, log_time, self.now);
+            if !self.aging.is_over {
+                return 0;
+            }
+            let marks = Marks::new(1, 0);
+            self.store.collect(None, 9, &marks).unwrap().blocks
+        }
+    }
+
+    #[tokio::test]
+    async fn block_goes_when_it_is_old_and_not_before() {
+        let mut stage = Stage::new();
+        stage.put(1);
+        assert_eq!(stage.later(KEEP / 2, 1), 0);
+        assert_eq!(stage.later(KEEP / 2, 1), 0, "it may be of now");
+        stage.put(2);
+        assert_eq!(stage.later(KEEP / 2, 1), 0);
+        assert_eq!(stage.later(KEEP / 2, 1), 1);
+        assert_eq!(stage.later(KEEP, 1), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_before_log_time_has_passed_the_promise() {
+        let mut stage = Stage::new();
+        let lease = stage.store.lease();
+        stage.put(1);
+        stage.store.promise(500).unwrap();
+        drop(lease);
+        assert_eq!(stage.later(KEEP, 1), 0);
+        for log_time in [1, 499, 500] {
+            assert_eq!(stage.later(2 * KEEP, log_time), 0, "{log_time}");
+        }
+        // Later promises are of other blocks.
+        stage.store.promise(9000).unwrap();
+        assert_eq!(stage.later(KEEP, 501), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_while_somebody_is_about_to_promise_it() {
+        let mut stage = Stage::new();
+        let lease = stage.store.lease();
+        stage.put(1);
+        for _ in 0..5 {
+            assert_eq!(stage.later(KEEP, 1), 0);
+        }
+        stage.store.promise(500).unwrap();
+        drop(lease);
+        for log_time in [1, 500] {
+            assert_eq!(stage.later(KEEP, log_time), 0, "{log_time}");
+        }
+        assert_eq!(stage.later(KEEP, 501), 1);
+    }
+
+    #[tokio::test]
+    async fn promise_of_the_process_before_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = DiskStore::open(folder.path()).unwrap();
+        disk.promise(500).unwrap();
+        let promised = {
+            drop(disk);
+            DiskStore::open(folder.path()).unwrap()
+        };
+        let (store, _) = FatalStore::new(promised);
+        let now = Instant::now();
+        let mut aging = Aging::new(&store, KEEP, now);
+        aging.advance(&store, 500, now + 9 * KEEP);
+        assert!(!aging.is_over);
+        aging.advance(&store, store.promised() + 1, now + 9 * KEEP);
+        assert!(aging.is_over);
+    }
+}
