@@ -93,7 +93,7 @@ pub use report::Report;
 pub use request::Granted;
 pub use send::Stored;
 pub use session::{Said, Session};
-pub use status::{AlarmRow, NodeRow, NodeState, ScrubRow, StatusReport};
+pub use status::{AlarmRow, CollectionRow, NodeRow, NodeState, ScrubRow, StatusReport};
 pub use status_record::{RecordCopy, RecordStatus};
 pub use throttle::{Rate, RateError};
 pub use verify::Verified;

@@ -1,6 +1,6 @@
 use crate::{Session, clock};
 use anyhow::{Context, Result};
-use medanchor_api::{Alarm, ClientError, NodeStatus, Scrubbed};
+use medanchor_api::{Alarm, ClientError, Collected, NodeStatus, Scrubbed};
 use serde::Serialize;
 use std::fmt;
 
@@ -66,6 +66,8 @@ pub struct NodeRow {
     pub blocks_missing: u64,
     /// How it reads all its blocks again and again.
     pub scrub: ScrubRow,
+    /// What it removed because nothing needed it.
+    pub collection: CollectionRow,
     /// Nodes that its private swarm reaches.
     pub swarm_peers: Vec<String>,
     /// Alarms there that nobody has acknowledged.
@@ -82,6 +84,19 @@ pub struct ScrubRow {
     /// When the one that is under way began.
     pub began_at: Option<String>,
     /// Blocks read in the one that is under way, or else in the last.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub size_bytes: u64,
+}
+
+/// Blocks that a node has removed because no record and no promise needs them.
+#[derive(Clone, Debug, Serialize)]
+pub struct CollectionRow {
+    /// Times that it looked at all its blocks since it started.
+    pub cycles: u64,
+    /// When the last of them ended.
+    pub last_at: Option<String>,
+    /// Blocks removed, ever.
     pub blocks: u64,
     /// Bytes in them.
     pub size_bytes: u64,
@@ -183,15 +198,26 @@ impl From<NodeStatus> for NodeRow {
             blocks_repaired: status.blocks_repaired,
             blocks_missing: status.blocks_missing,
             scrub: status.scrub.into(),
+            collection: status.collection.into(),
             swarm_peers: reached.map(|peer| peer.node).collect(),
             alarms: status.alarms.into_iter().map(AlarmRow::from).collect(),
         }
     }
 }
 
+impl From<Collected> for CollectionRow {
+    fn from(collected: Collected) -> Self {
+        Self {
+            cycles: collected.cycles,
+            last_at: time(collected.ended_at_unix_ms),
+            blocks: collected.blocks,
+            size_bytes: collected.size_bytes,
+        }
+    }
+}
+
 impl From<Scrubbed> for ScrubRow {
     fn from(scrub: Scrubbed) -> Self {
-        let time = |unix_ms| (unix_ms != 0).then(|| clock::rfc3339(unix_ms));
         Self {
             passes: scrub.passes,
             last_pass_at: time(scrub.ended_at_unix_ms),
@@ -229,7 +255,7 @@ impl fmt::Display for NodeState {
         match self {
             Self::Up(row) => write!(
                 f,
-                "{:<16} {:<9} {} leaves, {} published with {} co-signatures\n  {} blocks, {} bytes, {}\n  {}",
+                "{:<16} {:<9} {} leaves, {} published with {} co-signatures\n  {} blocks, {} bytes, {}\n  {}{}",
                 row.node,
                 row.role,
                 row.tree_size,
@@ -238,7 +264,8 @@ impl fmt::Display for NodeState {
                 row.blocks,
                 row.blocks_size_bytes,
                 Health(row),
-                row.scrub
+                row.scrub,
+                row.collection
             ),
             Self::Down { node, error } => write!(f, "{node:<16} {error}"),
         }
@@ -275,6 +302,23 @@ impl fmt::Display for ScrubRow {
             None => Ok(()),
         }
     }
+}
+
+impl fmt::Display for CollectionRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.blocks {
+            0 => Ok(()),
+            blocks => write!(
+                f,
+                "\n  {blocks} blocks, {} bytes, were freed that nothing needed",
+                self.size_bytes
+            ),
+        }
+    }
+}
+
+fn time(unix_ms: u64) -> Option<String> {
+    (unix_ms != 0).then(|| clock::rfc3339(unix_ms))
 }
 
 impl fmt::Display for StatusReport {
