@@ -16,6 +16,7 @@ mod audit;
 mod author;
 mod away;
 mod car;
+mod collect;
 mod crash;
 mod demo;
 mod equivocation;
