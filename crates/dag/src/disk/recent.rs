@@ -102,4 +102,4 @@ fn is_free(inner: &Inner) -> bool {
 }
 
 /// 8 MiB: ten million blocks are told apart with 4 % mistakes, each of which only keeps a block for longer.
-const BITS: usize = 8 * 8 << 20;
+const BITS: usize = (8 * 8) << 20;
