@@ -252,11 +252,11 @@ impl Growth {
         }
         spoil("half the new size", &|it| it.new /= 2);
         spoil("the double new size", &|it| {
-            it.new = it.new.saturating_mul(2)
+            it.new = it.new.saturating_mul(2);
         });
         spoil("no new size", &|it| it.new = 0);
         spoil("sizes swapped", &|it| {
-            std::mem::swap(&mut it.old, &mut it.new)
+            std::mem::swap(&mut it.old, &mut it.new);
         });
         spoil("roots swapped", &|it| {
             std::mem::swap(&mut it.old_root, &mut it.new_root);
