@@ -90,6 +90,12 @@ impl BatchConflict {
         format!("{MAGIC}\n{first}\n{second}\n\n")
     }
 
+    /// The two heads of such a text.
+    pub fn heads_without_receipt(text: &str) -> Option<[SignedBatchHead; 2]> {
+        let ([first, second], _) = heads_of(text).ok()?;
+        (Self::without_receipt(&first, &second) == text).then_some([first, second])
+    }
+
     /// Checks that the heads contradict each other, and by the receipt which member's node signed them.
     ///
     /// # Errors
@@ -143,26 +149,31 @@ impl FromStr for BatchConflict {
     type Err = BatchConflictFormatError;
 
     fn from_str(text: &str) -> Result<Self, BatchConflictFormatError> {
-        use BatchConflictFormatError::{Magic, Malformed};
-        let rest = text.strip_prefix(MAGIC).ok_or(Magic)?;
-        let rest = rest.strip_prefix('\n').ok_or(Magic)?;
-        if text.len() > Self::MAX_BYTES {
-            return Err(Malformed);
-        }
-        let (heads, receipt) = rest.split_once("\n\n").ok_or(Malformed)?;
-        let (first, second) = heads.split_once('\n').ok_or(Malformed)?;
-        let head = |line: &str| {
-            let bytes = STANDARD.decode(line).map_err(|_| Malformed)?;
-            Ok::<_, Self::Err>(SignedBatchHead::verify(&bytes)?)
-        };
-        let (first, second) = (head(first)?, head(second)?);
+        let ([first, second], receipt) = heads_of(text)?;
         let proof = Self::new(first, second, receipt.parse()?);
         if proof.to_string() == text {
             Ok(proof)
         } else {
-            Err(Malformed)
+            Err(BatchConflictFormatError::Malformed)
         }
     }
+}
+
+/// The two heads, and what follows them.
+fn heads_of(text: &str) -> Result<([SignedBatchHead; 2], &str), BatchConflictFormatError> {
+    use BatchConflictFormatError::{Magic, Malformed};
+    let rest = text.strip_prefix(MAGIC).ok_or(Magic)?;
+    let rest = rest.strip_prefix('\n').ok_or(Magic)?;
+    if text.len() > BatchConflict::MAX_BYTES {
+        return Err(Malformed);
+    }
+    let (heads, receipt) = rest.split_once("\n\n").ok_or(Malformed)?;
+    let (first, second) = heads.split_once('\n').ok_or(Malformed)?;
+    let head = |line: &str| {
+        let bytes = STANDARD.decode(line).map_err(|_| Malformed)?;
+        Ok::<_, BatchConflictFormatError>(SignedBatchHead::verify(&bytes)?)
+    };
+    Ok(([head(first)?, head(second)?], receipt))
 }
 
 const MAGIC: &str = "medanchor/v1/batch-conflict";

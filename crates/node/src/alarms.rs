@@ -53,6 +53,8 @@ pub(crate) enum AlarmKind {
     OtherState,
     /// A leader sent batches that it did not sign as it must.
     NotSigned,
+    /// A leader stamped fresh batches well before this node's clock.
+    Backdated,
 }
 
 /// An alarm that was raised: the content of its file.
@@ -89,6 +91,7 @@ impl AlarmKind {
             Self::OtherTree => "other-tree",
             Self::OtherState => "other-state",
             Self::NotSigned => "not-signed",
+            Self::Backdated => "backdated",
         }
     }
 
@@ -99,6 +102,8 @@ impl AlarmKind {
             // No snapshot of that state is installed, and nothing of that batch was taken: the log, which is
             // what is co-signed, is not touched.
             Self::OtherState | Self::NotSigned => false,
+            // Time is for people to judge: it was paused, or a clock is wrong, or it lies.
+            Self::Backdated => false,
         }
     }
 
@@ -124,6 +129,11 @@ impl AlarmKind {
                 "the leader, or whoever has its certificate, tells this node what it could deny later; \
                  nothing of it was taken, and this node goes on"
             }
+            Self::Backdated => {
+                "the leader's clock is behind or this node's is ahead, or one of them was paused or cut off \
+                 from the others, or the leader lies about when things were said, as it must to have what \
+                 has expired accepted; this node goes on"
+            }
         }
     }
 
@@ -145,6 +155,10 @@ impl AlarmKind {
             Self::NotSigned => {
                 "ask the organisation that leads what its node runs, and have it stopped if there is no \
                  good answer, then run `medanchord acknowledge` with this alarm's id"
+            }
+            Self::Backdated => {
+                "compare the clocks of both nodes and ask the organisation that leads whether its node was \
+                 paused, then run `medanchord acknowledge` with this alarm's id"
             }
             Self::BatchConflict => {
                 "check the evidence with `medanchor verify`, send it to every other organisation, have the \
@@ -182,7 +196,7 @@ impl Alarms {
     }
 
     /// Raises an alarm: it counts at once, and is durable on return. One that was raised before, or is one
-    /// too many for its log, changes nothing.
+    /// too many of its kind for its log, changes nothing.
     pub(crate) async fn raise(self: &Arc<Self>, alarm: Alarm) {
         let alarms = Arc::clone(self);
         // Only a panic can make this fail, and that is reported where it happens.
@@ -226,12 +240,12 @@ impl Alarms {
         }
     }
 
-    /// Whether this was raised before, or would be one too many for its log.
+    /// Whether this was raised before, or would be one too many of its kind for its log.
     pub(crate) fn knows(&self, kind: AlarmKind, origin: &str, subject: &[u8]) -> bool {
         let id = id(kind, origin, subject);
         let active = self.active();
-        let of_log = active.iter().filter(|raised| raised.origin == origin);
-        of_log.count() >= MAX_PER_LOG
+        let alike = |raised: &&Raised| raised.kind == kind && raised.origin == origin;
+        active.iter().filter(alike).count() >= MAX_OF_A_KIND
             || active.iter().any(|raised| raised.id == id)
             || self.path(&id, ACKNOWLEDGED).exists()
     }
@@ -250,10 +264,20 @@ impl Alarms {
         stops.next().map(|raised| raised.id)
     }
 
+    /// What shows an alarm, as text. It reads the disk.
+    pub(crate) fn evidence(&self, id: &str) -> Result<String> {
+        files::read_text(&self.path(id, EVIDENCE), MAX_EVIDENCE_BYTES)
+    }
+
+    /// Puts evidence that shows more in the place of an alarm's. It writes to the disk.
+    pub(crate) fn replace_evidence(&self, id: &str, evidence: &[u8]) -> Result<()> {
+        let path = self.path(id, EVIDENCE);
+        files::replace(&path, Mode::Public, evidence).context("write the evidence")
+    }
+
     fn write(&self, raised: &Raised, evidence: &[u8]) -> Result<()> {
         let text = toml::to_string(raised).context("write the alarm")?;
-        let evidence_path = self.path(&raised.id, EVIDENCE);
-        files::replace(&evidence_path, Mode::Public, evidence).context("write the evidence")?;
+        self.replace_evidence(&raised.id, evidence)?;
         // Commit point: from here the alarm survives a crash, and its evidence is there.
         files::replace(
             &self.path(&raised.id, ACTIVE),
@@ -333,8 +357,10 @@ const EVIDENCE: &str = "evidence";
 const ID_DIGITS: usize = 16;
 const MAX_DETAILS: usize = 400;
 const MAX_BYTES: u64 = 64 * 1024;
-/// A liar can make as much evidence as it likes. More alarms than these would say nothing new.
-const MAX_PER_LOG: usize = 16;
+const MAX_EVIDENCE_BYTES: u64 = 1024 * 1024;
+/// A liar can make as much evidence as it likes. More alarms of one kind about one log would say nothing new, and must
+/// not keep one of another kind from being raised.
+const MAX_OF_A_KIND: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -411,12 +437,19 @@ mod tests {
     fn flood_of_alarms_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let alarms = Alarms::open(folder.path()).unwrap();
-        for n in 0..MAX_PER_LOG + 5 {
-            alarms.raise_now(&alarm(&n.to_string()));
+        for n in 0..MAX_OF_A_KIND + 5 {
+            alarms.raise_now(&Alarm {
+                kind: AlarmKind::Backdated,
+                ..alarm(&n.to_string())
+            });
         }
-        assert_eq!(alarms.active().len(), MAX_PER_LOG);
+        assert_eq!(alarms.active().len(), MAX_OF_A_KIND);
         let files = fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(files, 2 * MAX_PER_LOG);
+        assert_eq!(files, 2 * MAX_OF_A_KIND);
+        // It drowns nothing that is worse.
+        assert_eq!(alarms.stop(ORIGIN), None);
+        alarms.raise_now(&alarm("one"));
+        assert!(alarms.stop(ORIGIN).is_some());
     }
 
     #[test]

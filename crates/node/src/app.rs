@@ -239,9 +239,10 @@ impl Node {
         }));
         let leaders = Leaders {
             origin: config.origin.clone(),
-            replica: Arc::clone(&replica),
-            publisher: Arc::clone(&publisher),
+            members: leaders::members_of(Arc::clone(&replica)),
+            prove: Arc::clone(&publisher) as _,
             alarms: Arc::clone(&alarms),
+            clock: Arc::new(clock::unix_ms),
         };
         let holders = Arc::new(Holders {
             origin: config.origin.clone(),

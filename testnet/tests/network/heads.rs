@@ -69,8 +69,12 @@ fn leader_that_signed_two_batches_is_found_by_the_others_and_proved_a_liar() {
         assert!(alarm.starts_with("batch-conflict"), "{alarm}");
         let folder = stage.network.process(name).unwrap().folder().to_owned();
         let evidence = folder.join("alarms").join(format!("{alarm}.evidence"));
-        // Anybody with the policy file can check it, without a node.
-        let proven = done(stage.clinician.run(["verify", evidence.to_str().unwrap()]));
+        // Anybody with the policy file can check it, without a node, once the node has proved whose key it is.
+        let verify = || stage.clinician.run(["verify", evidence.to_str().unwrap()]);
+        until("the evidence names the liar", || {
+            verify().unwrap().code == 0
+        });
+        let proven = done(verify());
         assert_eq!(proven.text("liar").unwrap(), leader, "{}", proven.json);
     }
 }
