@@ -52,6 +52,46 @@ async fn leader_sends_what_it_has_not_synced_and_acknowledges_what_it_has() {
 }
 
 #[tokio::test]
+async fn nothing_is_acknowledged_before_a_quorum_has_synced_it() {
+    let cluster = Cluster::founded(3, usual).await;
+    for slow in 0..2 {
+        let leader = cluster.leader().await;
+        let size = cluster.replica(leader).status().tree_size;
+        let others = cluster.nodes.iter().filter(|(id, _)| **id != leader);
+        let mut followers: Vec<&Node> = others.map(|(_, node)| node).collect();
+        let slow = followers.remove(slow);
+        let quick = followers.remove(0);
+        let log = &cluster.nodes[&leader].log;
+        let syncs = log.syncs();
+
+        slow.log.hold(true);
+        quick.log.hold(true);
+        let replica = cluster.replica(leader).clone();
+        let statement = submission(&format!("person-{size}"));
+        let appended = tokio::spawn(async move { replica.append(statement).await });
+        while log.syncs() == syncs {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The leader has it on its disk, and is alone with that.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!appended.is_finished());
+        for node in cluster.nodes.values() {
+            assert_eq!(node.replica.status().tree_size, size);
+        }
+
+        // Two of three are enough: nobody waits for the slowest.
+        quick.log.hold(false);
+        let appended = appended.await.unwrap().unwrap();
+        assert_holds(cluster.replica(leader), std::slice::from_ref(&appended));
+        assert_eq!(slow.replica.status().tree_size, size);
+
+        slow.log.hold(false);
+        cluster.assert_equal().await;
+        assert_holds(&slow.replica, &[appended]);
+    }
+}
+
+#[tokio::test]
 async fn concurrent_appends_share_entries_of_the_log() {
     let cluster = Cluster::founded(1, usual).await;
     let node = &cluster.nodes[&1];
