@@ -90,6 +90,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
         reason = node.replica.stopped() => Err(disk_failed(folder.raft(), reason)),
         () = node.store_failed.cancelled() => Err(disk_failed(folder.blocks(), write_failed())),
         () = node.cosigner_failed.cancelled() => Err(disk_failed(folder.cosigned(), write_failed())),
+        () = node.contradicted.cancelled() => Err(disk_failed(folder.raft(), contradicted())),
     };
     stop.cancel();
     answered.cancel();
@@ -171,6 +172,7 @@ struct Node {
     found_bad: mpsc::Receiver<Cid>,
     store_failed: CancellationToken,
     cosigner_failed: CancellationToken,
+    contradicted: CancellationToken,
 }
 
 impl Node {
@@ -340,6 +342,7 @@ impl Node {
         let heads = HeadServer::new(Replica::clone(&replica), Arc::clone(&caller));
         let raft = RaftServer::new(Replica::clone(&replica), caller);
         let routes = services.routes(raft, heads, witness).await?;
+        let contradicted = publisher.contradicted();
         Ok(Self {
             listener,
             routes,
@@ -357,6 +360,7 @@ impl Node {
             found_bad,
             store_failed,
             cosigner_failed,
+            contradicted,
         })
     }
 }
@@ -631,6 +635,13 @@ fn write_failed() -> anyhow::Error {
     anyhow::anyhow!("a write failed")
 }
 
+fn contradicted() -> anyhow::Error {
+    anyhow::anyhow!(
+        "this copy of the log is damaged: it does not extend what this node has signed; \
+         `medanchord rebuild-state` makes it anew"
+    )
+}
+
 fn disk_failed(folder: PathBuf, cause: impl Into<anyhow::Error>) -> anyhow::Error {
     cause.into().context(DiskFailed(folder))
 }
@@ -757,9 +768,33 @@ mod tests {
             State::new(view.as_ref()).root().unwrap()
         }
 
+        fn own_root_of(&self, size: u64) -> Hash {
+            use medanchor_anchor::{Read, State};
+            let view = self.replica.view().unwrap();
+            State::new(view.as_ref()).root_at(size).unwrap()
+        }
+
+        /// As after a restart, when this is what it has co-signed last.
+        fn reopen_after(&mut self, cosigned: &str) {
+            let record = hex::encode(medanchor_dag::sha256(self.config.origin.as_bytes()));
+            std::fs::write(self.folder.cosigned().join(record), cosigned).unwrap();
+            let founding = open_founding(&self.folder).unwrap();
+            let founded = founded_of(&founding).unwrap();
+            let node = Some(self.key(KeyName::Node).did());
+            let membership = Membership::open(&self.folder, &self.config, founded, node).unwrap();
+            let (replica, alarms) = (&self.replica, &self.alarms);
+            let parts =
+                Transparency::open(&self.folder, &self.config, &membership, replica, alarms);
+            self.parts = parts.unwrap();
+        }
+
         /// A checkpoint with every signature that the trust policy asks for.
         fn published(&self, root: Hash) -> String {
-            let note = self.checkpoint(root).sign(&self.key(KeyName::Log)).unwrap();
+            self.cosigned(&self.checkpoint(root))
+        }
+
+        fn cosigned(&self, checkpoint: &Checkpoint) -> String {
+            let note = checkpoint.sign(&self.key(KeyName::Log)).unwrap();
             let cosigner = &self.parts.cosigner;
             let key = self.key(KeyName::Cosigner);
             let answer = cosign(&note, cosigner.verifier().name(), &key, 1).unwrap();
@@ -858,6 +893,43 @@ mod tests {
     }
 
     const CHECKPOINTS: u8 = 10;
+
+    /// As if rows below the root were changed on the disk: the record of what was signed says something else than they.
+    #[tokio::test]
+    async fn log_key_signs_nothing_that_contradicts_what_the_node_has_signed() {
+        let mut alone = Alone::start().await;
+        let signed = alone.published(Hash::of(b"what the log once was"));
+        alone.reopen_after(&signed);
+        alone.append(1).await;
+        let publisher = &alone.parts.publisher;
+        let refused = publisher.publish().await.unwrap_err().to_string();
+        assert!(refused.contains("does not extend the 1"), "{refused}");
+        assert!(publisher.contradicted().is_cancelled());
+        // Nothing was signed that could accuse it.
+        assert_eq!(alone.alarms.active(), vec![]);
+        assert_eq!(publisher.newest(), None);
+
+        let signed = alone.published(alone.own_root_of(1));
+        alone.reopen_after(&signed);
+        let publisher = &alone.parts.publisher;
+        publisher.publish().await.unwrap();
+        assert!(!publisher.contradicted().is_cancelled());
+        assert_eq!(publisher.published_size(), 2);
+    }
+
+    #[tokio::test]
+    async fn replica_that_is_behind_what_was_signed_is_waited_for() {
+        let mut alone = Alone::start().await;
+        let ahead = Checkpoint {
+            size: 9,
+            ..alone.checkpoint(Hash::of(b"nine leaves"))
+        };
+        let signed = alone.cosigned(&ahead);
+        alone.reopen_after(&signed);
+        let publisher = &alone.parts.publisher;
+        assert!(publisher.publish().await.is_err());
+        assert!(!publisher.contradicted().is_cancelled());
+    }
 
     #[tokio::test]
     async fn published_checkpoint_of_another_log_is_not_taken() {

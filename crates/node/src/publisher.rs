@@ -47,6 +47,10 @@ pub(crate) struct Publisher {
     asking: tokio::sync::Mutex<()>,
     monitor: Arc<Monitor>,
     reissue_after: Duration,
+    /// What this process has signed last with the log key.
+    signed: Mutex<Option<Checkpoint>>,
+    /// Cancelled when this copy of the log contradicts what was signed from it: the node must stop.
+    contradicted: CancellationToken,
 }
 
 /// A checkpoint that enough co-signers have signed.
@@ -136,7 +140,14 @@ impl Publisher {
             asking: tokio::sync::Mutex::default(),
             monitor: parts.monitor,
             reissue_after: parts.reissue_after,
+            signed: Mutex::default(),
+            contradicted: CancellationToken::new(),
         }
+    }
+
+    /// Cancelled when this copy of the log contradicts what this node has signed: the node must stop.
+    pub(crate) fn contradicted(&self) -> CancellationToken {
+        self.contradicted.clone()
     }
 
     /// Publishes whenever something waits and none is in flight, until `stop`.
@@ -239,12 +250,12 @@ impl Publisher {
         }
     }
 
-    async fn publish(&self) -> Result<()> {
+    pub(crate) async fn publish(&self) -> Result<()> {
         if self.replica.status().role != Role::Leader {
             return Ok(());
         }
         let checkpoint = self.checkpoint()?;
-        let note = checkpoint.sign(&self.log_key)?;
+        let note = self.sign(&checkpoint)?;
         #[cfg(medanchor_fault)]
         medanchor_raft::fault_step("checkpoint-signed");
         let note = self.cosign(&checkpoint, note).await;
@@ -280,6 +291,36 @@ impl Publisher {
             size,
             root: state.root_at(size)?,
         })
+    }
+
+    /// Signs with the log key what extends all that this node has signed, and nothing else. If rows of this copy of the
+    /// log were damaged, its root would accuse an honest node of a second log.
+    fn sign(&self, checkpoint: &Checkpoint) -> Result<SignedNote> {
+        let cosigned = self.cosigner.last_note();
+        let cosigned = cosigned.map(|note| note.text().parse()).transpose()?;
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        for before in cosigned.iter().chain(signed.iter()) {
+            self.check_extends(before, checkpoint)?;
+        }
+        let note = checkpoint.sign(&self.log_key)?;
+        *signed = Some(checkpoint.clone());
+        Ok(note)
+    }
+
+    fn check_extends(&self, before: &Checkpoint, checkpoint: &Checkpoint) -> Result<()> {
+        let (old, new) = (before.size, checkpoint.size);
+        anyhow::ensure!(
+            old <= new,
+            "this node has signed a larger log of {old} leaves, and its replica is not there yet"
+        );
+        let view = self.replica.view()?;
+        let proof = State::new(view.as_ref()).consistency_proof(old, new)?;
+        let extends = proof.verify(old, &before.root, new, &checkpoint.root);
+        extends
+            .inspect_err(|_| self.contradicted.cancel())
+            .with_context(|| {
+                format!("this copy of the log, of {new} leaves, does not extend the {old} that this node has signed")
+            })
     }
 
     /// Once a change of the members is published, the policy after it is in force.
