@@ -932,6 +932,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn slow_record_keeps_nobody_from_reading_what_was_signed() {
+        let alone = Alone::start().await;
+        let own = alone.checkpoint(alone.own_root());
+        let own = own.sign(&alone.key(KeyName::Log)).unwrap();
+        alone.cosign(own.clone()).await.unwrap();
+        let cosigner = &alone.parts.cosigner;
+        let signing = cosigner.hold_signing();
+        assert_eq!(cosigner.last_size(), 1);
+        assert!(cosigner.last_note().is_some());
+        assert!(!cosigner.failed().is_cancelled());
+        drop(signing);
+    }
+
+    #[tokio::test]
     async fn published_checkpoint_of_another_log_is_not_taken() {
         let alone = Alone::start().await;
         let forged = alone.published(Hash::of(b"another log"));

@@ -27,7 +27,12 @@ pub(crate) struct Cosigner {
     key: SigningKey,
     believed: Believed,
     follows: Follows,
-    seen: Mutex<SeenFile>,
+    /// Held while a signature is made and its record fsynced, so by threads that may block alone.
+    signing: Mutex<SeenFile>,
+    /// What was recorded last, for whoever may not block.
+    last: Mutex<Option<Arc<Cosigned>>>,
+    /// Cancelled when a record could not be written.
+    failed: CancellationToken,
     monitor: Arc<Monitor>,
     alarms: Arc<Alarms>,
 }
@@ -125,14 +130,17 @@ impl Cosigner {
         let kind = SignatureKind::Cosignature;
         let verifier = VerifierKey::new(&parts.name, kind, parts.key.did())
             .context("name the co-signing key")?;
-        let seen = SeenFile::open(folder, &parts.origin, &verifier, parts.failed)?;
+        let failed = parts.failed.clone();
+        let file = SeenFile::open(folder, &parts.origin, &verifier, parts.failed)?;
         Ok(Self {
             origin: parts.origin,
             verifier,
             key: parts.key,
             believed: parts.believed,
             follows: parts.follows,
-            seen: Mutex::new(seen),
+            last: Mutex::new(file.last.clone()),
+            signing: Mutex::new(file),
+            failed,
             monitor: parts.monitor,
             alarms: parts.alarms,
         })
@@ -165,7 +173,7 @@ impl Cosigner {
 
     /// Cancelled when the record of what it signed could not be written: the node must stop.
     pub(crate) fn failed(&self) -> CancellationToken {
-        self.seen_file().failed.clone()
+        self.failed.clone()
     }
 
     /// The log's origin.
@@ -180,18 +188,18 @@ impl Cosigner {
 
     /// Size of the checkpoint that it co-signed last.
     pub(crate) fn last_size(&self) -> u64 {
-        self.seen_file().seen().map_or(0, |seen| seen.size)
+        self.last().map_or(0, |last| last.seen.size)
     }
 
     /// The checkpoint that it co-signed last, with its signature.
     pub(crate) fn last_note(&self) -> Option<SignedNote> {
-        let file = self.seen_file();
-        file.last.as_ref().map(|last| last.note.clone())
+        self.last().map(|last| last.note.clone())
     }
 
     fn decide(&self, request: &AddCheckpoint) -> Result<Seen, CosignError> {
         let (log_keys, endorsers) = self.keys_for(request.checkpoint()?.size);
-        let decided = request.decide(self.seen_file().seen().as_ref(), &log_keys);
+        let seen = self.last().map(|last| last.seen);
+        let decided = request.decide(seen.as_ref(), &log_keys);
         match decided {
             // It bears the signature of a log key: is it the members' word too?
             Ok(_) | Err(AddCheckpointError::Conflict(_) | AddCheckpointError::Inconsistent) => {
@@ -252,7 +260,7 @@ impl Cosigner {
         let size = request.checkpoint()?.size;
         self.check_changes(size)?;
         let (log_keys, endorsers) = self.keys_for(size);
-        let mut file = self.seen_file();
+        let mut file = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = request.decide(file.seen().as_ref(), &log_keys)?;
         let at_unix_seconds = file.time(clock::unix_ms() / 1000);
         let name = self.verifier.name();
@@ -273,11 +281,23 @@ impl Cosigner {
             .map_err(|error| failed(error.into()))?;
         #[cfg(medanchor_fault)]
         medanchor_raft::fault_step("cosignature-recorded");
+        *self.locked_last() = file.last.clone();
         Ok(signature)
     }
 
-    fn seen_file(&self) -> MutexGuard<'_, SeenFile> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> Option<Arc<Cosigned>> {
+        self.locked_last().clone()
+    }
+
+    /// Never held for longer than a copy takes.
+    fn locked_last(&self) -> MutexGuard<'_, Option<Arc<Cosigned>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As a slow disk does it.
+    #[cfg(test)]
+    pub(crate) fn hold_signing(&self) -> MutexGuard<'_, SeenFile> {
+        self.signing.lock().unwrap()
     }
 }
 
@@ -286,7 +306,7 @@ impl Cosigner {
 /// fork.
 pub(crate) struct SeenFile {
     path: PathBuf,
-    last: Option<Cosigned>,
+    last: Option<Arc<Cosigned>>,
     /// Cancelled when a write failed.
     failed: CancellationToken,
 }
@@ -322,7 +342,11 @@ impl SeenFile {
         })?;
         let last = parse(&text, origin, by);
         let last = last.with_context(|| format!("parse `{}`", path.display()))?;
-        Ok(Self { path, last, failed })
+        Ok(Self {
+            path,
+            last: last.map(Arc::new),
+            failed,
+        })
     }
 
     fn seen(&self) -> Option<Seen> {
@@ -352,7 +376,7 @@ impl SeenFile {
         let text = cosigned.note.to_string();
         let replaced = files::replace(&self.path, Mode::Public, text.as_bytes());
         replaced.inspect_err(|_| self.failed.cancel())?;
-        self.last = Some(cosigned);
+        self.last = Some(Arc::new(cosigned));
         Ok(())
     }
 }
