@@ -107,6 +107,7 @@ impl Comparison {
             };
             let judge = self.judge();
             let last = blocking(move || {
+                judge.judge_pairs(&answer.refused, &answer.heads)?;
                 judge.judge_page(from, &answer.refused)?;
                 judge.judge_page(from, &answer.heads)
             });
@@ -175,6 +176,25 @@ impl Judge {
         Ok(last)
     }
 
+    /// What another node refused, with what it took: a leader that lied to it alone, and leads no more, has told this
+    /// node neither.
+    fn judge_pairs(&self, refused: &[Vec<u8>], taken: &[Vec<u8>]) -> Result<(), StoreError> {
+        for refused in refused {
+            let Ok(refused) = SignedBatchHead::verify(refused) else {
+                continue;
+            };
+            let mut taken = taken.iter().filter_map(|bytes| {
+                let signed = SignedBatchHead::from_bytes(bytes).ok()?;
+                signed.conflict(&refused)?;
+                SignedBatchHead::verify(bytes).ok()
+            });
+            if let Some(taken) = taken.next() {
+                self.raise_conflict(taken, refused)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A head that another node has and this one does not.
     fn judge_other(&self, bytes: &[u8]) -> Result<(), StoreError> {
         // What its leader did not sign says nothing of it.
@@ -221,13 +241,13 @@ impl Judge {
 
     fn raise_conflict(
         &self,
-        own: SignedBatchHead,
+        one: SignedBatchHead,
         other: SignedBatchHead,
     ) -> Result<(), StoreError> {
-        if let Some(kind) = own.conflict(&other)
-            && let Some(node_id) = self.admission.node_of(&own.head)?
+        if let Some(kind) = one.conflict(&other)
+            && let Some(node_id) = self.admission.node_of(&one.head)?
         {
-            let heads = Box::new([own, other]);
+            let heads = Box::new([one, other]);
             self.admission.raise(Alarm::Conflict {
                 node_id,
                 kind,

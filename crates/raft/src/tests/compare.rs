@@ -55,6 +55,22 @@ async fn refused_head_is_evidence_for_others() {
     assert_eq!(kind, BatchConflictKind::TwoTrees { size: 0 });
 }
 
+/// Whoever was lied to alone proves it to those who were told nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_heads_that_another_node_shows_name_their_leader() {
+    let cluster = followers().await;
+    take(&cluster, 2, entry(0, Some(signed(&head(0), LEADER)))).await;
+    let outcome = append(&cluster, 2, vec![other_batch()]).await;
+    assert!(matches!(outcome, Some(Outcome::Refused(_))), "{outcome:?}");
+    for id in [2, 3] {
+        let kind = conflict(&cluster, id).await;
+        assert!(
+            matches!(kind, BatchConflictKind::TwoBatches { .. }),
+            "{kind}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn honest_leaders_are_never_accused() {
     let mut cluster = Cluster::founded(3, often).await;
