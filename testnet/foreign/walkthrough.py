@@ -7,6 +7,7 @@ import argparse
 import base64
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,7 @@ class Failed(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", type=Path, required=True, help="the testnet's program")
+    parser.add_argument("--interop", type=Path, required=True, help="the interop test of medanchor-ipfs")
     parser.add_argument("--folder", type=Path, required=True, help="temporary folder, removed at the end")
     args = parser.parse_args()
 
@@ -50,7 +52,7 @@ def main() -> None:
     network = Network(args.program, args.folder / "network")
     report = Report()
     try:
-        show(network, args.folder, report)
+        show(network, args, report)
     except KeyboardInterrupt:
         report.fail("interrupted", "stopped before the end")
     finally:
@@ -69,8 +71,10 @@ def interrupt(_number, _frame) -> None:
     raise KeyboardInterrupt
 
 
-def show(network: "Network", folder: Path, report: "Report") -> None:
+def show(network: "Network", args: argparse.Namespace, report: "Report") -> None:
+    folder = args.folder
     report.step("the commands pass their own tests", own_tests)
+    report.step("Kubo and a peer of ours exchange blocks of 4 KiB to 1 MiB", lambda: exchange(args.interop))
     if not report.step("three hospitals and a regulator run", network.start):
         return
     people = People(network)
@@ -111,6 +115,15 @@ def own_tests() -> str:
     ran = run([sys.executable, "-m", "unittest", "discover", "--start-directory", HERE])
     ensure(ran.returncode == 0, ran.stderr)
     return next(line for line in ran.stderr.splitlines() if line.startswith("Ran "))
+
+
+def exchange(interop: Path) -> str:
+    """Both directions, windows 1, 16 and 64, incomplete DAGs: `interop/run kubo` prints the table."""
+    os.environ["MEDANCHOR_FOREIGN"] = shlex.join([sys.executable, str(HERE / "kubo_pin.py")])
+    table = checked([interop, "--ignored", "--nocapture"])
+    rows = [line for line in table.splitlines() if line.startswith(("we fetch", "they fetch"))]
+    ensure(len(rows) > 0, f"it was not run: {table}")
+    return f"{len(rows)} ways"
 
 
 class Report:
