@@ -181,7 +181,7 @@ impl Admission {
     /// Whether this replica computed another root for the tree that the head names. One that it has not
     /// computed yet is compared later, with the other nodes' heads.
     pub(crate) fn is_other_tree(&self, signed: &SignedBatchHead) -> Result<bool, StoreError> {
-        let view = self.state.view()?;
+        let view = self.state.view();
         let state = State::new(&view);
         let head = &signed.head;
         Ok(head.size <= state.tree_size()? && state.root_at(head.size)? != head.root)
@@ -243,13 +243,13 @@ impl Admission {
     }
 
     fn members(&self) -> Result<Vec<Member>, StoreError> {
-        let entries = State::new(&self.state.view()?).member_entries()?;
+        let entries = State::new(&self.state.view()).member_entries()?;
         Ok(entries.into_iter().map(|entry| entry.member).collect())
     }
 
     /// The members' nodes now.
     pub(crate) fn node_ids(&self) -> Result<Vec<NodeId>, StoreError> {
-        let members = State::new(&self.state.view()?).members()?;
+        let members = State::new(&self.state.view()).members()?;
         if members.is_empty() {
             return Ok(self.founders.keys().copied().collect());
         }

@@ -38,6 +38,9 @@ pub struct ReplicaConfig {
     /// Entries and leaves after which a snapshot is made while the log is small; never 0, and the same on
     /// every node, or too few sign the same snapshot. As the log grows, it takes twice as many, and so on.
     pub snapshot_every: u64,
+    /// How long what is applied stays in memory alone, at most, before the state on disk has it. After a crash it is
+    /// applied again.
+    pub durable_every: Duration,
     /// A leader whose clock the others do not believe leaves leading to them for this long: at least four
     /// times the later time of `election`, or it is back before they have elected one of themselves.
     pub step_aside: Duration,
@@ -73,6 +76,7 @@ impl ReplicaConfig {
             deadline: Duration::from_secs(10),
             snapshot_deadline: Duration::from_secs(600),
             snapshot_every: 5000,
+            durable_every: Duration::from_secs(2),
             keep_entries: 1000,
             step_aside: Duration::from_secs(30),
             compare_every: Duration::from_secs(10),

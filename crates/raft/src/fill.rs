@@ -45,7 +45,7 @@ impl Filler {
         let snapshots = Snapshots::open(first.clone(), identity, u64::MAX)?;
         let state = StateStore::open(databases.state, snapshots)?;
         // Beyond all that stands in any log, so that each of them ends before what is filled in.
-        let mut last = state.last_applied()?.max(last_entry(&databases.log)?);
+        let mut last = state.last_applied().max(last_entry(&databases.log)?);
         for other in &others {
             last = last.max(last_entry(&Databases::open(other)?.log)?);
         }
@@ -82,7 +82,7 @@ impl Filler {
     ///
     /// When the disk fails.
     pub fn tree_size(&self) -> Result<u64, StoreError> {
-        Ok(State::new(&self.state.view()?).tree_size()?)
+        Ok(State::new(&self.state.view()).tree_size()?)
     }
 
     /// Makes all of it durable, for every replica.

@@ -173,8 +173,6 @@ impl LogStore {
     }
 
     fn purge_now(&self, upto: &LogId) -> Result<(), StoreError> {
-        // What is purged cannot be applied again.
-        self.state.make_durable()?;
         self.write(|txn| {
             let mut table = txn.open_table(ENTRIES).map_err(database)?;
             table
@@ -418,6 +416,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let store = self.clone();
         let purged = async {
             store.state.reached(&upto).await?;
+            // What is purged cannot be applied again.
+            let state = store.state.clone();
+            blocking(move || state.make_durable()).await?;
             let _turn = self.turn().await?;
             blocking(move || store.purge_now(&upto)).await
         };

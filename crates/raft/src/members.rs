@@ -73,7 +73,7 @@ impl Members {
     async fn wanted(&self) -> Result<Wanted, StoreError> {
         let (state, admitted_before) = (self.state.clone(), *self.admitted.borrow());
         blocking(move || {
-            let view = state.view()?;
+            let view = state.view();
             let mut entries = State::new(&view).member_entries()?;
             entries.retain(medanchor_anchor::MemberEntry::is_active);
             let admitted = entries

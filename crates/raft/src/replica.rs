@@ -12,7 +12,7 @@ use crate::members::Members;
 use crate::peers::Peers;
 use crate::reads::{self, Reads};
 use crate::rejection::rejection;
-use crate::runtime::{Instant, JoinHandle, spawn, timeout, timeout_at};
+use crate::runtime::{Instant, JoinHandle, sleep, spawn, timeout, timeout_at};
 use crate::self_check::self_check;
 use crate::snapshots::Snapshots;
 use crate::state_store::{Applied, StateStore};
@@ -189,7 +189,7 @@ impl Replica {
             Batcher::new(raft.clone(), Arc::clone(&config.clock), closing.subscribe());
         let (status, following) = follow(raft.metrics(), state.applied());
         spawn(following);
-        let work = make_durable(state.clone(), closing.subscribe());
+        let work = make_durable(state.clone(), config.durable_every, closing.subscribe());
         spawn(stop_on_failure(work, raft.clone(), Arc::clone(&failure)));
         let work = certify(
             state.clone(),
@@ -547,10 +547,7 @@ impl Append for Replica {
 
 impl Read for Replica {
     fn view(&self) -> Result<Box<dyn View + Send + '_>, ReadError> {
-        match self.0.state.view() {
-            Ok(view) => Ok(Box::new(view)),
-            Err(error) => Err(ReadError::Stopped(error.into())),
-        }
+        Ok(Box::new(self.0.state.view()))
     }
 
     fn barrier(&self) -> BoxFuture<'_, Result<(), ReadError>> {
@@ -631,20 +628,24 @@ pub(crate) fn proposed(response: pb::ProposeResponse) -> Result<Proposed, Propos
     }
 }
 
-/// Makes the state durable now and then, so that a restart has little to apply again, until `closing` turns
-/// true.
+/// Makes the state durable when there is much to write, and now and then, so that a restart has little to apply
+/// again, until `closing` turns true.
 async fn make_durable(
     state: StateStore,
+    every: Duration,
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
-    while timeout(DURABLE_EVERY, closing.wait_for(|closing| *closing))
-        .await
-        .is_err()
-    {
+    loop {
+        tokio::select! {
+            biased;
+            // An error means that the replica is gone.
+            _ = closing.wait_for(|closing| *closing) => return Ok(()),
+            () = state.large() => (),
+            () = sleep(every) => (),
+        }
         let state = state.clone();
         blocking(move || state.make_durable()).await?;
     }
-    Ok(())
 }
 
 /// When the disk fails under `work`, the replica stops.
@@ -711,4 +712,3 @@ const MAX_REDIRECTS: u32 = 3;
 /// What a follower waits at most before it asks for votes: the lease of the last leader, its own time, and twice
 /// that if it knows of a longer log, each at most the latest time of an election.
 const ELECTIONS_ASIDE: u32 = 4;
-const DURABLE_EVERY: Duration = Duration::from_millis(500);

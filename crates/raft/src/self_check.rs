@@ -36,7 +36,7 @@ async fn check(state: StateStore) -> Result<(), StoreError> {
 async fn check_page(state: &StateStore, page: u64) -> Result<bool, StoreError> {
     let state = state.clone();
     blocking(move || {
-        let view = state.view()?;
+        let view = state.view();
         let size = State::new(&view).tree_size()?;
         match Damage::find_in_page(&view, page, size)? {
             Some(damage) => Err(StoreError::Damaged(damage)),

@@ -1,12 +1,11 @@
 use crate::codec::{meta_from_pb, meta_to_pb};
-use crate::error::{StoreError, database};
-use crate::tables::definition;
+use crate::error::StoreError;
+use crate::tables::ReadTables;
 use crate::types::SnapshotMeta;
-use medanchor_anchor::{Digested, Row, StateDigest, Table};
+use medanchor_anchor::{Digested, Row, StateDigest, Table, View};
 use medanchor_api::pb::raft as pb;
 use medanchor_dag::{Hash, from_canonical, to_canonical};
 use prost::Message;
-use redb::{ReadTransaction, ReadableTable};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -205,11 +204,10 @@ fn read_certificate(
     from_canonical(&bytes, bytes.len()).map_err(|_| damaged())
 }
 
-/// Writes everything that `txn` sees, where the log has `tree_size` leaves. Memory use does not grow with the
+/// Writes everything that `view` sees, where the log has `tree_size` leaves. Memory use does not grow with the
 /// state.
 pub(crate) fn write_snapshot(
-    txn: &ReadTransaction,
-    meta: &SnapshotMeta,
+    view: &ReadTables,
     tree_size: u64,
     file: &File,
 ) -> Result<(), StoreError> {
@@ -220,16 +218,19 @@ pub(crate) fn write_snapshot(
     out.write_all(MAGIC)?;
     let header = pb::SnapshotHeader {
         tree_size,
-        ..meta_to_pb(meta)
+        ..meta_to_pb(&view.position.meta())
     };
     write_bytes(&mut out, &header.encode_to_vec())?;
     for (tag, table) in (1_u8..).zip(Table::ALL) {
-        let rows = txn.open_table(definition(table)).map_err(database)?;
-        for row in rows.iter().map_err(database)? {
-            let (key, value) = row.map_err(database)?;
-            out.write_all(&[tag])?;
-            write_bytes(&mut out, key.value())?;
-            write_bytes(&mut out, value.value())?;
+        let mut page = view.range(table, &[], None, PAGE_ROWS)?;
+        while let Some((last, _)) = page.last() {
+            let from = [last.as_slice(), &[0]].concat();
+            for (key, value) in &page {
+                out.write_all(&[tag])?;
+                write_bytes(&mut out, key)?;
+                write_bytes(&mut out, value)?;
+            }
+            page = view.range(table, &from, None, PAGE_ROWS)?;
         }
     }
     out.write_all(&[END])?;
@@ -370,6 +371,8 @@ fn write_bytes(out: &mut impl Write, bytes: &[u8]) -> Result<(), StoreError> {
 
 const MAGIC: &[u8; 16] = b"medanchor-snap\0\x01";
 const END: u8 = 0;
+/// Rows that are read at once: readers and the writer of the state wait for each other that long.
+const PAGE_ROWS: usize = 256;
 const BUFFER_BYTES: usize = 256 * 1024;
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// The members' state digests.

@@ -2,10 +2,10 @@ use crate::alarm::{Alarm, Alarms, log_alarms};
 use crate::config::Identity;
 use crate::error::StoreError;
 use crate::snapshot::{SnapshotFile, write_certificate, write_snapshot};
+use crate::tables::ReadTables;
 use crate::types::{Snapshot, SnapshotMeta};
 use medanchor_anchor::{CertificateError, Certifiers, Digested, StateDigest};
 use medanchor_dag::Did;
-use redb::ReadTransaction;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -42,8 +42,7 @@ struct Known {
 
 /// The state as it was right after an entry at which a snapshot is due.
 pub(crate) struct Due {
-    pub(crate) view: ReadTransaction,
-    pub(crate) meta: SnapshotMeta,
+    pub(crate) view: ReadTables,
     pub(crate) tree_size: u64,
 }
 
@@ -148,7 +147,7 @@ impl Snapshots {
         // being installed.
         make_durable()?;
         let staged = self.stage()?;
-        write_snapshot(&due.view, &due.meta, due.tree_size, staged.as_file())?;
+        write_snapshot(&due.view, due.tree_size, staged.as_file())?;
         let (_, content) = SnapshotFile::verify(staged.reopen()?)?;
         let said = content.said();
         let signed = self.identity.sign(said);

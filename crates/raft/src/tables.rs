@@ -1,37 +1,35 @@
 use crate::error::{StoreError, database};
+use crate::layer::{Found, Layer, Value, Written, found, over};
+use crate::position::Position;
 use medanchor_anchor::{Row, Table, Tables, TablesError, View};
-use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
-/// The state as one read transaction sees it.
-pub(crate) struct ReadTables(pub(crate) ReadTransaction);
-
-impl View for ReadTables {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        get(&self.0.open_table(definition(table)).map_err(failed)?, key)
-    }
-
-    fn range(
-        &self,
-        table: Table,
-        from: &[u8],
-        until: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>, TablesError> {
-        let table = self.0.open_table(definition(table)).map_err(failed)?;
-        range(&table, from, until, limit)
-    }
+/// One version of the state.
+#[derive(Clone)]
+pub(crate) struct ReadTables {
+    pub(crate) base: Arc<Base>,
+    /// What was written since, later layers first.
+    pub(crate) layers: Vec<Arc<Layer>>,
+    pub(crate) version: u64,
+    pub(crate) position: Arc<Position>,
 }
 
-/// The state within one write transaction.
-pub(crate) struct WriteTables<'txn>(
-    BTreeMap<Table, redb::Table<'txn, &'static [u8], &'static [u8]>>,
-);
+/// The next version of the state, which takes effect all at once: see `Overlay::publish`.
+pub(crate) struct WriteTables {
+    pub(crate) before: ReadTables,
+    pub(crate) written: Written,
+}
 
-impl<'txn> WriteTables<'txn> {
-    /// Opens every table, and creates those that are not there.
-    pub(crate) fn open(txn: &'txn WriteTransaction) -> Result<Self, StoreError> {
+/// The tables as the database has them.
+pub(crate) struct Base(BTreeMap<Table, ReadOnlyTable<&'static [u8], &'static [u8]>>);
+
+impl Base {
+    pub(crate) fn open(base: &Database) -> Result<Self, StoreError> {
+        let txn = base.begin_read().map_err(database)?;
         let tables = Table::ALL
             .into_iter()
             .map(|table| Ok((table, txn.open_table(definition(table))?)))
@@ -43,21 +41,67 @@ impl<'txn> WriteTables<'txn> {
     fn table(
         &self,
         table: Table,
-    ) -> Result<&redb::Table<'txn, &'static [u8], &'static [u8]>, TablesError> {
-        self.0.get(&table).ok_or_else(|| not_open(table))
+    ) -> Result<&ReadOnlyTable<&'static [u8], &'static [u8]>, TablesError> {
+        let found = self.0.get(&table);
+        found.ok_or_else(|| TablesError(format!("table `{}` is not open", table.name()).into()))
     }
 
-    fn table_mut(
-        &mut self,
+    fn get(&self, table: Table, key: &[u8]) -> Result<Value, TablesError> {
+        let value = self.table(table)?.get(key).map_err(failed)?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    fn range<'a>(
+        &self,
         table: Table,
-    ) -> Result<&mut redb::Table<'txn, &'static [u8], &'static [u8]>, TablesError> {
-        self.0.get_mut(&table).ok_or_else(|| not_open(table))
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> Result<impl Iterator<Item = Found<'a>> + use<'a>, TablesError> {
+        let table = self.table(table)?;
+        let rows = table.range::<&[u8]>(range).map_err(failed)?;
+        Ok(rows.map(|row| {
+            let (key, value) = row.map_err(failed)?;
+            let value = Cow::Owned(value.value().to_vec());
+            Ok((Cow::Owned(key.value().to_vec()), Some(value)))
+        }))
     }
 }
 
-impl View for WriteTables<'_> {
+impl ReadTables {
+    /// With what `written` has over it.
+    fn range_below(
+        &self,
+        written: Option<&BTreeMap<Vec<u8>, Value>>,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        limit: usize,
+    ) -> Result<Vec<Row>, TablesError> {
+        if is_empty(range) {
+            return Ok(Vec::new());
+        }
+        let readers: Vec<_> = self.layers.iter().map(|layer| layer.reader()).collect();
+        let mut rows: Box<dyn Iterator<Item = Found<'_>>> =
+            Box::new(self.base.range(table, range)?);
+        for reader in readers.iter().rev() {
+            rows = Box::new(over(reader.range(table, range, self.version), rows));
+        }
+        let written = written.into_iter();
+        let written = written.flat_map(|written| written.range::<[u8], _>(range));
+        let written = written.map(|(key, value)| found(key, value));
+        let rows = over(written, rows).filter_map(|row| match row {
+            Ok((key, value)) => Some(Ok((key.into_owned(), value?.into_owned()))),
+            Err(error) => Some(Err(error)),
+        });
+        rows.take(limit).collect()
+    }
+}
+
+impl View for ReadTables {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        get(self.table(table)?, key)
+        let mut layers = self.layers.iter();
+        match layers.find_map(|layer| layer.get(table, key, self.version)) {
+            Some(value) => Ok(value),
+            None => self.base.get(table, key),
+        }
     }
 
     fn range(
@@ -67,18 +111,47 @@ impl View for WriteTables<'_> {
         until: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Row>, TablesError> {
-        range(self.table(table)?, from, until, limit)
+        self.range_below(None, table, bounds(from, until), limit)
     }
 }
 
-impl Tables for WriteTables<'_> {
+impl View for WriteTables {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
+        let written = self.written.get(&table);
+        match written.and_then(|written| written.get(key)) {
+            Some(value) => Ok(value.clone()),
+            None => self.before.get(table, key),
+        }
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        until: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>, TablesError> {
+        let written = self.written.get(&table);
+        let range = bounds(from, until);
+        self.before.range_below(written, table, range, limit)
+    }
+}
+
+impl WriteTables {
+    fn set(&mut self, table: Table, key: &[u8], value: Value) {
+        let written = self.written.entry(table).or_default();
+        written.insert(key.to_vec(), value);
+    }
+}
+
+impl Tables for WriteTables {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), TablesError> {
-        self.table_mut(table)?.insert(key, value).map_err(failed)?;
+        self.set(table, key, Some(value.to_vec()));
         Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), TablesError> {
-        self.table_mut(table)?.remove(key).map_err(failed)?;
+        self.set(table, key, None);
         Ok(())
     }
 }
@@ -87,39 +160,15 @@ pub(crate) fn definition(table: Table) -> TableDefinition<'static, &'static [u8]
     TableDefinition::new(table.name())
 }
 
-fn get(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>, TablesError> {
-    let value = table.get(key).map_err(failed)?;
-    Ok(value.map(|value| value.value().to_vec()))
+fn bounds<'a>(from: &'a [u8], until: Option<&'a [u8]>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    let until = until.map_or(Bound::Unbounded, Bound::Excluded);
+    (Bound::Included(from), until)
 }
 
-fn range(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    from: &[u8],
-    until: Option<&[u8]>,
-    limit: usize,
-) -> Result<Vec<Row>, TablesError> {
-    if until.is_some_and(|until| until <= from) {
-        return Ok(Vec::new());
-    }
-    let until = until.map_or(Bound::Unbounded, Bound::Excluded);
-    let rows = table
-        .range::<&[u8]>((Bound::Included(from), until))
-        .map_err(failed)?;
-    rows.take(limit)
-        .map(|row| {
-            let (key, value) = row.map_err(failed)?;
-            Ok((key.value().to_vec(), value.value().to_vec()))
-        })
-        .collect()
+fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    matches!(range, (Bound::Included(from), Bound::Excluded(until)) if until <= from)
 }
 
 fn failed(error: impl Into<redb::Error>) -> TablesError {
     TablesError(Box::new(error.into()))
-}
-
-fn not_open(table: Table) -> TablesError {
-    TablesError(format!("table `{}` is not open", table.name()).into())
 }

@@ -10,6 +10,7 @@ mod group;
 mod heads;
 mod members;
 mod network;
+mod overlay;
 mod server;
 pub(crate) mod simulation;
 mod snapshots;

@@ -165,7 +165,7 @@ impl Clients {
     /// Checks that one log explains what all clients saw. What nobody was told may be in the log, or not.
     pub(crate) fn check(&self, replica: &Replica) {
         let mut history = std::mem::take(&mut *self.history.lock().unwrap());
-        let view = replica.state().view().unwrap();
+        let view = replica.state().view();
         let state = State::new(&view);
         for submitted in self.submitted.lock().unwrap().iter() {
             let hash = submitted.signed.statement.hash();
@@ -231,7 +231,7 @@ pub(crate) async fn append_at(world: &World, id: NodeId, patience: Duration) -> 
 
 /// The leaf that changed a register last, and how.
 fn find(replica: &Replica, number: usize) -> Option<(u64, bool)> {
-    let view = replica.state().view().unwrap();
+    let view = replica.state().view();
     let entry = State::new(&view)
         .principal(&did(&register(number)))
         .unwrap();

@@ -305,6 +305,7 @@ impl World {
             step_aside: Duration::from_secs(12),
             compare_every: Duration::from_secs(2),
             snapshot_every: 16,
+            durable_every: Duration::from_millis(500),
             snapshot_again: Duration::from_secs(2),
             keep_entries: 3,
             ..ReplicaConfig::new(
@@ -369,7 +370,7 @@ pub(crate) fn now_unix_ms() -> u64 {
 
 /// Every row of a replica.
 pub(crate) fn dump(replica: &Replica) -> Vec<(Table, Vec<Row>)> {
-    let view = replica.state().view().unwrap();
+    let view = replica.state().view();
     let rows = |table| {
         let rows = medanchor_anchor::View::range(&view, table, &[], None, usize::MAX);
         (table, rows.unwrap())
@@ -379,7 +380,7 @@ pub(crate) fn dump(replica: &Replica) -> Vec<(Table, Vec<Row>)> {
 
 /// Leaves and root of a replica's tree.
 pub(crate) fn tree(replica: &Replica) -> (u64, Hash) {
-    let view = replica.state().view().unwrap();
+    let view = replica.state().view();
     let state = State::new(&view);
     (state.tree_size().unwrap(), state.root().unwrap())
 }
