@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 #[derive(Clone)]
 pub(crate) struct Batcher {
     sender: mpsc::Sender<Waiting>,
+    room: Room,
     pace: Pace,
 }
 
@@ -30,6 +31,39 @@ impl Pace {
 
     fn retry_after(&self) -> Duration {
         Duration::from_millis(self.0.load(Ordering::Relaxed)).clamp(SOONEST, LATEST)
+    }
+}
+
+/// Where groups wait: so many statements, and so many bytes of them.
+#[derive(Clone)]
+struct Room {
+    statements: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+/// The room that a group takes, until it is dropped.
+struct Place {
+    _statements: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Room {
+    fn new(statements: usize, bytes: usize) -> Self {
+        Self {
+            statements: Arc::new(Semaphore::new(statements)),
+            bytes: Arc::new(Semaphore::new(bytes)),
+        }
+    }
+
+    fn enter(&self, statements: usize, bytes: usize) -> Option<Place> {
+        let take = |from: &Arc<Semaphore>, count: usize| {
+            let count = u32::try_from(count).ok()?;
+            Arc::clone(from).try_acquire_many_owned(count).ok()
+        };
+        Some(Place {
+            _statements: take(&self.statements, statements)?,
+            _bytes: take(&self.bytes, bytes)?,
+        })
     }
 }
 
@@ -69,6 +103,7 @@ impl Batcher {
         closing: watch::Receiver<bool>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let room = Room::new(MAX_WAITING, MAX_WAITING_BYTES);
         let pace = Pace::default();
         let task = Task {
             pace: pace.clone(),
@@ -78,22 +113,26 @@ impl Batcher {
             receiver,
             left_over: None,
         };
-        (Self { sender, pace }, task.run(closing))
+        (Self { sender, room, pace }, task.run(closing))
     }
 
     /// Waits until the group's entry is applied here: one answer for each statement, in order. All of it is
     /// in one batch, since its statements share their holds.
     pub(crate) async fn propose(&self, group: Group) -> Result<Answers, ProposeError> {
+        let overloaded = || ProposeError::Overloaded {
+            retry_after: self.pace.retry_after(),
+        };
         let (reply, answer) = oneshot::channel();
+        let size_bytes = size_bytes(&group);
+        let place = self.room.enter(group.statements.len(), size_bytes);
         let waiting = Waiting {
-            size_bytes: size_bytes(&group),
+            size_bytes,
             group,
             reply,
+            place: place.ok_or_else(overloaded)?,
         };
         self.sender.try_send(waiting).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded {
-                retry_after: self.pace.retry_after(),
-            },
+            mpsc::error::TrySendError::Full(_) => overloaded(),
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped("shut down".into()),
         })?;
         answer
@@ -109,6 +148,7 @@ struct Waiting {
     group: Group,
     size_bytes: usize,
     reply: oneshot::Sender<Answers>,
+    place: Place,
 }
 
 struct Task {
@@ -204,6 +244,8 @@ async fn propose(
         .into_iter()
         .filter(|waiting| !waiting.reply.is_closed())
         .map(|waiting| {
+            // It waits no more.
+            drop(waiting.place);
             let count = waiting.group.statements.len();
             (waiting.group, (waiting.reply, count))
         })
@@ -314,7 +356,10 @@ fn size_bytes(group: &Group) -> usize {
 /// What is asked of who is sent away.
 const SOONEST: Duration = Duration::from_millis(10);
 const LATEST: Duration = Duration::from_secs(5);
+/// Statements that wait at most, in however many groups.
 const MAX_WAITING: usize = 4096;
+/// The longest message between replicas fits twice.
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// One is on its way to the disks while the next fills.
 const MAX_IN_FLIGHT: usize = 2;
 const MAX_IN_FLIGHT_PERMITS: u32 = 2;
@@ -326,3 +371,23 @@ const ENTRY_BYTES: usize = 96;
 const HASH_BYTES: usize = 34;
 /// A hold without its statements: key, signature, origin, time, field names.
 const HOLD_BYTES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::Room;
+
+    #[test]
+    fn room_is_for_so_many_statements_and_so_many_bytes() {
+        let room = Room::new(10, 100);
+        let first = room.enter(6, 10).unwrap();
+        assert!(room.enter(5, 10).is_none());
+        let second = room.enter(1, 90).unwrap();
+        assert!(room.enter(1, 1).is_none());
+        drop(first);
+        assert!(room.enter(1, 11).is_none());
+        let third = room.enter(9, 10).unwrap();
+        drop((second, third));
+        assert!(room.enter(10, 100).is_some());
+        assert!(room.enter(1, usize::MAX).is_none());
+    }
+}

@@ -55,18 +55,6 @@ impl Peers {
         }
     }
 
-    /// Hands a submission to `leader`.
-    pub(crate) async fn propose(
-        &self,
-        leader: NodeId,
-        request: pb::ProposeRequest,
-        deadline: Duration,
-    ) -> Result<pb::ProposeResponse, BoxError> {
-        let mut client = self.client(leader)?;
-        let call = client.propose(with_deadline(request, deadline));
-        Ok(within(deadline, call).await?)
-    }
-
     /// Hands a group to `leader`.
     pub(crate) async fn propose_group(
         &self,

@@ -418,69 +418,6 @@ impl Replica {
         self.0.reads.read_index().await
     }
 
-    async fn append_until(
-        &self,
-        submission: Submission,
-        deadline: Instant,
-    ) -> Result<Appended, AppendError> {
-        let mut attempt = Attempt::new(&submission);
-        let proposed = loop {
-            let leader = attempt.redirect.take().or(self.leader());
-            let answer = match leader {
-                Some(leader) => {
-                    self.propose_at(leader, &submission, &attempt, deadline)
-                        .await
-                }
-                None => Err(ProposeError::NotLeader(None)),
-            };
-            match answer {
-                Ok(proposed) => break proposed,
-                Err(ProposeError::Rejected(code)) => return Err(AppendError::Rejected(code)),
-                Err(ProposeError::Stopped(error)) => return Err(AppendError::Stopped(error)),
-                Err(ProposeError::Overloaded { retry_after }) if attempt.unknown.is_none() => {
-                    return Err(AppendError::Overloaded { retry_after });
-                }
-                Err(ProposeError::Overloaded { .. }) => {}
-                Err(ProposeError::NotLeader(hint)) => attempt.follow(hint, leader),
-                Err(ProposeError::Unknown(error)) => attempt.unknown = Some(error),
-            }
-            if Instant::now() >= deadline {
-                return Err(attempt.give_up());
-            }
-            if attempt.redirect.is_none() {
-                self.pause(leader, deadline).await;
-            }
-            if self.role() == Role::Stopped {
-                return Err(AppendError::Stopped(self.stopped().await.into()));
-            }
-        };
-        match self.applied(proposed.log_index, deadline).await {
-            Ok(()) => Ok(proposed.appended),
-            Err(ReadError::Stopped(error)) => Err(AppendError::Stopped(error)),
-            Err(ReadError::Unavailable(error)) => Err(AppendError::OutcomeUnknown(error)),
-        }
-    }
-
-    async fn propose_at(
-        &self,
-        leader: NodeId,
-        submission: &Submission,
-        attempt: &Attempt,
-        deadline: Instant,
-    ) -> Result<Proposed, ProposeError> {
-        if leader == self.0.node_id {
-            return timeout_at(deadline, self.propose(submission.clone()))
-                .await
-                .unwrap_or_else(|elapsed| Err(ProposeError::Unknown(elapsed.into())));
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let request = attempt.request.clone();
-        match self.0.peers.propose(leader, request, left).await {
-            Ok(response) => proposed(response),
-            Err(error) => Err(ProposeError::Unknown(error)),
-        }
-    }
-
     async fn barrier_until(&self, deadline: Instant) -> Result<(), ReadError> {
         loop {
             let leader = self.leader();
@@ -529,7 +466,7 @@ impl Replica {
     }
 
     /// Before another try: until another node leads, or a little while.
-    async fn pause(&self, leader: Option<NodeId>, deadline: Instant) {
+    pub(crate) async fn pause(&self, leader: Option<NodeId>, deadline: Instant) {
         let mut status = self.watch();
         let changed = status.wait_for(|now| now.leader != leader || now.role == Role::Stopped);
         let until = deadline.min(Instant::now() + RETRY_PAUSE);
@@ -541,7 +478,13 @@ impl Replica {
 impl Append for Replica {
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<Appended, AppendError>> {
         let deadline = Instant::now() + self.0.deadline;
-        Box::pin(self.append_until(submission, deadline))
+        Box::pin(async move {
+            let appended = self.append_until(&submission.into(), deadline).await?;
+            match appended.into_iter().next() {
+                Some(appended) => appended.map_err(AppendError::Rejected),
+                None => Err(AppendError::OutcomeUnknown("there is no answer".into())),
+            }
+        })
     }
 }
 
@@ -566,42 +509,6 @@ impl fmt::Debug for Replica {
             .field("node_id", &self.0.node_id)
             .field("status", &self.status())
             .finish_non_exhaustive()
-    }
-}
-
-/// What is known while one submission is tried on one node after another.
-struct Attempt {
-    request: pb::ProposeRequest,
-    /// The node that the last one named.
-    redirect: Option<NodeId>,
-    redirects: u32,
-    /// Once an answer was lost, nobody knows whether the statement is recorded.
-    unknown: Option<BoxError>,
-}
-
-impl Attempt {
-    fn new(submission: &Submission) -> Self {
-        Self {
-            request: submission.into(),
-            redirect: None,
-            redirects: 0,
-            unknown: None,
-        }
-    }
-
-    /// Goes where the answer points, a few times: then whoever was asked does not know either.
-    fn follow(&mut self, hint: Option<NodeId>, asked: Option<NodeId>) {
-        if hint != asked && self.redirects < MAX_REDIRECTS {
-            self.redirects = self.redirects.saturating_add(1);
-            self.redirect = hint;
-        }
-    }
-
-    fn give_up(self) -> AppendError {
-        match self.unknown {
-            Some(error) => AppendError::OutcomeUnknown(error),
-            None => AppendError::Unavailable("no leader is known".into()),
-        }
     }
 }
 
@@ -708,7 +615,6 @@ fn raft_config(config: &ReplicaConfig) -> Result<openraft::Config, OpenError> {
 /// What is asked of who is sent away while the log waits for a snapshot.
 const FULL_LOG_RETRY: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-const MAX_REDIRECTS: u32 = 3;
 /// What a follower waits at most before it asks for votes: the lease of the last leader, its own time, and twice
 /// that if it knows of a longer log, each at most the latest time of an election.
 const ELECTIONS_ASIDE: u32 = 4;

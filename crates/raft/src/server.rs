@@ -212,15 +212,17 @@ impl RaftService for RaftServer {
         let (_, extensions, message) = request.into_parts();
         self.member(&extensions)?;
         let group = Group::try_from(message).map_err(malformed)?;
-        // Whoever asks tries each alone then, and is told why.
-        let refused = |_| Status::unavailable("the group was not proposed as one");
-        let answers = self.replica.propose_group(group).await.map_err(refused)?;
-        let proposed = answers.into_iter().map(|answer| {
-            let outcome = Some(propose_outcome(answer)?);
-            Ok(pb::ProposeResponse { outcome })
+        let count = group.statements.len();
+        let outcomes: Result<Vec<_>, Status> = match self.replica.propose_group(group).await {
+            Ok(answers) => answers.into_iter().map(propose_outcome).collect(),
+            // What keeps the group from the log is the answer to each.
+            Err(error) => propose_outcome(Err(error)).map(|outcome| vec![outcome; count]),
+        };
+        let proposed = outcomes?.into_iter().map(|outcome| pb::ProposeResponse {
+            outcome: Some(outcome),
         });
         Ok(Response::new(pb::ProposeGroupResponse {
-            proposed: proposed.collect::<Result<_, Status>>()?,
+            proposed: proposed.collect(),
         }))
     }
 

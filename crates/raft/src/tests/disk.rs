@@ -5,7 +5,7 @@ use crate::tables::definition;
 use crate::{OpenError, Replica, ReplicaConfig, Role};
 use futures::future::join_all;
 use medanchor_anchor::testing::BEGINNING;
-use medanchor_anchor::{Append, AppendError, Read, ReadError, Table};
+use medanchor_anchor::{Append, AppendError, Group, Read, ReadError, Table};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +118,32 @@ async fn queue_of_waiting_submissions_is_bounded() {
     let acknowledged = answers.iter().filter(|answer| answer.is_ok());
     assert!(overloaded.count() > 0);
     assert!(acknowledged.count() >= 4096);
+}
+
+#[tokio::test]
+async fn queue_counts_statements_and_whoever_asked_hears_that_it_is_full() {
+    let cluster = Cluster::founded(3, usual).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let group = Group {
+        statements: vec![submission("ada").signed; 1000],
+        holds: Vec::new(),
+    };
+    // Two groups are on their way to the disk, four wait.
+    cluster.nodes[&leader].log.hold(true);
+    let replica = cluster.replica(follower);
+    let appends = join_all((0..10).map(|_| replica.append_group(group.clone())));
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        cluster.nodes[&leader].log.hold(false);
+    };
+    let (answers, ()) = tokio::join!(appends, release);
+    let is_overloaded = |answer: &Result<_, AppendError>| matches!(answer, Err(AppendError::Overloaded { retry_after }) if !retry_after.is_zero());
+    let (overloaded, others): (Vec<_>, Vec<_>) = answers
+        .into_iter()
+        .partition(|answers| answers.iter().any(is_overloaded));
+    assert!(overloaded.len() >= 4 && others.len() >= 4);
+    assert!(overloaded.iter().flatten().all(is_overloaded));
+    assert!(others.iter().flatten().all(Result::is_ok));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-use super::cluster::Cluster;
+use super::cluster::{Cluster, submission};
 use crate::{NodeId, RaftServer, ReplicaConfig};
+use medanchor_anchor::Group;
 use medanchor_api::pb::raft::{self as pb, raft_service_server::RaftService};
 use std::sync::Arc;
 use tonic::{Code, Request};
@@ -56,6 +57,23 @@ async fn malformed_messages_are_refused() {
     assert_eq!(answer.await.unwrap_err().code(), Code::InvalidArgument);
     let answer = server.propose(Request::new(pb::ProposeRequest::default()));
     assert_eq!(answer.await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn node_that_does_not_lead_says_of_a_whole_group_who_does() {
+    let cluster = Cluster::founded(3, usual).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let server = RaftServer::new(cluster.replica(follower).clone(), Arc::new(|_| Some(1)));
+    let group = Group {
+        statements: vec![submission("ada").signed; 3],
+        holds: Vec::new(),
+    };
+    let answer = server.propose_group(Request::new((&group).into()));
+    let proposed = answer.await.unwrap().into_inner().proposed;
+    let redirect = pb::ProposeResponse {
+        outcome: Some(pb::propose_response::Outcome::LeaderNodeId(leader)),
+    };
+    assert_eq!(proposed, vec![redirect; 3]);
 }
 
 fn vote(node_id: NodeId) -> Option<pb::Vote> {
