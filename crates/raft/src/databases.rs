@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Databases {
     /// Entries and vote.
     pub(crate) log: Database,
+    /// How long the log's file is.
+    pub(crate) log_bytes: u64,
     /// The anchor log's tables.
     pub(crate) state: Database,
 }
@@ -29,6 +31,7 @@ impl Databases {
         let open = |name, cache_bytes| database_at(&dir.join(name), cache_bytes);
         let databases = Self {
             log: open(LOG, LOG_CACHE_BYTES)?,
+            log_bytes: std::fs::metadata(dir.join(LOG))?.len(),
             state: open(STATE, STATE_CACHE_BYTES)?,
         };
         // New files, and the directory itself, must be found after a power loss.

@@ -16,6 +16,7 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 
@@ -25,6 +26,8 @@ use tokio::sync::OwnedMutexGuard;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     database: Arc<Database>,
+    /// About as long as its file is.
+    size_bytes: Arc<AtomicU64>,
     /// Whoever has it writes.
     turn: Arc<Turn>,
     tail: Tail,
@@ -44,12 +47,17 @@ pub(crate) struct SentLog {
 }
 
 impl LogStore {
-    /// Opens the log of the signer's node. The first time, the log becomes that node's for ever: under another id
+    /// Opens the log of the signer's node, in a file of `size_bytes`. The first time, the log becomes that node's for ever: under another id
     /// its votes would count twice.
-    pub(crate) fn open(base: Database, signer: HeadSigner) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        base: Database,
+        size_bytes: u64,
+        signer: HeadSigner,
+    ) -> Result<Self, StoreError> {
         let node_id = signer.node_id;
         let store = Self {
             database: Arc::new(base),
+            size_bytes: Arc::new(AtomicU64::new(size_bytes)),
             turn: Arc::default(),
             tail: Tail::default(),
             committed: Arc::default(),
@@ -99,7 +107,10 @@ impl LogStore {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let txn = self.database.begin_write().map_err(database)?;
+        let mut txn = self.database.begin_write().map_err(database)?;
+        // After a crash redb reads a database through three times, unless each commit also writes which pages are in
+        // use: a second sync, and more to write the longer the file is. A short log is read sooner than that is paid.
+        txn.set_quick_repair(self.size_bytes.load(Ordering::Relaxed) >= LONG_BYTES);
         work(&txn)?;
         // Commit point: what is acknowledged after this line is found after a power loss. When it fails,
         // the error stops the replica: nobody knows what reached the disk.
@@ -157,6 +168,12 @@ impl LogStore {
 
     fn write_entries(&self, signed: &[Entry]) -> Result<(), StoreError> {
         let committed = *self.committed();
+        let size_bytes = signed.iter().map(|entry| match &entry.payload {
+            EntryPayload::Normal(proposal) => proposal.batch.len() as u64,
+            _ => 0,
+        });
+        self.size_bytes
+            .fetch_add(size_bytes.sum(), Ordering::Relaxed);
         self.write(|txn| {
             if let Some(committed) = &committed {
                 put_meta(txn, COMMITTED, &log_id_to_pb(committed))?;
@@ -471,5 +488,7 @@ const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 const NODE_ID: &str = "node-id";
+/// From here on a commit leaves nothing to repair: before, a repair takes about a second.
+pub(crate) const LONG_BYTES: u64 = 256 * 1024 * 1024;
 /// Entries in one message between replicas; a single entry may be longer.
 const MAX_MESSAGE_ENTRIES_BYTES: usize = 1024 * 1024;

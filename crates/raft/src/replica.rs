@@ -139,7 +139,7 @@ impl Replica {
                 identity,
                 state: state.clone(),
             };
-            let log = LogStore::open(databases.log, signer)?;
+            let log = LogStore::open(databases.log, databases.log_bytes, signer)?;
             Ok((state, log))
         })
         .await?;

@@ -106,6 +106,7 @@ impl Cluster {
         (self.tune)(&mut config);
         let databases = Databases {
             log: remains.log.database(),
+            log_bytes: 0,
             state: remains.state.database(),
         };
         let replica = Replica::open_with(config, databases).await.unwrap();

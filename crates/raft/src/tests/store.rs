@@ -2,11 +2,11 @@ use super::backend::Disk;
 use super::cluster::{identity, network};
 use crate::Identity;
 use crate::heads::HeadSigner;
-use crate::log_store::LogStore;
+use crate::log_store::{LONG_BYTES, LogStore};
 use crate::snapshot::SnapshotFile;
 use crate::snapshots::Snapshots;
 use crate::state_store::StateStore;
-use crate::types::{Entry, LogId, NodeId, Proposal, SnapshotMeta, StorageError, TypeConfig};
+use crate::types::{Entry, LogId, NodeId, Proposal, SnapshotMeta, StorageError, TypeConfig, Vote};
 use medanchor_anchor::testing::{BEGINNING, MEMBERS, World, key};
 use medanchor_anchor::{self as anchor, Batch, Body, Founded, SignedStatement};
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
@@ -29,7 +29,7 @@ fn open_refuses_the_log_of_another_node() {
     let dir = tempfile::tempdir().unwrap();
     let open = |disk: &Disk, node_id| {
         let state = open(&Disk::default(), dir.path());
-        LogStore::open(disk.database(), signer(node_id, state))
+        LogStore::open(disk.database(), 0, signer(node_id, state))
     };
     drop(open(&disk, 1).unwrap());
     drop(open(&disk, 1).unwrap());
@@ -98,7 +98,7 @@ async fn log_is_purged_only_when_the_snapshot_that_covers_it_is_installed() {
 
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(&Disk::default(), dir.path());
-    let mut log = LogStore::open(Disk::default().database(), signer(1, state.clone())).unwrap();
+    let mut log = LogStore::open(Disk::default().database(), 0, signer(1, state.clone())).unwrap();
     state.expect(&snapshot.meta);
     let mut reader = log.clone();
     let mut purge = pin!(log.purge(upto));
@@ -119,7 +119,7 @@ async fn log_is_purged_only_when_the_snapshot_that_covers_it_is_installed() {
 async fn log_is_never_purged_for_a_snapshot_that_cannot_be_installed() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(&Disk::default(), dir.path());
-    let mut log = LogStore::open(Disk::default().database(), signer(1, state.clone())).unwrap();
+    let mut log = LogStore::open(Disk::default().database(), 0, signer(1, state.clone())).unwrap();
     let upto = entry(7, Vec::new()).log_id;
     let meta = SnapshotMeta {
         last_log_id: Some(upto),
@@ -159,6 +159,20 @@ async fn state_needs_no_repair_after_a_power_loss() {
     builder.set_repair_callback(redb::RepairSession::abort);
     let after = disk.after_power_loss();
     assert!(builder.create_with_backend(after).is_ok());
+}
+
+#[tokio::test]
+async fn long_log_needs_no_repair_after_a_power_loss() {
+    for (size_bytes, is_long) in [(0, false), (LONG_BYTES, true)] {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let state = open(&Disk::default(), dir.path());
+        let mut log = LogStore::open(disk.database(), size_bytes, signer(1, state)).unwrap();
+        log.save_vote(&Vote::new(1, 1)).await.unwrap();
+        let mut builder = redb::Database::builder();
+        builder.set_repair_callback(redb::RepairSession::abort);
+        let opened = builder.create_with_backend(disk.after_power_loss());
+        assert_eq!(opened.is_ok(), is_long);
+    }
 }
 
 /// A state that holds the founding statement, from entry 1.
@@ -233,7 +247,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, tempfile::TempDir> for Build
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateStore), StorageError> {
         let dir = tempfile::tempdir().unwrap();
         let state = open(&Disk::default(), dir.path());
-        let log = LogStore::open(Disk::default().database(), signer(1, state.clone()));
+        let log = LogStore::open(Disk::default().database(), 0, signer(1, state.clone()));
         let log = log.unwrap();
         Ok((dir, log, state))
     }

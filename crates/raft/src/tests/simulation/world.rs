@@ -111,7 +111,11 @@ impl World {
     /// Runs a replica until it stops, and gives the reason.
     async fn run(self: Arc<Self>, id: NodeId, machine: Machine) -> String {
         let databases = match (machine.log.database(), machine.state.database()) {
-            (Ok(log), Ok(state)) => Databases { log, state },
+            (Ok(log), Ok(state)) => Databases {
+                log,
+                log_bytes: 0,
+                state,
+            },
             (Err(error), _) | (_, Err(error)) => return chain(&error),
         };
         let replica = match Replica::open_with(self.config(id, machine.dir.path()), databases).await
