@@ -68,7 +68,10 @@ fn killed_put_of_a_folder_goes_on_and_every_file_is_anchored_once_in_order() {
     for (path, payload) in &payloads {
         let line = &manifest[path];
         assert_eq!(line["state"], "anchored");
-        assert_eq!(line["size_bytes"].as_u64(), Some(fs::metadata(path).unwrap().len()));
+        assert_eq!(
+            line["size_bytes"].as_u64(),
+            Some(fs::metadata(path).unwrap().len())
+        );
         let record = line["record"].as_str().unwrap();
         by_seq.insert(line["seq"].as_u64().unwrap(), record.to_owned());
         if Path::new(path) != changed && payload.len() > 400_000 {
@@ -122,7 +125,11 @@ pub(crate) fn anchored(stage: &Stage) -> usize {
 fn files(folder: &Path, count: usize) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for (number, sub) in (0..count).zip(["a", "b"].into_iter().cycle()) {
-        let len = if number % 10 == 9 { 700_000 } else { 11 * number };
+        let len = if number % 10 == 9 {
+            700_000
+        } else {
+            11 * number
+        };
         let payload: Vec<u8> = (0..=250).cycle().skip(number).take(len).collect();
         let folder = folder.join(sub);
         fs::create_dir_all(&folder).unwrap();
