@@ -253,6 +253,7 @@ mod tests {
         until(|| running.alarms.active().len() == 3).await;
         let first = running.alarms.active().remove(0);
         assert!(first.details.contains("`hospital-a` lies"), "{first:?}");
+        // It was written before the next was taken.
         let evidence = running.alarms.evidence(&first.id).unwrap();
         assert!(BatchConflict::heads_without_receipt(&evidence).is_some());
     }
@@ -263,6 +264,8 @@ mod tests {
         let running = Running::start(folder.path(), None);
         running.tell(conflict("before")).await;
         until(|| running.alarms.active().len() == 1).await;
+        let id = running.alarms.active().remove(0).id;
+        until(|| folder.path().join(format!("{id}.alarm")).exists()).await;
         running.stop().await;
 
         let running = Running::start(folder.path(), None);
@@ -270,9 +273,8 @@ mod tests {
         until(|| running.alarms.active().len() == 2).await;
         running.prover.receipt.send_replace(Some(receipt()));
         for raised in running.alarms.active() {
-            let proof = || running.alarms.evidence(&raised.id).unwrap().parse();
-            until(|| proof().is_ok()).await;
-            let proof: BatchConflict = proof().unwrap();
+            until(|| running.proof(&raised.id).is_some()).await;
+            let proof = running.proof(&raised.id).unwrap();
             let epochs = Epochs::new(policy());
             assert_eq!(
                 proof.verify(&epochs, Strength::Published).unwrap().name,
@@ -288,7 +290,7 @@ mod tests {
         running.tell(conflict("one")).await;
         until(|| running.alarms.active().len() == 1).await;
         let id = running.alarms.active().remove(0).id;
-        until(|| !running.alarms.evidence(&id).unwrap().ends_with("\n\n")).await;
+        until(|| running.proof(&id).is_some()).await;
         let asked = running.prover.asked();
         running.tell(conflict("one")).await;
         running.tell(backdated(1)).await;
@@ -364,6 +366,11 @@ mod tests {
 
         async fn tell(&self, alarm: Alarm) {
             self.tell.send(alarm).await.unwrap();
+        }
+
+        /// The evidence of an alarm, once it convinces others.
+        fn proof(&self, id: &str) -> Option<BatchConflict> {
+            self.alarms.evidence(id).ok()?.parse().ok()
         }
 
         fn not_signed(&self) -> usize {
