@@ -36,6 +36,7 @@ impl Clinic {
             program: std::env::current_exe().context("find this program")?,
             nodes: 3,
             witness: true,
+            foreign_witnesses: Vec::new(),
         };
         let mut network = Network::found(dir, &options)?;
         network.start()?;

@@ -6,7 +6,12 @@ use crate::{
 };
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use medanchor_node::ForeignWitness;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// A network of real nodes on this machine.
 #[derive(Debug, Parser)]
@@ -81,6 +86,9 @@ enum Command {
         /// Hospitals of a new network, 1 to 26.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=26))]
         nodes: u8,
+        /// Outside witnesses of a new network that others run: a file with `[[foreign_witnesses]]`, as in the config.
+        #[arg(long)]
+        foreign_witnesses: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
     },
@@ -172,7 +180,11 @@ fn run(command: Command) -> Result<ExitCode> {
             json,
             dir,
         }),
-        Command::Up { nodes, place } => up(nodes, &place).map(|()| ExitCode::SUCCESS),
+        Command::Up {
+            nodes,
+            foreign_witnesses,
+            place,
+        } => up(nodes, foreign_witnesses.as_deref(), &place).map(|()| ExitCode::SUCCESS),
         Command::Down { place } => {
             Network::open(&place.dir, &this_program()?)?.stop()?;
             Ok(ExitCode::SUCCESS)
@@ -182,11 +194,13 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-fn up(nodes: u8, place: &Place) -> Result<()> {
+fn up(nodes: u8, foreign_witnesses: Option<&Path>, place: &Place) -> Result<()> {
+    let foreign_witnesses = foreign_witnesses.map(ForeignWitness::read_all);
     let options = NetworkOptions {
         program: this_program()?,
         nodes,
         witness: true,
+        foreign_witnesses: foreign_witnesses.transpose()?.unwrap_or_default(),
     };
     let exists = place.dir.join("hospital-a").exists();
     let mut network = match exists {

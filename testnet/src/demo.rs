@@ -71,6 +71,7 @@ fn tell(options: &DemoOptions, dir: &Path, story: &mut Story) -> Result<()> {
                 program: this_program()?,
                 nodes: options.nodes,
                 witness: true,
+                foreign_witnesses: Vec::new(),
             };
             let mut network = Network::found(dir, &options)?;
             network.start()?;

@@ -92,6 +92,7 @@ impl Ground {
             program: program.clone(),
             nodes: 3,
             witness: true,
+            foreign_witnesses: Vec::new(),
         };
         let mut network = Network::found(&dir.join("network"), &options)?;
         network.start()?;

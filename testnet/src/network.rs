@@ -1,6 +1,8 @@
 use crate::{Home, NodeProcess};
 use anyhow::{Context, Result};
-use medanchor_node::{Folder, Invitee, Plan, PlannedMember, WitnessAddress, found, invite};
+use medanchor_node::{
+    Folder, ForeignWitness, Invitee, Plan, PlannedMember, WitnessAddress, found, invite,
+};
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -17,6 +19,8 @@ pub struct NetworkOptions {
     pub nodes: u8,
     /// Whether a regulator co-signs too.
     pub witness: bool,
+    /// Outside witnesses that others run. They are not started with the network.
+    pub foreign_witnesses: Vec<ForeignWitness>,
 }
 
 /// A network of real nodes on this machine. Its nodes are stopped when it is dropped, unless they are
@@ -61,12 +65,14 @@ impl Network {
             }],
             false => Vec::new(),
         };
+        let cosigners = names.len() + witnesses.len() + options.foreign_witnesses.len();
         let plan = Plan {
             origin: ORIGIN.to_owned(),
             members,
             copies: options.nodes.min(2),
-            quorum: safe_quorum(names.len() + witnesses.len())?,
+            quorum: safe_quorum(cosigners)?,
             witnesses,
+            foreign_witnesses: options.foreign_witnesses.clone(),
         };
         found(&plan, |name| dir.join(name)).context("found the network")?;
         Self::open(dir, &options.program)

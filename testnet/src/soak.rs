@@ -63,6 +63,7 @@ impl Run {
             program: this_program()?,
             nodes: NODES,
             witness: true,
+            foreign_witnesses: Vec::new(),
         };
         let mut network = Network::found(&dir.join("network"), &options)?;
         let folders: Vec<&Path> = network.nodes.iter().map(|node| node.folder()).collect();

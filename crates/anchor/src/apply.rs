@@ -6,6 +6,7 @@ mod form;
 mod member;
 mod principal;
 mod record;
+mod witness;
 
 use crate::{
     Appended, Batch, Body, Entry, Kind, Leaf, Opening, Outcome, State, Table, Tables, TablesError,
@@ -32,7 +33,7 @@ pub enum Applied {
 impl Log {
     /// A statement may be made for this long ahead of log time, in ms.
     pub const MAX_VALIDITY_MS: u64 = 24 * 60 * 60 * 1000;
-    /// A statement about members, which several organisations sign one after another, for this long.
+    /// A statement about members or witnesses, which several organisations sign one after another, for this long.
     pub const MAX_MEMBER_VALIDITY_MS: u64 = 14 * Self::MAX_VALIDITY_MS;
 
     /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
@@ -51,7 +52,9 @@ impl Log {
         let mut applied = Vec::with_capacity(batch.entries.len());
         for entry in &batch.entries {
             applied.push(apply_entry(tables, network.as_ref(), entry, at)?);
-            if changes_members(&entry.signed.statement.body) {
+            let body = &entry.signed.statement.body;
+            // What comes after it in the batch may be said in another network.
+            if matches!(body, Body::Founded(_)) || body.changes_policy().is_some() {
                 network = Network::load(State::new(&*tables), &batch.holds, at)?;
             }
         }
@@ -118,15 +121,9 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::Refused(body) => access::refused(context, body),
         Body::MemberAdded(body) => member::added(context, body),
         Body::MemberRemoved(body) => member::removed(context, body),
+        Body::WitnessAdded(body) => witness::added(context, body),
+        Body::WitnessRemoved(body) => witness::removed(context, body),
     }
-}
-
-/// Whether the entries after it in a batch may be said in another network.
-fn changes_members(body: &Body) -> bool {
-    matches!(
-        body,
-        Body::Founded(_) | Body::MemberAdded(_) | Body::MemberRemoved(_)
-    )
 }
 
 fn first_leaf(state: State<'_>, statement: &Hash) -> Result<Option<Appended>, TablesError> {

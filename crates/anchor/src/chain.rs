@@ -1,18 +1,18 @@
 use crate::{
     Body, CheckedCheckpoint, Checkpoint, ConsistencyProof, Founded, LeafIndex, Member, MemberEntry,
     Outcome, PolicyError, Receipt, ReceiptError, SignedNote, Strength, Trust, TrustError,
-    TrustPolicy,
+    TrustPolicy, WitnessEntry,
 };
 use medanchor_dag::{CborError, Hash, from_canonical, to_canonical};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::collections::BTreeMap;
 
-/// How a trust policy changed with the members of its network: for each change the receipt of its leaf, and
+/// How a trust policy changed with the members and outside witnesses of its network: for each change the receipt of its leaf, and
 /// what shows that old checkpoints are of the log as it is now (`docs/formats.md`, Policy chain). Nothing in
 /// it is believed before [`Epochs::follow`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyChain {
-    /// Receipts of the leaves that changed the members, in order. Each is by a checkpoint of exactly the
+    /// Receipts of the leaves that changed the policy, in order. Each is by a checkpoint of exactly the
     /// leaves up to its own.
     pub changes: Vec<Receipt>,
     /// A checkpoint under the newest policy.
@@ -47,7 +47,7 @@ pub enum ChainError {
         #[source]
         problem: ReceiptError,
     },
-    /// A receipt is of a leaf that changes no members, is withheld, out of order, or by a later checkpoint.
+    /// A receipt is of a leaf that changes no policy, is withheld, out of order, or by a later checkpoint.
     #[error("receipt {0} of the policy chain does not show a change of the policy")]
     NoChange(usize),
     /// What follows from a change is no policy.
@@ -105,6 +105,36 @@ impl PolicyChain {
         }
         entries.sort_by_key(|entry| entry.member.node_id);
         entries
+    }
+
+    /// All that ever were outside witnesses of the network that began with `founders`, in the order in which they came. To be believed as
+    /// [`PolicyChain::members`].
+    pub fn witnesses(&self, founders: &[String]) -> Vec<WitnessEntry> {
+        let founders = founders.iter();
+        let mut entries: Vec<_> = founders.map(|key| WitnessEntry::founded(key)).collect();
+        for change in &self.changes {
+            match change.opening.as_ref().map(|o| &o.0.signed.statement.body) {
+                Some(Body::WitnessAdded(body)) => entries.push(body.entry(change.index)),
+                Some(Body::WitnessRemoved(body)) => {
+                    if let Some(entry) = WitnessEntry::active(&mut entries, &body.key) {
+                        entry.remove(change.index);
+                    }
+                }
+                _ => (),
+            }
+        }
+        entries
+    }
+
+    /// Co-signatures that a published checkpoint carries in the end. To be believed as
+    /// [`PolicyChain::members`].
+    pub fn quorum(&self, founded: &Founded) -> u8 {
+        let changes = self.changes.iter().rev();
+        let mut quorums = changes.filter_map(|change| {
+            let opening = change.opening.as_ref()?;
+            opening.0.signed.statement.body.changes_policy()
+        });
+        quorums.next().unwrap_or(founded.quorum)
     }
 
     /// Parses canonical bytes.
@@ -188,21 +218,34 @@ impl Epochs {
         let key = |text: &String| text.parse().map_err(|e| problem(PolicyError::Founded(e)));
         let mut logs: Vec<_> = self.current.logs().cloned().collect();
         let mut witnesses: Vec<_> = self.current.witnesses().cloned().collect();
-        let quorum = match body {
+        match body {
             Body::MemberAdded(body) => {
                 logs.push(key(&body.log_key)?);
                 witnesses.push(key(&body.cosigner_key)?);
-                body.quorum
             }
             Body::MemberRemoved(body) => {
                 let (log, witness) = (key(&body.log_key)?, key(&body.cosigner_key)?);
                 logs.retain(|known| *known != log);
                 witnesses.retain(|known| *known != witness);
-                body.quorum
             }
-            _ => return Err(ChainError::NoChange(number)),
-        };
+            Body::WitnessAdded(body) => witnesses.push(key(&body.key)?),
+            Body::WitnessRemoved(body) => {
+                let witness = key(&body.key)?;
+                witnesses.retain(|known| *known != witness);
+            }
+            _ => (),
+        }
+        let quorum = body.changes_policy().ok_or(ChainError::NoChange(number))?;
         TrustPolicy::new(&logs, &witnesses, quorum).map_err(problem)
+    }
+
+    /// The policy that would follow on the current one, if `body` took effect.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError`] when it changes no policy, or none would follow.
+    pub fn after(&self, body: &Body) -> Result<TrustPolicy, ChainError> {
+        self.successor(body, self.retired.len() + 1)
     }
 
     /// How often the policy changed.

@@ -156,6 +156,8 @@ impl Write {
 pub(crate) const FOUNDED: &[u8] = b"founded";
 /// Row of `Table::Meta`: co-signatures that a published checkpoint carries.
 pub(crate) const QUORUM: &[u8] = b"quorum";
+/// Row of `Table::Meta`: all that ever were outside witnesses. Absent while they are those of the founding.
+pub(crate) const WITNESSES: &[u8] = b"witnesses";
 /// Row of `Table::Meta`: number of leaves.
 pub(crate) const SIZE: &[u8] = b"size";
 /// Row of `Table::Meta`: log time of the newest leaf.

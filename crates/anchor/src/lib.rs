@@ -24,6 +24,7 @@ mod equivocation;
 mod leaf;
 mod member;
 mod note;
+mod outside_witness;
 mod ports;
 mod proof;
 mod receipt;
@@ -39,6 +40,7 @@ pub mod tree;
 mod trust;
 mod verified;
 mod witness;
+mod witness_url;
 
 pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
@@ -57,6 +59,7 @@ pub use member::{Contact, MemberAdded, MemberEntry, MemberRemoved};
 pub use note::{
     NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,
 };
+pub use outside_witness::{WitnessAdded, WitnessEntry, WitnessPlace, WitnessRemoved};
 pub use ports::{
     Append, AppendError, Appended, BoxError, Group, Prove, Read, ReadError, Submission,
 };
@@ -77,3 +80,4 @@ pub use trust::{
     TrustError, TrustPolicy,
 };
 pub use witness::{AddCheckpoint, AddCheckpointError, Seen};
+pub use witness_url::{WitnessUrl, WitnessUrlError};

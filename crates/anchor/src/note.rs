@@ -78,6 +78,12 @@ impl VerifierKey {
         &self.key
     }
 
+    /// Whether its name is that of a co-signing key of a member of the network with this log: `<origin>/<name>`.
+    pub fn is_member_of(&self, origin: &str) -> bool {
+        let name = self.name.strip_prefix(origin);
+        self.kind == SignatureKind::Cosignature && name.is_some_and(|name| name.starts_with('/'))
+    }
+
     /// The first four bytes of `H(name || \n || type || key)`.
     pub fn id(&self) -> u32 {
         let mut bytes = self.name.clone().into_bytes();

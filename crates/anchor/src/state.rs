@@ -1,8 +1,10 @@
 use crate::{
     AccessRequest, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
     InclusionProof, Leaf, LeafIndex, Member, MemberEntry, Nonce, Opening, PrincipalEntry,
-    RecordEntry, StreamEntry, Table, TablesError, View,
-    entry::{FOUNDED, QUORUM, SIZE, TIME, consent_key, hash_key, record_key, stream_key},
+    RecordEntry, StreamEntry, Table, TablesError, View, WitnessEntry,
+    entry::{
+        FOUNDED, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, record_key, stream_key,
+    },
     tree,
 };
 use cid::Cid;
@@ -50,17 +52,45 @@ impl<'v> State<'v> {
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
-    /// The leaves after the founding that changed the members, and with them the trust policy, in order.
+    /// Verifier keys of the outside witnesses that count now.
     ///
     /// # Errors
     ///
     /// When the storage fails.
-    pub fn member_changes(&self) -> Result<Vec<LeafIndex>, TablesError> {
-        let entries = self.member_entries()?;
-        let changes = entries
+    pub fn witnesses(&self) -> Result<Vec<String>, TablesError> {
+        let mut entries = self.witness_entries()?;
+        entries.retain(WitnessEntry::is_active);
+        Ok(entries.into_iter().map(|entry| entry.key).collect())
+    }
+
+    /// All that ever were outside witnesses, in the order in which they came.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn witness_entries(&self) -> Result<Vec<WitnessEntry>, TablesError> {
+        if let Some(entries) = self.entry(Table::Meta, WITNESSES)? {
+            return Ok(entries);
+        }
+        let founded = self.founded()?.map(|entry| entry.founded.witnesses);
+        let keys = founded.into_iter().flatten();
+        Ok(keys.map(|key| WitnessEntry::founded(&key)).collect())
+    }
+
+    /// The leaves after the founding that changed the members or the outside witnesses, and with them the trust
+    /// policy, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn policy_changes(&self) -> Result<Vec<LeafIndex>, TablesError> {
+        let (members, witnesses) = (self.member_entries()?, self.witness_entries()?);
+        let members = members.iter().map(|by| [Some(by.added_at), by.removed_at]);
+        let witnesses = witnesses
             .iter()
-            .flat_map(|entry| [Some(entry.added_at), entry.removed_at]);
-        let mut changes: Vec<LeafIndex> = changes.flatten().filter(|index| *index > 0).collect();
+            .map(|by| [Some(by.added_at), by.removed_at]);
+        let changes = members.chain(witnesses).flatten().flatten();
+        let mut changes: Vec<LeafIndex> = changes.filter(|index| *index > 0).collect();
         changes.sort_unstable();
         Ok(changes)
     }

@@ -151,6 +151,7 @@ impl Certifiers {
         };
         let now = Founded {
             members: state.members()?,
+            witnesses: state.witnesses()?,
             quorum: u8::try_from(state.quorum()?).unwrap_or(u8::MAX),
             ..entry.founded
         };

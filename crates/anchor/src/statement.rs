@@ -1,5 +1,5 @@
 use crate::verified;
-use crate::{MemberAdded, MemberRemoved};
+use crate::{MemberAdded, MemberRemoved, WitnessAdded, WitnessRemoved};
 use cid::Cid;
 use ipld_core::ipld::Ipld;
 use medanchor_dag::{
@@ -53,6 +53,10 @@ pub enum Body {
     MemberAdded(Box<MemberAdded>),
     /// A member leaves: signed by a majority of the others.
     MemberRemoved(MemberRemoved),
+    /// An outside witness counts from now on: signed by a majority of the members.
+    WitnessAdded(Box<WitnessAdded>),
+    /// An outside witness counts no longer: signed by a majority of the members.
+    WitnessRemoved(WitnessRemoved),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -87,6 +91,10 @@ pub enum Kind {
     MemberAdded,
     /// [`Body::MemberRemoved`]
     MemberRemoved,
+    /// [`Body::WitnessAdded`]
+    WitnessAdded,
+    /// [`Body::WitnessRemoved`]
+    WitnessRemoved,
 }
 
 /// 16 random bytes.
@@ -102,7 +110,7 @@ pub struct Founded {
     pub witnesses: Vec<String>,
     /// Co-signatures that a published checkpoint carries.
     pub quorum: u8,
-    /// Nodes that hold a record before it is anchored.
+    /// Nodes that hold a record before it is anchored; at most 32. While there are fewer members, nothing can be.
     pub copies: u8,
     /// CID of the access policy set.
     pub policy: Cid,
@@ -597,6 +605,20 @@ impl Body {
             Self::Refused(_) => Kind::Refused,
             Self::MemberAdded(_) => Kind::MemberAdded,
             Self::MemberRemoved(_) => Kind::MemberRemoved,
+            Self::WitnessAdded(_) => Kind::WitnessAdded,
+            Self::WitnessRemoved(_) => Kind::WitnessRemoved,
+        }
+    }
+
+    /// Whether it changes the trust policy once it takes effect, and for how many co-signatures that then asks. `None`
+    /// also of the founding, with which the policy begins.
+    pub fn changes_policy(&self) -> Option<u8> {
+        match self {
+            Self::MemberAdded(body) => Some(body.quorum),
+            Self::MemberRemoved(body) => Some(body.quorum),
+            Self::WitnessAdded(body) => Some(body.quorum),
+            Self::WitnessRemoved(body) => Some(body.quorum),
+            _ => None,
         }
     }
 
@@ -619,6 +641,8 @@ impl Body {
             Kind::Refused => Self::Refused(parse(body)?),
             Kind::MemberAdded => Self::MemberAdded(parse(body)?),
             Kind::MemberRemoved => Self::MemberRemoved(parse(body)?),
+            Kind::WitnessAdded => Self::WitnessAdded(parse(body)?),
+            Kind::WitnessRemoved => Self::WitnessRemoved(parse(body)?),
         })
     }
 }
@@ -640,6 +664,8 @@ impl fmt::Display for Kind {
             Self::Refused => "refused",
             Self::MemberAdded => "member-added",
             Self::MemberRemoved => "member-removed",
+            Self::WitnessAdded => "witness-added",
+            Self::WitnessRemoved => "witness-removed",
         })
     }
 }
@@ -662,6 +688,8 @@ impl Serialize for Body {
             Self::Refused(body) => body.serialize(serializer),
             Self::MemberAdded(body) => body.serialize(serializer),
             Self::MemberRemoved(body) => body.serialize(serializer),
+            Self::WitnessAdded(body) => body.serialize(serializer),
+            Self::WitnessRemoved(body) => body.serialize(serializer),
         }
     }
 }

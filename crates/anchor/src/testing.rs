@@ -9,7 +9,8 @@ use crate::{
     AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Checkpoint, Class,
     Consented, Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member,
     MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome, Period, PrincipalKind, Receipt,
-    Released, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn, cosign,
+    Released, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded,
+    cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
@@ -105,6 +106,16 @@ pub fn joining(name: &str, quorum: u8) -> MemberAdded {
     }
 }
 
+/// A witness that others run, named by a key that it signs with.
+pub fn watching(name: &str, quorum: u8) -> WitnessAdded {
+    WitnessAdded {
+        key: verifier_key(name, 0x04, &did(&format!("{name}/cosigner"))),
+        url: "https://witness.example/w".to_owned(),
+        certificate: name.as_bytes().to_vec(),
+        quorum,
+    }
+}
+
 /// A signed-note verifier key (C2SP signed-note, `vkey`).
 pub fn verifier_key(name: &str, algorithm: u8, did: &Did) -> String {
     let mut typed = vec![algorithm];
@@ -144,10 +155,15 @@ impl World {
 
     /// The network after its founding.
     pub fn with_policy(policy: Cid) -> Self {
+        Self::founded_as(founded(policy))
+    }
+
+    /// The network after this founding by its three members.
+    pub fn founded_as(founding: Founded) -> Self {
         let mut world = Self::empty();
         let orgs = MEMBERS.map(key);
         let authors: Vec<&SigningKey> = orgs.iter().collect();
-        world.accept(Body::Founded(founded(policy)), &authors);
+        world.accept(Body::Founded(founding), &authors);
         world
     }
 
@@ -248,6 +264,13 @@ impl World {
         self.accept(body, &keys.iter().collect::<Vec<_>>())
     }
 
+    /// Adds a witness with the signatures of these members.
+    pub fn watch(&mut self, name: &str, quorum: u8, approvers: &[&str]) -> Appended {
+        let keys: Vec<SigningKey> = approvers.iter().map(|name| key(name)).collect();
+        let body = Body::WitnessAdded(Box::new(watching(name, quorum)));
+        self.accept(body, &keys.iter().collect::<Vec<_>>())
+    }
+
     /// What removes the member that is named so now.
     pub fn leaving(&self, name: &str, quorum: u8) -> MemberRemoved {
         let members = self.state().members().expect("memory does not fail");
@@ -269,7 +292,8 @@ impl World {
         self.accept(body, &keys.iter().collect::<Vec<_>>())
     }
 
-    /// The checkpoint of the first `size` leaves, signed by `log` and co-signed by `cosigners`.
+    /// The checkpoint of the first `size` leaves, signed by `log` and co-signed by `cosigners`: members, or witnesses,
+    /// which have a dot in their names.
     pub fn checkpoint(&self, size: u64, log: &str, cosigners: &[&str]) -> SignedNote {
         let root = self.state().root_at(size).expect("the log is that long");
         let origin = ORIGIN.to_owned();
@@ -277,12 +301,11 @@ impl World {
         let mut note = note.expect("the origin names a key");
         for name in cosigners {
             let cosigner = key(&format!("{name}/cosigner"));
-            let signature = cosign(
-                &note,
-                &format!("{ORIGIN}/{name}"),
-                &cosigner,
-                self.now / 1000,
-            );
+            let named = match name.contains('.') {
+                true => (*name).to_owned(),
+                false => format!("{ORIGIN}/{name}"),
+            };
+            let signature = cosign(&note, &named, &cosigner, self.now / 1000);
             note.add(signature.expect("the name names a key"))
                 .expect("it fits");
         }

@@ -50,8 +50,9 @@ enum Rule {
 /// How much a checkpoint must carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
-    /// Enough that some honest organisation other than the publisher's has seen it: one co-signature
-    /// more than [`TrustPolicy::tolerated_faults`]. What a key release waits for.
+    /// Enough that some honest member has computed it: one member's co-signature more than
+    /// [`TrustPolicy::tolerated_faults`]. What a key release waits for. A witness that others run does not count: it has
+    /// no tree, and signs the first that any holder of a log key shows it.
     Witnessed,
     /// The whole quorum: no two clients can have been shown different logs.
     Published,
@@ -289,7 +290,7 @@ impl TrustPolicy {
         }
         let log = *note.signers(logs)?.first().ok_or(TrustError::Unsigned)?;
         let cosigners = distinct(&note.signers(self.witnesses())?);
-        self.check_quorum(&cosigners, strength)?;
+        self.check_quorum(&checkpoint.origin, &cosigners, strength)?;
         Ok(CheckedCheckpoint {
             checkpoint,
             log: log.key.clone(),
@@ -312,7 +313,8 @@ impl TrustPolicy {
         for witness in self.witnesses() {
             let mut fewer = kept.clone();
             fewer.retain(|cosigner| cosigner.key != *witness);
-            if self.check_quorum(&fewer, strength).is_ok() {
+            let origin = &checked.checkpoint.origin;
+            if self.check_quorum(origin, &fewer, strength).is_ok() {
                 kept = fewer;
             }
         }
@@ -321,21 +323,30 @@ impl TrustPolicy {
         note.signed_by([&checked.log].into_iter().chain(cosigners))
     }
 
-    fn check_quorum(&self, cosigners: &[Cosigner], strength: Strength) -> Result<(), TrustError> {
+    fn check_quorum(
+        &self,
+        origin: &str,
+        cosigners: &[Cosigner],
+        strength: Strength,
+    ) -> Result<(), TrustError> {
         let Some(rule) = &self.rule else {
             return Ok(());
         };
         let cosigned = |key: &Did| cosigners.iter().any(|c| c.key.key() == key);
-        let found = rule.count(&cosigned);
-        let (enough, needed) = match strength {
-            Strength::Published => (rule.is_satisfied(&cosigned), rule.fewest()),
+        let members: Vec<&Cosigner> = cosigners
+            .iter()
+            .filter(|by| by.key.is_member_of(origin))
+            .collect();
+        let (found, needed) = match strength {
+            Strength::Published => (rule.count(&cosigned), rule.fewest()),
             // Up to f of them may lie, the publisher's own among these: one more is honest.
             Strength::Witnessed => {
-                let needed = self.tolerated_faults() + 1;
-                (found >= needed, needed)
+                let by_member = |key: &Did| members.iter().any(|by| by.key.key() == key);
+                (rule.count(&by_member), self.tolerated_faults() + 1)
             }
         };
-        if enough {
+        let enough = strength == Strength::Witnessed && found >= needed;
+        if enough || rule.is_satisfied(&cosigned) {
             Ok(())
         } else {
             Err(TrustError::Quorum { found, needed })
@@ -748,6 +759,46 @@ mod tests {
     }
 
     #[test]
+    fn witness_without_a_tree_does_not_make_a_checkpoint_witnessed() {
+        let names = [
+            witness_name(0),
+            witness_name(1),
+            witness_name(2),
+            "w.example".to_owned(),
+        ];
+        let keys: Vec<_> = (0..).zip(&names).map(|(n, name)| named(name, n)).collect();
+        let policy = TrustPolicy::new(&[log_key(0)], &keys, 3).unwrap();
+        let check = |by: &[usize], strength| {
+            let mut note = note(0, &[]);
+            for &n in by {
+                let key = witness(u8::try_from(n).unwrap());
+                note.add(cosign(&note, &names[n], &key, 1_000).unwrap())
+                    .unwrap();
+            }
+            policy.check(&note, strength).map(|_| ())
+        };
+        let too_few = Err(TrustError::Quorum {
+            found: 1,
+            needed: 2,
+        });
+        assert_eq!(check(&[0, 3], Strength::Witnessed), too_few);
+        assert_eq!(check(&[0, 1], Strength::Witnessed), Ok(()));
+        // It counts as much as any for the quorum, and what has that is witnessed, too.
+        for strength in [Strength::Published, Strength::Witnessed] {
+            assert_eq!(check(&[0, 1, 3], strength), Ok(()));
+        }
+        let others: Vec<_> = (0..3).map(|n| named(&format!("w{n}.example"), n)).collect();
+        let alone = TrustPolicy::new(&[log_key(0)], &others, 3).unwrap();
+        let mut note = note(0, &[]);
+        for n in 0..3 {
+            let name = format!("w{n}.example");
+            note.add(cosign(&note, &name, &witness(n), 1_000).unwrap())
+                .unwrap();
+        }
+        assert!(alone.check(&note, Strength::Witnessed).is_ok());
+    }
+
+    #[test]
     fn any_listed_log_key_may_sign_and_no_other() {
         let policy = policy(4, 3);
         for leader in 0..3 {
@@ -920,8 +971,11 @@ mod tests {
     }
 
     fn witness_key(n: u8) -> VerifierKey {
-        let kind = SignatureKind::Cosignature;
-        VerifierKey::new(&witness_name(n), kind, witness(n).did()).unwrap()
+        named(&witness_name(n), n)
+    }
+
+    fn named(name: &str, n: u8) -> VerifierKey {
+        VerifierKey::new(name, SignatureKind::Cosignature, witness(n).did()).unwrap()
     }
 
     fn witness_name(n: u8) -> String {

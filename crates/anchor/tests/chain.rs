@@ -195,6 +195,62 @@ fn chain_with_a_gap_or_another_leaf_is_refused() {
 }
 
 #[test]
+fn witness_counts_from_its_change_to_the_next() {
+    const W: &str = "witness.example/w";
+    let mut world = World::new();
+    let came = world.watch(W, 4, &[A, B]).index;
+    world.enrol("ada", medanchor_anchor::PrincipalKind::Person, A, &[]);
+    let body = medanchor_anchor::WitnessRemoved {
+        key: medanchor_anchor::testing::watching(W, 4).key,
+        quorum: 3,
+    };
+    let members = [A, B].map(medanchor_anchor::testing::key);
+    let body = medanchor_anchor::Body::WitnessRemoved(body);
+    let went = world.accept(body, &members.each_ref()).index;
+    world.enrol("bob", medanchor_anchor::PrincipalKind::Person, A, &[]);
+    assert_eq!((came, went), (1, 3));
+    let receipt = |index, size, by: &[&str]| world.receipt(index, world.checkpoint(size, A, by));
+    let founding = founded(cid("policy"));
+    let mut chain = PolicyChain {
+        changes: vec![receipt(1, 2, &[A, B, C])],
+        ..PolicyChain::default()
+    };
+    let follow = |chain: &PolicyChain| Epochs::follow(root(), chain);
+    let policy = follow(&chain).unwrap().current().clone();
+    assert_eq!(policy.witnesses().count(), 4);
+    // Four of four: nobody may be missing, the witness neither.
+    let all = [A, B, C, W];
+    receipt(2, 3, &all)
+        .verify(&policy, Strength::Published)
+        .unwrap();
+    let error = receipt(2, 3, &[A, B, C]).verify(&policy, Strength::Published);
+    assert!(error.is_err());
+    assert_eq!(chain.quorum(&founding), 4);
+    let witnesses = chain.witnesses(&founding.witnesses);
+    assert!(witnesses[0].is_active() && witnesses[0].place.is_some());
+
+    // Its removal is published with it, under the policy before.
+    chain.changes.push(receipt(3, 4, &[A, B, C]));
+    let error = follow(&chain).unwrap_err();
+    assert!(
+        matches!(error, ChainError::Receipt { number: 2, .. }),
+        "{error}"
+    );
+    chain.changes[1] = receipt(3, 4, &all);
+    let chain = PolicyChain::from_bytes(&chain.to_bytes()).unwrap();
+    let epochs = follow(&chain).unwrap();
+    assert_eq!(epochs.current().to_string(), root().to_string());
+    assert_eq!(chain.quorum(&founding), 3);
+    assert!(!chain.witnesses(&founding.witnesses)[0].is_active());
+    receipt(4, 5, &[A, B, C])
+        .verify(&epochs, Strength::Published)
+        .unwrap();
+    for (size, witnesses) in [(2, 3), (3, 4), (4, 4), (5, 3)] {
+        assert_eq!(epochs.at(size).witnesses().count(), witnesses, "{size}");
+    }
+}
+
+#[test]
 fn refused_change_changes_nothing() {
     let mut world = World::new();
     let body =

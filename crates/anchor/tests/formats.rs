@@ -11,10 +11,10 @@ use medanchor_anchor::{
     Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
     InclusionProof, Kind, Leaf, Opening, PolicyChain, PrincipalKind, Receipt, Refused,
     SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
-    Withdrawn, cosign,
+    Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
-        founded, joining, key, node_key, standing, stream_id,
+        founded, joining, key, node_key, standing, stream_id, watching,
     },
     tree,
 };
@@ -269,6 +269,11 @@ fn statements() -> Vec<Statement> {
         Body::Refused(Box::new(refused)),
         Body::MemberAdded(Box::new(joining("hospital-d", 3))),
         Body::MemberRemoved(World::new().leaving("hospital-a", 2)),
+        Body::WitnessAdded(Box::new(watching("witness.example/w", 4))),
+        Body::WitnessRemoved(WitnessRemoved {
+            key: watching("witness.example/w", 4).key,
+            quorum: 3,
+        }),
     ];
     bodies
         .into_iter()

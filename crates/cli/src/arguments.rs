@@ -1,6 +1,6 @@
 use crate::{ByteRange, Rate, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use medanchor_anchor::{CustodyKind, Strength};
+use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
 use medanchor_api::LeafName;
 use medanchor_dag::{Cid, Class, CustodyId, Did, Hash, StreamId};
 use medanchor_envelope::Suite;
@@ -127,6 +127,9 @@ pub(crate) enum AdminCommand {
     /// The organisations that keep the log.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// The outside witnesses that co-sign it.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
 }
 
 /// `medanchor admin member`.
@@ -157,6 +160,58 @@ pub(crate) enum MemberCommand {
         drafts: Vec<PathBuf>,
     },
     /// Submit the draft of a removal that a majority of the other members has signed.
+    Remove {
+        /// The draft, or several copies with a signature each.
+        #[arg(required = true)]
+        drafts: Vec<PathBuf>,
+    },
+}
+
+/// `medanchor admin witness`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum WitnessCommand {
+    /// List them, and those that were removed.
+    List,
+    /// Draft that a witness which others run counts from now on, and sign the draft.
+    DraftAddition {
+        /// Its co-signing key: a C2SP vkey of type 0x04.
+        key: String,
+        /// Its URL prefix: https://HOST[:PORT][/PATH]; http is for this machine alone.
+        #[arg(long)]
+        url: WitnessUrl,
+        /// The certificate that it shows, or that of the authority that issues those (PEM); for https.
+        #[arg(long)]
+        certificate: Option<PathBuf>,
+        /// Co-signatures that a published checkpoint carries from then on.
+        #[arg(long)]
+        quorum: u8,
+        /// Where to put the draft; the file must not exist yet.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Draft that a witness counts no longer, and sign the draft.
+    DraftRemoval {
+        /// Its name, or its whole key.
+        witness: String,
+        /// Co-signatures that a published checkpoint carries from then on.
+        #[arg(long)]
+        quorum: u8,
+        /// Where to put the draft; the file must not exist yet.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Show a draft, and sign it in the name of the own organisation.
+    Approve {
+        /// The file, which is replaced by the signed one.
+        draft: PathBuf,
+    },
+    /// Submit the draft of an addition that a majority of the members has signed.
+    Add {
+        /// The draft, or several copies with a signature each.
+        #[arg(required = true)]
+        drafts: Vec<PathBuf>,
+    },
+    /// Submit the draft of a removal that a majority of the members has signed.
     Remove {
         /// The draft, or several copies with a signature each.
         #[arg(required = true)]
@@ -655,6 +710,14 @@ mod tests {
             "admin member approve removal".to_owned(),
             "admin member add request".to_owned(),
             "admin member remove removal copy".to_owned(),
+            "admin witness list".to_owned(),
+            "admin witness draft-addition w.example+0a0b0c0d+BAAA --url https://w.example/w --certificate ca.pem \
+             --quorum 4 -o draft"
+                .to_owned(),
+            "admin witness draft-removal w.example --quorum 3 -o draft".to_owned(),
+            "admin witness approve draft".to_owned(),
+            "admin witness add draft copy".to_owned(),
+            "admin witness remove draft".to_owned(),
             "--home /tmp/x --json status".to_owned(),
             "--node hospital-b status".to_owned(),
         ] {
@@ -686,6 +749,7 @@ mod tests {
             "log show -1",
             "log monitor --every 0",
             "log fsck --ca ca.pem",
+            "admin witness draft-addition w.example+0a0b0c0d+BAAA --url http://w.example --quorum 4 -o draft",
         ] {
             let words = std::iter::once("medanchor").chain(line.split_whitespace());
             assert!(Arguments::try_parse_from(words).is_err(), "{line}");

@@ -1,11 +1,12 @@
 use crate::{
     Asking, CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions,
-    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, MemberChange, PutManyOptions,
+    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions,
     PutOptions, Report, Session, Wait,
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
         CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
         MemberCommand, PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments,
+        WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -19,7 +20,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Parser;
-use medanchor_anchor::PrincipalKind;
+use medanchor_anchor::{Kind, PrincipalKind};
 use serde_json::{Map, Value};
 use std::{
     ffi::OsString,
@@ -164,6 +165,7 @@ async fn execute_with_nodes(
             Box::new(operations::update_policy(session, receipts).await?)
         }
         Command::Admin(AdminCommand::Member(command)) => member(session, command).await?,
+        Command::Admin(AdminCommand::Witness(command)) => witness(session, command).await?,
         Command::Status { record: None } => Box::new(operations::status(session).await?),
         Command::Status {
             record: Some(record),
@@ -242,13 +244,48 @@ async fn member(session: &Session, command: &MemberCommand) -> Result<Box<dyn Re
             name,
             quorum,
             output,
-        } => Box::new(operations::draft_removal(session, name, *quorum, output).await?),
+        } => {
+            let body = operations::member_removal(session, name, *quorum).await?;
+            Box::new(operations::draft_change(session, body, output).await?)
+        }
         MemberCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
         MemberCommand::Add { drafts } => {
-            Box::new(operations::submit_change(session, MemberChange::Added, drafts).await?)
+            Box::new(operations::submit_change(session, Kind::MemberAdded, drafts).await?)
         }
         MemberCommand::Remove { drafts } => {
-            Box::new(operations::submit_change(session, MemberChange::Removed, drafts).await?)
+            Box::new(operations::submit_change(session, Kind::MemberRemoved, drafts).await?)
+        }
+    })
+}
+
+async fn witness(session: &Session, command: &WitnessCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        WitnessCommand::List => Box::new(operations::list_witnesses(session).await?),
+        WitnessCommand::DraftAddition {
+            key,
+            url,
+            certificate,
+            quorum,
+            output,
+        } => {
+            let certificate = certificate.as_deref();
+            let body = operations::witness_addition(key, url, certificate, *quorum)?;
+            Box::new(operations::draft_change(session, body, output).await?)
+        }
+        WitnessCommand::DraftRemoval {
+            witness,
+            quorum,
+            output,
+        } => {
+            let body = operations::witness_removal(session, witness, *quorum).await?;
+            Box::new(operations::draft_change(session, body, output).await?)
+        }
+        WitnessCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
+        WitnessCommand::Add { drafts } => {
+            Box::new(operations::submit_change(session, Kind::WitnessAdded, drafts).await?)
+        }
+        WitnessCommand::Remove { drafts } => {
+            Box::new(operations::submit_change(session, Kind::WitnessRemoved, drafts).await?)
         }
     })
 }

@@ -46,6 +46,7 @@ mod own_keys;
 mod patient;
 mod payload;
 mod policy;
+mod policy_change;
 mod principal;
 mod progress;
 mod put;
@@ -62,6 +63,7 @@ mod status_record;
 mod throttle;
 mod verify;
 mod wait;
+mod witness;
 
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
@@ -83,9 +85,10 @@ pub use log_consistency::Consistent;
 pub use log_fsck::{Checked, Finding};
 pub use log_monitor::{Monitored, ServerRow};
 pub use log_watch::{CheckpointRow, Watched};
-pub use member::{MemberChange, MemberChanged, MemberDraft, MemberList, MemberRow};
+pub use member::{MemberList, MemberRow};
 pub use own_keys::OwnKeys;
 pub use policy::PolicyUpdated;
+pub use policy_change::{PolicyChanged, PolicyDraft};
 pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};
 pub use put::{Input, PutOptions};
 pub use put_many::{FailedFile, PutMany, PutManyOptions};
@@ -98,6 +101,7 @@ pub use status_record::{RecordCopy, RecordStatus};
 pub use throttle::{Rate, RateError};
 pub use verify::Verified;
 pub use wait::{Recorded, Wait};
+pub use witness::{WitnessList, WitnessRow};
 
 /// The commands as functions.
 pub mod operations {
@@ -113,8 +117,9 @@ pub mod operations {
         key::{new_key, show_key},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,
-        member::{approve, draft_removal, list_members, submit_change},
+        member::{list_members, member_removal},
         policy::update_policy,
+        policy_change::{approve, draft_change, submit_change},
         principal::{enrol, list_principals, reinstate, revoke, suspend},
         put::put,
         put_many::put_many,
@@ -122,5 +127,6 @@ pub mod operations {
         status::status,
         status_record::status_of_record,
         verify::verify,
+        witness::{list_witnesses, witness_addition, witness_removal},
     };
 }

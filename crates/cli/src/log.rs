@@ -200,6 +200,10 @@ fn summary(body: &Body) -> String {
         Body::Refused(body) => format!("{}: {}", body.code, request_summary(&body.request)),
         Body::MemberAdded(body) => format!("{}, quorum {}", body.name, body.quorum),
         Body::MemberRemoved(body) => format!("node {}, quorum {}", body.node_id, body.quorum),
+        Body::WitnessAdded(body) => {
+            format!("{} at {}, quorum {}", body.key, body.url, body.quorum)
+        }
+        Body::WitnessRemoved(body) => format!("{}, quorum {}", body.key, body.quorum),
     }
 }
 

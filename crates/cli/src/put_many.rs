@@ -447,7 +447,7 @@ impl Book {
                 Err(error) => {
                     stopped.store(true, Ordering::Relaxed);
                     let path = upload.source.as_ref().map_or("-", |file| &file.path);
-                    self.fail(&path.to_owned(), &error);
+                    self.fail(path, &error);
                     if is_refused_for_good(&error) {
                         self.refused = Some(upload);
                     }

@@ -650,6 +650,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
+    mod foreign_witness;
+
     use super::*;
     use crate::{
         alarms,
@@ -668,6 +670,7 @@ mod tests {
         folder: Folder,
         config: Config,
         replica: Arc<Replica>,
+        membership: Arc<Membership>,
         parts: Transparency,
         alarms: Arc<Alarms>,
     }
@@ -691,6 +694,7 @@ mod tests {
                     log_listen: "127.0.0.1:3".parse().unwrap(),
                 }],
                 witnesses: Vec::new(),
+                foreign_witnesses: Vec::new(),
                 copies: 1,
                 quorum: 1,
             };
@@ -720,6 +724,7 @@ mod tests {
                 folder,
                 config,
                 replica,
+                membership,
                 parts,
                 alarms,
             }

@@ -1,6 +1,6 @@
 //! The one config file of `medanchord`, `medanchord.toml`.
 
-use crate::files;
+use crate::{files, remote::ForeignServer};
 use anyhow::{Context, Result};
 use medanchor_anchor::{SignatureKind, VerifierKey};
 use serde::{Deserialize, Serialize};
@@ -59,9 +59,12 @@ pub struct Config {
     pub hold_seconds: Option<u32>,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
-    /// Outside witnesses.
+    /// Outside witnesses that were founded with the network.
     #[serde(default)]
     pub witnesses: Vec<WitnessAddress>,
+    /// Outside witnesses that others run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign_witnesses: Vec<ForeignWitness>,
     /// Logs of others that this node co-signs too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub witnessed_logs: Vec<WitnessedLog>,
@@ -116,6 +119,63 @@ pub struct WitnessAddress {
     pub name: String,
     /// Address of its HTTPS service.
     pub address: SocketAddr,
+}
+
+/// A witness that others run: any that speaks C2SP tlog-witness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignWitness {
+    /// Its co-signing key, as a C2SP vkey of type 0x04.
+    pub key: String,
+    /// Its URL prefix: `https://witness.example/prefix`. `http` is for this machine alone.
+    pub url: String,
+    /// The certificate that it shows, or that of the authority that issues those, PEM. `https` needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+impl ForeignWitness {
+    /// Reads a file with nothing but `[[foreign_witnesses]]`, to found a network with.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or one of them cannot be asked.
+    pub fn read_all(path: &Path) -> Result<Vec<Self>> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            foreign_witnesses: Vec<ForeignWitness>,
+        }
+        let read = || {
+            let file: File = toml::from_str(&files::read_text(path, MAX_BYTES)?)?;
+            file.foreign_witnesses.iter().try_for_each(Self::check)?;
+            Ok(file.foreign_witnesses)
+        };
+        let read: Result<_> = read();
+        read.with_context(|| format!("read witnesses `{}`", path.display()))
+    }
+
+    /// Its key.
+    ///
+    /// # Errors
+    ///
+    /// When it is no co-signing key.
+    pub fn verifier_key(&self) -> Result<VerifierKey> {
+        let text = &self.key;
+        let key: VerifierKey = text.parse().with_context(|| format!("parse `{text}`"))?;
+        anyhow::ensure!(
+            key.kind() == SignatureKind::Cosignature,
+            "`{text}` is no co-signing key"
+        );
+        Ok(key)
+    }
+
+    /// Checks that it can be asked.
+    fn check(&self) -> Result<()> {
+        self.verifier_key()?;
+        ForeignServer::new(&self.url, self.certificate.as_deref())?;
+        Ok(())
+    }
 }
 
 /// A log of others that this node co-signs. What it has co-signed is kept from `medanchord witness-log` on.
@@ -217,6 +277,7 @@ impl Config {
         anyhow::ensure!(
             bound(self.members.len())
                 && bound(self.witnesses.len())
+                && bound(self.foreign_witnesses.len())
                 && bound(self.foreign_peers.len())
                 && bound(self.witnessed_logs.len()),
             "more than {MAX_LIST} members, witnesses, witnessed logs or foreign peers"
@@ -229,6 +290,9 @@ impl Config {
             !self.origin.is_empty() && !self.origin.contains([' ', '+', '\n']),
             "`origin` must not be empty or have spaces or `+`"
         );
+        for witness in &self.foreign_witnesses {
+            witness.check().context("read `foreign_witnesses`")?;
+        }
         let mut origins = vec![&self.origin];
         for log in &self.witnessed_logs {
             let origin = &log.origin;
@@ -384,8 +448,56 @@ mod tests {
                 log: Some(([127, 0, 0, 1], 7442).into()),
             }],
             witnesses: Vec::new(),
+            foreign_witnesses: Vec::new(),
             witnessed_logs: Vec::new(),
             foreign_peers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn foreign_witnesses_have_a_cosigning_key_and_a_place_to_ask_them() {
+        let key = |kind| {
+            let key = medanchor_dag::SigningKey::from_seed(&[1; 32]).did();
+            let key = VerifierKey::new("witness.example", kind, key).unwrap();
+            key.to_string()
+        };
+        let (_, issued) = crate::certificates::Authority::create("witness").unwrap();
+        let good = ForeignWitness {
+            key: key(SignatureKind::Cosignature),
+            url: "https://witness.example/w".to_owned(),
+            certificate: Some(issued.certificate_pem.clone()),
+        };
+        let near = ForeignWitness {
+            url: "http://127.0.0.1:7380".to_owned(),
+            certificate: None,
+            ..good.clone()
+        };
+        let with = |foreign_witnesses: Vec<ForeignWitness>| Config {
+            foreign_witnesses,
+            ..config()
+        };
+        let witnesses = vec![good.clone(), near];
+        let text = with(witnesses.clone()).to_text().unwrap();
+        assert_eq!(Config::parse(&text).unwrap().foreign_witnesses, witnesses);
+        let log_key = ForeignWitness {
+            key: key(SignatureKind::Ed25519),
+            ..good.clone()
+        };
+        let in_clear = ForeignWitness {
+            url: "http://witness.example".to_owned(),
+            ..good.clone()
+        };
+        let unknown = ForeignWitness {
+            certificate: None,
+            ..good.clone()
+        };
+        let two = ForeignWitness {
+            certificate: Some(issued.certificate_pem.repeat(2)),
+            ..good
+        };
+        for wrong in [log_key, in_clear, unknown, two] {
+            let text = with(vec![wrong]).to_text().unwrap();
+            assert!(Config::parse(&text).is_err(), "{text}");
         }
     }
 

@@ -221,10 +221,10 @@ impl Cosigner {
         (policy.logs().cloned().collect(), endorsers)
     }
 
-    /// A change of the members is published under the policy before it, with a checkpoint that ends at its leaf.
+    /// A change of the policy is published under the policy before it, with a checkpoint that ends at its leaf.
     /// Whoever signs a later one has that on disk: so it cannot get lost.
     fn check_changes(&self, size: u64) -> Result<(), CosignError> {
-        let changes = self.monitor.member_changes();
+        let changes = self.monitor.policy_changes();
         let changes = changes.map_err(|error| CosignError::Failed(error.into()))?;
         let published = self.believed.epochs().current_after();
         let next = changes.into_iter().find(|index| *index >= published);
@@ -232,7 +232,7 @@ impl Cosigner {
             None => Ok(()),
             Some(index) => Err(CosignError::Failed(
                 format!(
-                    "it is not known here that the change of members in leaf {index} was published"
+                    "it is not known here that the change of policy in leaf {index} was published"
                 )
                 .into(),
             )),

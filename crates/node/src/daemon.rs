@@ -2,7 +2,7 @@
 
 use crate::{
     alarms, app,
-    config::Folder,
+    config::{Folder, ForeignWitness},
     found::{self, Invitee, Plan, PlannedMember},
     join::{self, Newcomer},
     witness,
@@ -48,6 +48,23 @@ enum Command {
         /// Let them read the log's entries over HTTPS, as an auditor does.
         #[arg(long)]
         auditor: bool,
+    },
+    /// Found a network of this one node, which others then join.
+    Found {
+        /// The organisation's short name.
+        name: String,
+        /// The network's name.
+        #[arg(long)]
+        origin: String,
+        /// Outside witnesses that others run: a file with `[[foreign_witnesses]]`, as in the config.
+        #[arg(long)]
+        witnesses: Option<PathBuf>,
+        /// Co-signatures that a published checkpoint carries, of this node and the witnesses.
+        #[arg(long, default_value_t = 1)]
+        quorum: u8,
+        /// Nodes that hold a record before it is anchored; this never changes. With 2, none is before another has joined.
+        #[arg(long, default_value_t = 1)]
+        copies: u8,
     },
     /// Make the keys and certificates of a node that is to join a network, and the request that its members sign.
     Prepare {
@@ -121,6 +138,23 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
             tracing::info!("the old state is in `{}`: start the node", aside.display());
             Ok(())
         }
+        Some(Command::Found {
+            name,
+            origin,
+            witnesses,
+            quorum,
+            copies,
+        }) => {
+            let witnesses = witnesses.as_deref().map(ForeignWitness::read_all);
+            let plan = Plan {
+                origin: origin.clone(),
+                foreign_witnesses: witnesses.transpose()?.unwrap_or_default(),
+                quorum: *quorum,
+                copies: *copies,
+                ..alone(arguments, name)
+            };
+            found_alone(&folder, &plan)
+        }
         Some(Command::Prepare {
             name,
             origin,
@@ -154,7 +188,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         }
         None | Some(Command::Run) => {
             if !folder.config().exists() {
-                found_alone(&folder, arguments)?;
+                found_alone(&folder, &alone(arguments, "hospital"))?;
             }
             runtime()?.block_on(run_until_signalled(&folder))
         }
@@ -178,16 +212,20 @@ fn planned(arguments: &Arguments, name: &str) -> PlannedMember {
     }
 }
 
-/// A network of one: to try it, or for a single site.
-fn found_alone(folder: &Folder, arguments: &Arguments) -> Result<()> {
-    let plan = Plan {
+/// A network of one: to try it, for a single site, or for others to join.
+fn alone(arguments: &Arguments, name: &str) -> Plan {
+    Plan {
         origin: "localhost/medanchor".to_owned(),
-        members: vec![planned(arguments, "hospital")],
+        members: vec![planned(arguments, name)],
         witnesses: Vec::new(),
+        foreign_witnesses: Vec::new(),
         copies: 1,
         quorum: 1,
-    };
-    found::found(&plan, |_| PathBuf::new()).context("found a network of one node")?;
+    }
+}
+
+fn found_alone(folder: &Folder, plan: &Plan) -> Result<()> {
+    found::found(plan, |_| PathBuf::new()).context("found a network of one node")?;
     tracing::info!(
         "founded a network of one node in `{}`; use it with `medanchor --home {} status`",
         folder.path().display(),

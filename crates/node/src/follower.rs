@@ -101,7 +101,7 @@ impl Follower {
     /// know; it asks.
     fn lacks_a_change(&self) -> Result<bool> {
         let published = self.membership.now().epochs.current_after();
-        let changes = self.monitor.member_changes()?;
+        let changes = self.monitor.policy_changes()?;
         Ok(self.own.is_none() || changes.last().is_some_and(|index| *index >= published))
     }
 
@@ -119,7 +119,7 @@ impl Follower {
             };
             if let Err(error) = followed {
                 let name = &remote.name;
-                tracing::debug!("`{name}` shows no change of the members: {error:#}");
+                tracing::debug!("`{name}` shows no change of the policy: {error:#}");
             }
         }
     }

@@ -4,7 +4,7 @@
 use crate::{
     certificates::{Authority, Holder, Issued},
     clock,
-    config::{Config, EntryReaders, Folder, MemberAddress, Role, WitnessAddress},
+    config::{Config, EntryReaders, Folder, ForeignWitness, MemberAddress, Role, WitnessAddress},
     cosigner::SeenFile,
     files::{self, Mode},
     join,
@@ -33,9 +33,11 @@ pub struct Plan {
     pub origin: String,
     /// The founding organisations, each with one node.
     pub members: Vec<PlannedMember>,
-    /// Outside witnesses.
+    /// Outside witnesses, which are made with the network.
     pub witnesses: Vec<WitnessAddress>,
-    /// Nodes that hold a record before it is anchored.
+    /// Outside witnesses that others run.
+    pub foreign_witnesses: Vec<ForeignWitness>,
+    /// Nodes that hold a record before it is anchored. With fewer members, none is until more have joined.
     pub copies: u8,
     /// Co-signatures that a published checkpoint carries.
     pub quorum: u8,
@@ -77,10 +79,12 @@ pub fn found(plan: &Plan, witness_folder: impl Fn(&str) -> PathBuf) -> Result<()
         .map(|witness| NewWitness::create(witness, &witness_folder(&witness.name)))
         .collect::<Result<Vec<_>>>()?;
     let founded = founded(plan, &members, &witnesses)?;
+    let policy = TrustPolicy::founded(&founded).context("make the trust policy")?;
+    for warning in policy.warnings() {
+        tracing::warn!("trust policy: {warning}");
+    }
     let network = Network {
-        policy: TrustPolicy::founded(&founded)
-            .context("make the trust policy")?
-            .to_string(),
+        policy: policy.to_string(),
         authorities: authorities(&members, &witnesses),
         swarm_key: SwarmKey::generate().context("draw random bytes")?,
         members: plan.addresses(),
@@ -171,23 +175,39 @@ fn copy_chain(node: &Folder, home: &Path) -> Result<()> {
 
 impl Plan {
     fn check(&self) -> Result<()> {
-        let cosigners = self.members.len() + self.witnesses.len();
+        let cosigners = self.members.len() + self.witnesses.len() + self.foreign_witnesses.len();
         anyhow::ensure!(!self.members.is_empty(), "a network needs a member");
-        anyhow::ensure!(
-            usize::from(self.copies) <= self.members.len() && self.copies > 0,
-            "copies must be 1 to {}",
-            self.members.len()
-        );
+        anyhow::ensure!((1..=32).contains(&self.copies), "copies must be 1 to 32");
         anyhow::ensure!(
             usize::from(self.quorum) <= cosigners && self.quorum > 0,
             "quorum must be 1 to {cosigners}"
         );
+        for member in &self.members {
+            let text = self.config(member).to_text()?;
+            Config::parse(&text).context("check names and addresses")?;
+        }
+        for witness in &self.foreign_witnesses {
+            let key = witness.verifier_key()?;
+            anyhow::ensure!(
+                !key.is_member_of(&self.origin),
+                "the name of witness `{key}` is one of a member's co-signer"
+            );
+        }
         for member in &self.members {
             let path = &member.folder;
             let free = !path.exists() || path.read_dir().is_ok_and(|mut all| all.next().is_none());
             anyhow::ensure!(free, "folder `{}` is not empty", path.display());
         }
         Ok(())
+    }
+
+    /// The config of a member's node.
+    fn config(&self, member: &PlannedMember) -> Config {
+        Config {
+            witnesses: self.witnesses.clone(),
+            foreign_witnesses: self.foreign_witnesses.clone(),
+            ..member.config(&self.origin, self.addresses())
+        }
     }
 
     fn addresses(&self) -> Vec<MemberAddress> {
@@ -211,13 +231,8 @@ impl PlannedMember {
         }
     }
 
-    /// Its node's config, with these members and outside witnesses.
-    pub(crate) fn config(
-        &self,
-        origin: &str,
-        members: Vec<MemberAddress>,
-        witnesses: Vec<WitnessAddress>,
-    ) -> Config {
+    /// Its node's config, with these members and no outside witnesses.
+    pub(crate) fn config(&self, origin: &str, members: Vec<MemberAddress>) -> Config {
         Config {
             origin: origin.to_owned(),
             name: self.name.clone(),
@@ -234,7 +249,8 @@ impl PlannedMember {
             keep_unanchored_seconds: None,
             hold_seconds: None,
             members,
-            witnesses,
+            witnesses: Vec::new(),
+            foreign_witnesses: Vec::new(),
             witnessed_logs: Vec::new(),
             foreign_peers: Vec::new(),
         }
@@ -299,8 +315,7 @@ impl<'a> NewMember<'a> {
     }
 
     fn write(&self, plan: &Plan, network: &Network) -> Result<()> {
-        let (members, witnesses) = (network.members.clone(), plan.witnesses.clone());
-        let config = self.planned.config(&plan.origin, members, witnesses);
+        let config = plan.config(self.planned);
         write_node(&self.folder, &config, network, &self.certificate)?;
         self.write_authority()?;
         let swarm = network.swarm_key.to_text();
@@ -398,6 +413,7 @@ impl<'a> NewWitness<'a> {
             hold_seconds: None,
             members: network.members.clone(),
             witnesses: plan.witnesses.clone(),
+            foreign_witnesses: plan.foreign_witnesses.clone(),
             witnessed_logs: Vec::new(),
             foreign_peers: Vec::new(),
         };
@@ -478,9 +494,11 @@ fn founded(
     members: &[NewMember<'_>],
     witnesses: &[NewWitness<'_>],
 ) -> Result<Founded> {
+    let own = witnesses.iter().map(|witness| witness.cosigner_key.clone());
+    let foreign = plan.foreign_witnesses.iter().map(|w| w.key.clone());
     Ok(Founded {
         members: members.iter().map(|member| member.entry.clone()).collect(),
-        witnesses: witnesses.iter().map(|w| w.cosigner_key.clone()).collect(),
+        witnesses: own.chain(foreign).collect(),
         quorum: plan.quorum,
         copies: plan.copies,
         policy: Policies::default_set()

@@ -1,4 +1,4 @@
-//! HTTPS requests to witnesses: one small request, one small answer, both bounded.
+//! Requests to co-signers over HTTPS, or HTTP on this machine: one small request, one small answer, both bounded.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use medanchor_anchor::WitnessUrl;
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
     collections::BTreeMap,
@@ -15,14 +16,22 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
-/// A server, by its address and the name in its certificate.
+/// A server, and where on it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Server {
+    /// What its certificate bears.
     pub(crate) name: String,
-    pub(crate) address: SocketAddr,
+    /// `<host>:<port>`
+    pub(crate) address: String,
+    /// What stands before every path.
+    pub(crate) prefix: String,
 }
 
 /// Makes requests, and keeps a connection to each server for the next. Clones share them.
@@ -30,7 +39,8 @@ pub(crate) struct Server {
 pub(crate) struct Client(Arc<Inner>);
 
 struct Inner {
-    tls: TlsConnector,
+    /// Without it, requests are for everybody on the way to read.
+    tls: Option<TlsConnector>,
     /// Connections that nothing is under way on.
     idle: Mutex<BTreeMap<Server, Connection>>,
 }
@@ -38,10 +48,31 @@ struct Inner {
 /// Ends when it is dropped.
 type Connection = SendRequest<Full<Bytes>>;
 
+impl Server {
+    /// A node of the network.
+    pub(crate) fn of_node(name: &str, address: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            address: address.to_string(),
+            prefix: String::new(),
+        }
+    }
+
+    /// A witness that others run.
+    pub(crate) fn at(url: &WitnessUrl) -> Self {
+        Self {
+            name: url.host().to_owned(),
+            address: url.address(),
+            prefix: url.path().to_owned(),
+        }
+    }
+}
+
 impl Client {
-    pub(crate) fn new(tls: ClientConfig) -> Self {
+    /// Over TLS; with `None` in clear.
+    pub(crate) fn new(tls: Option<ClientConfig>) -> Self {
         Self(Arc::new(Inner {
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: tls.map(|tls| TlsConnector::from(Arc::new(tls))),
             idle: Mutex::default(),
         }))
     }
@@ -70,8 +101,8 @@ impl Client {
     ) -> Result<(StatusCode, Bytes)> {
         let request = Request::builder()
             .method(method)
-            .uri(path)
-            .header("host", &server.name)
+            .uri(format!("{}{path}", server.prefix))
+            .header("host", &server.address)
             .body(Full::new(Bytes::from(body)))
             .context("build the request")?;
         timeout(DEADLINE, self.exchange(server, request))
@@ -101,27 +132,15 @@ impl Client {
     }
 
     async fn connect(&self, server: &Server) -> Result<Connection> {
-        let name = ServerName::try_from(server.name.clone()).context("name the server")?;
-        let stream = TcpStream::connect(server.address)
+        let stream = TcpStream::connect(&server.address)
             .await
             .context("connect")?;
         stream.set_nodelay(true).context("connect")?;
-        let stream = self
-            .0
-            .tls
-            .connect(name, stream)
-            .await
-            .context("agree on TLS")?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .context("speak HTTP")?;
-        // It ends with its sender, or when the server closes it: whoever waits for an answer is told.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("a connection to a co-signer ended: {error}");
-            }
-        });
-        Ok(sender)
+        let Some(tls) = &self.0.tls else {
+            return speak(stream).await;
+        };
+        let name = ServerName::try_from(server.name.clone()).context("name the server")?;
+        speak(tls.connect(name, stream).await.context("agree on TLS")?).await
     }
 
     fn take(&self, server: &Server) -> Option<Connection> {
@@ -136,6 +155,21 @@ impl Client {
     fn idle(&self) -> MutexGuard<'_, BTreeMap<Server, Connection>> {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_ANSWER_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await
+        .context("speak HTTP")?;
+    // It ends with its sender, or when the server closes it: whoever waits for an answer is told.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("a connection to a co-signer ended: {error}");
+        }
+    });
+    Ok(sender)
 }
 
 async fn send(
@@ -161,9 +195,10 @@ mod tests {
     use crate::{
         certificates::{Authority, Holder},
         config::Folder,
-        tls::Tls,
+        tls::{self, Tls},
         tls_trust::ClientTrust,
     };
+    use rustls::pki_types::CertificateDer;
     use std::{
         collections::BTreeSet,
         sync::atomic::{AtomicUsize, Ordering},
@@ -175,8 +210,28 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     #[tokio::test]
+    async fn foreign_server_must_show_what_was_given_for_it() {
+        let Served {
+            server, authority, ..
+        } = served(usize::MAX).await;
+        let ask = async |certificate| {
+            let client = Client::new(Some(tls::foreign(certificate).unwrap()));
+            client.get(&server, "/").await
+        };
+        let (status, _) = ask(authority).await.unwrap();
+        assert_eq!(status, StatusCode::OK);
+        let (_, stranger) = Authority::create("hospital-a").unwrap();
+        assert!(ask(stranger.certificate).await.is_err());
+    }
+
+    #[tokio::test]
     async fn requests_share_a_connection() {
-        let (client, server, connections) = served(usize::MAX).await;
+        let Served {
+            client,
+            server,
+            connections,
+            ..
+        } = served(usize::MAX).await;
         for _ in 0..5 {
             let (status, body) = client.get(&server, "/").await.unwrap();
             assert_eq!((status, body.as_ref()), (StatusCode::OK, b"ok".as_slice()));
@@ -186,7 +241,12 @@ mod tests {
 
     #[tokio::test]
     async fn connection_that_the_server_has_closed_is_made_again() {
-        let (client, server, connections) = served(2).await;
+        let Served {
+            client,
+            server,
+            connections,
+            ..
+        } = served(2).await;
         for _ in 0..6 {
             let (status, _) = client.post(&server, "/", "body".to_owned()).await.unwrap();
             assert_eq!(status, StatusCode::OK);
@@ -194,23 +254,31 @@ mod tests {
         assert_eq!(connections.load(Ordering::SeqCst), 3);
     }
 
+    /// A server on this machine, and a client of it.
+    struct Served {
+        client: Client,
+        server: Server,
+        /// That issued the server's certificate.
+        authority: CertificateDer<'static>,
+        connections: Arc<AtomicUsize>,
+    }
+
     /// A server that closes each connection without a word after so many answers, and counts connections.
-    async fn served(answers: usize) -> (Client, Server, Arc<AtomicUsize>) {
+    async fn served(answers: usize) -> Served {
         let folder = tempfile::tempdir().unwrap();
-        let tls = tls(&Folder::new(folder.path()));
+        let (tls, authority) = tls(&Folder::new(folder.path()));
         let clients = ClientTrust::new(tls.clients(&[]).unwrap(), BTreeSet::new());
-        let acceptor = TlsAcceptor::from(tls.server(clients).unwrap());
+        let acceptor = TlsAcceptor::from(tls.server(clients.optional()).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = Server {
-            name: "localhost".to_owned(),
-            address: listener.local_addr().unwrap(),
-        };
+        let server = Server::of_node("localhost", listener.local_addr().unwrap());
         let connections = Arc::new(AtomicUsize::new(0));
         let accepted = Arc::clone(&connections);
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let stream = acceptor.accept(stream).await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let mut stream = BufReader::new(stream);
                 for _ in 0..answers {
@@ -223,7 +291,12 @@ mod tests {
                 }
             }
         });
-        (tls.client().unwrap(), server, connections)
+        Served {
+            client: tls.client().unwrap(),
+            server,
+            authority,
+            connections,
+        }
     }
 
     /// Until the blank line; a body that follows is of no interest. False when the client has gone.
@@ -238,7 +311,7 @@ mod tests {
         true
     }
 
-    fn tls(folder: &Folder) -> Tls {
+    fn tls(folder: &Folder) -> (Tls, CertificateDer<'static>) {
         let (authority, own) = Authority::create("hospital-a").unwrap();
         let hosts = ["localhost".to_owned()];
         let node = authority.issue(Holder::Node, "hospital-a", &hosts).unwrap();
@@ -250,6 +323,6 @@ mod tests {
         ] {
             std::fs::write(folder.tls().join(name), pem).unwrap();
         }
-        Tls::open(folder).unwrap()
+        (Tls::open(folder).unwrap(), own.certificate)
     }
 }

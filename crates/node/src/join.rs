@@ -3,7 +3,7 @@
 
 use crate::{
     clock,
-    config::{Config, Folder, MemberAddress, WitnessAddress},
+    config::{Config, Folder, ForeignWitness, MemberAddress, WitnessAddress},
     cosigner::SeenFile,
     files::{self, Mode},
     found::{self, NewMember, PlannedMember},
@@ -46,7 +46,7 @@ pub fn prepare(newcomer: &Newcomer, request: &Path) -> Result<()> {
         quorum,
     } = newcomer;
     let folder = Folder::new(&member.folder);
-    let config = member.config(origin, vec![member.address(0)], Vec::new());
+    let config = member.config(origin, vec![member.address(0)]);
     // Its id is not known yet; all else must be as a config has it.
     let text = config.to_text()?;
     Config::parse(&text).context("check the node's name and addresses")?;
@@ -95,6 +95,8 @@ struct Welcome {
     members: Vec<MemberAddress>,
     #[serde(default)]
     witnesses: Vec<WitnessAddress>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    foreign_witnesses: Vec<ForeignWitness>,
 }
 
 impl Drop for Welcome {
@@ -121,6 +123,7 @@ pub fn welcome(node: &Folder, output: &Path) -> Result<()> {
         snapshot_every: config.snapshot_every,
         members: addresses(&config, &entries)?,
         witnesses: config.witnesses.clone(),
+        foreign_witnesses: config.foreign_witnesses.clone(),
     };
     let text = Zeroizing::new(toml::to_string(&welcome).context("write the welcome")?);
     files::create(output, Mode::Secret, text.as_bytes())
@@ -208,6 +211,7 @@ fn complete(
         snapshot_every: welcome.snapshot_every,
         members,
         witnesses: welcome.witnesses.clone(),
+        foreign_witnesses: welcome.foreign_witnesses.clone(),
         ..prepared.clone()
     };
     found::complete_operator(folder, &config, &ca, &policy)?;
@@ -354,6 +358,7 @@ mod tests {
             origin: ORIGIN.to_owned(),
             members: vec![planned(data, "hospital-a")],
             witnesses: Vec::new(),
+            foreign_witnesses: Vec::new(),
             copies: 1,
             quorum: 1,
         };

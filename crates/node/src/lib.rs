@@ -9,6 +9,7 @@
 
 mod alarms;
 mod app;
+mod asker;
 mod caller;
 mod certificates;
 mod clock;
@@ -16,6 +17,7 @@ mod collector;
 mod config;
 mod connections;
 mod cosigner;
+mod couriers;
 mod daemon;
 mod door;
 mod fatal_store;
@@ -53,7 +55,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub use app::run;
 pub use config::{
-    Config, EntryReaders, Folder, ForeignPeer, MemberAddress, Role, WitnessAddress, WitnessedLog,
+    Config, EntryReaders, Folder, ForeignPeer, ForeignWitness, MemberAddress, Role, WitnessAddress,
+    WitnessedLog,
 };
 pub use daemon::main;
 pub use found::{Invitee, Plan, PlannedMember, found, invite};

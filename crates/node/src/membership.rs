@@ -1,17 +1,18 @@
-//! The members as the log names them, and all that follows from it on this node: whom it connects to, whom it
-//! lets in, and whose signatures count. The founding is the root; every change is followed without a restart.
+//! The members and outside witnesses as the log names them, and all that follows from it on this node: whom it connects
+//! to, whom it lets in, and whose signatures count. The founding is the root; every change is followed without a restart.
 
 use crate::{
     config::{Config, Folder},
     files::{self, Mode},
     http::Server,
-    remote::{Remote, RemoteCosigner},
+    remote::{ForeignServer, Remote, RemoteCosigner},
     tls::Tls,
     tls_trust::ClientTrust,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Epochs, Founded, LeafIndex, MemberEntry, PolicyChain, Receipt, TrustPolicy, VerifierKey,
+    Epochs, Founded, LeafIndex, MemberEntry, PolicyChain, Receipt, TrustPolicy, VerifierKey,
+    WitnessEntry,
 };
 use medanchor_dag::{Did, Hash};
 use medanchor_ipfs::PeerAddress;
@@ -31,8 +32,6 @@ pub(crate) struct Membership {
     own: Option<Did>,
     tls: Tls,
     clients: Arc<ClientTrust>,
-    /// Outside witnesses besides this one. They are those of the founding.
-    witnesses: Vec<RemoteCosigner>,
     /// Where the chain is kept.
     path: PathBuf,
     /// One change at a time.
@@ -48,6 +47,8 @@ pub(crate) struct Now {
     pub(crate) epochs: Arc<Epochs>,
     /// All that ever were members, by node id.
     pub(crate) entries: Vec<MemberEntry>,
+    /// Outside witnesses besides this one.
+    witnesses: Vec<Arc<RemoteCosigner>>,
     /// The nodes of all but this one that have an address.
     remotes: BTreeMap<u64, Arc<Remote>>,
     node_ids: BTreeMap<Hash, u64>,
@@ -95,11 +96,11 @@ impl Membership {
             chain: PolicyChain::default(),
             epochs: Arc::new(epochs),
             entries: Vec::new(),
+            witnesses: Vec::new(),
             remotes: BTreeMap::new(),
             node_ids: BTreeMap::new(),
         };
         let membership = Self {
-            witnesses: witnesses(config, now.epochs.current(), &tls)?,
             founded: founded.clone(),
             config: config.clone(),
             own,
@@ -129,11 +130,6 @@ impl Membership {
         self.own
     }
 
-    /// How the network began.
-    pub(crate) fn founded(&self) -> &Founded {
-        &self.founded
-    }
-
     /// Whom this node lets in.
     pub(crate) fn clients(&self) -> &Arc<ClientTrust> {
         &self.clients
@@ -142,11 +138,6 @@ impl Membership {
     /// TLS with this node's certificate.
     pub(crate) fn tls(&self) -> &Tls {
         &self.tls
-    }
-
-    /// Where the outside witnesses are, this node left out.
-    pub(crate) fn witnesses(&self) -> &[RemoteCosigner] {
-        &self.witnesses
     }
 
     /// The node with this id; `None` for this node itself and for strangers. One that was removed is still there:
@@ -192,7 +183,7 @@ impl Membership {
         let mut epochs = Epochs::clone(&now.epochs);
         epochs
             .advance(&receipt)
-            .context("follow a change of the members")?;
+            .context("follow a change of the policy")?;
         let mut chain = now.chain.clone();
         chain.changes.push(receipt);
         files::replace(&self.path, Mode::Public, &chain.to_bytes())
@@ -206,7 +197,7 @@ impl Membership {
         let after = epochs.current_after();
         self.replace(chain, Arc::new(epochs), entries)?;
         tracing::info!(
-            "the members changed: another trust policy is in force after {after} leaves"
+            "members or witnesses changed: another trust policy is in force after {after} leaves"
         );
         Ok(())
     }
@@ -220,6 +211,7 @@ impl Membership {
         let before = self.now();
         let clients = self.tls.clients(&entries)?;
         let now = Now {
+            witnesses: self.witnesses(&chain)?,
             remotes: self.remotes(&entries, &before.remotes)?,
             node_ids: node_ids(&entries),
             chain,
@@ -257,6 +249,44 @@ impl Membership {
             remotes.insert(member.node_id, remote);
         }
         Ok(remotes)
+    }
+
+    /// How the outside witnesses are reached, this one left out.
+    fn witnesses(&self, chain: &PolicyChain) -> Result<Vec<Arc<RemoteCosigner>>> {
+        let entries = chain.witnesses(&self.founded.witnesses);
+        let mut witnesses = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.is_active()) {
+            let key: VerifierKey = entry.key.parse().context("read a witness's key")?;
+            if self.own.is_none() && key.name() == self.config.name {
+                continue;
+            }
+            match self.witness(entry, &key) {
+                Ok(Some(witness)) => witnesses.push(Arc::new(witness)),
+                Ok(None) => tracing::warn!("the config does not say where witness `{key}` is"),
+                // The log takes any certificate.
+                Err(error) => tracing::warn!("witness `{key}` cannot be asked: {error:#}"),
+            }
+        }
+        Ok(witnesses)
+    }
+
+    /// As the config says, or else as the log does.
+    fn witness(&self, entry: &WitnessEntry, key: &VerifierKey) -> Result<Option<RemoteCosigner>> {
+        let mut founded = self.config.witnesses.iter();
+        if let Some(witness) = founded.find(|witness| witness.name == key.name()) {
+            return Ok(Some(RemoteCosigner {
+                server: Server::of_node(&witness.name, witness.address),
+                http: self.tls.client()?,
+                key: key.clone(),
+            }));
+        }
+        let mut foreign = self.config.foreign_witnesses.iter();
+        let server = match (foreign.find(|by| by.key == entry.key), &entry.place) {
+            (Some(by), _) => ForeignServer::new(&by.url, by.certificate.as_deref())?,
+            (None, Some(place)) => ForeignServer::of(place)?,
+            (None, None) => return Ok(None),
+        };
+        server.cosigner(key.clone()).map(Some)
     }
 
     /// Where a member's node is: as the config says, or else as the log does.
@@ -304,21 +334,15 @@ impl Now {
         self.node_ids.get(certificate).copied()
     }
 
-    /// The network as if it were founded with its members of now.
+    /// The network as if it were founded with its members and witnesses of now.
     pub(crate) fn founded_anew(&self, founded: &Founded) -> Founded {
         let active = self.entries.iter().filter(|entry| entry.is_active());
-        let changes = self.chain.changes.iter().rev();
-        let mut quorums = changes.filter_map(|change| {
-            let opening = change.opening.as_ref()?;
-            match &opening.0.signed.statement.body {
-                Body::MemberAdded(body) => Some(body.quorum),
-                Body::MemberRemoved(body) => Some(body.quorum),
-                _ => None,
-            }
-        });
+        let mut witnesses = self.chain.witnesses(&founded.witnesses);
+        witnesses.retain(WitnessEntry::is_active);
         Founded {
             members: active.map(|entry| entry.member.clone()).collect(),
-            quorum: quorums.next().unwrap_or(founded.quorum),
+            witnesses: witnesses.into_iter().map(|entry| entry.key).collect(),
+            quorum: self.chain.quorum(founded),
             ..founded.clone()
         }
     }
@@ -337,6 +361,20 @@ impl Now {
         cosigners.filter(|cosigner| policy.witnesses().any(|key| *key == cosigner.key))
     }
 
+    /// How the outside witnesses are reached, this node left out.
+    pub(crate) fn witnesses(&self) -> &[Arc<RemoteCosigner>] {
+        &self.witnesses
+    }
+
+    /// Those of them whose signatures count under `policy`.
+    pub(crate) fn witnesses_of<'a>(
+        &'a self,
+        policy: &'a TrustPolicy,
+    ) -> impl Iterator<Item = &'a Arc<RemoteCosigner>> {
+        let witnesses = self.witnesses.iter();
+        witnesses.filter(|witness| policy.witnesses().any(|key| *key == witness.key))
+    }
+
     /// The receipt that shows a change as it was published under the policy before it.
     pub(crate) fn change(&self, index: LeafIndex) -> Option<&Receipt> {
         let mut changes = self.chain.changes.iter();
@@ -346,11 +384,9 @@ impl Now {
 
 /// The members' co-signing keys in a policy of this log.
 pub(crate) fn member_keys(policy: &TrustPolicy, origin: &str) -> Vec<VerifierKey> {
-    let is_member = |key: &&VerifierKey| {
-        let name = key.name().strip_prefix(origin);
-        name.is_some_and(|name| name.starts_with('/'))
-    };
-    policy.witnesses().filter(is_member).cloned().collect()
+    let members = policy.witnesses();
+    let members = members.filter(|key| key.is_member_of(origin));
+    members.cloned().collect()
 }
 
 /// Reads the chain in a node's folder; a network that never changed has none.
@@ -364,27 +400,6 @@ pub(crate) fn read_chain(path: &Path) -> Result<PolicyChain> {
         Err(error) => Err(error.into()),
     };
     read().with_context(|| format!("read `{}`", path.display()))
-}
-
-fn witnesses(config: &Config, policy: &TrustPolicy, tls: &Tls) -> Result<Vec<RemoteCosigner>> {
-    let others = config.witnesses.iter();
-    let others = others.filter(|witness| witness.name != config.name);
-    others
-        .map(|witness| {
-            let name = &witness.name;
-            let key = policy.witnesses().find(|key| key.name() == name);
-            Ok(RemoteCosigner {
-                server: Server {
-                    name: name.clone(),
-                    address: witness.address,
-                },
-                http: tls.client()?,
-                key: key
-                    .cloned()
-                    .with_context(|| format!("the network has no witness `{name}`"))?,
-            })
-        })
-        .collect()
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr> {

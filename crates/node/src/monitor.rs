@@ -199,13 +199,13 @@ impl Monitor {
             .collect())
     }
 
-    /// Leaves of the own tree that changed the members, in order; none without a tree.
-    pub(crate) fn member_changes(&self) -> Result<Vec<LeafIndex>> {
+    /// Leaves of the own tree that changed the policy, in order; none without a tree.
+    pub(crate) fn policy_changes(&self) -> Result<Vec<LeafIndex>> {
         let Some(tree) = &self.tree else {
             return Ok(Vec::new());
         };
         let view = tree.replica.view()?;
-        Ok(State::new(view.as_ref()).member_changes()?)
+        Ok(State::new(view.as_ref()).policy_changes()?)
     }
 
     /// Without a tree: no two checkpoints of one size may have different roots.

@@ -1,17 +1,18 @@
 //! Publishing checkpoints: the leader signs, every organisation and witness co-signs, everybody is told.
 
 use crate::{
+    asker::Asker,
     cosigner::{Cosigner, Endorsers},
+    couriers::{Couriers, ToSign},
     membership::{Membership, Now, member_keys},
     monitor::{Judgement, Monitor},
     remote::{Remote, RemoteCosigner},
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use hyper::StatusCode;
 use medanchor_anchor::{
-    AddCheckpoint, BoxError, Checkpoint, LeafIndex, Prove, Read, ReadError, Receipt, SignedNote,
-    State, Strength, TablesError, TrustPolicy, VerifierKey,
+    BoxError, Checkpoint, LeafIndex, Prove, Read, ReadError, Receipt, SignedNote, State, Strength,
+    TablesError, TrustPolicy, VerifierKey,
 };
 use medanchor_api::pb::{
     anchor::{CheckpointRequest, anchor_service_client::AnchorServiceClient},
@@ -20,7 +21,6 @@ use medanchor_api::pb::{
 use medanchor_dag::SigningKey;
 use medanchor_raft::{Replica, Role};
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -38,8 +38,8 @@ pub(crate) struct Publisher {
     membership: Arc<Membership>,
     replica: Arc<Replica>,
     cosigner: Arc<Cosigner>,
-    /// What each co-signer has seen last, as far as this node knows.
-    seen_by: Mutex<BTreeMap<String, u64>>,
+    asker: Arc<Asker>,
+    couriers: Couriers,
     newest: watch::Sender<Newest>,
     /// What the other nodes are to be told of.
     to_tell: watch::Sender<String>,
@@ -128,13 +128,15 @@ pub(crate) struct PublisherParts {
 
 impl Publisher {
     pub(crate) fn new(parts: PublisherParts) -> Self {
+        let asker = Arc::new(Asker::new(Arc::clone(&parts.replica)));
         Self {
             origin: parts.origin,
             log_key: parts.log_key,
             membership: parts.membership,
             replica: parts.replica,
             cosigner: parts.cosigner,
-            seen_by: Mutex::default(),
+            couriers: Couriers::new(Arc::clone(&asker), again_after(parts.reissue_after)),
+            asker,
             newest: watch::Sender::new(Newest::default()),
             to_tell: watch::Sender::default(),
             asking: tokio::sync::Mutex::default(),
@@ -163,10 +165,10 @@ impl Publisher {
                 sleep_until(began + apart(began.elapsed())).await;
             }
         };
-        // A node that does not answer delays neither the next checkpoint nor what the others are told.
+        // Who does not answer delays neither the next checkpoint nor what the others are told.
         tokio::select! {
             () = stop.cancelled() => (),
-            _ = futures::future::join(work, self.tell_all_task()) => (),
+            _ = futures::future::join3(work, self.tell_all_task(), self.ask_all_task()) => (),
         }
     }
 
@@ -265,7 +267,7 @@ impl Publisher {
         #[cfg(medanchor_fault)]
         medanchor_raft::fault_step("checkpoint-cosigned");
         self.advance(published);
-        self.to_tell.send_replace(note.to_string());
+        self.tell_newest();
         anyhow::ensure!(
             is_published,
             "too few co-signers answered: the checkpoint of {} leaves has {} co-signatures",
@@ -275,13 +277,13 @@ impl Publisher {
         Ok(())
     }
 
-    /// The next one: of the whole log, or, where that has changed the members, of the log up to the change, which
+    /// The next one: of the whole log, or, where that has changed the policy, of the log up to the change, which
     /// is published under the policy before it.
     fn checkpoint(&self) -> Result<Checkpoint> {
         let view = self.replica.view()?;
         let state = State::new(view.as_ref());
         let published = self.membership.now().epochs.current_after();
-        let mut changes = state.member_changes()?.into_iter();
+        let mut changes = state.policy_changes()?.into_iter();
         let size = match changes.find(|index| *index >= published) {
             Some(change) => change + 1,
             None => state.tree_size()?,
@@ -323,7 +325,7 @@ impl Publisher {
             })
     }
 
-    /// Once a change of the members is published, the policy after it is in force.
+    /// Once a change of the policy is published, the policy after it is in force.
     fn keep_change(&self, published: &Published) -> Result<()> {
         let size = published.checkpoint.size;
         let now = self.membership.now();
@@ -332,7 +334,7 @@ impl Publisher {
         }
         let view = self.replica.view()?;
         let state = State::new(view.as_ref());
-        let is_change = |index: &LeafIndex| state.member_changes().map(|all| all.contains(index));
+        let is_change = |index: &LeafIndex| state.policy_changes().map(|all| all.contains(index));
         match size.checked_sub(1) {
             Some(index) if is_change(&index)? => {
                 let receipt = receipt(&state, index, published)?;
@@ -343,23 +345,21 @@ impl Publisher {
     }
 
     /// Asks every member at once, and the outside witnesses as soon as enough members have signed. Waiting
-    /// callers are served as soon as the quorum is there; stragglers get a little longer.
+    /// callers are served as soon as the quorum is there; stragglers get a little longer, and a witness as long as it
+    /// takes: see [`Publisher::take_late`].
     async fn cosign(&self, checkpoint: &Checkpoint, note: SignedNote) -> SignedNote {
         let now = self.membership.now();
         let policy = now.epochs.at(checkpoint.size);
         let endorsers = Endorsers::majority_of(member_keys(policy, &self.origin));
         let mut asked: FuturesUnordered<BoxFuture<'_, Result<(String, &VerifierKey)>>> =
             FuturesUnordered::new();
-        asked.push(Box::pin(self.cosign_here(checkpoint, note.clone())));
+        asked.push(Box::pin(self.cosign_here(checkpoint, &note)));
         for cosigner in now.cosigners(policy) {
-            asked.push(Box::pin(self.cosign_there(
-                cosigner,
-                checkpoint,
-                note.clone(),
-            )));
+            let asking = self.asker.ask(cosigner, checkpoint, &note);
+            asked.push(Box::pin(async { Ok((asking.await?, &cosigner.key)) }));
         }
-        let mut signed = note;
-        let mut to_ask = self.membership.witnesses();
+        let mut signed = note.clone();
+        let mut to_ask: Vec<_> = now.witnesses_of(policy).collect();
         let mut deadline = Instant::now() + COSIGN_WITHIN;
         while let Ok(Some(answer)) = timeout_at(deadline, asked.next()).await {
             // Only a good signature of the one that was asked is taken: no answer can spoil the note.
@@ -368,13 +368,14 @@ impl Publisher {
                 tracing::debug!("a co-signer did not sign: {error:#}");
                 continue;
             }
-            if endorsers.count(&signed) >= endorsers.needed() {
+            if !to_ask.is_empty() && endorsers.count(&signed) >= endorsers.needed() {
+                self.couriers.send(ToSign {
+                    checkpoint: checkpoint.clone(),
+                    note: signed.clone(),
+                });
                 for witness in std::mem::take(&mut to_ask) {
-                    asked.push(Box::pin(self.cosign_there(
-                        witness,
-                        checkpoint,
-                        signed.clone(),
-                    )));
+                    let lines = self.couriers.lines(&witness.key, note.text());
+                    asked.push(Box::pin(async { Ok((lines.await?, &witness.key)) }));
                 }
             }
             if let Ok(published) = self.check(signed.clone()) {
@@ -391,59 +392,66 @@ impl Publisher {
     async fn cosign_here(
         &self,
         checkpoint: &Checkpoint,
-        note: SignedNote,
+        note: &SignedNote,
     ) -> Result<(String, &VerifierKey)> {
-        let request = self.add_checkpoint(self.cosigner.last_size(), checkpoint, &note)?;
+        let last = self.cosigner.last_size();
+        let request = self.asker.request(last, checkpoint, note)?;
         let signature = self.cosigner.add_checkpoint(request).await?;
         Ok((format!("{signature}\n"), self.cosigner.verifier()))
     }
 
-    /// The answer of another co-signer, with the key that must have signed it.
-    async fn cosign_there<'a>(
-        &self,
-        cosigner: &'a RemoteCosigner,
-        checkpoint: &Checkpoint,
-        note: SignedNote,
-    ) -> Result<(String, &'a VerifierKey)> {
-        let server = &cosigner.server;
-        let mut seen = self.last_seen_by(&server.name);
-        // A second time when it says that it has seen another size.
-        for _ in 0..2 {
-            let request = self.add_checkpoint(seen, checkpoint, &note)?.to_string();
-            let path = "/add-checkpoint";
-            let (status, answer) = cosigner.http.post(server, path, request).await?;
-            let answer = std::str::from_utf8(&answer).context("read the answer")?;
-            match status {
-                StatusCode::OK => {
-                    self.set_last_seen_by(&server.name, checkpoint.size);
-                    return Ok((answer.to_owned(), &cosigner.key));
-                }
-                StatusCode::CONFLICT => {
-                    seen = answer.trim_end().parse().context("read the size")?;
-                    self.set_last_seen_by(&server.name, seen);
-                }
-                status => anyhow::bail!("`{}` answered {status}: {answer}", server.name),
+    /// Has every outside witness co-sign the newest checkpoint, also those that are added.
+    async fn ask_all_task(&self) {
+        let mut members = self.membership.watch();
+        loop {
+            members.mark_unchanged();
+            let now = self.membership.now();
+            let witnesses = now.witnesses();
+            let asking = witnesses.iter().map(|witness| self.ask_task(witness));
+            tokio::select! {
+                _ = futures::future::join_all(asking), if !witnesses.is_empty() => (),
+                Ok(()) = members.changed() => (),
             }
         }
-        anyhow::bail!("`{}` changes its mind about what it has seen", server.name)
     }
 
-    fn add_checkpoint(
-        &self,
-        old_size: u64,
-        new: &Checkpoint,
-        note: &SignedNote,
-    ) -> Result<AddCheckpoint> {
-        anyhow::ensure!(
-            old_size <= new.size,
-            "it has seen a larger log of {old_size} leaves"
-        );
-        let view = self.replica.view()?;
-        Ok(AddCheckpoint {
-            old_size,
-            proof: State::new(view.as_ref()).consistency_proof(old_size, new.size)?,
-            note: note.clone(),
-        })
+    async fn ask_task(&self, witness: &RemoteCosigner) {
+        let is_wanted = |checkpoint: &Checkpoint| {
+            let now = self.membership.now();
+            let mut keys = now.epochs.at(checkpoint.size).witnesses();
+            self.replica.status().role == Role::Leader && keys.any(|key| *key == witness.key)
+        };
+        let take = |note: &SignedNote, lines: &str| {
+            if let Err(error) = self.take_late(note, lines, &witness.key) {
+                tracing::warn!("a late co-signature is lost: {error:#}");
+            }
+        };
+        self.couriers.ask_task(witness, is_wanted, take).await;
+    }
+
+    /// Adds a witness's signature to the newest checkpoint, if it is of that and came after the others.
+    fn take_late(&self, note: &SignedNote, lines: &str, key: &VerifierKey) -> Result<()> {
+        let newest = self.newest.borrow().witnessed.clone();
+        let Some(newest) = newest.filter(|newest| newest.note.text() == note.text()) else {
+            return Ok(());
+        };
+        let mut note = newest.note.clone();
+        if !note.signers([key])?.is_empty() {
+            return Ok(());
+        }
+        note.add_answer(lines, key)?;
+        let published = self.check(note)?;
+        self.keep_change(&published)?;
+        if self.advance(published) {
+            self.tell_newest();
+        }
+        Ok(())
+    }
+
+    fn tell_newest(&self) {
+        if let Some(newest) = &self.newest.borrow().witnessed {
+            self.to_tell.send_replace(newest.note.to_string());
+        }
     }
 
     /// Tells every node of the newest checkpoint, also those that join.
@@ -536,34 +544,22 @@ impl Publisher {
     /// published.
     fn policy_for<'n>(&self, now: &'n Now, size: u64) -> Result<&'n TrustPolicy> {
         let published = now.epochs.current_after();
-        let mut changes = self.monitor.member_changes()?.into_iter();
+        let mut changes = self.monitor.policy_changes()?.into_iter();
         let next = changes.find(|index| *index >= published);
         match next.filter(|index| size > index + 1) {
             None => Ok(now.epochs.at(size)),
             Some(index) => anyhow::bail!(
-                "it is not known here that the change of members in leaf {index} was published"
+                "it is not known here that the change of policy in leaf {index} was published"
             ),
         }
     }
 
-    /// Keeps the newest checkpoint of each strength.
-    fn advance(&self, published: Published) {
+    /// Keeps the newest checkpoint of each strength; whether this is one.
+    fn advance(&self, published: Published) -> bool {
         let published = Arc::new(published);
-        // What was signed again, and not only later than others for the same request.
-        let again_after = self.reissue_after.as_secs().div_ceil(2);
-        let again_after = again_after.min(SIGNED_AGAIN_SECONDS);
+        let again_after = again_after(self.reissue_after).as_secs();
         self.newest
-            .send_if_modified(|newest| newest.advance(&published, again_after));
-    }
-
-    fn last_seen_by(&self, name: &str) -> u64 {
-        let seen_by = self.seen_by.lock().unwrap_or_else(PoisonError::into_inner);
-        seen_by.get(name).copied().unwrap_or(0)
-    }
-
-    fn set_last_seen_by(&self, name: &str, size: u64) {
-        let mut seen_by = self.seen_by.lock().unwrap_or_else(PoisonError::into_inner);
-        seen_by.insert(name.to_owned(), size);
+            .send_if_modified(|newest| newest.advance(&published, again_after))
     }
 
     async fn covering(
@@ -644,6 +640,13 @@ impl Prove for Publisher {
 /// have statements to take.
 fn apart(took: Duration) -> Duration {
     (took * BUSY_ONE_IN).clamp(CLOSEST, FARTHEST)
+}
+
+/// How much later a checkpoint must be signed to have been signed again, and not only later than by others for the same
+/// request.
+fn again_after(reissue_after: Duration) -> Duration {
+    let half = reissue_after.as_secs().div_ceil(2);
+    Duration::from_secs(half.min(SIGNED_AGAIN_SECONDS))
 }
 
 const BUSY_ONE_IN: u32 = 4;

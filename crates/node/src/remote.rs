@@ -3,13 +3,13 @@
 
 use crate::{
     http::{Client, Server},
-    tls::Tls,
+    tls::{self, Tls},
 };
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
-use medanchor_anchor::{MemberEntry, VerifierKey};
+use medanchor_anchor::{MemberEntry, VerifierKey, WitnessPlace, WitnessUrl};
 use medanchor_dag::Hash;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use std::{
     future::Future,
     io,
@@ -44,6 +44,55 @@ pub(crate) struct RemoteCosigner {
     pub(crate) key: VerifierKey,
 }
 
+/// How a witness that others run is reached. It is trusted for nothing but its co-signatures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForeignServer {
+    url: WitnessUrl,
+    /// What it shows, or who issues that; `None` where nothing is encrypted.
+    certificate: Option<CertificateDer<'static>>,
+}
+
+impl ForeignServer {
+    /// At this URL prefix, with the certificate in this PEM text.
+    pub(crate) fn new(url: &str, certificate: Option<&str>) -> Result<Self> {
+        let url: WitnessUrl = url.parse().with_context(|| format!("read `{url}`"))?;
+        let certificate = certificate.map(tls::certificate).transpose()?;
+        Self { url, certificate }.checked()
+    }
+
+    /// As the log says.
+    pub(crate) fn of(place: &WitnessPlace) -> Result<Self> {
+        let url: WitnessUrl = place.url.parse().context("read its URL")?;
+        let certificate = Some(&place.certificate).filter(|certificate| !certificate.is_empty());
+        let certificate = certificate.map(|certificate| certificate.clone().into());
+        Self { url, certificate }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        anyhow::ensure!(
+            self.certificate.is_some() || !self.url.is_https(),
+            "`{}` needs the certificate that it shows, or its authority's",
+            self.url
+        );
+        self.client()?;
+        Ok(self)
+    }
+
+    /// Requests to it, by this key.
+    pub(crate) fn cosigner(&self, key: VerifierKey) -> Result<RemoteCosigner> {
+        Ok(RemoteCosigner {
+            server: Server::at(&self.url),
+            http: self.client()?,
+            key,
+        })
+    }
+
+    fn client(&self) -> Result<Client> {
+        let certificate = self.certificate.clone().filter(|_| self.url.is_https());
+        Ok(Client::new(certificate.map(tls::foreign).transpose()?))
+    }
+}
+
 impl Remote {
     /// The node of a member. Nothing is connected yet; call it within a tokio runtime.
     pub(crate) fn new(entry: &MemberEntry, address: SocketAddr, tls: &Tls) -> Result<Self> {
@@ -66,11 +115,8 @@ impl Remote {
             address,
             channel: endpoint.connect_with_connector_lazy(connector),
             cosigner: RemoteCosigner {
-                server: Server {
-                    name: name.clone(),
-                    address,
-                },
-                http: Client::new(tls.member(entry, &[b"http/1.1"])?),
+                server: Server::of_node(name, address),
+                http: Client::new(Some(tls.member(entry, &[b"http/1.1"])?)),
                 key: member.cosigner_key.parse().context("read its key")?,
             },
             certificate: member.certificate,

@@ -36,16 +36,17 @@ impl Sources {
         let Some(membership) = &self.membership else {
             return Vec::new();
         };
-        let members = membership.others();
+        let (members, now) = (membership.others(), membership.now());
         let mut asked: FuturesUnordered<BoxFuture<'_, Shown<'_>>> = FuturesUnordered::new();
         for remote in &members {
             let answer = told(remote).map(|answer| (remote.name.as_str(), answer));
             asked.push(answer.boxed());
         }
         let members = members.iter().map(|remote| &remote.cosigner);
-        for cosigner in members.chain(membership.witnesses()) {
+        let witnesses = now.witnesses().iter().map(Arc::as_ref);
+        for cosigner in members.chain(witnesses) {
             let answer = self.cosigned(cosigner);
-            let answer = answer.map(|answer| (cosigner.server.name.as_str(), answer));
+            let answer = answer.map(|answer| (cosigner.key.name(), answer));
             asked.push(answer.boxed());
         }
         let mut newest = Vec::new();
@@ -68,7 +69,7 @@ impl Sources {
                 parse(text)
             }
             StatusCode::NOT_FOUND => Ok(None),
-            status => anyhow::bail!("`{}` answered {status}", server.name),
+            status => anyhow::bail!("it answered {status}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     config::Folder,
     files, http,
-    tls_trust::{ClientTrust, Pinned},
+    tls_trust::{ClientTrust, ItselfOrIssued, Pinned},
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::MemberEntry;
@@ -57,7 +57,7 @@ impl Tls {
             .with_root_certificates(roots(certificates(&self.ca_pem)?)?)
             .with_client_auth_cert(certificates(&self.certificate_pem)?, self.key()?)
             .context("use the node's certificate")?;
-        Ok(http::Client::new(config))
+        Ok(http::Client::new(Some(config)))
     }
 
     /// For connections to a member's node: it must show the very certificate that the log names. `alpn` are the
@@ -160,6 +160,30 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
         .context("parse certificates")?;
     anyhow::ensure!(!certificates.is_empty(), "there is no certificate");
     Ok(certificates)
+}
+
+/// For HTTPS requests to a witness that others run: it must show `certificate` itself, or one that this issued for
+/// its host. It is not told who asks.
+pub(crate) fn foreign(certificate: CertificateDer<'static>) -> Result<ClientConfig> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .context("set TLS versions")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ItselfOrIssued::new(certificate)?))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// The one certificate in a PEM text.
+pub(crate) fn certificate(pem: &str) -> Result<CertificateDer<'static>> {
+    let mut certificates = certificates(pem)?;
+    let certificate = certificates.pop().context("there is no certificate")?;
+    anyhow::ensure!(
+        certificates.is_empty(),
+        "there is more than one certificate"
+    );
+    X509Certificate::from_der(&certificate).context("parse the certificate")?;
+    Ok(certificate)
 }
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {

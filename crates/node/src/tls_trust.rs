@@ -1,14 +1,17 @@
 //! Whom connections are made with, as it changes with the members: no restart is needed, and connections of those
 //! who are no longer let in are closed.
 
-use anyhow::Result;
+use crate::tls;
+use anyhow::{Context, Result};
 use medanchor_dag::Hash;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
@@ -202,6 +205,82 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
+/// Accepts one certificate, whatever it says, or those that it issued for the name that is asked for.
+#[derive(Debug)]
+pub(crate) struct ItselfOrIssued {
+    certificate: CertificateDer<'static>,
+    /// Absent where it cannot issue any.
+    issued: Option<Arc<WebPkiServerVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ItselfOrIssued {
+    pub(crate) fn new(certificate: CertificateDer<'static>) -> Result<Self> {
+        let provider = tls::provider();
+        let algorithms = provider.signature_verification_algorithms;
+        let mut roots = RootCertStore::empty();
+        let issued = match roots.add(certificate.clone()) {
+            Ok(()) => {
+                let issued = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+                Some(issued.build().context("use the certificate")?)
+            }
+            Err(_) => None,
+        };
+        Ok(Self {
+            certificate,
+            issued,
+            algorithms,
+        })
+    }
+}
+
+impl ServerCertVerifier for ItselfOrIssued {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if *end_entity == self.certificate {
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.issued {
+            Some(issued) => issued.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
 fn now() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_millis(crate::clock::unix_ms()))
 }
@@ -213,7 +292,6 @@ mod tests {
         certificates::{Authority, Holder, Issued},
         tls::{client_verifier, provider},
     };
-    use rustls::RootCertStore;
 
     fn node(authority: &Authority, name: &str) -> Issued {
         authority
@@ -263,5 +341,28 @@ mod tests {
         assert!(accepts(&true_node, "hospital-a"));
         assert!(!accepts(&true_node, "hospital-b"));
         assert!(!accepts(&other_node, "hospital-a"));
+    }
+
+    #[test]
+    fn foreign_witness_must_show_the_given_certificate_or_one_that_it_issued() {
+        let (authority, ca) = Authority::create("witness").unwrap();
+        let (stranger, _) = Authority::create("witness").unwrap();
+        let (own, other) = (
+            node(&authority, "witness.example"),
+            node(&stranger, "witness.example"),
+        );
+        let accepts = |given: &Issued, shown: &Issued, name: &'static str| {
+            let trust = ItselfOrIssued::new(given.certificate.clone()).unwrap();
+            let name = ServerName::try_from(name).unwrap();
+            trust
+                .verify_server_cert(&shown.certificate, &[], &name, &[], now())
+                .is_ok()
+        };
+        assert!(accepts(&ca, &own, "witness.example"));
+        assert!(!accepts(&ca, &own, "other.example"));
+        assert!(!accepts(&ca, &other, "witness.example"));
+        // A certificate that is given itself is good under every name.
+        assert!(accepts(&own, &own, "other.example"));
+        assert!(!accepts(&own, &other, "witness.example"));
     }
 }

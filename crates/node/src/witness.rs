@@ -157,6 +157,7 @@ mod tests {
                     name: "regulator".to_owned(),
                     address: witness,
                 }],
+                foreign_witnesses: Vec::new(),
                 copies: 2,
                 quorum: 3,
             };
@@ -351,10 +352,7 @@ mod tests {
         let (folder, stopped) = (network.folder("regulator"), stop.clone());
         let serving = tokio::spawn(async move { app::run(&folder, stopped).await });
         let client = Tls::open(&network.folder("a")).unwrap().client().unwrap();
-        let server = http::Server {
-            name: "regulator".to_owned(),
-            address,
-        };
+        let server = http::Server::of_node("regulator", address);
         let path = monitoring_path(ORIGIN);
         let status = loop {
             match client.get(&server, &path).await {

@@ -32,3 +32,4 @@ mod scrub;
 mod stage;
 mod stream;
 mod waiting;
+mod witness;

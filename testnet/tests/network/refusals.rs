@@ -446,6 +446,7 @@ fn another_network(stage: &Stage) -> Network {
         program: crate::stage::PROGRAM.into(),
         nodes: 3,
         witness: false,
+        foreign_witnesses: Vec::new(),
     };
     Network::found(&stage.path("elsewhere"), &options).unwrap()
 }

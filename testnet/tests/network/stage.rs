@@ -36,6 +36,7 @@ impl Stage {
             program: PROGRAM.into(),
             nodes,
             witness: true,
+            foreign_witnesses: Vec::new(),
         };
         let mut network = Network::found(&folder.path().join("network"), &options).unwrap();
         prepare(&network);

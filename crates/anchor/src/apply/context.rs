@@ -40,6 +40,7 @@ pub(super) fn require(condition: bool, outcome: Outcome) -> Result<(), Refusal> 
 pub(super) struct Network {
     founded: FoundedEntry,
     members: Vec<Member>,
+    witnesses: Vec<String>,
     /// Who holds what a statement names, by the statement's hash.
     held: BTreeMap<Hash, BTreeSet<Did>>,
 }
@@ -57,6 +58,7 @@ impl Network {
         let mut network = Self {
             founded,
             members: state.members()?,
+            witnesses: state.witnesses()?,
             held: BTreeMap::new(),
         };
         for hold in holds {
@@ -94,7 +96,7 @@ impl Network {
 
     /// Keys of the outside witnesses.
     pub(super) fn witnesses(&self) -> &[String] {
-        &self.founded.founded.witnesses
+        &self.witnesses
     }
 
     pub(super) fn is_member(&self, org: &Did) -> bool {
@@ -176,9 +178,9 @@ impl<'a> Context<'a> {
         let Some(not_after) = self.signed.statement.not_after_unix_ms else {
             return Ok(());
         };
-        let validity = match &self.signed.statement.body {
-            Body::MemberAdded(_) | Body::MemberRemoved(_) => Log::MAX_MEMBER_VALIDITY_MS,
-            _ => Log::MAX_VALIDITY_MS,
+        let validity = match self.signed.statement.body.changes_policy() {
+            Some(_) => Log::MAX_MEMBER_VALIDITY_MS,
+            None => Log::MAX_VALIDITY_MS,
         };
         if not_after > self.at.saturating_add(validity) {
             return Err(Refusal::Rejected("expiry-too-far"));

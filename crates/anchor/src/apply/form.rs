@@ -2,6 +2,7 @@ use super::context::Refusal;
 use crate::{
     AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Member, MemberAdded,
     MemberRemoved, Period, PrincipalKind, Refused, Released, SignedStatement, Statement,
+    WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -33,6 +34,8 @@ fn is_body(statement: &Statement) -> bool {
         Body::Refused(body) => is_refused(statement, body),
         Body::MemberAdded(body) => is_member_added(body),
         Body::MemberRemoved(body) => is_member_removed(body),
+        Body::WitnessAdded(body) => is_witness_added(body),
+        Body::WitnessRemoved(body) => is_verifier_key(&body.key) && body.quorum >= 1,
     }
 }
 
@@ -48,7 +51,8 @@ fn is_founded(body: &Founded) -> bool {
         && body.witnesses.len() <= 32
         && body.witnesses.iter().all(|key| is_verifier_key(key))
         && (1..=most_cosigners).contains(&usize::from(body.quorum))
-        && (1..=members.len()).contains(&usize::from(body.copies))
+        // More than there are members: nothing can be anchored before as many have joined.
+        && (1..=32).contains(&body.copies)
         && is_dag_cbor(&body.policy)
 }
 
@@ -66,6 +70,16 @@ fn is_member_removed(body: &MemberRemoved) -> bool {
         && is_verifier_key(&body.log_key)
         && is_verifier_key(&body.cosigner_key)
         && body.quorum >= 1
+}
+
+fn is_witness_added(body: &WitnessAdded) -> bool {
+    let url: Result<WitnessUrl, _> = body.url.parse();
+    let length = body.certificate.len();
+    let has_place = url.is_ok_and(|url| match url.is_https() {
+        true => (1..=WitnessAdded::MAX_CERTIFICATE_BYTES).contains(&length),
+        false => length == 0,
+    });
+    is_verifier_key(&body.key) && has_place && body.quorum >= 1
 }
 
 /// An IP address and a port, in the one way to write them.

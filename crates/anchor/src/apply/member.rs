@@ -69,7 +69,7 @@ pub(super) fn removed(context: &Context<'_>, body: &MemberRemoved) -> Result<Vec
 
 /// More than half of `members` have signed, each with its organisation's key. The signatures are by
 /// different keys, and no two members share one.
-fn require_majority(context: &Context<'_>, members: &[Member]) -> Result<(), Refusal> {
+pub(super) fn require_majority(context: &Context<'_>, members: &[Member]) -> Result<(), Refusal> {
     let signed = members.iter().filter(|m| context.is_signed_by(&m.org));
     require(signed.count() > members.len() / 2, Outcome::Forbidden)
 }
@@ -155,7 +155,7 @@ fn keys(log: &str, cosigner: &str) -> Result<(VerifierKey, VerifierKey), Refusal
 
 impl Network {
     /// Keys that sign or co-sign checkpoints, or did once.
-    fn log_and_cosigner_keys<'e>(
+    pub(super) fn log_and_cosigner_keys<'e>(
         &'e self,
         everybody: &'e [MemberEntry],
     ) -> impl Iterator<Item = VerifierKey> + 'e {

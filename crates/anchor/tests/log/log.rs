@@ -51,7 +51,9 @@ fn founding_out_of_bounds_is_rejected() {
     let changes: [Change<medanchor_anchor::Founded>; 10] = [
         ("no members", |body| body.members.clear()),
         ("no copies", |body| body.copies = 0),
-        ("more copies than members", |body| body.copies = 4),
+        ("more copies than members there can be", |body| {
+            body.copies = 33
+        }),
         ("no quorum", |body| body.quorum = 0),
         ("more co-signatures than co-signers", |body| body.quorum = 4),
         ("name with a space", |body| {

@@ -15,6 +15,7 @@ mod principal;
 mod properties;
 mod record;
 mod vectors;
+mod witness;
 
 use medanchor_anchor::{Applied, Outcome};
 

@@ -45,7 +45,7 @@ fn organisation_joins_with_its_own_and_a_majoritys_signatures() {
     );
     assert_eq!((last.added_at, last.removed_at), (leaf.index, None));
     assert_eq!(state.quorum().unwrap(), 4);
-    assert_eq!(state.member_changes().unwrap(), [leaf.index]);
+    assert_eq!(state.policy_changes().unwrap(), [leaf.index]);
     assert_eq!(
         state.principal(&did(D)).unwrap().unwrap().roles,
         ["custodian", "member"]
@@ -149,7 +149,7 @@ fn node_ids_are_never_used_again() {
     assert_eq!(outcome(&back), Outcome::Ok);
     let ids: Vec<u64> = names(&world).into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, [1, 2, 3, 5]);
-    assert_eq!(world.state().member_changes().unwrap().len(), 3);
+    assert_eq!(world.state().policy_changes().unwrap().len(), 3);
 }
 
 #[test]

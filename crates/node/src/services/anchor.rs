@@ -88,7 +88,12 @@ impl AnchorService for Anchor {
         // check whose key they seal to and whom they believe; all other openings are for operators.
         let public = matches!(
             receipt.leaf.kind,
-            Kind::Founded | Kind::Custody | Kind::MemberAdded | Kind::MemberRemoved
+            Kind::Founded
+                | Kind::Custody
+                | Kind::MemberAdded
+                | Kind::MemberRemoved
+                | Kind::WitnessAdded
+                | Kind::WitnessRemoved
         );
         if !privileged && !knows_it && !public {
             receipt.opening = None;

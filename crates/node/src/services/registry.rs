@@ -66,7 +66,7 @@ impl RegistryService for Registry {
         let state = State::new(view.as_ref());
         let entries = state.member_entries().map_err(tables_status)?;
         let quorum = state.quorum().map_err(tables_status)?;
-        let witnesses = self.membership.founded().witnesses.len();
+        let witnesses = state.witnesses().map_err(tables_status)?.len();
         Ok(Response::new(ListMembersResponse {
             members: entries.into_iter().map(listed_member).collect(),
             quorum: u32::try_from(quorum).unwrap_or(u32::MAX),
