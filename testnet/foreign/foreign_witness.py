@@ -1,84 +1,103 @@
 #!/usr/bin/env python3
-"""Has a witness that is not ours, aics-witness, co-sign our checkpoints, and shows that it refuses a fork.
+"""Runs a witness that is not ours, aics-witness, for a network that names it, and shows what it did.
 
-    foreign_witness.py --url URL --policy FILE --ca FILE --cert FILE --key FILE --old CHECKPOINT
-                       --log-key FILE --folder FOLDER
+    foreign_witness.py init --folder FOLDER
+    foreign_witness.py serve --folder FOLDER --policy FILE
+    foreign_witness.py check --folder FOLDER --log-key FILE --receipt FILE
+                             --url URL --policy FILE --ca FILE --cert FILE --key FILE
 
-Starts the witness as a process on loopback, told of every log key in the policy. It is asked over the C2SP
-tlog-witness protocol to co-sign the checkpoint `--old`, then the newest with the proof from our tiles, and then
-forks that `--log-key`, a node's own `keys/log.key`, signs as a lying operator would. Exit codes: 0 as it must be,
-1 something cannot be read, 2 usage, 4 not as it must be.
+`init` makes its key and prints what a network is founded with to name it: `[[foreign_witnesses]]`. `serve` tells it of
+every log key in the network's policy, and is the witness from then on. `check` shows that the checkpoint which the
+network publishes, and the one in a receipt, bear its co-signature; that the policy is not satisfied by that receipt
+without it; and that it refuses forks that `--log-key`, a node's own `keys/log.key`, signs as a lying operator would.
+Exit codes: 0 as it must be, 1 something cannot be read, 2 usage, 4 not as it must be.
 """
 
 import argparse
-import base64
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import aics_tlog as aics
-from aics_witness.protocol import format_add_checkpoint_request, parse_signature_lines
+from aics_witness.protocol import format_add_checkpoint_request
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_log import Log, add_log_arguments, judge
-from verify_log import check_log, fail, parse_policy
+from verify_log import check_log, fail, parse_policy, verify
 
 NAME = "foreign.example/witness"
+PREFIX = "/w"
 SECONDS = 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_log_arguments(parser)
-    parser.add_argument("--old", type=Path, required=True, help="an older checkpoint")
-    parser.add_argument("--log-key", type=Path, required=True, help="a node's keys/log.key")
-    parser.add_argument("--folder", type=Path, required=True, help="for the witness's files")
+    commands = parser.add_subparsers(dest="command", required=True)
+    init, serve, check = (commands.add_parser(name) for name in ("init", "serve", "check"))
+    serve.add_argument("--policy", type=Path, required=True)
+    add_log_arguments(check)
+    check.add_argument("--log-key", type=Path, required=True, help="a node's keys/log.key")
+    check.add_argument("--receipt", type=Path, required=True, help="one whose quorum needs the witness")
+    for command in (init, serve, check):
+        command.add_argument("--folder", type=Path, required=True, help="for the witness's files")
     args = parser.parse_args()
     try:
-        policy = args.policy.read_text()
-        with Witness(args.folder, policy) as witness:
-            print(show(witness, Log(args), policy, args.old.read_bytes(), log_key(args.log_key)))
+        witness = Witness(args.folder)
+        if args.command == "init":
+            print(witness.init(), end="")
+        elif args.command == "serve":
+            witness.serve(args.policy.read_text())
+        else:
+            print(show(witness, Log(args), args.policy.read_text(), args.receipt.read_text(), log_key(args.log_key)))
     except ValueError as error:
         fail(4, f"not as it must be: {error}")
     except OSError as error:
         fail(1, f"could not be read: {error}")
 
 
-def show(witness: "Witness", log: Log, policy: str, old: bytes, key: Ed25519PrivateKey) -> str:
-    newest = log.get("checkpoint")
-    before, after = judge(aics, old, policy), judge(aics, newest, policy)
-    if not 0 < before.size < after.size:
-        raise ValueError(f"the log has not grown from {before.size} to {after.size}")
-    tiles = aics.MemoryTileReader(aics.tiles.materialise_tiles(log.entries(aics, after.size)))
-    proof = aics.consistency_proof_from_tiles(tiles, before.size, after.size)
+def show(witness: "Witness", log: Log, policy: str, receipt: str, key: Ed25519PrivateKey) -> str:
+    published = judge(aics, log.get("checkpoint"), policy)
+    if NAME not in published.witnesses:
+        raise ValueError(f"what is published is co-signed by {published.witnesses} alone")
+    needs_it(receipt, policy)
+    logs = parse_policy(aics, policy)[0]
+    shown = aics.parse_note(witness.shows(published.origin).decode())
+    last = check_log(aics, shown, logs, [witness.key])
+    if list(last.witnesses) != [NAME] or last.size < published.size:
+        raise ValueError("the witness does not show what it co-signed last")
 
-    witness.cosigns(0, [], old, before)
-    witness.refuses(409, 0, [], newest)
-    witness.refuses(422, before.size, [bytes(32)] * len(proof), newest)
-    witness.cosigns(before.size, proof, newest, after)
     forks = 0
-    for size in (after.size, after.size + 1, 2 * after.size):
+    for size in (last.size, last.size + 1, 2 * last.size):
         root = hashlib.sha256(b"another log").digest()
-        lie = aics.Checkpoint(origin=after.origin, size=size, root=root)
-        lie = aics.sign_checkpoint(lie, key, after.origin).serialise().encode()
-        shape = aics.consistency_proof_from_tiles(zeros(size), after.size, size) if size > after.size else []
-        witness.refuses(422, after.size, shape, lie)
+        lie = aics.Checkpoint(origin=last.origin, size=size, root=root)
+        lie = aics.sign_checkpoint(lie, key, last.origin).serialise().encode()
+        shape = aics.consistency_proof_from_tiles(zeros(size), last.size, size) if size > last.size else []
+        witness.refuses(422, last.size, shape, lie)
         forks += 1
     witness.keeps_evidence()
-    stranger = aics.Checkpoint(origin=after.origin, size=after.size, root=after.root)
-    stranger = aics.sign_checkpoint(stranger, Ed25519PrivateKey.generate(), after.origin)
-    witness.refuses(403, after.size, [], stranger.serialise().encode())
-    shown = aics.parse_note(witness.shows(after.origin).decode())
-    shown = check_log(aics, shown, parse_policy(aics, policy)[0], [witness.key])
-    if (shown.size, list(shown.witnesses)) != (after.size, [NAME]):
-        raise ValueError("the witness does not show what it co-signed last")
-    return f"verified: {NAME} co-signed {before.size} and {after.size} leaves, and refused {forks} forks"
+    stranger = aics.Checkpoint(origin=last.origin, size=last.size, root=last.root)
+    stranger = aics.sign_checkpoint(stranger, Ed25519PrivateKey.generate(), last.origin)
+    witness.refuses(403, last.size, [], stranger.serialise().encode())
+    if aics.parse_note(witness.shows(last.origin).decode()).text != shown.text:
+        raise ValueError("the witness shows another checkpoint than before the forks")
+    return f"verified: {NAME} co-signed {published.size} published leaves, a receipt needs it, {forks} forks are refused"
+
+
+def needs_it(receipt: str, policy: str) -> None:
+    verify(aics, receipt, policy)
+    lines = receipt.splitlines(keepends=True)
+    without = "".join(line for line in lines if not line.startswith(f"\u2014 {NAME} "))
+    try:
+        verify(aics, without, policy)
+    except ValueError:
+        return
+    raise ValueError("the receipt verifies without the witness as well")
 
 
 def zeros(size: int):
@@ -94,38 +113,36 @@ def log_key(path: Path) -> Ed25519PrivateKey:
 
 
 class Witness:
-    """A process on loopback."""
+    """Its files, and where it is on loopback."""
 
-    def __init__(self, folder: Path, policy: str):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config = folder / "witness.json"
+    def __init__(self, folder: Path):
+        self.folder, self.config = folder, folder / "witness.json"
+
+    def init(self) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
-            self.listen = "{}:{}".format(*free.getsockname())
-        said = self.run("init", "--name", NAME, "--listen", self.listen)
-        vkey = next(word for word in said.split() if word.startswith(f"{NAME}+"))
-        self.key = aics.parse_vkey(vkey)
+            listen = "{}:{}".format(*free.getsockname())
+        said = self.run("init", "--name", NAME, "--listen", listen, "--prefix", PREFIX)
+        key = next(word for word in said.split() if word.startswith(f"{NAME}+"))
+        (self.folder / "witness.vkey").write_text(key)
+        return f'[[foreign_witnesses]]\nkey = "{key}"\nurl = "{self.url}"\n'
+
+    def serve(self, policy: str) -> None:
+        known = self.config.read_text()
         for log in parse_policy(aics, policy)[0]:
-            self.run("add-log", "--origin", log.name, "--vkey", aics.format_vkey(log))
-        self.log = (folder / "witness.log").open("w")
+            key = aics.format_vkey(log)
+            if key not in known:
+                self.run("add-log", "--origin", log.name, "--vkey", key)
+        command = [str(word) for word in self.command("serve")]
+        os.execv(command[0], command)
 
-    def __enter__(self) -> "Witness":
-        command = self.command("serve")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                socket.create_connection(self.listen.split(":"), timeout=1).close()
-                return self
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    self.__exit__()
-                    raise
-            time.sleep(0.05)
+    @property
+    def key(self):
+        return aics.parse_vkey((self.folder / "witness.vkey").read_text())
 
-    def __exit__(self, *_) -> None:
-        self.process.terminate()
-        self.process.wait(SECONDS)
-        self.log.close()
+    @property
+    def url(self) -> str:
+        return f"http://{json.loads(self.config.read_text())['witness']['listen']}{PREFIX}"
 
     def command(self, name: str, *arguments: str) -> list:
         return [sys.executable, "-m", "aics_witness", name, "--config", self.config, *arguments]
@@ -137,33 +154,15 @@ class Witness:
             raise ValueError(f"aics-witness {name} failed: {ran.stderr.strip()}")
         return ran.stdout
 
-    def cosigns(self, old: int, proof: list[bytes], text: bytes, verdict) -> None:
-        """It answers with a co-signature that verifies, with others' code again."""
-        status, answer = self.add_checkpoint(old, proof, text)
-        if status != 200:
-            raise ValueError(f"the witness answered {status}: {answer.decode()}")
-        lines = [line for line in parse_signature_lines(answer.decode()) if line.key_id == self.key.key_id]
-        good = [
-            aics.verify_cosignature(
-                line.signature, NAME, self.key.public_key, verdict.origin, verdict.size, verdict.root
-            )
-            for line in lines
-        ]
-        if good != [True]:
-            raise ValueError("the witness's co-signature does not verify")
-
     def refuses(self, expected: int, old: int, proof: list[bytes], text: bytes) -> None:
-        status, answer = self.add_checkpoint(old, proof, text)
+        body = format_add_checkpoint_request(old, proof, text)
+        status, answer = self.ask(urllib.request.Request(f"{self.url}/add-checkpoint", data=body, method="POST"))
         if status != expected:
             raise ValueError(f"the witness answered {status} and not {expected}: {answer.decode()}")
 
-    def add_checkpoint(self, old: int, proof: list[bytes], text: bytes) -> tuple[int, bytes]:
-        body = format_add_checkpoint_request(old, proof, text)
-        return self.ask(urllib.request.Request(f"http://{self.listen}/add-checkpoint", data=body, method="POST"))
-
     def shows(self, origin: str) -> bytes:
         name = hashlib.sha256(origin.encode()).hexdigest()
-        status, answer = self.ask(urllib.request.Request(f"http://{self.listen}/{name}/checkpoint"))
+        status, answer = self.ask(urllib.request.Request(f"{self.url}/{name}/checkpoint"))
         if status != 200:
             raise ValueError(f"the witness shows nothing: {status}")
         return answer

@@ -49,7 +49,8 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    network = Network(args.program, args.folder / "network")
+    witness = Witness(args.folder / "witness")
+    network = Network(args.program, args.folder / "network", witness)
     report = Report()
     try:
         show(network, args, report)
@@ -60,6 +61,7 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         network.stop()
+        witness.stop()
         if report.failed:
             network.print_complaints()
         shutil.rmtree(args.folder, ignore_errors=True)
@@ -75,8 +77,11 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
     folder = args.folder
     report.step("the commands pass their own tests", own_tests)
     report.step("Kubo and a peer of ours exchange blocks of 4 KiB to 1 MiB", lambda: exchange(args.interop))
-    if not report.step("three hospitals and a regulator run", network.start):
+    if not report.step("a witness that is not ours, aics-witness, makes its key", network.witness.init):
         return
+    if not report.step("three hospitals and a regulator run, and name it in their policy", network.start):
+        return
+    report.step("aics-witness runs, and co-signs what is published from then on", network.witness_follows)
     people = People(network)
     if not report.step("a device and a researcher are enrolled, a patient consents", people.enrol):
         return
@@ -97,13 +102,15 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
         report.step("@ipld/car and we refuse a CAR with one changed bit", cars.refuse_changed)
         report.step("what @ipld/car wrote is imported", cars.import_back)
         report.step("Kubo pins the four records from the CAR's blocks alone", cars.pin)
-    audit = Audit(network, folder, tools)
+    audit = Audit(network, folder, tools, people.custody)
     if report.step("an auditor is let in, and the log grows beyond a tile", audit.prepare):
         report.step("another member leads, and signs with its own log key under the same origin", audit.change_leader)
         report.step("aics-tlog audits the whole log over HTTPS", audit.aics)
         report.step("Go x/mod/sumdb audits the whole log over HTTPS", audit.go)
         report.step("entries are not for a guest", audit.refuse_guest)
-        report.step("aics-witness co-signs under both keys, and refuses forks", audit.witness)
+        report.step("a receipt whose quorum needs aics-witness verifies, and not without it", audit.need_witness)
+        report.step("aics-witness has co-signed under both keys, and refuses forks", audit.witness)
+        report.step("without aics-witness the log goes on, and with it again", audit.lose_witness)
     kubo = Kubo(network, folder)
     if report.step("nodes restart with a Kubo node among their peers", kubo.introduce):
         for record in records.all():
@@ -152,14 +159,60 @@ class Report:
         print(f"FAILED {what}: {why}", flush=True)
 
 
+class Witness:
+    """aics-witness, as a process that knows nothing of ours but the policy file."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.named, self.process = folder, folder / "named.toml", None
+
+    def init(self) -> str:
+        said = checked(self.command("init"))
+        self.named.write_text(said)
+        return said.splitlines()[1]
+
+    def start(self, policy: Path) -> None:
+        command = words([*self.command("serve"), "--policy", policy])
+        with (self.folder / "witness.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(STEP_SECONDS)
+            self.process = None
+
+    def command(self, name: str) -> list:
+        return [sys.executable, HERE / "foreign_witness.py", name, "--folder", self.folder]
+
+
 class Network:
-    """Three hospitals and a regulator, each a process."""
+    """Three hospitals and a regulator, each a process, and a witness that others run."""
 
-    def __init__(self, program: Path, folder: Path):
-        self.program, self.folder = program, folder
+    def __init__(self, program: Path, folder: Path, witness: Witness):
+        self.program, self.folder, self.witness = program, folder, witness
 
-    def start(self) -> None:
-        self.testnet("up", "--nodes", str(len(NODES)), "--dir", self.folder)
+    def start(self) -> str:
+        self.testnet("up", "--nodes", str(len(NODES)), "--foreign-witnesses", self.witness.named, "--dir", self.folder)
+        return self.policy.read_text().splitlines()[-2]
+
+    def witness_follows(self) -> str:
+        """Until the newest checkpoint bears its co-signature, which it does without anything new in the log."""
+        self.witness.start(self.policy)
+        deadline = time.monotonic() + STEP_SECONDS
+        line = ""
+        while not line:
+            ensure(time.monotonic() < deadline, "aics-witness co-signs nothing that is published")
+            time.sleep(0.1)
+            receipt = self.folder / "first.tlog-proof"
+            receipt.unlink(missing_ok=True)
+            self.medanchor(OPERATOR, "log", "prove", "0", "-o", receipt)
+            lines = receipt.read_text().splitlines()
+            line = next((line for line in lines if line.startswith("\u2014 foreign.example/witness ")), "")
+        return line
+
+    @property
+    def policy(self) -> Path:
+        return self.folder / "hospital-a" / "policy.txt"
 
     def stop(self) -> None:
         if self.folder.exists():
@@ -415,8 +468,8 @@ def flip(data: bytes, at: int) -> bytes:
 class Audit:
     """The whole log, as an auditor reads it over HTTPS."""
 
-    def __init__(self, network: Network, folder: Path, tools: Tools):
-        self.network, self.folder, self.tools = network, folder, tools
+    def __init__(self, network: Network, folder: Path, tools: Tools, custody: str):
+        self.network, self.folder, self.tools, self.custody = network, folder, tools, custody
         self.auditor, self.old = network.folder / "homes" / "supervisor", folder / "old.checkpoint"
 
     def prepare(self) -> str:
@@ -452,10 +505,34 @@ class Audit:
     def refuse_guest(self) -> str:
         return refused([*self.tools.go, "--log", *self.go_arguments(self.tools.researcher)])
 
+    def need_witness(self) -> str:
+        """While the regulator is away, four of five are three hospitals and aics-witness."""
+        self.network.testnet("kill", "regulator", "--dir", self.network.folder)
+        try:
+            put = ("put", SMALL, "--custody", self.custody, "--class", "log")
+            self.needed = Path(self.network.medanchor(self.tools.device, *put)["receipt"])
+        finally:
+            self.network.testnet("start", "regulator", "--dir", self.network.folder)
+        policy, without = self.tools.device / "policy.txt", self.folder / "without.tlog-proof"
+        lines = self.needed.read_text().splitlines(keepends=True)
+        without.write_text("".join(line for line in lines if not line.startswith("\u2014 foreign.example/witness ")))
+        ours = [self.network.program, "medanchor", "verify"]
+        checked([*ours, self.needed, "--policy", policy])
+        said = checked([*self.tools.aics, self.needed, policy])
+        for verifier in ([*ours, without, "--policy", policy], [*self.tools.aics, without, policy]):
+            refused(verifier)
+        return said
+
     def witness(self) -> str:
         log_key = self.network.folder / "hospital-a" / "keys" / "log.key"
-        more = ("--old", self.old, "--log-key", log_key, "--folder", self.folder / "witness")
-        return self.tools.tool("foreign_witness.py", *self.arguments(self.other), *more)
+        more = ("--log-key", log_key, "--receipt", self.needed)
+        return checked([*self.network.witness.command("check"), *self.arguments(self.other), *more])
+
+    def lose_witness(self) -> str:
+        self.network.witness.stop()
+        for _ in range(5):
+            self.add_leaf(OPERATOR)
+        return self.network.witness_follows()
 
     def add_leaf(self, home: Path) -> None:
         self.network.medanchor(home, "custody", "new", "--kind", "dataset")
