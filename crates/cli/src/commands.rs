@@ -1,7 +1,7 @@
 use crate::{
     Asking, CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions,
-    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions,
-    PutOptions, Report, Session, Wait,
+    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions, PutOptions, Report,
+    Session, Wait,
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
         CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,

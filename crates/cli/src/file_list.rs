@@ -19,10 +19,7 @@ type Listing = (Vec<Listed>, Vec<(String, anyhow::Error)>);
 
 /// The regular files that are named and all below the folders that are, in the order of their paths. Links are
 /// followed where they are named, and not below a folder. Nothing under `but_not` is found.
-pub(crate) fn list(
-    paths: &[PathBuf],
-    but_not: &[PathBuf],
-) -> Result<Listing> {
+pub(crate) fn list(paths: &[PathBuf], but_not: &[PathBuf]) -> Result<Listing> {
     let mut found = Found {
         but_not,
         files: Vec::new(),
