@@ -22,6 +22,7 @@ mod demo;
 mod equivocation;
 mod fetch;
 mod folder;
+mod founding;
 mod full;
 mod heads;
 mod idle;
