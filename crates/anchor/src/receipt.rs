@@ -89,9 +89,8 @@ impl Receipt {
         let proof = self.to_proof(None);
         let checkpoint = proof.verify(&self.leaf.to_bytes(), policy, strength)?;
         let listed = policy.at(checkpoint.checkpoint.size);
-        let keys = listed.logs().chain(listed.witnesses());
-        if let Some(stranger) = self.checkpoint.stranger(keys) {
-            return Err(ReceiptError::Stranger(stranger.name().to_owned()));
+        if let Some(stranger) = listed.stranger(&self.checkpoint) {
+            return Err(ReceiptError::Stranger(stranger.to_owned()));
         }
         if let Some(opening) = &self.opening {
             self.verify_opening(opening, &checkpoint)?;

@@ -1,6 +1,6 @@
 use crate::{
-    Checkpoint, CheckpointError, Founded, NoteError, SignatureKind, SignedNote, Signer,
-    VerifierKey, VerifierKeyError,
+    Checkpoint, CheckpointError, Founded, NoteError, NoteSignature, SignatureKind, SignedNote,
+    Signer, VerifierKey, VerifierKeyError,
 };
 use medanchor_dag::Did;
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -321,6 +321,13 @@ impl TrustPolicy {
         let is_kept = |key: &&VerifierKey| kept.iter().any(|cosigner| cosigner.key == **key);
         let cosigners = self.witnesses().filter(is_kept);
         note.signed_by([&checked.log].into_iter().chain(cosigners))
+    }
+
+    /// The name on the first signature whose key the policy does not list. A receipt has none; where one has, the
+    /// members may have changed since.
+    pub fn stranger<'n>(&self, note: &'n SignedNote) -> Option<&'n str> {
+        let stranger = note.stranger(self.logs().chain(self.witnesses()));
+        stranger.map(NoteSignature::name)
     }
 
     fn check_quorum(

@@ -94,10 +94,15 @@ impl Session {
         *policy = Arc::new(epochs);
     }
 
-    /// When a checkpoint does not satisfy the policies known here, the members may have changed: follows them.
-    /// What it is worth is then for the check to say.
+    /// When a checkpoint does not satisfy the policies known here, or is signed by somebody whom they do not list, the
+    /// members may have changed: follows them. What it is worth is then for the check to say.
     pub(crate) async fn keep_up(&self, checkpoint: &SignedNote, strength: Strength) {
-        if self.policy().check(checkpoint, strength).is_err() {
+        let policy = self.policy();
+        let is_known = policy.check(checkpoint, strength).is_ok_and(|checked| {
+            let policy = policy.at(checked.checkpoint.size);
+            policy.stranger(checkpoint).is_none()
+        });
+        if !is_known {
             // Without an answer, the check says that the policy is not satisfied.
             let _ = Box::pin(update_policy(self, &[])).await;
         }

@@ -52,7 +52,7 @@ fn founding_out_of_bounds_is_rejected() {
         ("no members", |body| body.members.clear()),
         ("no copies", |body| body.copies = 0),
         ("more copies than members there can be", |body| {
-            body.copies = 33
+            body.copies = 33;
         }),
         ("no quorum", |body| body.quorum = 0),
         ("more co-signatures than co-signers", |body| body.quorum = 4),

@@ -102,13 +102,13 @@ fn witness_that_no_policy_can_name_is_refused() {
             body.key = verifier_key(&format!("{ORIGIN}/hospital-d"), 0x04, &did(W));
         }),
         ("name of a group", |body| {
-            body.key = verifier_key("cosigners", 0x04, &did(W))
+            body.key = verifier_key("cosigners", 0x04, &did(W));
         }),
         ("name of no quorum", |body| {
-            body.key = verifier_key("none", 0x04, &did(W))
+            body.key = verifier_key("none", 0x04, &did(W));
         }),
         ("in clear", |body| {
-            body.url = "http://witness.example".into()
+            body.url = "http://witness.example".into();
         }),
         ("no url", |body| body.url = "witness.example".into()),
         ("no certificate", |body| body.certificate.clear()),
@@ -116,7 +116,7 @@ fn witness_that_no_policy_can_name_is_refused() {
             body.certificate = vec![0; WitnessAdded::MAX_CERTIFICATE_BYTES + 1];
         }),
         ("needless certificate", |body| {
-            body.url = "http://127.0.0.1:7380".into()
+            body.url = "http://127.0.0.1:7380".into();
         }),
         ("no quorum", |body| body.quorum = 0),
     ];
@@ -132,7 +132,7 @@ fn witness_that_no_policy_can_name_is_refused() {
     }
     let conflicts: [Change<WitnessAdded>; 4] = [
         ("name of another", |body| {
-            body.key = verifier_key("regulator", 0x04, &did(W))
+            body.key = verifier_key("regulator", 0x04, &did(W));
         }),
         ("key of another", |body| {
             body.key = verifier_key(W, 0x04, &did("regulator/cosigner"));
