@@ -1,9 +1,10 @@
 //! Faults that a node must be built for: a leader that lies, a disk that fails or forgets, rows of a database that
-//! somebody has changed. After each, nothing that was acknowledged may be missing, one log must explain all that
+//! somebody has changed, a death at a certain step of a write. After each, nothing that was acknowledged may be missing, one log must explain all that
 //! clients were told, and who is wrong must have been named.
 
 mod disks;
 mod lies;
+mod steps;
 
 use crate::{
     Network, NetworkOptions, interrupt::on_ctrl_c, load::Load, network::this_program,
@@ -13,6 +14,7 @@ use anyhow::{Context, Result};
 use disks::DISKS;
 use fastrand::Rng;
 use lies::LIES;
+use medanchor_node::Folder;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -20,6 +22,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use steps::STEPS;
 use tokio::runtime::Runtime;
 
 /// Which faults, and with what.
@@ -61,16 +64,19 @@ fn tell(run: &mut Run, options: &FaultOptions, dir: &Path) -> Result<()> {
         None => in_brief || !options.brief,
     };
     for lie in LIES.iter().filter(|lie| wanted(lie.name, lie.in_brief)) {
-        let mut ground = Ground::lay(&dir.join(lie.name), &faulty)?;
+        let mut ground = Ground::lay(&dir.join(lie.name), &faulty, |_| Ok(()))?;
         lie.tell(run, &mut ground, &mut rng)
             .with_context(|| format!("the lie `{}`", lie.name))?;
     }
     let disks = DISKS.iter().filter(|disk| wanted(disk.name, disk.in_brief));
     let disks: Vec<_> = disks.collect();
     if !disks.is_empty() {
-        let mut ground = Ground::lay(&dir.join("disks"), &faulty)?;
+        let mut ground = Ground::lay(&dir.join("disks"), &faulty, |_| Ok(()))?;
         disks::strike(run, &mut ground, &disks, &mut rng).context("a broken disk")?;
     }
+    let steps = STEPS.iter().filter(|step| wanted(step.name, step.in_brief));
+    let steps: Vec<_> = steps.collect();
+    steps::strike(run, dir, &faulty, &steps, &mut rng).context("a step of the write path")?;
     Ok(())
 }
 
@@ -85,7 +91,11 @@ struct Ground {
 }
 
 impl Ground {
-    fn lay(dir: &Path, faulty: &Path) -> Result<Self> {
+    fn lay(
+        dir: &Path,
+        faulty: &Path,
+        prepare: impl FnOnce(&mut Network) -> Result<()>,
+    ) -> Result<Self> {
         fs::create_dir_all(dir).context("make the folder")?;
         let program = this_program()?;
         let options = NetworkOptions {
@@ -95,6 +105,7 @@ impl Ground {
             foreign_witnesses: Vec::new(),
         };
         let mut network = Network::found(&dir.join("network"), &options)?;
+        prepare(&mut network)?;
         network.start()?;
         Ok(Self {
             runtime: Runtime::new().context("start the runtime")?,
@@ -170,6 +181,20 @@ impl Ground {
         Ok(alarms)
     }
 
+    /// What a node has co-signed last of the network's log, with when.
+    fn last_cosigned(&mut self, name: &str) -> Result<String> {
+        let folder = Folder::new(self.network.process(name)?.folder()).cosigned();
+        let mut last = String::new();
+        for file in fs::read_dir(folder).context("find what was co-signed")? {
+            let path = file?.path();
+            // Beside it may be the next one, which is being written.
+            if path.extension().is_none() {
+                last = fs::read_to_string(path).context("read what was co-signed")?;
+            }
+        }
+        Ok(last)
+    }
+
     /// Every operator has looked into it, and lets their node go on.
     fn acknowledge_all(&mut self) -> Result<()> {
         let processes = self.network.processes();
@@ -181,6 +206,14 @@ impl Ground {
         }
         Ok(())
     }
+}
+
+/// The node that says of itself that it leads. What the others say they may remember from before a restart.
+fn leading(ground: &Ground) -> Result<Option<String>> {
+    let status = ground.people.operator.run(["status"])?;
+    let mut nodes = status.json["nodes"].as_array().into_iter().flatten();
+    let leader = nodes.find(|node| node["role"] == "leader");
+    Ok(leader.and_then(|node| node["node"].as_str().map(str::to_owned)))
 }
 
 /// Waits until `found` gives something.

@@ -78,7 +78,7 @@ impl NodeProcess {
             .append(true)
             .open(self.log())
             .context("open the node's log")?;
-        let child = Command::new(&self.program)
+        let mut child = Command::new(&self.program)
             .arg("medanchord")
             .arg("--data")
             .arg(&self.folder)
@@ -91,6 +91,13 @@ impl NodeProcess {
             .spawn()
             .with_context(|| format!("start node `{}`", self.name))?;
         fs::write(pid_file(&self.folder), child.id().to_string()).context("write the pid file")?;
+        // It may run a moment before the kernel says what: until then nobody would find it.
+        while running_pid(&self.folder).is_none() {
+            if child.try_wait().context("wait for the node")?.is_some() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         self.child = Some(child);
         Ok(())
     }

@@ -2,15 +2,18 @@
 
 use crate::{
     Network,
-    load::{Load, Told, leaves_of},
+    load::{Load, Put, Told, leaves_of},
+    people::People,
     run_folder::RunFolder,
 };
 use anyhow::{Context, Result};
+use fastrand::Rng;
 use medanchor_anchor::{Checkpoint, MemoryTables, SignedNote, tree};
 use medanchor_node::Folder;
 use serde_json::{Value, json};
 use std::{
     fs,
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -131,6 +134,31 @@ impl Run {
         })
     }
 
+    /// Some of the payloads that were put must come back as they were. `dir` is for the copies.
+    pub(crate) fn read_back(
+        &mut self,
+        people: &People,
+        puts: &[Put],
+        dir: &Path,
+        rng: &mut Rng,
+    ) -> Result<()> {
+        let copy = dir.join("copy");
+        let sample = sample(puts, rng);
+        self.passed("payloads read back", sample.len(), || {
+            for put in sample {
+                let arguments = ["get", &put.record, "--purpose", "TREAT", "-o"];
+                let copy_name = copy.to_str().context("name the copy")?;
+                people
+                    .clinician
+                    .run(arguments.into_iter().chain([copy_name]))?
+                    .success()?;
+                let read = fs::read(&copy).context("read the copy")?;
+                anyhow::ensure!(read == put.payload, "`{}` is another payload", put.record);
+            }
+            Ok(())
+        })
+    }
+
     /// Every leaf, once all of these nodes have the same.
     fn equal_logs(
         &self,
@@ -213,13 +241,28 @@ impl Run {
     }
 }
 
+/// The last, and some of the others.
+fn sample<'a>(puts: &'a [Put], rng: &mut Rng) -> Vec<&'a Put> {
+    let Some((last, others)) = puts.split_last() else {
+        return Vec::new();
+    };
+    let mut sample = rng.choose_multiple(others.iter(), SAMPLE);
+    sample.push(last);
+    sample
+}
+
 /// What each co-signer, running or not, has signed last.
 fn cosigned(network: &Network) -> Result<Vec<(String, Checkpoint)>> {
     let mut all = Vec::new();
     for node in network.nodes.iter().chain(&network.witness) {
         let folder = Folder::new(node.folder()).cosigned();
         for file in fs::read_dir(folder).context("find what was co-signed")? {
-            let text = fs::read_to_string(file?.path()).context("read what was co-signed")?;
+            let path = file?.path();
+            // A node that was killed may have left half of a next one beside it.
+            if path.extension().is_some() {
+                continue;
+            }
+            let text = fs::read_to_string(path).context("read what was co-signed")?;
             let note = SignedNote::parse(&text).context("parse what was co-signed")?;
             all.push((node.name.clone(), note.text().parse()?));
         }
@@ -229,4 +272,6 @@ fn cosigned(network: &Network) -> Result<Vec<(String, Checkpoint)>> {
 
 /// Acknowledgements between two faults.
 const PROGRESS: u64 = 20;
+/// Payloads that are read back.
+const SAMPLE: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(180);

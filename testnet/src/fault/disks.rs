@@ -69,21 +69,21 @@ pub(super) const DISKS: [Disk; 14] = [
     sync("log: syncs are slow", true, "raft.redb", "slow", Ends::Not),
     sync(
         "state: power fails within a sync",
-        true,
+        false,
         "state.redb",
         "torn",
         Ends::Dies,
     ),
     sync(
         "state: power fails before a sync",
-        false,
+        true,
         "state.redb",
         "before",
         Ends::Dies,
     ),
     sync(
         "state: power fails after a sync",
-        false,
+        true,
         "state.redb",
         "after",
         Ends::Dies,
@@ -97,7 +97,7 @@ pub(super) const DISKS: [Disk; 14] = [
     ),
     sync(
         "state: sync fails, all is kept",
-        false,
+        true,
         "state.redb",
         "kept",
         FAILS,

@@ -1,7 +1,8 @@
-use super::{Ground, wait_for};
+use super::{Ground, leading, wait_for};
 use crate::{Home, load::Load, run::Run};
 use anyhow::{Context, Result};
 use fastrand::Rng;
+use medanchor_anchor::{Checkpoint, SignedNote};
 use std::{fs, thread, time::Duration};
 
 /// What a leader tells one follower, and what comes of it.
@@ -26,28 +27,19 @@ enum Named {
 }
 
 /// In the order in which they are told.
-pub(super) const LIES: [Lie; 5] = [
-    Lie {
-        name: "second-head",
-        in_brief: true,
-        named: Named::Proved,
-        deceives: false,
-    },
-    Lie {
-        name: "fork",
-        in_brief: true,
-        named: Named::Proved,
-        deceives: true,
-    },
-    Lie {
-        name: "other-batch",
-        in_brief: false,
-        named: Named::Alarm("not-signed"),
-        deceives: false,
-    },
+pub(super) const LIES: [Lie; 11] = [
+    second_head("second-head", false),
+    second_head("second-head-dropped", true),
+    second_head("second-head-substituted", false),
+    fork("fork", false),
+    fork("fork-dropped", false),
+    fork("fork-substituted", true),
+    other_batch("other-batch", false),
+    other_batch("other-batch-dropped", false),
+    other_batch("other-batch-substituted", true),
     Lie {
         name: "ahead",
-        in_brief: false,
+        in_brief: true,
         named: Named::Logged("s ahead of this node's clock"),
         deceives: false,
     },
@@ -58,6 +50,33 @@ pub(super) const LIES: [Lie; 5] = [
         deceives: false,
     },
 ];
+
+const fn second_head(name: &'static str, in_brief: bool) -> Lie {
+    Lie {
+        name,
+        in_brief,
+        named: Named::Proved,
+        deceives: false,
+    }
+}
+
+const fn fork(name: &'static str, in_brief: bool) -> Lie {
+    Lie {
+        name,
+        in_brief,
+        named: Named::Proved,
+        deceives: true,
+    }
+}
+
+const fn other_batch(name: &'static str, in_brief: bool) -> Lie {
+    Lie {
+        name,
+        in_brief,
+        named: Named::Alarm("not-signed"),
+        deceives: false,
+    }
+}
 
 impl Lie {
     pub(super) fn tell(&self, run: &mut Run, ground: &mut Ground, rng: &mut Rng) -> Result<()> {
@@ -87,6 +106,10 @@ impl Lie {
             })?;
             run.note(&format!("{name} names it: {how}"), load.acknowledged());
         }
+        let stopped = match self.named {
+            Named::Proved => stay_silent(run, ground, &honest)?,
+            Named::Alarm(_) | Named::Logged(_) => Vec::new(),
+        };
 
         // The operators agree to stop the liar, and it comes back with an honest program.
         ground.network.process(&liar)?.kill()?;
@@ -95,6 +118,13 @@ impl Lie {
         }
         ground.start(&liar)?;
         go_on(run, ground, &load)?;
+        for (name, last) in &stopped {
+            if !self.deceives || *name != victim {
+                wait_for(&format!("`{name}` co-signs again"), || {
+                    Ok((ground.last_cosigned(name)? != *last).then_some(()))
+                })?;
+            }
+        }
         let told = load.stop(&ground.runtime)?;
         let kept = ground.hospitals().into_iter();
         let kept: Vec<String> = kept
@@ -170,6 +200,46 @@ impl Lie {
     }
 }
 
+/// Whoever has raised such an alarm co-signs nothing while it stands, however much waits for it. Gives what each has
+/// co-signed last.
+fn stay_silent(
+    run: &mut Run,
+    ground: &mut Ground,
+    names: &[String],
+) -> Result<Vec<(String, String)>> {
+    let mut silent = Vec::new();
+    // What was asked for before the alarm may be signed after it. Then the leader asks again and again.
+    let silence = wait_for("nothing is co-signed", || {
+        let before = std::mem::take(&mut silent);
+        for name in names {
+            silent.push((name.clone(), ground.last_cosigned(name)?));
+        }
+        thread::sleep(SILENT);
+        let is_silent = before == silent && !before.is_empty();
+        let covers_all = |note: &str| -> Result<bool> {
+            let note = SignedNote::parse(note).context("parse what was co-signed")?;
+            let checkpoint: Checkpoint = note.text().parse()?;
+            Ok(checkpoint.size >= longest(ground)?)
+        };
+        for (_, note) in &silent {
+            if !is_silent || covers_all(note)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    });
+    run.passed("nodes co-sign nothing", names.len(), || silence)?;
+    Ok(silent)
+}
+
+/// Leaves of the longest log.
+fn longest(ground: &Ground) -> Result<u64> {
+    let status = ground.people.operator.run(["status"])?;
+    let nodes = status.json["nodes"].as_array().into_iter().flatten();
+    let sizes = nodes.filter_map(|node| node["tree_size"].as_u64());
+    Ok(sizes.max().unwrap_or(0))
+}
+
 /// Sees to it that this node leads: whoever was elected instead of it is stopped until the next election.
 fn lead(ground: &mut Ground, name: &str) -> Result<()> {
     for _ in 0..TRIES {
@@ -182,14 +252,6 @@ fn lead(ground: &mut Ground, name: &str) -> Result<()> {
         ground.network.process(&leader)?.start()?;
     }
     anyhow::bail!("`{name}` is not elected, again and again")
-}
-
-/// The node that says of itself that it leads. What the others say they may remember from before a restart.
-fn leading(ground: &Ground) -> Result<Option<String>> {
-    let status = ground.people.operator.run(["status"])?;
-    let mut nodes = status.json["nodes"].as_array().into_iter().flatten();
-    let leader = nodes.find(|node| node["role"] == "leader");
-    Ok(leader.and_then(|node| node["node"].as_str().map(str::to_owned)))
 }
 
 /// Acknowledges what comes, until the network does again what it should.
@@ -208,3 +270,4 @@ const TRIES: usize = 20;
 /// What the faulty build says once it was answered.
 const TOLD: &str = "a lie was told";
 const ENOUGH: u64 = 20;
+const SILENT: Duration = Duration::from_secs(3);
