@@ -6,21 +6,15 @@ mod faults;
 mod links;
 
 use crate::{
-    Network, NetworkOptions,
-    interrupt::on_ctrl_c,
-    load::{Load, Put},
-    network::this_program,
-    people::People,
-    run::Run,
-    run_folder::RunFolder,
+    Network, NetworkOptions, interrupt::on_ctrl_c, load::Load, network::this_program,
+    people::People, run::Run, run_folder::RunFolder,
 };
 use anyhow::{Context, Result};
 use clocks::Clocks;
 use fastrand::Rng;
-use faults::{Fault, Means};
+use faults::{Faults, Means};
 use links::Links;
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -90,21 +84,7 @@ impl Run {
             .map(|node| node.name.as_str())
             .collect();
         self.check(&runtime, &network, &all, &told)?;
-        let copy = dir.join("copy");
-        let sample = sample(&told.puts, &mut rng);
-        self.passed("payloads read back", sample.len(), || {
-            for put in sample {
-                let arguments = ["get", &put.record, "--purpose", "TREAT", "-o"];
-                let copy_name = copy.to_str().context("name the copy")?;
-                people
-                    .clinician
-                    .run(arguments.into_iter().chain([copy_name]))?
-                    .success()?;
-                let read = fs::read(&copy).context("read the copy")?;
-                anyhow::ensure!(read == put.payload, "`{}` is another payload", put.record);
-            }
-            Ok(())
-        })
+        self.read_back(&people, &told.puts, dir, &mut rng)
     }
 
     /// One fault after the other; after each the network must go on by itself.
@@ -117,11 +97,13 @@ impl Run {
     ) -> Result<()> {
         let processes = means.network.processes();
         let names: Vec<String> = processes.map(|node| node.name.clone()).collect();
+        let mut faults = Faults::new(means.clocks.is_some());
         let end = Instant::now() + lasts;
-        while Instant::now() < end {
+        // A short soak lasts a little longer, until it has seen everything.
+        while Instant::now() < end || faults.coverage().0 < faults.coverage().1 {
             self.wait_for_progress(load)?;
             let leader = means.network.operator(0)?.run(["status"])?.text("leader")?;
-            let fault = Fault::draw(rng, &names, &leader);
+            let fault = faults.draw(rng, &names, &leader);
             let lasts = Duration::from_millis(rng.u64(200..8000));
             let what = format!("{fault}, {:.1} s", lasts.as_secs_f64());
             self.note(&what, load.acknowledged());
@@ -130,19 +112,10 @@ impl Run {
                 .with_context(|| format!("{fault}"))?;
             means.network.wait_until_ready()?;
         }
+        let (drawn, kinds) = faults.coverage();
+        self.say(&format!("struck: {drawn} of {kinds} kinds of faults"));
         self.wait_for_progress(load)
     }
 }
 
-/// The last, and some of the others.
-fn sample<'a>(puts: &'a [Put], rng: &mut Rng) -> Vec<&'a Put> {
-    let Some((last, others)) = puts.split_last() else {
-        return Vec::new();
-    };
-    let mut sample = rng.choose_multiple(others.iter(), SAMPLE);
-    sample.push(last);
-    sample
-}
-
 const NODES: u8 = 3;
-const SAMPLE: usize = 10;

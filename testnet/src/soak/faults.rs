@@ -26,6 +26,55 @@ pub(crate) enum Fault {
     Clock(String, i64),
 }
 
+/// Draws faults: each kind strikes once before any strikes again.
+pub(crate) struct Faults {
+    kinds: Vec<Kind>,
+    /// Of this round, in the order in which they come from the end.
+    left: Vec<Kind>,
+    drawn: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Kill,
+    KillTwo,
+    KillAll,
+    Stop,
+    Pause,
+    Isolate(Way),
+    Cut(Way),
+    Clock(i64),
+}
+
+impl Faults {
+    /// All kinds; those of clocks where they can be set.
+    pub(crate) fn new(with_clocks: bool) -> Self {
+        let kinds = KINDS.into_iter();
+        let possible = kinds.filter(|kind| with_clocks || !matches!(kind, Kind::Clock(_)));
+        Self {
+            kinds: possible.collect(),
+            left: Vec::new(),
+            drawn: 0,
+        }
+    }
+
+    /// The next one.
+    pub(crate) fn draw(&mut self, rng: &mut Rng, names: &[String], leader: &str) -> Fault {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.kinds);
+            rng.shuffle(&mut self.left);
+        }
+        let kind = self.left.pop().unwrap_or(Kind::Kill);
+        self.drawn += 1;
+        Fault::of(kind, rng, names, leader)
+    }
+
+    /// How many kinds were drawn, and how many there are.
+    pub(crate) fn coverage(&self) -> (usize, usize) {
+        (self.drawn.min(self.kinds.len()), self.kinds.len())
+    }
+}
+
 /// What faults are done with.
 pub(crate) struct Means<'a> {
     pub(crate) network: &'a mut Network,
@@ -48,38 +97,28 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// The next one. Every second one strikes the leader.
-    pub(crate) fn draw(rng: &mut Rng, names: &[String], leader: &str) -> Self {
-        let any = |rng: &mut Rng| {
-            let name = rng.choice(names).map_or(leader, String::as_str);
-            if rng.bool() { leader } else { name }.to_owned()
-        };
-        let way = |rng: &mut Rng| {
-            if rng.bool() {
-                Way::Silent
-            } else {
-                Way::Refused
-            }
-        };
-        let struck = any(rng);
-        match rng.u8(0..14) {
-            0..3 => Self::Kill(vec![struck]),
-            3 => {
+    /// One of this kind. About every second one strikes the leader.
+    fn of(kind: Kind, rng: &mut Rng, names: &[String], leader: &str) -> Self {
+        let name = rng.choice(names).map_or(leader, String::as_str);
+        let struck = if rng.bool() { leader } else { name }.to_owned();
+        match kind {
+            Kind::Kill => Self::Kill(vec![struck]),
+            Kind::KillTwo => {
                 let mut two = names.to_vec();
                 rng.shuffle(&mut two);
                 two.truncate(2);
                 Self::Kill(two)
             }
-            4 => Self::Kill(names.to_vec()),
-            5 => Self::Stop(struck),
-            6..8 => Self::Pause(struck),
-            8..11 => Self::Isolate(struck, way(rng)),
-            11..13 => Self::Clock(struck, if rng.bool() { HOUR } else { -HOUR }),
-            _ => {
+            Kind::KillAll => Self::Kill(names.to_vec()),
+            Kind::Stop => Self::Stop(struck),
+            Kind::Pause => Self::Pause(struck),
+            Kind::Isolate(way) => Self::Isolate(struck, way),
+            Kind::Cut(way) => {
                 let others: Vec<&String> = names.iter().filter(|name| **name != struck).collect();
                 let to = rng.choice(others).cloned().unwrap_or_default();
-                Self::Cut(struck, to, way(rng))
+                Self::Cut(struck, to, way)
             }
+            Kind::Clock(seconds) => Self::Clock(struck, seconds),
         }
     }
 
@@ -134,3 +173,47 @@ impl Fault {
 }
 
 const HOUR: i64 = 3600;
+const KINDS: [Kind; 11] = [
+    Kind::Kill,
+    Kind::KillTwo,
+    Kind::KillAll,
+    Kind::Stop,
+    Kind::Pause,
+    Kind::Isolate(Way::Silent),
+    Kind::Isolate(Way::Refused),
+    Kind::Cut(Way::Silent),
+    Kind::Cut(Way::Refused),
+    Kind::Clock(HOUR),
+    Kind::Clock(-HOUR),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_drawn_before_any_is_drawn_again() {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let kind = |fault: &Fault| match fault {
+            Fault::Kill(names) => format!("kill {}", names.len()),
+            Fault::Stop(_) => "stop".to_owned(),
+            Fault::Pause(_) => "pause".to_owned(),
+            Fault::Isolate(_, way) => format!("isolate {way}"),
+            Fault::Cut(from, to, way) => {
+                assert_ne!(from, to);
+                format!("cut {way}")
+            }
+            Fault::Clock(_, seconds) => format!("clock {seconds}"),
+        };
+        for (with_clocks, count) in [(true, KINDS.len()), (false, KINDS.len() - 2)] {
+            let mut rng = Rng::with_seed(7);
+            let mut faults = Faults::new(with_clocks);
+            for _ in 0..3 {
+                let round = (0..count).map(|_| kind(&faults.draw(&mut rng, &names, "b")));
+                let round: std::collections::BTreeSet<String> = round.collect();
+                assert_eq!(round.len(), count);
+            }
+            assert_eq!(faults.coverage(), (count, count));
+        }
+    }
+}
