@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Remains, append, assert_holds, identity};
 use crate::codec::meta_to_pb;
 use crate::snapshot::SnapshotFile;
 use crate::{Alarm, NodeId, Replica, ReplicaConfig};
-use medanchor_anchor::{Appended, Digested, StateDigest, testing};
+use medanchor_anchor::{Appended, Digested, Read as _, StateDigest, testing};
 use medanchor_api::pb::raft::{self as pb, install_snapshot_request::Part};
 use medanchor_dag::{Hash, SigningKey};
 use std::fs::File;
@@ -176,6 +176,27 @@ async fn full_log_whose_snapshots_were_lost_does_not_wait_for_ever() {
     let leader = cluster.leader().await;
     certified(cluster.replica(leader), 50).await;
     append(cluster.replica(leader), std::iter::once("bob".to_owned())).await;
+}
+
+/// At its worst moment: the snapshot has its name, its rows are not loaded, and the old log is still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_died_while_it_installed_a_snapshot_goes_on() {
+    let mut cluster = Cluster::founded(3, frequent).await;
+    let leader = cluster.leader().await;
+    let mut acknowledged = append(cluster.replica(leader), ["first".to_owned()].into_iter()).await;
+    let away = cluster.nodes.keys().copied().find(|id| *id != leader);
+    let away = away.unwrap();
+    cluster.replica(away).barrier().await.unwrap();
+    let remains = cluster.kill(away).await;
+    let names = (0..30).map(|n| format!("person-{n}"));
+    acknowledged.extend(append(cluster.replica(leader), names).await);
+    certified(cluster.replica(leader), 15).await;
+
+    let snapshot = cluster.nodes[&leader].dir.path().join("snapshot");
+    std::fs::copy(snapshot, remains.dir.path().join("snapshot")).unwrap();
+    cluster.start(away, remains).await;
+    cluster.assert_equal().await;
+    assert_holds(cluster.replica(away), &acknowledged);
 }
 
 /// A new third node that only a liar talks to.

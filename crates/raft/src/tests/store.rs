@@ -1,8 +1,8 @@
-use super::backend::Disk;
+use super::backend::{Disk, SyncFailure};
 use super::cluster::{identity, network};
 use crate::Identity;
 use crate::heads::HeadSigner;
-use crate::log_store::{LONG_BYTES, LogStore};
+use crate::log_store::{LONG_BYTES, LogStore, go_on_after};
 use crate::snapshot::SnapshotFile;
 use crate::snapshots::Snapshots;
 use crate::state_store::StateStore;
@@ -87,6 +87,91 @@ async fn open_completes_an_installation_that_was_cut_off() {
     // The crash came after the snapshot was put in place and before the state was changed.
     let reopened = open(&Disk::default(), dir.path());
     assert_eq!(*reopened.applied().borrow(), *store.applied().borrow());
+}
+
+/// Half of it, or all of it: without its name it is nothing.
+#[tokio::test]
+async fn snapshot_that_was_being_written_is_removed() {
+    let bytes = snapshot_bytes().await;
+    for written in [
+        &bytes[..0],
+        &bytes[..bytes.len() / 2],
+        &torn(&bytes, 0),
+        &bytes,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(".snapshot-a1b2c3"), written).unwrap();
+        let store = open(&Disk::default(), dir.path());
+        assert_eq!(store.applied().borrow().tree_size, 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+/// It was synced before it got its name, so that only a broken disk can show one that is cut or torn.
+#[tokio::test]
+async fn torn_snapshot_is_never_loaded() {
+    let bytes = snapshot_bytes().await;
+    let cut = (0..bytes.len()).step_by(61).map(|at| bytes[..at].to_vec());
+    let sectors = bytes.len().div_ceil(SECTOR);
+    let torn = (0..sectors).map(|sector| torn(&bytes, sector));
+    for damaged in cut.chain(torn) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("snapshot"), damaged).unwrap();
+        let disk = Disk::default();
+        // Either it is not used, or the node does not start.
+        if let Ok(store) = try_open(&disk, dir.path()) {
+            assert_eq!(store.applied().borrow().tree_size, 0);
+        }
+        std::fs::remove_file(dir.path().join("snapshot")).unwrap();
+        let store = open(&disk.after_power_loss(), dir.path());
+        assert_eq!(store.applied().borrow().tree_size, 0);
+    }
+}
+
+/// The rows of a snapshot come with one transaction: after a crash in it, the next start loads them all.
+#[tokio::test]
+async fn crash_while_rows_are_loaded_is_made_good_at_the_next_start() {
+    for failure in [SyncFailure::Lost, SyncFailure::Persisted] {
+        let (_source, mut source) = founded().await;
+        let mut builder = source.get_snapshot_builder().await;
+        let snapshot = builder.build_snapshot().await.unwrap();
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let mut state = open(&disk, dir.path());
+        disk.fail(failure);
+        let installed = state.install_snapshot(&snapshot.meta, snapshot.snapshot);
+        assert!(installed.await.is_err(), "{failure:?}");
+        assert_eq!(state.applied().borrow().tree_size, 0, "{failure:?}");
+        let reopened = open(&disk.after_power_loss(), dir.path());
+        assert_eq!(
+            *reopened.applied().borrow(),
+            *source.applied().borrow(),
+            "{failure:?}"
+        );
+    }
+}
+
+/// After the rows are loaded the log still begins before them.
+#[tokio::test]
+async fn log_that_was_not_purged_for_a_snapshot_is_purged_after_the_crash() {
+    let bytes = snapshot_bytes().await;
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let log_disk = Disk::default();
+    let purged = entry(2, Vec::new()).log_id;
+    go_on_after(&log_disk.database(), &purged).unwrap();
+    std::fs::write(dir.path().join("snapshot"), &bytes).unwrap();
+    drop(open(&disk, dir.path()));
+
+    let state = open(&disk.after_power_loss(), dir.path());
+    let applied = state.last_applied().unwrap().unwrap();
+    let log = log_disk.after_power_loss();
+    let mut log = LogStore::open(log.database(), signer(1, state)).unwrap();
+    let before = log.get_log_state().await.unwrap();
+    assert_eq!(before.last_purged_log_id, Some(purged));
+    assert_eq!(before.last_log_id, Some(entry(3, Vec::new()).log_id));
+    log.purge(applied).await.unwrap();
+    let after = log.get_log_state().await.unwrap();
+    assert_eq!(after.last_purged_log_id, Some(applied));
+    assert_eq!(after.last_log_id, Some(applied));
 }
 
 #[tokio::test]
@@ -184,15 +269,38 @@ async fn founded() -> (tempfile::TempDir, StateStore) {
     (dir, store)
 }
 
-/// The state of a member that is alone and makes a snapshot after every entry.
+/// The file of a certified snapshot of a state that holds the founding statement, from entry 9.
+async fn snapshot_bytes() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&Disk::default(), dir.path());
+    store.apply([founding(9)]).await.unwrap();
+    let mut builder = store.get_snapshot_builder().await;
+    builder.build_snapshot().await.unwrap();
+    std::fs::read(dir.path().join("snapshot")).unwrap()
+}
+
+/// A sector of it did not reach the disk.
+fn torn(bytes: &[u8], sector: usize) -> Vec<u8> {
+    let mut torn = bytes.to_vec();
+    let from = sector * SECTOR;
+    let until = torn.len().min(from + SECTOR);
+    torn[from..until].fill(0);
+    torn
+}
+
 fn open(disk: &Disk, dir: &Path) -> StateStore {
+    try_open(disk, dir).unwrap()
+}
+
+/// The state of a member that is alone and makes a snapshot after every entry.
+fn try_open(disk: &Disk, dir: &Path) -> Result<StateStore, crate::StoreError> {
     let identity = Identity {
         founded: alone(),
         joined: alone(),
         ..identity(1)
     };
-    let snapshots = Snapshots::open(dir.to_owned(), identity, 1).unwrap();
-    StateStore::open(disk.database(), snapshots).unwrap()
+    let snapshots = Snapshots::open(dir.to_owned(), identity, 1)?;
+    StateStore::open(disk.database(), snapshots)
 }
 
 /// A network of one organisation.
@@ -240,6 +348,7 @@ fn signer(node_id: NodeId, state: StateStore) -> HeadSigner {
 }
 
 const A_WHILE: Duration = Duration::from_millis(200);
+const SECTOR: usize = 512;
 
 struct Builder;
 
