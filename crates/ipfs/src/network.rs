@@ -644,3 +644,81 @@ const MAX_STREAMS: usize = 256;
 const MAX_OPENING: usize = 64;
 /// Connections are kept for as long as they work.
 const FAR_AWAY: Duration = Duration::from_hours(24 * 365);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PeerAddress, PeerKey, SwarmKey, testing::FlakyStore};
+    use futures::FutureExt;
+
+    async fn bind(number: u8, peers: Vec<PeerAddress>) -> (Network, Parts) {
+        let key = SwarmKey::parse(&format!(
+            "/key/swarm/psk/1.0.0/\n/base16/\n{}\n",
+            hex::encode([7; 32])
+        ));
+        let config = PeerConfig {
+            key: PeerKey::from_seed(&[number; 32]),
+            swarm_key: key.unwrap(),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+            peers,
+        };
+        let timing = Timing {
+            first_redial: Duration::from_millis(20),
+            ..Timing::default()
+        };
+        let (local, _) = LocalBlocks::new(Arc::new(FlakyStore::with(&[])));
+        Network::bind(&config, timing, Arc::new(local))
+            .await
+            .unwrap()
+    }
+
+    fn peer(number: u8, address: Option<String>) -> PeerAddress {
+        PeerAddress {
+            peer_id: PeerKey::from_seed(&[number; 32]).peer_id(),
+            address,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn addresses_that_a_peer_says_it_has_are_never_dialled() {
+        let decoy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = decoy.local_addr().unwrap().port();
+        let told: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+        let (mut talker, talking) = bind(1, vec![peer(9, None)]).await;
+        talker.swarm.add_external_address(told.clone());
+        let address = talker.listen_addresses().remove(0);
+        let running = tokio::spawn(talker.run());
+
+        let (mut network, parts) = bind(9, vec![peer(1, Some(address))]).await;
+        network.dial_due();
+        loop {
+            let event = network.swarm.select_next_some().await;
+            let learnt = match &event {
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    info,
+                    ..
+                })) => info.listen_addrs.contains(&told),
+                _ => false,
+            };
+            network.on_event(event);
+            if learnt {
+                break;
+            }
+        }
+        // It goes away: now another address would be welcome.
+        tokio::spawn(network.run());
+        talking.stopping.cancel();
+        running.await.unwrap();
+        let unreachable = DialFailure::Unreachable;
+        while !parts
+            .exchange
+            .failures()
+            .iter()
+            .any(|(_, why)| *why == unreachable)
+        {
+            tokio::task::yield_now().await;
+        }
+        assert!(decoy.accept().now_or_never().is_none());
+        parts.stopping.cancel();
+    }
+}
