@@ -9,12 +9,27 @@ use futures::future::join_all;
 use medanchor_anchor::{Append, AppendError, Appended, Group, Hold, SignedStatement, Submission};
 use medanchor_dag::Hash;
 use medanchor_raft::Replica;
-use std::{collections::BTreeMap, mem, sync::Arc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+use tokio::sync::{
+    Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot,
+};
 
 /// A handle; its task ends with the last of them.
 #[derive(Clone)]
-pub(crate) struct Gatherer(mpsc::Sender<Waiting>);
+pub(crate) struct Gatherer {
+    waiting: mpsc::Sender<Waiting>,
+    turns: Arc<Mutex<Turns>>,
+}
+
+/// The statements that are being anchored.
+type Turns = BTreeMap<Hash, Weak<AsyncMutex<()>>>;
+
+/// The right to have a statement anchored: nobody else has it now.
+pub(crate) type StatementTurn = OwnedMutexGuard<()>;
 
 /// What is to be appended.
 pub(crate) enum Gathered {
@@ -36,19 +51,39 @@ impl Gatherer {
         holders: Arc<Holders>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        (Self(sender), gather(Work { replica, holders }, receiver))
+        let gatherer = Self {
+            waiting: sender,
+            turns: Arc::default(),
+        };
+        (gatherer, gather(Work { replica, holders }, receiver))
+    }
+
+    /// Waits while the same statement is being anchored: a large record takes longer than a call, and the call is then
+    /// made again.
+    pub(crate) async fn turn(&self, statement: Hash) -> StatementTurn {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let turn = turns.get(&statement).and_then(Weak::upgrade);
+            let turn = turn.unwrap_or_default();
+            turns.insert(statement, Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
     }
 
     /// Has it held where it must be, and waits until its leaf is durable on a quorum and applied here.
     pub(crate) async fn append(&self, submission: Gathered) -> Result<Appended, SubmitError> {
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { submission, reply };
-        self.0.try_send(waiting).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded {
-                retry_after: RETRY_AFTER,
-            },
-            mpsc::error::TrySendError::Closed(_) => AppendError::Stopped("shut down".into()),
-        })?;
+        self.waiting
+            .try_send(waiting)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AppendError::Overloaded {
+                    retry_after: RETRY_AFTER,
+                },
+                mpsc::error::TrySendError::Closed(_) => AppendError::Stopped("shut down".into()),
+            })?;
         let lost = |closed: oneshot::error::RecvError| {
             SubmitError::from(AppendError::OutcomeUnknown(closed.into()))
         };
@@ -80,6 +115,13 @@ impl Work {
         for Waiting { submission, reply } in group {
             match submission {
                 Gathered::AsItIs(signed) => as_they_are.push((signed, reply)),
+                // What takes its holders long is nobody else's business.
+                Gathered::ToHold(placed) if placed.is_large() => {
+                    let work = self.clone();
+                    tokio::spawn(async move {
+                        answer(reply, work.append_alone(placed).await);
+                    });
+                }
                 Gathered::ToHold(placed) => to_hold.push((placed, reply)),
             }
         }
@@ -152,3 +194,29 @@ const MAX_WAITING: usize = 4096;
 const MAX_GROUP: usize = 256;
 /// One is held while another is appended.
 const GROUPS_UNDER_WAY: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn same_statement_waits_for_its_turn_and_no_other_does() {
+        let (waiting, _receiver) = mpsc::channel(1);
+        let gatherer = Gatherer {
+            waiting,
+            turns: Arc::default(),
+        };
+        let (one, other) = (Hash::of(b"one"), Hash::of(b"other"));
+        let turn = gatherer.turn(one).await;
+        assert!(gatherer.turn(one).now_or_never().is_none());
+        assert!(gatherer.turn(other).now_or_never().is_some());
+        drop(turn);
+        assert!(gatherer.turn(one).now_or_never().is_some());
+        assert_eq!(
+            gatherer.turns.lock().unwrap().len(),
+            1,
+            "the last is kept until the next"
+        );
+    }
+}

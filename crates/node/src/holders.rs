@@ -2,22 +2,29 @@
 //! names it. Each says it of the statement that it has compared with the record, and of no other.
 
 use crate::{clock, fatal_store::FatalStore, membership::Membership};
-use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
 use medanchor_anchor::{
     Anchored, Body, Hold, Member, Read, ReadError, SignedStatement, State, TablesError,
 };
 use medanchor_api::{
-    HoldCall,
-    pb::block::{HoldRequest, hold_service_client::HoldServiceClient},
+    HoldCall, MAX_CIDS,
+    pb::block::{
+        HasRequest, HoldRequest, block_service_client::BlockServiceClient,
+        hold_service_client::HoldServiceClient,
+    },
 };
 use medanchor_dag::{
     BlockSource, Cid, Lease, Record, RecordError, SignatureError, SigningKey, SourceError,
-    StoreError,
+    StoreError, named_chunks,
 };
 use medanchor_ipfs::{FetchError, Peer};
 use medanchor_raft::Replica;
 use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Request;
 
 /// Holds records, and asks other nodes to.
@@ -125,8 +132,7 @@ impl Holders {
         let statements = statements.collect();
         // A word is given in log time: that of a holder whose clock is behind must not be over at once.
         let now = clock::unix_ms().max(self.log_time()?);
-        let held_for = u64::try_from(self.held_for.as_millis()).unwrap_or(u64::MAX);
-        let until = now.saturating_add(held_for);
+        let until = now.saturating_add(self.held_for_ms());
         let store = Arc::clone(&self.store);
         let promised = tokio::task::spawn_blocking(move || store.promise(until)).await;
         let promised = promised.unwrap_or_else(|error| Err(StoreError::Io(error.into())));
@@ -136,6 +142,10 @@ impl Holders {
         #[cfg(medanchor_fault)]
         medanchor_raft::fault_step("hold-signed");
         Ok(hold)
+    }
+
+    fn held_for_ms(&self) -> u64 {
+        u64::try_from(self.held_for.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn log_time(&self) -> Result<u64, HoldingError> {
@@ -207,20 +217,117 @@ impl Holders {
     pub(crate) async fn gather(&self, placed: &Placed) -> Result<Vec<Hold>, HoldingError> {
         let copies = placed.copies;
         let share = slice::from_ref(&placed.checked);
-        let asked = placed
-            .candidates
-            .iter()
-            .map(|member| self.ask(member, share));
-        let holds = first_answers(asked, copies, REPLACE_AFTER, |error| {
+        let asked = placed.candidates.iter().map(|member| Candidate {
+            answer: self.ask_while_it_gets_on(member, share).boxed(),
+            stalled: self
+                .stalled(member, &placed.checked, placed.patience())
+                .boxed(),
+        });
+        let mut holds = first_answers(asked, copies, |error| {
             let statement = placed.checked.signed.statement.hash();
             tracing::warn!(%statement, "a holder is replaced: {error:#}");
         })
         .await;
+        // Until the last has all of it, the word of the first may be as good as over.
+        let soon = clock::unix_ms().saturating_add(self.held_for_ms() / 2);
+        for hold in &mut holds {
+            let member = placed.candidates.iter().find(|c| c.node == hold.holder);
+            if let Some(member) = member.filter(|_| hold.until < soon)
+                && let Ok(renewed) = self.ask_while_it_gets_on(member, share).await
+            {
+                *hold = renewed;
+            }
+        }
         if holds.len() < copies {
             let held = holds.len();
             return Err(HoldingError::TooFew { held, copies });
         }
         Ok(holds)
+    }
+
+    /// A holder's word, however long it takes to fetch what it is to hold, as long as it gets on.
+    async fn ask_while_it_gets_on(
+        &self,
+        member: &Member,
+        share: &[Checked],
+    ) -> anyhow::Result<Hold> {
+        let hangs = async {
+            match share {
+                [checked] => self.stalled(member, checked, HUNG_AFTER).await,
+                _ => sleep(HUNG_AFTER).await,
+            }
+        };
+        tokio::select! {
+            hold = self.ask(member, share) => hold,
+            () = hangs => anyhow::bail!("`{}` does not get on", member.name),
+        }
+    }
+
+    /// Resolves when a holder did not get any more of a record for this long.
+    async fn stalled(&self, member: &Member, checked: &Checked, patience: Duration) {
+        let (mut sample, mut held) = (None, 0);
+        loop {
+            sleep(patience).await;
+            if sample.is_none() {
+                sample = Some(self.sample(checked).await);
+            }
+            let now = self
+                .held_by(member, sample.as_deref().unwrap_or_default())
+                .await;
+            if now <= held {
+                return;
+            }
+            held = now;
+        }
+    }
+
+    /// Some chunks of a large record, spread over it: how many of them another node has tells how far it is.
+    async fn sample(&self, checked: &Checked) -> Vec<Cid> {
+        let Body::Anchored(anchored) = &checked.signed.statement.body else {
+            return Vec::new();
+        };
+        if anchored.size < LARGE_BYTES {
+            return Vec::new();
+        }
+        let record = self.peer.fetch(&anchored.record).await;
+        let Some(record) = record
+            .ok()
+            .and_then(|block| Record::from_block(&block).ok())
+        else {
+            return Vec::new();
+        };
+        let step = record.chunk_count().div_ceil(MAX_CIDS as u64);
+        let source = Arc::clone(&self.peer) as Arc<dyn BlockSource>;
+        let chunks = named_chunks(source, &record, 0..u64::MAX);
+        let one_in_step = chunks.filter_map(async |named| {
+            let (index, cid) = named.ok()?;
+            (index.checked_rem(step) == Some(0)).then_some(cid)
+        });
+        one_in_step.collect().await
+    }
+
+    /// How many of these blocks another node has; 0 when it does not answer.
+    async fn held_by(&self, member: &Member, cids: &[Cid]) -> usize {
+        let Some(remote) = self
+            .membership
+            .to(member.node_id)
+            .filter(|_| !cids.is_empty())
+        else {
+            return 0;
+        };
+        let cids = cids.iter().map(|cid| cid.to_bytes().into()).collect();
+        let mut request = Request::new(HasRequest { cids });
+        request.set_timeout(REPLACE_AFTER);
+        let mut blocks = BlockServiceClient::new(remote.channel.clone());
+        match blocks.has(request).await {
+            Ok(answer) => answer
+                .into_inner()
+                .held
+                .iter()
+                .filter(|&&held| held)
+                .count(),
+            Err(_) => 0,
+        }
     }
 
     async fn ask(&self, member: &Member, share: &[Checked]) -> anyhow::Result<Hold> {
@@ -237,7 +344,7 @@ impl Holders {
             provider: self.peer_id.clone(),
         };
         let mut request = Request::new(HoldRequest::from(call));
-        request.set_timeout(HOLD_WITHIN);
+        request.set_timeout(hold_within(share));
         let answer = HoldServiceClient::new(remote.channel.clone())
             .hold(request)
             .await?
@@ -266,6 +373,14 @@ impl Checked {
         &self.signed
     }
 
+    /// Length of the payload in bytes.
+    fn size(&self) -> u64 {
+        match &self.signed.statement.body {
+            Body::Anchored(anchored) => anchored.size,
+            _ => 0,
+        }
+    }
+
     pub(crate) fn into_signed(self) -> SignedStatement {
         self.signed
     }
@@ -280,64 +395,146 @@ pub(crate) struct Placed {
     pub(crate) copies: usize,
 }
 
-/// The first `needed` answers, when that many are asked at a time. One that fails is replaced by the next; so
-/// is, as far as others go, one that takes longer than `replace_after`: a slow one may still be among the
-/// first, a hung one delays nobody while others suffice.
-async fn first_answers<T, E>(
-    mut candidates: impl Iterator<Item = impl Future<Output = Result<T, E>>>,
+impl Placed {
+    /// A record that takes its holders longer than others, for which none of those should wait.
+    pub(crate) fn is_large(&self) -> bool {
+        self.checked.size() >= LARGE_BYTES
+    }
+
+    /// How long a holder may get nothing before another is asked as well.
+    fn patience(&self) -> Duration {
+        match self.is_large() {
+            true => REPLACE_LARGE_AFTER,
+            false => REPLACE_AFTER,
+        }
+    }
+}
+
+/// Somebody who may hold a record.
+struct Candidate<'a, T, E> {
+    answer: BoxFuture<'a, Result<T, E>>,
+    /// Resolves when it does not get on.
+    stalled: BoxFuture<'a, ()>,
+}
+
+enum Step<'a, T, E> {
+    Answered(Result<T, E>),
+    /// It may answer still.
+    Stalled(BoxFuture<'a, Result<T, E>>),
+}
+
+impl<'a, T, E> Candidate<'a, T, E> {
+    async fn step(self) -> Step<'a, T, E> {
+        let Self {
+            mut answer,
+            stalled,
+        } = self;
+        tokio::select! {
+            biased;
+            answer = &mut answer => Step::Answered(answer),
+            () = stalled => Step::Stalled(answer),
+        }
+    }
+}
+
+/// The first `needed` answers, when that many are asked at a time. One that fails is replaced by the next; so is, as
+/// far as others go, one that does not get on: a slow one may still be among the first, a hung one delays nobody
+/// while others suffice.
+async fn first_answers<'a, T: 'a, E: 'a>(
+    mut candidates: impl Iterator<Item = Candidate<'a, T, E>>,
     needed: usize,
-    replace_after: Duration,
     failed: impl Fn(E),
-) -> Vec<T> {
-    let mut asked = FuturesUnordered::new();
-    asked.extend(candidates.by_ref().take(needed));
+) -> Vec<T>
+where
+    T: Send,
+    E: Send,
+{
+    let mut asked: FuturesUnordered<BoxFuture<'a, Step<'a, T, E>>> = FuturesUnordered::new();
+    asked.extend(
+        candidates
+            .by_ref()
+            .take(needed)
+            .map(|one| one.step().boxed()),
+    );
     let mut answers = Vec::with_capacity(needed);
     while answers.len() < needed {
-        match timeout(replace_after, asked.next()).await {
-            Ok(Some(Ok(answer))) => answers.push(answer),
-            Ok(Some(Err(error))) => {
+        match asked.next().await {
+            Some(Step::Answered(Ok(answer))) => answers.push(answer),
+            Some(Step::Answered(Err(error))) => {
                 failed(error);
-                asked.extend(candidates.next());
+                asked.extend(candidates.next().map(|one| one.step().boxed()));
             }
-            Ok(None) => break,
-            Err(_) => asked.extend(candidates.next()),
+            Some(Step::Stalled(answer)) => {
+                asked.push(answer.map(Step::Answered).boxed());
+                asked.extend(candidates.next().map(|one| one.step().boxed()));
+            }
+            None => break,
         }
     }
     answers
 }
 
+/// The longest that a call may take which nobody breaks off: at least 64 KiB/s.
+fn hold_within(share: &[Checked]) -> Duration {
+    let bytes: u64 = share.iter().map(Checked::size).sum();
+    HUNG_AFTER + Duration::from_secs(bytes >> 16)
+}
+
 /// What a holder has signed for stays this long even if it is never anchored, without being told.
 pub(crate) const HELD_FOR: Duration = Duration::from_secs(600);
-/// A holder fetches the whole record in this time.
-const HOLD_WITHIN: Duration = Duration::from_secs(600);
+/// A holder that gets nothing for this long is given up.
+const HUNG_AFTER: Duration = Duration::from_secs(600);
 /// A holder that takes longer may hang: another is asked as well.
 const REPLACE_AFTER: Duration = Duration::from_secs(5);
+/// Of a large record it must have got more in this time, at least 8 MiB.
+const REPLACE_LARGE_AFTER: Duration = Duration::from_secs(60);
+const LARGE_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::future::{BoxFuture, FutureExt, pending, ready};
+    use futures::future::{pending, ready};
     use std::cell::Cell;
 
-    const SOON: Duration = Duration::from_millis(1);
+    type One = Candidate<'static, u8, ()>;
 
-    type Answer = BoxFuture<'static, Result<u8, ()>>;
-
-    fn good(n: u8) -> Answer {
-        ready(Ok(n)).boxed()
+    fn one(answer: impl Future<Output = Result<u8, ()>> + Send + 'static) -> One {
+        Candidate {
+            answer: answer.boxed(),
+            stalled: pending().boxed(),
+        }
     }
 
-    fn bad() -> Answer {
-        ready(Err(())).boxed()
+    fn good(n: u8) -> One {
+        one(ready(Ok(n)))
     }
 
-    async fn holders(candidates: Vec<Answer>, needed: usize) -> Vec<u8> {
-        first_answers(candidates.into_iter(), needed, SOON, drop).await
+    fn bad() -> One {
+        one(ready(Err(())))
+    }
+
+    /// One that does not get on.
+    fn stalled(answer: impl Future<Output = Result<u8, ()>> + Send + 'static) -> One {
+        Candidate {
+            stalled: ready(()).boxed(),
+            ..one(answer)
+        }
+    }
+
+    async fn holders(candidates: Vec<One>, needed: usize) -> Vec<u8> {
+        first_answers(candidates.into_iter(), needed, drop).await
+    }
+
+    async fn slowly() -> Result<u8, ()> {
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
+        Ok(1)
     }
 
     #[tokio::test]
     async fn holder_that_never_answers_delays_nobody_while_others_suffice() {
-        let hung = || pending().boxed();
+        let hung = || stalled(pending());
         assert_eq!(holders(vec![hung(), good(1), good(2)], 2).await, [1, 2]);
         let candidates = vec![hung(), hung(), good(1), bad(), good(2)];
         assert_eq!(holders(candidates, 2).await, [1, 2]);
@@ -345,11 +542,17 @@ mod tests {
 
     #[tokio::test]
     async fn slow_holder_counts_when_nobody_else_is_left() {
-        let slow = async {
-            tokio::time::sleep(3 * SOON).await;
-            Ok(1)
-        };
-        assert_eq!(holders(vec![slow.boxed(), good(2), bad()], 2).await, [2, 1]);
+        let candidates = vec![stalled(slowly()), good(2), bad()];
+        assert_eq!(holders(candidates, 2).await, [2, 1]);
+    }
+
+    #[tokio::test]
+    async fn slow_holder_that_gets_on_is_waited_for_and_nobody_else_is_asked() {
+        let asked = Cell::new(0);
+        let candidates = [one(slowly()), good(2), good(3)].into_iter();
+        let candidates = candidates.inspect(|_| asked.set(asked.get() + 1));
+        assert_eq!(first_answers(candidates, 2, drop).await, [2, 1]);
+        assert_eq!(asked.get(), 2);
     }
 
     #[tokio::test]
@@ -364,10 +567,7 @@ mod tests {
             asked.set(asked.get() + 1);
             good(n)
         });
-        assert_eq!(
-            first_answers(candidates, 2, HOLD_WITHIN, drop).await.len(),
-            2
-        );
+        assert_eq!(first_answers(candidates, 2, drop).await.len(), 2);
         assert_eq!(asked.get(), 2);
     }
 }

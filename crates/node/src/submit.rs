@@ -9,7 +9,6 @@ use medanchor_anchor::{
     AppendError, Appended, Body, Outcome, Prove, Read, ReadError, Receipt, SignedStatement, State,
     Strength, TablesError,
 };
-use medanchor_dag::Cid;
 use medanchor_raft::Replica;
 use std::sync::Arc;
 
@@ -48,16 +47,10 @@ impl Submitter {
         if !signed.verifies() {
             return Err(AppendError::Rejected("bad-signature").into());
         }
-        let submission = match &signed.statement.body {
-            // Pin before anchor (I1). This node must have it whole, or nobody could fetch it from here.
-            Body::Anchored(anchored) if !self.is_known(&signed)? => {
-                let record = anchored.record;
-                let checked = self.holders.check(signed).await?;
-                Gathered::ToHold(self.place(checked, &record)?)
-            }
-            _ => Gathered::AsItIs(signed),
+        let appended = match &signed.statement.body {
+            Body::Anchored(_) if !self.is_known(&signed)? => self.anchor(signed).await?,
+            _ => self.gatherer.append(Gathered::AsItIs(signed)).await?,
         };
-        let appended = self.gatherer.append(submission).await?;
         let receipt = match strength {
             Some(strength) => Some(self.publisher.receipt(appended.index, strength).await?),
             None => None,
@@ -65,15 +58,23 @@ impl Submitter {
         Ok((appended, receipt))
     }
 
-    fn place(&self, checked: Checked, record: &Cid) -> Result<Placed, SubmitError> {
-        let view = self.replica.view()?;
-        let state = State::new(view.as_ref());
-        let copies = state.founded()?.map_or(1, |entry| entry.founded.copies);
-        Ok(Placed {
-            checked,
-            candidates: state.holders(record)?,
-            copies: usize::from(copies),
-        })
+    /// Pins before it anchors (I1). It goes on when the caller gives up, who finds it further when the call is made again.
+    async fn anchor(&self, signed: SignedStatement) -> Result<Appended, SubmitError> {
+        let turn = self.gatherer.turn(signed.statement.hash()).await;
+        if self.is_known(&signed)? {
+            return self.gatherer.append(Gathered::AsItIs(signed)).await;
+        }
+        let (replica, holders) = (Arc::clone(&self.replica), Arc::clone(&self.holders));
+        let gatherer = self.gatherer.clone();
+        let anchoring = tokio::spawn(async move {
+            let _turn = turn;
+            // This node must have it whole, or nobody could fetch it from here.
+            let checked = holders.check(signed).await?;
+            let placed = place(&replica, checked)?;
+            gatherer.append(Gathered::ToHold(placed)).await
+        });
+        let lost = |error: tokio::task::JoinError| AppendError::OutcomeUnknown(error.into());
+        anchoring.await.map_err(lost)?
     }
 
     fn is_known(&self, signed: &SignedStatement) -> Result<bool, SubmitError> {
@@ -86,4 +87,19 @@ impl Submitter {
         let leaf = state.leaf(index)?;
         Ok(leaf.is_some_and(|leaf| leaf.outcome == Outcome::Ok))
     }
+}
+
+fn place(replica: &Replica, checked: Checked) -> Result<Placed, SubmitError> {
+    let view = replica.view()?;
+    let state = State::new(view.as_ref());
+    let copies = state.founded()?.map_or(1, |entry| entry.founded.copies);
+    let candidates = match &checked.signed().statement.body {
+        Body::Anchored(anchored) => state.holders(&anchored.record)?,
+        _ => Vec::new(),
+    };
+    Ok(Placed {
+        checked,
+        candidates,
+        copies: usize::from(copies),
+    })
 }
