@@ -177,6 +177,7 @@ async fn put_here(device: &Session, input: &Path, custody: CustodyId) -> Result<
         filename: None,
         content_type: None,
         limit: None,
+        c4gh_key: None,
     };
     let stored = operations::put(device, &options).await?;
     Ok(Cid::try_from(stored.record)?)
@@ -193,6 +194,7 @@ async fn get_here(clinician: &Session, record: Cid, output: &Path) -> Result<()>
         output: Some(output.to_owned()),
         range: None,
         limit: None,
+        c4gh_to: None,
     };
     Box::pin(operations::get(clinician, &options))
         .await

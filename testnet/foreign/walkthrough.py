@@ -102,6 +102,10 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
         report.step("@ipld/car and we refuse a CAR with one changed bit", cars.refuse_changed)
         report.step("what @ipld/car wrote is imported", cars.import_back)
         report.step("Kubo pins the four records from the CAR's blocks alone", cars.pin)
+    crypt4gh = Crypt4gh(people, folder)
+    report.step("crypt4gh decrypts what we export", lambda: crypt4gh.export(records.ecg))
+    report.step("what crypt4gh encrypts is sealed, and comes out as it was", lambda: crypt4gh.bring_back(records.ecg))
+    report.step("crypt4gh and we refuse a file with one changed bit", crypt4gh.refuse_changed)
     audit = Audit(network, folder, tools, people.custody)
     if report.step("an auditor is let in, and the log grows beyond a tile", audit.prepare):
         report.step("another member leads, and signs with its own log key under the same origin", audit.change_leader)
@@ -383,6 +387,51 @@ class Tools:
 
     def tool(self, name: str, *arguments) -> str:
         return checked([sys.executable, HERE / name, *arguments])
+
+
+class Crypt4gh:
+    """GA4GH Crypt4GH, by its reference implementation."""
+
+    def __init__(self, people: People, folder: Path):
+        self.people = people
+        self.secret, self.public = folder / "c4gh.sec", folder / "c4gh.pub"
+        self.ours, self.theirs, self.changed = folder / "ours.c4gh", folder / "theirs.c4gh", folder / "changed.c4gh"
+        self.plain = folder / "c4gh.plain"
+
+    def export(self, record: Record) -> str:
+        keygen = Path(sys.executable).with_name("crypt4gh-keygen")
+        checked([keygen, "--sk", self.secret, "--pk", self.public, "--nocrypt", "-f"])
+        get = ("get", record.cid, "--purpose", "HRESCH", "--format", "c4gh", "--to", self.public, "-o", self.ours)
+        self.people.run(self.people.researcher, *get)
+        plain = self.piped(self.ours, "decrypt", "--sk", self.secret)
+        ensure(plain.returncode == 0 and plain.stdout == record.payload.read_bytes(), "another payload came out")
+        return f"{len(plain.stdout)} bytes"
+
+    def bring_back(self, record: Record) -> str:
+        theirs = self.piped(record.payload, "encrypt", "--sk", self.secret, "--recipient_pk", self.public)
+        ensure(theirs.returncode == 0, "crypt4gh does not encrypt")
+        self.theirs.write_bytes(theirs.stdout)
+        stored = self.people.run(self.people.device, *self.put(self.theirs))
+        got = ("get", stored["record"], "--purpose", "HRESCH", "-o", self.plain)
+        self.people.run(self.people.researcher, *got)
+        ensure(self.plain.read_bytes() == record.payload.read_bytes(), "another payload came out")
+        return f"{stored['size_bytes']} bytes"
+
+    def refuse_changed(self) -> str:
+        self.changed.write_bytes(flip(self.ours.read_bytes(), 100_000))
+        ensure(self.piped(self.changed, "decrypt", "--sk", self.secret).returncode != 0, "crypt4gh accepts it")
+        network = self.people.network
+        home = network.folder / self.people.device
+        return refused([network.program, "medanchor", "--home", home, *self.put(self.changed)]).splitlines()[0]
+
+    def put(self, file: Path) -> tuple:
+        custody = ("--custody", self.people.custody, "--class", "waveform.ecg")
+        return ("put", file, "--format", "c4gh", "--key", self.secret, *custody)
+
+    def piped(self, file: Path, *arguments) -> subprocess.CompletedProcess:
+        command = [Path(sys.executable).with_name("crypt4gh"), *arguments]
+        with file.open("rb") as stdin:
+            return subprocess.run(command, stdin=stdin, capture_output=True, timeout=STEP_SECONDS, check=False)
 
 
 class Cars:

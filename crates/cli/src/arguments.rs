@@ -1,4 +1,4 @@
-use crate::{ByteRange, Rate, Wait};
+use crate::{ByteRange, Moment, Rate, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
 use medanchor_api::LeafName;
@@ -355,11 +355,23 @@ pub(crate) enum ConsentCommand {
 pub(crate) struct PutArguments {
     /// The payload; `-` is standard input, which cannot be resumed. Several files, or folders with all below them, are
     /// put one record each, with a manifest; the same command again goes on.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "watch", conflicts_with = "watch")]
     pub(crate) file: Vec<PathBuf>,
+    /// Put every file that comes into this folder, until Ctrl-C.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) watch: Option<PathBuf>,
+    /// How much of a watched folder may be sealed and not sent yet, in GiB; more stays in the folder.
+    #[arg(long, value_name = "GIB", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=512))]
+    pub(crate) outbox_limit: u64,
     /// The manifest of several files; absent, one in the user's folder for this custody key and class.
     #[arg(long, value_name = "FILE")]
     pub(crate) manifest: Option<PathBuf>,
+    /// The payload is in another format; what is in it is sealed.
+    #[arg(long, value_enum, requires = "key", conflicts_with_all = ["watch", "manifest"])]
+    pub(crate) format: Option<FormatName>,
+    /// The private key to read it with, a file without a passphrase as crypt4gh-keygen --nocrypt writes it.
+    #[arg(long, value_name = "KEY", requires = "format")]
+    pub(crate) key: Option<PathBuf>,
     /// Send at most this many bytes per second, such as 500k, 20M or 1Gi.
     #[arg(long, value_name = "RATE")]
     pub(crate) limit: Option<Rate>,
@@ -388,6 +400,14 @@ pub(crate) struct PutArguments {
     /// receipt.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) wait: Wait,
+}
+
+/// Formats of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatName {
+    /// GA4GH Crypt4GH, version 1.
+    #[value(name = "c4gh")]
+    Crypt4gh,
 }
 
 /// Of every command that has a statement recorded.
@@ -449,6 +469,30 @@ pub(crate) struct GetArguments {
     /// Every record of which there is a grant in the user's folder that still stands.
     #[arg(long, requires = "into")]
     pub(crate) granted: bool,
+    /// The records of a device's stream: this device.
+    #[arg(long, value_name = "DID", requires_all = ["into", "stream"])]
+    pub(crate) device: Option<Did>,
+    /// And this stream.
+    #[arg(long, value_name = "ID", requires = "device")]
+    pub(crate) stream: Option<StreamId>,
+    /// Of these only the records under this custody key. Without a stream, of the whole log, for operators.
+    #[arg(long, value_name = "ID", requires = "into")]
+    pub(crate) custody: Option<CustodyId>,
+    /// Only the records of this class, likewise.
+    #[arg(long, requires = "into")]
+    pub(crate) class: Option<Class>,
+    /// Only the records that were captured then or later, likewise: 2026-03-01, 2026-03-01T10:15:00Z, or unix ms.
+    #[arg(long, value_name = "TIME", requires = "into")]
+    pub(crate) from: Option<Moment>,
+    /// Only the records that were captured before, likewise.
+    #[arg(long, value_name = "TIME", requires = "into")]
+    pub(crate) until: Option<Moment>,
+    /// Write it in another format, for tools of others, to the reader that --to names.
+    #[arg(long, value_enum, requires = "to", conflicts_with = "into")]
+    pub(crate) format: Option<FormatName>,
+    /// The reader's public key, a file as crypt4gh-keygen writes it.
+    #[arg(long, value_name = "KEY", requires = "format")]
+    pub(crate) to: Option<PathBuf>,
     /// Of the payload, only these bytes: the first and the last one, counted from 0, or `A-` for all from A on.
     #[arg(long, value_name = "A-B", conflicts_with = "into")]
     pub(crate) range: Option<ByteRange>,
@@ -679,11 +723,16 @@ mod tests {
             format!(
                 "put ward7 ward8 --custody {CUSTODY} --class log --manifest m.jsonl --limit 5M"
             ),
+            format!("put --watch inbox --custody {CUSTODY} --class log --outbox-limit 2"),
             format!("device enrol {DID} --wait witnessed"),
             format!("consent withdraw {CUSTODY} {CUSTODY} --wait published"),
             format!("request {CID} --purpose TREAT --role clinician"),
             format!("request {CID} --purpose TREAT --wait published"),
             format!("get {CID} -o out --purpose HRESCH"),
+            format!("get --device {DID} --stream {CUSTODY} --class log --from 2026-03-01 --into x"),
+            format!("get --custody {CUSTODY} --until 2026-03-01T10:15:00Z --into x"),
+            format!("get {CID} -o x.c4gh --format c4gh --to reader.pub"),
+            format!("put x.c4gh --format c4gh --key own.sec --custody {CUSTODY} --class other"),
             format!("car export {CID} {CID} --out records.car"),
             format!("car export --device {DID} --stream {CUSTODY} -o -"),
             "car import records.car --json".to_owned(),
@@ -735,12 +784,20 @@ mod tests {
             "put x --custody 00 --class waveform.ecg",
             &format!("put x --custody {CUSTODY} --class fun"),
             &format!("put x --custody {CUSTODY} --class log --chunk-log2 21"),
+            &format!("put x --watch y --custody {CUSTODY} --class log"),
+            &format!("put --custody {CUSTODY} --class log"),
             "request not-a-cid --purpose TREAT",
             // No key is opened without a receipt.
             &format!("request {CID} --purpose TREAT --wait committed"),
             &format!("get {CID} -o out --purpose TREAT --wait committed"),
             &format!("device enrol {DID} --wait durable"),
             &format!("consent give {CUSTODY} --party {DID}"),
+            &format!("get {CID} -o x.c4gh --format c4gh"),
+            &format!("get {CID} --into x --format c4gh --to reader.pub"),
+            &format!("put x --key own.sec --custody {CUSTODY} --class other"),
+            &format!("get --stream {CUSTODY} --into x"),
+            &format!("get {CID} --class log -o out"),
+            "get --from yesterday --into x",
             "car export -o out",
             &format!("car export {CID}"),
             &format!("car export --stream {CUSTODY} -o out"),

@@ -1,5 +1,8 @@
 use crate::{
-    CliError, NotedNode, Session, anchored::ProvedRecord, files, progress, session::patiently,
+    CliError, NotedNode, Session,
+    anchored::ProvedRecord,
+    chain::{Chain, fetch_record},
+    files, progress,
 };
 use anyhow::{Context, Result, bail};
 use futures::{
@@ -99,7 +102,7 @@ pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result
             ..Chain::default()
         },
         CarContent::Stream { device, stream } => {
-            Chain::of(session, source.as_ref(), device, stream).await?
+            Chain::of(session, source.as_ref(), device, stream, |_| true).await?
         }
     };
     if chain.records.len() > MAX_CAR_ROOTS {
@@ -129,59 +132,6 @@ pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result
             })
             .collect(),
     })
-}
-
-/// The records of a stream, the first one first.
-#[derive(Default)]
-struct Chain {
-    records: Vec<Cid>,
-    gaps_and_forks: Option<u64>,
-    tree_size: Option<u64>,
-}
-
-impl Chain {
-    async fn of(
-        session: &Session,
-        source: &NodesSource,
-        device: &Did,
-        stream: &StreamId,
-    ) -> Result<Self> {
-        let head = patiently(async || session.client.stream(device, stream).await)
-            .await
-            .context("look up the stream")?;
-        let tree_size = Some(head.tree_size);
-        let Some(head) = head.value else {
-            bail!("the log has no record of stream `{stream}` of device `{device}`");
-        };
-        let mut records = Vec::new();
-        let (mut next, mut seq) = (Some(head.record), head.seq);
-        while let Some(cid) = next {
-            if records.len() == MAX_CAR_ROOTS {
-                return Err(CliError::Usage(TOO_MANY.to_owned()).into());
-            }
-            let record = fetch_record(source, &cid).await?;
-            let header = record.header();
-            let of_stream = header.stream == *stream && header.device == *device;
-            // Its device signed both numbers, so only the device itself can break the chain.
-            let in_order = match records.is_empty() {
-                true => record.seq() == seq,
-                false => record.seq() < seq,
-            };
-            if !of_stream || !in_order {
-                let problem =
-                    format!("record `{cid}` is not the one before number {seq} of the stream");
-                return Err(CliError::NotVerified(problem).into());
-            }
-            records.push(cid);
-            (next, seq) = (record.prev().copied(), record.seq());
-        }
-        records.reverse();
-        Ok(Self {
-            records,
-            gaps_and_forks: Some(head.gaps_and_forks),
-            tree_size,
-        })
-    }
 }
 
 fn distinct(records: &[Cid]) -> Vec<Cid> {
@@ -225,16 +175,6 @@ async fn prove(
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
         .await
-}
-
-async fn fetch_record(source: &dyn BlockSource, cid: &Cid) -> Result<Record> {
-    let context = || format!("fetch record `{cid}`");
-    let block = source.fetch(cid).await.with_context(context)?;
-    let record = Record::from_block(&block).with_context(|| format!("parse `{cid}`"))?;
-    record
-        .verify_signature()
-        .with_context(|| format!("check the device's signature on `{cid}`"))?;
-    Ok(record)
 }
 
 /// The record's durable wrap.

@@ -22,6 +22,25 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
+/// What [`rfc3339`] writes, read again; nothing else.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<u64> {
+    let number = |from: usize, to: usize| -> Option<u64> { text.get(from..to)?.parse().ok() };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let ms = number(20, 23)?;
+    // The inverse of `civil`; a month or day that does not exist is written otherwise.
+    let (march_year, from_march) = match month {
+        3.. => (year, month - 3),
+        _ => (year.checked_sub(1)?, month + 9),
+    };
+    let day_of_year = (153 * from_march + 2) / 5 + day.checked_sub(1)?;
+    let days =
+        365 * march_year + march_year / 4 - march_year / 100 + march_year / 400 + day_of_year;
+    let seconds = days.checked_sub(719_468)? * 86_400 + hour * 3600 + minute * 60 + second;
+    let unix_ms = seconds * 1000 + ms;
+    (rfc3339(unix_ms) == text).then_some(unix_ms)
+}
+
 /// Year, month and day of a day after 1970-01-01
 /// (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
 fn civil(days_since_1970: u64) -> (u64, u64, u64) {

@@ -1,7 +1,7 @@
 use crate::{
     Asking, CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions,
     Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions, PutOptions, Report,
-    Session, Wait,
+    Selection, Session, Wait,
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
         CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
@@ -126,7 +126,16 @@ async fn execute_with_nodes(
             }
             None => {
                 let options = put_many_options(put)?;
-                Box::new(Box::pin(operations::put_many(session, &options)).await?)
+                let put_all = async {
+                    match &put.watch {
+                        Some(folder) => {
+                            let room = put.outbox_limit << 30;
+                            operations::put_watch(session, folder, &options, room).await
+                        }
+                        None => operations::put_many(session, &options).await,
+                    }
+                };
+                Box::new(Box::pin(put_all).await?)
             }
         },
         Command::Request(asked) => {
@@ -372,8 +381,9 @@ fn one_input(arguments: &PutArguments) -> Option<Input> {
 }
 
 fn put_many_options(arguments: &PutArguments) -> Result<PutManyOptions> {
-    if arguments.name.is_some() || arguments.captured_at.is_some() {
-        let problem = "several files have names and times of their own";
+    let of_one = arguments.name.is_some() || arguments.captured_at.is_some();
+    if of_one || arguments.format.is_some() {
+        let problem = "--name, --captured-at and --format are for one file";
         return Err(CliError::Usage(problem.to_owned()).into());
     }
     Ok(PutManyOptions {
@@ -399,6 +409,7 @@ fn put_options(arguments: &PutArguments, input: Input) -> PutOptions {
         filename: arguments.name.clone(),
         content_type: arguments.content_type.clone(),
         limit: arguments.limit,
+        c4gh_key: arguments.key.clone(),
     }
 }
 
@@ -415,6 +426,7 @@ fn get_options(arguments: &GetArguments, json: bool) -> Result<GetOptions> {
         output: output(asked, json)?,
         range: arguments.range,
         limit: arguments.limit,
+        c4gh_to: arguments.to.clone(),
     })
 }
 
@@ -426,6 +438,13 @@ fn get_many_options(arguments: &GetArguments, folder: &Path) -> Result<GetManyOp
     Ok(GetManyOptions {
         records,
         granted: arguments.granted,
+        selection: Selection {
+            stream: arguments.device.zip(arguments.stream),
+            custody: arguments.custody,
+            class: arguments.class,
+            from: arguments.from,
+            until: arguments.until,
+        },
         folder: folder.to_owned(),
         asking: asking(arguments),
         limit: arguments.limit,

@@ -1,4 +1,4 @@
-use crate::CliError;
+use crate::{CliError, c4gh::C4ghError};
 use medanchor_anchor::{
     BatchConflictError, BatchConflictFormatError, EquivocationError, EquivocationFormatError,
     Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError,
@@ -6,7 +6,7 @@ use medanchor_anchor::{
 use medanchor_api::{ClientError, ConfigError, LogReadError};
 use medanchor_dag::{CarError, ExportError, LinksError, RecordError, SignatureError, SourceError};
 use medanchor_envelope::OpenError;
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 /// How a command ended: its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,12 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if cause.is::<ConfigError>() {
         return Some(Exit::Usage);
     }
+    let inner = cause
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    if inner.is_some_and(|inner| inner.is::<C4ghError>()) {
+        return Some(Exit::NotVerified);
+    }
     let unverified = cause.is::<ReceiptError>()
         || cause.is::<ReceiptFormatError>()
         || cause.is::<EquivocationFormatError>()
@@ -227,6 +233,7 @@ mod tests {
             (OpenError::Commitment.into(), 4),
             (CarError::NoRoot.into(), 4),
             (CarError::Io(std::io::ErrorKind::Other.into()).into(), 1),
+            (io::Error::other(C4ghError::Segment(1)).into(), 4),
             (ConfigError::NoNodes.into(), 2),
         ] {
             let error = error.context("do something");

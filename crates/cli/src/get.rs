@@ -1,7 +1,8 @@
 use crate::{
     ByteRange, CliError, OwnKeys, Rate, Session,
     byte_range::{chunks_of, part},
-    clock,
+    c4gh::{Encrypting, PublicKey},
+    clock, files,
     grant::Grant,
     patient::Patient,
     payload::{Payload, folder_of},
@@ -16,9 +17,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use medanchor_anchor::{Anchored, Body, Strength, Verified};
 use medanchor_api::{LeafName, NodesSource};
-use medanchor_dag::{BlockSource, Chunks, Cid, Record, export};
+use medanchor_dag::{BlockSource, Chunks, Cid, Hash, Record, export};
 use medanchor_envelope::{Header, Opener};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::{
     fmt,
     io::{self, Write},
@@ -45,6 +47,8 @@ pub struct GetOptions {
     pub range: Option<ByteRange>,
     /// At most this many bytes per second; absent, as fast as they come.
     pub limit: Option<Rate>,
+    /// The Crypt4GH public key of whoever is to read what is written; absent, it is written as it is.
+    pub c4gh_to: Option<PathBuf>,
 }
 
 /// How to come by a record's key.
@@ -85,7 +89,7 @@ pub struct Got {
     pub size_bytes: u64,
     /// The first byte that was written, and how many, when it was not the whole payload.
     pub range: Option<(u64, u64)>,
-    /// SHA-256 of the payload, when it is whole in a file.
+    /// SHA-256 of the payload, when all of it was written.
     pub sha256: Option<String>,
     /// Blocks of the payload that were fetched.
     pub blocks_fetched: u64,
@@ -115,6 +119,7 @@ pub struct NotedNode {
 /// the witnessed receipt of the release (I2), HPKE, commitment, chunks.
 pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
     let keys = session.home.own_keys()?;
+    let reader = options.c4gh_to.as_deref().map(c4gh_reader).transpose()?;
     let nodes = Arc::new(NodesSource::new(session.client.clone()));
     let opened = open(session, &keys, &nodes, &options.record, &options.asking).await?;
     let Opened { record, opener, .. } = opened;
@@ -152,7 +157,7 @@ pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
         noted_nodes: Vec::new(),
     };
     match (&options.output, &range) {
-        (Some(output), None) => {
+        (Some(output), None) if reader.is_none() => {
             transfer.is_known(size);
             let places = Arc::new(Semaphore::new(WINDOW));
             let (folder, bar) = (folder_of(output), Arc::clone(&transfer));
@@ -178,9 +183,12 @@ pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
                 chunk_bytes,
                 chunks,
                 bytes,
+                reader,
                 transfer: Arc::clone(&transfer),
             };
-            stream_out(source, &record, plain, output.as_deref()).await?;
+            let written = stream_out(source, &record, plain, output.as_deref());
+            let sha256 = written.await?;
+            got.sha256 = got.range.is_none().then(|| sha256.to_string());
         }
     }
     transfer.finish();
@@ -315,7 +323,7 @@ async fn stream_out(
     record: &Record,
     plain: Plain,
     output: Option<&Path>,
-) -> Result<()> {
+) -> Result<Hash> {
     let (sender, receiver) = mpsc::channel(WINDOW);
     let mut chunks = export(source, record, plain.chunks.clone(), WINDOW);
     let output = output.map(Path::to_owned);
@@ -352,34 +360,54 @@ struct Plain {
     /// Those that are written, and what of them.
     chunks: Range<u64>,
     bytes: Range<u64>,
+    /// To whom it is encrypted.
+    reader: Option<PublicKey>,
     transfer: Arc<Transfer>,
 }
 
 impl Plain {
-    fn write(&self, sealed: mpsc::Receiver<(u64, Bytes)>, output: Option<&Path>) -> Result<()> {
+    fn write(&self, sealed: mpsc::Receiver<(u64, Bytes)>, output: Option<&Path>) -> Result<Hash> {
         let Some(path) = output else {
             return self.write_to(sealed, &mut io::stdout().lock());
         };
         let context = || format!("write `{}`", path.display());
         let mut file = NamedTempFile::new_in(folder_of(path)).with_context(context)?;
-        self.write_to(sealed, file.as_file_mut())?;
+        let sha256 = self.write_to(sealed, file.as_file_mut())?;
         file.as_file().sync_all().with_context(context)?;
         // Commit point: the file appears whole.
         file.persist(path).with_context(context)?;
-        Ok(())
+        Ok(sha256)
     }
 
     fn write_to(
         &self,
+        sealed: mpsc::Receiver<(u64, Bytes)>,
+        output: &mut dyn Write,
+    ) -> Result<Hash> {
+        let Some(reader) = &self.reader else {
+            return self.write_plain(sealed, output);
+        };
+        let encrypting = Encrypting::begin(output, reader);
+        let mut encrypting = encrypting.context("encrypt the payload")?;
+        let sha256 = self.write_plain(sealed, &mut encrypting)?;
+        encrypting.finish().context("encrypt the payload")?;
+        Ok(sha256)
+    }
+
+    /// SHA-256 of what was written.
+    fn write_plain(
+        &self,
         mut sealed: mpsc::Receiver<(u64, Bytes)>,
         output: &mut dyn Write,
-    ) -> Result<()> {
+    ) -> Result<Hash> {
+        let mut hasher = Sha256::new();
         let (mut next, mut size) = (self.chunks.start, 0);
         while let Some((index, chunk)) = sealed.blocking_recv() {
             let last = next + 1 == self.count;
             let plain = self.opener.open_chunk(index, last, &chunk)?;
             let wanted = part(&plain, index, &self.bytes, self.chunk_bytes);
             output.write_all(wanted).context("write the payload")?;
+            hasher.update(wanted);
             let len = u64::try_from(wanted.len())?;
             self.transfer.came(len);
             (next, size) = (next + 1, size + len);
@@ -394,8 +422,13 @@ impl Plain {
             let problem = format!("{came} of {count} chunks arrived");
             return Err(CliError::NotVerified(problem).into());
         }
-        Ok(())
+        Ok(Hash::new(hasher.finalize().into()))
     }
+}
+
+fn c4gh_reader(path: &Path) -> Result<PublicKey> {
+    let text = files::read_text(path, MAX_KEY_BYTES)?;
+    PublicKey::parse(&text).with_context(|| format!("read the key `{}`", path.display()))
 }
 
 impl fmt::Display for Got {
@@ -426,5 +459,6 @@ impl fmt::Display for Got {
     }
 }
 
+const MAX_KEY_BYTES: u64 = 16 * 1024;
 /// Blocks fetched at once, and chunks that wait to be opened.
 const WINDOW: usize = 8;

@@ -7,6 +7,7 @@ use crate::{
     manifest::{Complete, Manifest, State, file_name},
     payload::{Payload, Whole, partial, sha256_of},
     progress::Transfer,
+    selection::Selection,
     throttle::Throttle,
 };
 use anyhow::{Context, Result};
@@ -32,6 +33,8 @@ pub struct GetManyOptions {
     pub records: Vec<Cid>,
     /// Also every record of which the user holds a grant that still stands.
     pub granted: bool,
+    /// Also those that are selected.
+    pub selection: Selection,
     /// The folder, made where it does not exist. When no record is asked for, those that its manifest names and that
     /// are not complete.
     pub folder: PathBuf,
@@ -94,7 +97,7 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
     files::create_folder(folder).with_context(|| format!("make `{}`", folder.display()))?;
     let _alone = lock(folder)?;
     let mut manifest = Manifest::open(folder)?;
-    let records = selection(session, &keys, &manifest, options)?;
+    let records = selected(session, &keys, &manifest, options).await?;
     for record in &records {
         if manifest.state(record).is_none() {
             manifest.set(record, State::Missing);
@@ -252,13 +255,17 @@ impl GotMany {
 }
 
 /// The records to fetch, each once.
-fn selection(
+async fn selected(
     session: &Session,
     keys: &OwnKeys,
     manifest: &Manifest,
     options: &GetManyOptions,
 ) -> Result<BTreeSet<Cid>> {
     let mut records = BTreeSet::from_iter(options.records.iter().copied());
+    let selects = !options.selection.is_empty();
+    if selects {
+        records.extend(options.selection.records(session).await?);
+    }
     if options.granted {
         let (purpose, role) = (&options.asking.purpose, &options.asking.role);
         for record in Grant::records(session)? {
@@ -267,10 +274,11 @@ fn selection(
                 records.insert(record);
             }
         }
-    } else if records.is_empty() {
+    } else if records.is_empty() && !selects {
         records.extend(manifest.incomplete());
     }
     let problem = match records.len() {
+        0 if selects => "no record is selected",
         0 => "there is nothing to fetch: name records, or a folder whose manifest lacks some",
         1..=MAX_RECORDS => return Ok(records),
         _ => "at most 100,000 records are fetched into one folder",

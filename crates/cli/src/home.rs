@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 /// | `custody/` | copies of custody keys held here as second holder |
 /// | `device-stream.toml` | where a device's stream of records stands |
 /// | `outbox/` | sealed records that are not anchored yet |
+/// | `puts/` | what became of the files that were put, and custody keys as they were proved last |
 /// | `receipts/`, `grants/` | what the log proved, and released keys |
 /// | `checkpoints/` | the newest checkpoint of each log, and evidence against it |
 #[derive(Clone, Debug)]

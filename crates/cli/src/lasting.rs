@@ -114,7 +114,7 @@ impl Held {
 }
 
 /// Smaller records are held within the time of one call.
-const LARGE_BYTES: u64 = 32 << 20;
+const LARGE_BYTES: u64 = 4 << 20;
 const MAX_CIDS: u64 = 1024;
 /// Nodes whose blocks do not grow in number for this long are not getting on.
 const STALLED_AFTER: Duration = Duration::from_secs(120);

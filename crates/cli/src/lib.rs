@@ -10,8 +10,10 @@
 mod anchored;
 mod arguments;
 mod byte_range;
+mod c4gh;
 mod car_export;
 mod car_import;
+mod chain;
 mod clock;
 mod commands;
 mod conflict;
@@ -52,9 +54,11 @@ mod progress;
 mod put;
 mod put_manifest;
 mod put_many;
+mod put_watch;
 mod report;
 mod request;
 mod seal;
+mod selection;
 mod send;
 mod session;
 mod signals;
@@ -94,6 +98,7 @@ pub use put::{Input, PutOptions};
 pub use put_many::{FailedFile, PutMany, PutManyOptions};
 pub use report::Report;
 pub use request::Granted;
+pub use selection::{Moment, MomentError, Selection};
 pub use send::Stored;
 pub use session::{Said, Session};
 pub use status::{AlarmRow, CollectionRow, NodeRow, NodeState, ScrubRow, StatusReport};
@@ -123,6 +128,7 @@ pub mod operations {
         principal::{enrol, list_principals, reinstate, revoke, suspend},
         put::put,
         put_many::put_many,
+        put_watch::put_watch,
         request::request,
         status::status,
         status_record::status_of_record,

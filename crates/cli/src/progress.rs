@@ -189,7 +189,8 @@ impl Volume {
         format!(
             "{} of {} records, {} of {}, {}/s, {left}",
             self.over,
-            self.records,
+            // More may come in while it goes on.
+            self.records.max(self.known),
             HumanBytes(self.came_bytes),
             HumanBytes(total),
             HumanBytes(rate)

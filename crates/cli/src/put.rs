@@ -1,6 +1,9 @@
 use crate::{
-    CliError, OwnKeys, Rate, Session, Stored, Wait, clock,
+    CliError, OwnKeys, Rate, Session, Stored, Wait,
+    c4gh::{Decrypting, SecretKey},
+    clock,
     device_stream::DeviceStream,
+    files,
     outbox::{Outbox, SourceFile, Upload},
     progress::{self, Counted, Transfer},
     seal::{Meta, Plan, seal},
@@ -20,6 +23,7 @@ use std::{
     time::Duration,
 };
 use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 /// What to store.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct PutOptions {
     pub content_type: Option<String>,
     /// At most this many bytes per second; absent, as fast as they go.
     pub limit: Option<Rate>,
+    /// The Crypt4GH private key with which the input is decrypted; absent, it is taken as it is.
+    pub c4gh_key: Option<PathBuf>,
 }
 
 /// Where the payload comes from.
@@ -90,9 +96,9 @@ pub async fn put(session: &Session, options: &PutOptions) -> Result<Stored> {
     }
     let plan = plan(session, options, source).await?;
     let upload = spawn_blocking({
-        let (input, stream) = (options.input.clone(), stream.clone());
+        let (options, stream) = (options.clone(), stream.clone());
         let keys = session.home.own_keys()?;
-        move || seal_input(&input, &plan, &keys, &stream, &outbox)
+        move || seal_input(&options, &plan, &keys, &stream, &outbox)
     })
     .await
     .context("seal")??;
@@ -188,7 +194,7 @@ pub(crate) fn device_stream(session: &Session, uploads: &[Upload]) -> Result<Dev
 }
 
 fn seal_input(
-    input: &Input,
+    options: &PutOptions,
     plan: &Plan,
     keys: &OwnKeys,
     stream: &DeviceStream,
@@ -196,13 +202,22 @@ fn seal_input(
 ) -> Result<Upload> {
     let total = plan.source.as_ref().map(|source| source.size);
     let bar = progress::bytes("sealing", total);
-    let reader: Box<dyn Read> = match input {
+    let reader: Box<dyn Read> = match &options.input {
         Input::File(path) => Box::new(open(path)?),
         Input::Stdin => Box::new(io::stdin().lock()),
     };
-    let reader = Counted {
+    let counted = Counted {
         reader,
         bar: bar.clone(),
+    };
+    let reader: Box<dyn Read> = match &options.c4gh_key {
+        None => Box::new(counted),
+        Some(path) => {
+            let text = Zeroizing::new(files::read_text(path, MAX_KEY_BYTES)?);
+            let context = || format!("read the key `{}`", path.display());
+            let key = SecretKey::parse(&text).with_context(context)?;
+            Box::new(Decrypting::open(counted, &key).context("decrypt the payload")?)
+        }
     };
     let upload = seal(reader, plan, keys, stream, outbox)?;
     bar.finish_and_clear();
@@ -241,5 +256,6 @@ pub(crate) async fn lock(folder: &Path) -> Result<File> {
     .context("lock the outbox")
 }
 
+const MAX_KEY_BYTES: u64 = 16 * 1024;
 /// How long a command that waits for no receipt waits for those of earlier ones.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use futures::{StreamExt, stream};
 use indicatif::HumanBytes;
 use medanchor_anchor::{Receipt, Verified};
 use medanchor_dag::{Cid, Class, CustodyId};
-use medanchor_envelope::Suite;
+use medanchor_envelope::{Recipient, Suite};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
@@ -93,6 +93,9 @@ pub struct FailedFile {
     pub code: String,
     /// Why.
     pub error: String,
+    /// What it comes to.
+    #[serde(skip)]
+    pub exit: Exit,
 }
 
 /// Seals files, stores them and has them anchored, one record each in the order of their paths, and says in a manifest what
@@ -120,12 +123,24 @@ pub async fn put_many(session: &Session, options: &PutManyOptions) -> Result<Put
     };
     let uploads = outbox.uploads()?;
     let stream = device_stream(session, &uploads)?;
-    let mut book = Book::new(PutManifest::open(&path)?, options, &files, unreadable);
-    let to_seal = book.select(session, &uploads, files)?;
-    let run = Run::new(book, &to_seal, &uploads)?;
+    let mut book = Book::new(PutManifest::open(&path)?, options, &uploads);
+    for listed in &files {
+        book.expect(&listed.file);
+    }
+    for (path, error) in unreadable {
+        book.got.files += 1;
+        book.fail(&path, &error);
+    }
+    let (to_seal, kept) = book.select(session, files)?;
+    book.got.kept = kept;
+    let records = count(to_seal.len().saturating_add(uploads.len()));
+    let run = Run::new(book, Transfer::new("putting", records), ROOM_KIB)?;
+    let known = uploads.iter().map(|upload| upload.record.size_bytes());
+    let known = known.chain(to_seal.iter().map(|listed| listed.file.size));
+    known.for_each(|bytes| run.transfer.is_known(bytes));
     if !to_seal.is_empty() || !uploads.is_empty() {
         let sealer = FileSealer {
-            plan: file_plan(session, options).await?,
+            plan: file_plan(options, custody_key(session, options.custody).await?),
             keys: session.home.own_keys()?,
             stream,
             outbox: outbox.clone(),
@@ -137,7 +152,9 @@ pub async fn put_many(session: &Session, options: &PutManyOptions) -> Result<Put
         let (outgoing, sealed) = mpsc::channel(AHEAD);
         let work = async {
             let sealing = run.seal_all(sealer, to_seal, outgoing);
-            let sending = run.send_all(&sender, uploads, sealed);
+            let resumed = uploads.into_iter();
+            let resumed = resumed.map(|upload| Outgoing::new(upload, true, None));
+            let sending = run.send_all(&sender, resumed.collect(), sealed);
             futures::try_join!(sealing, sending)
         };
         let ended = tokio::select! {
@@ -157,10 +174,10 @@ pub async fn put_many(session: &Session, options: &PutManyOptions) -> Result<Put
 }
 
 /// How every file is sealed.
-pub(crate) async fn file_plan(session: &Session, options: &PutManyOptions) -> Result<Plan> {
-    Ok(Plan {
+pub(crate) fn file_plan(options: &PutManyOptions, custody_key: Recipient) -> Plan {
+    Plan {
         custody: options.custody,
-        custody_key: custody_key(session, options.custody).await?,
+        custody_key,
         class: options.class,
         suite: options.suite,
         chunk_log2: options.chunk_log2,
@@ -170,7 +187,7 @@ pub(crate) async fn file_plan(session: &Session, options: &PutManyOptions) -> Re
             filename: None,
         },
         source: None,
-    })
+    }
 }
 
 /// Where the manifest is.
@@ -186,42 +203,46 @@ pub(crate) fn manifest_path(session: &Session, options: &PutManyOptions) -> Resu
 }
 
 /// What one run shares: files are sealed one after the other, while what is sealed is sent.
-struct Run {
+pub(crate) struct Run {
     book: Arc<Mutex<Book>>,
-    transfer: Arc<Transfer>,
-    /// KiB that may be in the outbox besides what an earlier run left there.
-    room: Arc<Semaphore>,
+    pub(crate) transfer: Arc<Transfer>,
+    /// Room in the outbox, in KiB.
+    pub(crate) room: Arc<Semaphore>,
+    room_kib: u32,
     /// Set when no more is to be sealed.
-    stopped: Arc<AtomicBool>,
+    pub(crate) stopped: Arc<AtomicBool>,
 }
 
 /// A sealed record on its way.
-struct Outgoing {
+pub(crate) struct Outgoing {
     upload: Upload,
     resumed: bool,
     /// Given back when it has left the outbox, or will not.
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(upload: Upload, resumed: bool, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            upload,
+            resumed,
+            room,
+        }
+    }
 }
 
 impl Run {
-    fn new(book: Book, to_seal: &[Listed], uploads: &[Upload]) -> Result<Self> {
-        let count = u64::try_from(to_seal.len().saturating_add(uploads.len()))?;
-        let transfer = Transfer::new("putting", count);
-        for upload in uploads {
-            transfer.is_known(upload.record.size_bytes());
-        }
-        for listed in to_seal {
-            transfer.is_known(listed.file.size);
-        }
+    pub(crate) fn new(book: Book, transfer: Transfer, room_kib: u32) -> Result<Self> {
         Ok(Self {
             book: Arc::new(Mutex::new(book)),
             transfer: Arc::new(transfer),
-            room: Arc::new(Semaphore::new(usize::try_from(ROOM_KIB)?)),
+            room: Arc::new(Semaphore::new(usize::try_from(room_kib)?)),
+            room_kib,
             stopped: Arc::default(),
         })
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -232,30 +253,18 @@ impl Run {
         outgoing: mpsc::Sender<Outgoing>,
     ) -> Result<()> {
         for listed in files {
-            let kib = u32::try_from(listed.file.size >> 10).unwrap_or(ROOM_KIB);
-            let kib = kib.clamp(1, ROOM_KIB);
+            let kib = self.kib(listed.file.size);
             let room = Arc::clone(&self.room).acquire_many_owned(kib).await?;
             if self.stopped.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let (book, stopped) = (Arc::clone(&self.book), Arc::clone(&self.stopped));
-            let sealed = spawn_blocking(move || {
-                let sealed = sealer.seal(&listed);
-                let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
-                let sealed = book.note_sealed(&listed.file, sealed, &stopped);
-                (sealer, sealed)
-            });
-            let sealed = sealed.await.context("seal")?;
-            sealer = sealed.0;
-            let Some(upload) = sealed.1? else {
+            let (back, upload) = self.seal(sealer, listed).await?;
+            sealer = back;
+            let Some(upload) = upload else {
                 self.transfer.is_over();
                 continue;
             };
-            let sealed = Outgoing {
-                upload,
-                resumed: false,
-                _room: Some(room),
-            };
+            let sealed = Outgoing::new(upload, false, Some(room));
             // Nobody takes it when sending has failed; it is in the outbox.
             if outgoing.send(sealed).await.is_err() {
                 return Ok(());
@@ -264,17 +273,35 @@ impl Run {
         Ok(())
     }
 
-    async fn send_all(
+    /// What a file takes in the outbox; one that is larger than the room takes all of it.
+    pub(crate) fn kib(&self, bytes: u64) -> u32 {
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+        kib.clamp(1, self.room_kib)
+    }
+
+    /// Seals a file; `None` when it cannot be sealed, which is noted.
+    pub(crate) async fn seal(
+        &self,
+        mut sealer: FileSealer,
+        listed: Listed,
+    ) -> Result<(FileSealer, Option<Upload>)> {
+        let (book, stopped) = (Arc::clone(&self.book), Arc::clone(&self.stopped));
+        let sealed = spawn_blocking(move || {
+            let sealed = sealer.seal(&listed);
+            let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+            let sealed = book.note_sealed(&listed.file, sealed, &stopped)?;
+            Ok::<_, anyhow::Error>((sealer, sealed))
+        });
+        sealed.await.context("seal")?
+    }
+
+    /// Sends what an earlier run sealed, and then what is sealed now.
+    pub(crate) async fn send_all(
         &self,
         sender: &Sender<'_>,
-        uploads: Vec<Upload>,
+        resumed: Vec<Outgoing>,
         sealed: mpsc::Receiver<Outgoing>,
     ) -> Result<()> {
-        let resumed = uploads.into_iter().map(|upload| Outgoing {
-            upload,
-            resumed: true,
-            _room: None,
-        });
         let sealed = stream::unfold(sealed, |mut sealed| async {
             Some((sealed.recv().await?, sealed))
         });
@@ -302,17 +329,18 @@ impl Run {
 }
 
 /// What is known of the files.
-struct Book {
+pub(crate) struct Book {
     manifest: PutManifest,
     asked: Asked,
+    /// Those of this custody key and class that are sealed and not anchored.
+    in_outbox: BTreeSet<SourceFile>,
     got: PutMany,
-    exit: Exit,
     /// What the log will never take.
-    refused: Option<Upload>,
+    pub(crate) refused: Option<Upload>,
 }
 
 /// The files that are to be put, and how.
-struct Asked {
+pub(crate) struct Asked {
     files: BTreeSet<SourceFile>,
     custody: CustodyId,
     class: Class,
@@ -321,23 +349,28 @@ struct Asked {
 impl Asked {
     /// The one of them that is sealed here.
     fn file<'u>(&self, upload: &'u Upload) -> Option<&'u SourceFile> {
-        let header = upload.record.header();
-        let is_alike = header.custody == self.custody && header.class == self.class;
-        let file = upload.source.as_ref().filter(|_| is_alike)?;
+        let file = upload.source.as_ref().filter(|_| self.is_alike(upload))?;
         self.files.contains(file).then_some(file)
+    }
+
+    /// The same, and it is one of them no more.
+    fn take(&mut self, upload: &Upload) -> Option<SourceFile> {
+        let file = self.file(upload)?.clone();
+        self.files.remove(&file);
+        Some(file)
+    }
+
+    fn is_alike(&self, upload: &Upload) -> bool {
+        let header = upload.record.header();
+        header.custody == self.custody && header.class == self.class
     }
 }
 
 impl Book {
-    fn new(
-        manifest: PutManifest,
-        options: &PutManyOptions,
-        files: &[Listed],
-        unreadable: Vec<(String, anyhow::Error)>,
-    ) -> Self {
+    pub(crate) fn new(manifest: PutManifest, options: &PutManyOptions, uploads: &[Upload]) -> Self {
         let mut book = Self {
             asked: Asked {
-                files: files.iter().map(|listed| listed.file.clone()).collect(),
+                files: BTreeSet::new(),
                 custody: options.custody,
                 class: options.class,
             },
@@ -345,7 +378,7 @@ impl Book {
                 ok: true,
                 code: Exit::Done.name(),
                 manifest: manifest.path().to_owned(),
-                files: count(files.len().saturating_add(unreadable.len())),
+                files: 0,
                 stored: 0,
                 kept: 0,
                 failed: Vec::new(),
@@ -356,46 +389,49 @@ impl Book {
                 took_ms: 0,
             },
             manifest,
-            exit: Exit::Done,
+            in_outbox: BTreeSet::new(),
             refused: None,
         };
-        for (path, error) in unreadable {
-            book.fail(&path, &error);
-        }
+        let alike = uploads.iter().filter(|upload| book.asked.is_alike(upload));
+        let sealed = alike.filter_map(|upload| upload.source.clone());
+        book.in_outbox = sealed.collect();
         book
     }
 
-    /// The files that are neither anchored nor in the outbox.
-    fn select(
+    /// One more file is to be put.
+    pub(crate) fn expect(&mut self, file: &SourceFile) {
+        if self.asked.files.insert(file.clone()) {
+            self.got.files += 1;
+        }
+    }
+
+    /// The files that are neither anchored nor in the outbox, and how many of the others are anchored.
+    pub(crate) fn select(
         &mut self,
         session: &Session,
-        uploads: &[Upload],
         files: Vec<Listed>,
-    ) -> Result<Vec<Listed>> {
-        let sealed = uploads.iter().filter_map(|upload| self.asked.file(upload));
-        let sealed: BTreeSet<&SourceFile> = sealed.collect();
-        let mut to_seal = Vec::new();
+    ) -> Result<(Vec<Listed>, u64)> {
+        let (mut to_seal, mut anchored) = (Vec::new(), 0);
         for listed in files {
-            if sealed.contains(&listed.file) {
+            if self.in_outbox.contains(&listed.file) {
                 continue;
             }
-            let anchored = match self.manifest.of(&listed.file) {
-                Some(line) if line.state == FileState::Anchored => true,
+            match self.manifest.of(&listed.file) {
+                Some(line) if line.state == FileState::Anchored => anchored += 1,
                 // Another run may have sent it, and kept the receipt.
                 Some(line) if line.state == FileState::Sealed => {
-                    let anchored = sent_by_another(session, line);
-                    let is_anchored = anchored.is_some();
-                    self.manifest.note(anchored.into_iter().collect())?;
-                    is_anchored
+                    match sent_by_another(session, line) {
+                        Some(line) => {
+                            self.manifest.note(vec![line])?;
+                            anchored += 1;
+                        }
+                        None => to_seal.push(listed),
+                    }
                 }
-                _ => false,
-            };
-            match anchored {
-                true => self.got.kept += 1,
-                false => to_seal.push(listed),
+                _ => to_seal.push(listed),
             }
         }
-        Ok(to_seal)
+        Ok((to_seal, anchored))
     }
 
     /// Takes note of a file that was sealed, or why not. No more is sealed when nothing can be.
@@ -413,6 +449,7 @@ impl Book {
                     ..Line::of(file, FileState::Sealed)
                 };
                 self.manifest.note(vec![line])?;
+                self.in_outbox.insert(file.clone());
                 return Ok(Some(upload));
             }
             // It was interrupted.
@@ -440,13 +477,16 @@ impl Book {
         stopped: &AtomicBool,
     ) -> Result<()> {
         let (mut lines, mut anchored) = (Vec::new(), Vec::new());
-        for (Outgoing { upload, _room, .. }, sent) in group {
+        for (Outgoing { upload, room, .. }, sent) in group {
             let stored = match sent {
                 Ok(stored) => stored,
                 Err(error) if error.is::<Waits>() => continue,
                 Err(error) => {
                     stopped.store(true, Ordering::Relaxed);
-                    let path = upload.source.as_ref().map_or("-", |file| &file.path);
+                    let path = upload
+                        .source
+                        .as_ref()
+                        .map_or("-", |file| file.path.as_str());
                     self.fail(path, &error);
                     if is_refused_for_good(&error) {
                         self.refused = Some(upload);
@@ -454,34 +494,44 @@ impl Book {
                     continue;
                 }
             };
-            match self.asked.file(&upload) {
+            if let Some(file) = upload
+                .source
+                .as_ref()
+                .filter(|_| self.asked.is_alike(&upload))
+            {
+                self.in_outbox.remove(file);
+            }
+            match self.asked.take(&upload) {
                 Some(file) => {
+                    self.got.failed.retain(|failed| failed.path != file.path);
                     self.got.stored += 1;
                     self.got.stored_bytes += stored.size_bytes;
-                    lines.push(anchored_line(file, &stored));
+                    lines.push(anchored_line(&file, &stored));
                 }
                 None => self.got.earlier += 1,
             }
-            anchored.push((upload, _room));
+            anchored.push((upload, room));
         }
         self.manifest.note(lines)?;
         // Commit point: the manifest says what is anchored, so that no later run puts it again.
-        for (upload, _room) in anchored {
+        for (upload, room) in anchored {
             upload.remove()?;
+            drop(room);
         }
         Ok(())
     }
 
     fn fail(&mut self, path: &str, error: &anyhow::Error) {
-        self.exit = graver(self.exit, Exit::of(error));
+        self.got.failed.retain(|failed| failed.path != path);
         self.got.failed.push(FailedFile {
             path: path.to_owned(),
             code: stable_code(error),
             error: format!("{error:#}"),
+            exit: Exit::of(error),
         });
     }
 
-    fn close(&mut self, outbox: &Outbox, took: Duration) -> Result<PutMany> {
+    pub(crate) fn close(&mut self, outbox: &Outbox, took: Duration) -> Result<PutMany> {
         self.manifest.retain(|_| true)?;
         let uploads = outbox.uploads()?;
         let sealed = uploads.iter().filter_map(|upload| self.asked.file(upload));
@@ -489,11 +539,14 @@ impl Book {
         got.sealed = count(sealed.count());
         let over = got.stored + got.kept + count(got.failed.len());
         got.left = got.files.saturating_sub(over);
-        if got.left > 0 && self.exit == Exit::Done {
+        let failures = got.failed.iter().map(|failed| failed.exit);
+        let exit = match failures.reduce(graver) {
+            Some(exit) => exit,
             // It was interrupted.
-            self.exit = Exit::Unavailable;
-        }
-        (got.ok, got.code) = (self.exit == Exit::Done, self.exit.name());
+            None if got.left > 0 => Exit::Unavailable,
+            None => Exit::Done,
+        };
+        (got.ok, got.code) = (exit == Exit::Done, exit.name());
         got.took_ms = u64::try_from(took.as_millis())?;
         Ok(got.clone())
     }
@@ -531,7 +584,7 @@ fn sent_by_another(session: &Session, line: &Line) -> Option<Line> {
 /// The log will never hold a record. What was sealed after it names it as the one before, so that too is taken out of the
 /// outbox, to be sealed anew: unless a file of those is no longer there, whose payload would be lost. Then the stream has
 /// a gap instead.
-fn take_back(session: &Session, outbox: &Outbox, refused: Upload) -> Result<()> {
+pub(crate) fn take_back(session: &Session, outbox: &Outbox, refused: Upload) -> Result<()> {
     let mut uploads = outbox.uploads()?;
     let mut stream = device_stream(session, &uploads)?;
     uploads.retain(|upload| upload.record.seq() > refused.record.seq());
@@ -553,7 +606,7 @@ fn can_be_sealed_anew(upload: &Upload) -> bool {
     })
 }
 
-fn count(number: usize) -> u64 {
+pub(crate) fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 

@@ -12,7 +12,14 @@ use medanchor_anchor::{Anchored, Outcome, SignedStatement, Statement, Strength};
 use medanchor_api::Submitted;
 use medanchor_dag::{Block, Cid};
 use serde::Serialize;
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::spawn_blocking,
@@ -47,7 +54,7 @@ pub struct Stored {
 pub(crate) struct Sender<'a> {
     session: &'a Session,
     keys: &'a OwnKeys,
-    persistence: Persistence,
+    is_endless: AtomicBool,
     throttle: Option<Throttle>,
     transfer: Arc<Transfer>,
     /// Records whose blocks are sent, and batches of them in memory.
@@ -93,7 +100,7 @@ impl<'a> Sender<'a> {
         Self {
             session,
             keys,
-            persistence,
+            is_endless: AtomicBool::new(persistence == Persistence::Endless),
             throttle,
             transfer,
             records: Semaphore::new(RECORDS),
@@ -163,10 +170,10 @@ impl<'a> Sender<'a> {
                 Ok(submitted) => return Ok((signed, submitted)),
                 // The node with the blocks may be gone: another gets what it lacks.
                 Err(error) if Exit::of(&error) == Exit::Unavailable => {
-                    let pause = match (pauses.next(), self.persistence) {
+                    let pause = match (pauses.next(), self.is_endless()) {
                         (Some(&pause), _) => pause,
-                        (None, Persistence::Endless) => LONGEST,
-                        (None, Persistence::Some) => return Err(error.context(STAYS)),
+                        (None, true) => LONGEST,
+                        (None, false) => return Err(error.context(STAYS)),
                     };
                     tokio::time::sleep(pause).await;
                 }
@@ -266,14 +273,23 @@ impl<'a> Sender<'a> {
     }
 
     fn is_to_go_on(&self, error: &anyhow::Error) -> bool {
-        self.persistence == Persistence::Endless && Exit::of(error) == Exit::Unavailable
+        self.is_endless() && Exit::of(error) == Exit::Unavailable
+    }
+
+    /// From now on what no node can serve is tried again for some seconds only.
+    pub(crate) fn be_brief(&self) {
+        self.is_endless.store(false, Ordering::Relaxed);
+    }
+
+    fn is_endless(&self) -> bool {
+        self.is_endless.load(Ordering::Relaxed)
     }
 }
 
 impl fmt::Debug for Sender<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender")
-            .field("persistence", &self.persistence)
+            .field("is_endless", &self.is_endless())
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 use crate::{
     crash::{folders, stream_head},
-    stage::{Stage, assert_refused, done, until},
+    stage::{Stage, assert_refused, did, done, until},
 };
 use medanchor_testnet::{Home, Ran};
 use serde_json::Value;
@@ -84,6 +84,42 @@ fn killed_put_of_a_folder_goes_on_and_every_file_is_anchored_once_in_order() {
     let mut listed = in_order.iter();
     for record in by_seq.values() {
         assert!(listed.any(|anchored| anchored == record), "out of order");
+    }
+    get_the_stream(&stage, &device, &in_order);
+}
+
+/// Whoever can name a stream gets it; the whole log is for operators.
+fn get_the_stream(stage: &Stage, device: &Home, records: &[String]) {
+    let state = fs::read_to_string(device.path().join("device-stream.toml")).unwrap();
+    let state: toml::Table = state.parse().unwrap();
+    let did = did(device);
+    let stream = [
+        "--device",
+        &did,
+        "--stream",
+        state["stream"].as_str().unwrap(),
+    ];
+    let into = stage.path("stream");
+    let get = |what: &[&str]| {
+        let into = ["--into", into.to_str().unwrap(), "--purpose", "TREAT"];
+        let arguments = ["get"].iter().chain(what).chain(&into);
+        stage.clinician.run(arguments).unwrap()
+    };
+    let ran = get(&[&stream[..], &["--class", "telemetry"]].concat());
+    assert_refused(&ran, 2, "usage");
+    let ran = get(&[&stream[..], &["--until", "2020-01-01"]].concat());
+    assert_refused(&ran, 2, "usage");
+    let ran = get(&["--custody", &stage.custody]);
+    assert_eq!(
+        (ran.code, &ran.json["ok"]),
+        (3, &false.into()),
+        "{}",
+        ran.json
+    );
+    let ran = done(Ok(get(&[&stream[..], &["--from", "2020-01-01"]].concat())));
+    assert_eq!(ran.json["fetched"].as_u64(), Some(records.len() as u64));
+    for record in records {
+        assert!(into.join(record).exists(), "{record}");
     }
 }
 

@@ -47,7 +47,7 @@ fn network_grows_from_one_to_three_without_a_central_party() {
     let root = fs::read_to_string(network.path(a).join("policy.txt")).unwrap();
     let root: TrustPolicy = root.parse().unwrap();
     assert_eq!(root.witnesses().count(), 1);
-    let epochs = Epochs::follow(root.clone(), &chain).unwrap();
+    let epochs = Epochs::follow(root, &chain).unwrap();
     let verified = receipt.verify(&epochs, Strength::Published).unwrap();
     assert_eq!(verified.checkpoint.cosigners.len(), 3);
     assert_eq!(epochs.current().logs().count(), 3);

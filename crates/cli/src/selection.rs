@@ -1,0 +1,171 @@
+use crate::{Exit, Session, chain::Chain, clock};
+use anyhow::Result;
+use futures::TryStreamExt;
+use medanchor_anchor::{Body, Outcome};
+use medanchor_api::NodesSource;
+use medanchor_dag::{Cid, Class, CustodyId, Did, StreamId};
+use std::{pin::pin, str::FromStr};
+
+/// Which records are meant, where they are not named one by one.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Those of this device's stream; absent, of the whole log, which only operators may read.
+    pub stream: Option<(Did, StreamId)>,
+    /// Those under this custody key.
+    pub custody: Option<CustodyId>,
+    /// Those of this class.
+    pub class: Option<Class>,
+    /// Those that were captured then or later, by the device's clock.
+    pub from: Option<Moment>,
+    /// Those that were captured before.
+    pub until: Option<Moment>,
+}
+
+/// A time: `2026-03-01`, `2026-03-01T10:15:00Z`, or milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+/// Why text is not a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a time is `2026-03-01`, `2026-03-01T10:15:00Z`, or milliseconds since 1970")]
+pub struct MomentError;
+
+impl FromStr for Moment {
+    type Err = MomentError;
+
+    fn from_str(text: &str) -> Result<Self, MomentError> {
+        if let Ok(unix_ms) = text.parse() {
+            return Ok(Self(unix_ms));
+        }
+        let whole = match text.len() {
+            10 => format!("{text}T00:00:00.000Z"),
+            20 => format!("{}.000Z", text.strip_suffix('Z').ok_or(MomentError)?),
+            _ => text.to_owned(),
+        };
+        clock::parse_rfc3339(&whole).map(Self).ok_or(MomentError)
+    }
+}
+
+impl Selection {
+    /// Whether nothing is selected by it: it says nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stream.is_none()
+            && self.custody.is_none()
+            && self.class.is_none()
+            && self.from.is_none()
+            && self.until.is_none()
+    }
+
+    /// The records. Who may read what is for whoever releases their keys to say.
+    pub(crate) async fn records(&self, session: &Session) -> Result<Vec<Cid>> {
+        match &self.stream {
+            Some((device, stream)) => {
+                let source = NodesSource::new(session.client.clone());
+                let wanted = |record: &medanchor_dag::Record| {
+                    let header = record.header();
+                    self.has(&header.custody, header.class, header.captured_at_unix_ms)
+                };
+                let chain = Chain::of(session, &source, device, stream, wanted).await?;
+                Ok(chain.records)
+            }
+            None => self.of_the_log(session).await,
+        }
+    }
+
+    async fn of_the_log(&self, session: &Session) -> Result<Vec<Cid>> {
+        let mut leaves = pin!(session.client.leaves(0, None));
+        let mut records = Vec::new();
+        loop {
+            let entry = match leaves.try_next().await {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Ok(records),
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    return Err(match Exit::of(&error) {
+                        Exit::Denied => error.context(NOT_LISTED),
+                        _ => error.context("list the log"),
+                    });
+                }
+            };
+            let Some(opening) = entry.opening.filter(|_| entry.leaf.outcome == Outcome::Ok) else {
+                continue;
+            };
+            if let Body::Anchored(anchored) = &opening.0.signed.statement.body
+                && self.has(&anchored.custody, anchored.class, anchored.captured_at)
+            {
+                records.push(anchored.record);
+            }
+        }
+    }
+
+    fn has(&self, custody: &CustodyId, class: Class, captured_at: u64) -> bool {
+        self.custody.is_none_or(|wanted| wanted == *custody)
+            && self.class.is_none_or(|wanted| wanted == class)
+            && self.from.is_none_or(|from| captured_at >= from.0)
+            && self.until.is_none_or(|until| captured_at < until.0)
+    }
+}
+
+const NOT_LISTED: &str = "list the records: the whole log is for operators. Name a stream with --device and --stream, or the \
+                          records";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_a_day_a_second_or_milliseconds() {
+        for (text, unix_ms) in [
+            ("1970-01-02", 86_400_000),
+            ("2026-03-01", 1_772_323_200_000),
+            ("2026-03-01T10:15:00Z", 1_772_360_100_000),
+            ("2026-03-01T10:15:00.007Z", 1_772_360_100_007),
+            ("2024-02-29T23:59:59Z", 1_709_251_199_000),
+            ("1772360100007", 1_772_360_100_007),
+        ] {
+            assert_eq!(text.parse(), Ok(Moment(unix_ms)), "{text}");
+        }
+        for text in [
+            "",
+            "now",
+            "2026-03-01T",
+            "2026-13-01",
+            "2026-02-30",
+            "2025-02-29",
+            "2026-03-01T24:00:00Z",
+            "2026-03-01T10:15:00",
+            "2026-03-01T10:15:00+01:00",
+            "+2026-03-01",
+            "1960-01-01",
+            "ä026-03-01",
+        ] {
+            assert_eq!(text.parse::<Moment>(), Err(MomentError), "{text}");
+        }
+    }
+
+    #[test]
+    fn selection_has_what_is_of_all_its_parts() {
+        let custody = CustodyId::new([1; 16]);
+        let all = Selection::default();
+        assert!(all.is_empty() && all.has(&custody, Class::Ecg, 5));
+        let some = Selection {
+            custody: Some(custody),
+            class: Some(Class::Ecg),
+            from: Some(Moment(5)),
+            until: Some(Moment(7)),
+            stream: None,
+        };
+        assert!(!some.is_empty());
+        for (id, class, captured_at, has) in [
+            (1, Class::Ecg, 5, true),
+            (1, Class::Ecg, 6, true),
+            (1, Class::Ecg, 4, false),
+            (1, Class::Ecg, 7, false),
+            (1, Class::Log, 5, false),
+            (2, Class::Ecg, 5, false),
+        ] {
+            let custody = CustodyId::new([id; 16]);
+            assert_eq!(some.has(&custody, class, captured_at), has);
+        }
+    }
+}
