@@ -55,7 +55,7 @@ pub fn witness_addition(
     certificate: Option<&Path>,
     quorum: u8,
 ) -> Result<Body> {
-    let usage = |problem: String| CliError::Usage(problem);
+    let usage = CliError::Usage;
     let parsed: VerifierKey = key
         .parse()
         .map_err(|error| usage(format!("`{key}`: {error}")))?;

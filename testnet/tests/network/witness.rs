@@ -83,7 +83,7 @@ fn witness_is_added_to_a_running_network_and_removed_again() {
 
     // Each receipt is judged by the policy in force for it, offline.
     let receipts = [
-        before.clone(),
+        before,
         needs_it.clone(),
         after,
         added.text("receipt").unwrap().into(),
