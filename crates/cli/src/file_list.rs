@@ -14,6 +14,9 @@ pub(crate) struct Listed {
     pub(crate) name: String,
 }
 
+/// What was found, and what cannot be listed: its path and why.
+type Listing = (Vec<Listed>, Vec<(String, anyhow::Error)>);
+
 /// The regular files that are named and all below the folders that are, in the order of their paths. Links are
 /// followed where they are named, and not below a folder. Nothing under `but_not` is found.
 ///
@@ -21,7 +24,7 @@ pub(crate) struct Listed {
 pub(crate) fn list(
     paths: &[PathBuf],
     but_not: &[PathBuf],
-) -> Result<(Vec<Listed>, Vec<(String, anyhow::Error)>)> {
+) -> Result<Listing> {
     let mut found = Found {
         but_not,
         files: Vec::new(),

@@ -440,14 +440,14 @@ impl<'a, T, E> Candidate<'a, T, E> {
 /// The first `needed` answers, when that many are asked at a time. One that fails is replaced by the next; so is, as
 /// far as others go, one that does not get on: a slow one may still be among the first, a hung one delays nobody
 /// while others suffice.
-async fn first_answers<'a, T: 'a, E: 'a>(
+async fn first_answers<'a, T, E>(
     mut candidates: impl Iterator<Item = Candidate<'a, T, E>>,
     needed: usize,
     failed: impl Fn(E),
 ) -> Vec<T>
 where
-    T: Send,
-    E: Send,
+    T: Send + 'a,
+    E: Send + 'a,
 {
     let mut asked: FuturesUnordered<BoxFuture<'a, Step<'a, T, E>>> = FuturesUnordered::new();
     asked.extend(
