@@ -470,22 +470,27 @@ pub(crate) struct GetArguments {
     #[arg(long, requires = "into")]
     pub(crate) granted: bool,
     /// The records of a device's stream: this device.
-    #[arg(long, value_name = "DID", requires_all = ["into", "stream"])]
+    #[arg(
+        long,
+        value_name = "DID",
+        requires = "stream",
+        conflicts_with = "output"
+    )]
     pub(crate) device: Option<Did>,
     /// And this stream.
     #[arg(long, value_name = "ID", requires = "device")]
     pub(crate) stream: Option<StreamId>,
     /// Of these only the records under this custody key. Without a stream, of the whole log, for operators.
-    #[arg(long, value_name = "ID", requires = "into")]
+    #[arg(long, value_name = "ID", conflicts_with = "output")]
     pub(crate) custody: Option<CustodyId>,
     /// Only the records of this class, likewise.
-    #[arg(long, requires = "into")]
+    #[arg(long, conflicts_with = "output")]
     pub(crate) class: Option<Class>,
     /// Only the records that were captured then or later, likewise: 2026-03-01, 2026-03-01T10:15:00Z, or unix ms.
-    #[arg(long, value_name = "TIME", requires = "into")]
+    #[arg(long, value_name = "TIME", conflicts_with = "output")]
     pub(crate) from: Option<Moment>,
     /// Only the records that were captured before, likewise.
-    #[arg(long, value_name = "TIME", requires = "into")]
+    #[arg(long, value_name = "TIME", conflicts_with = "output")]
     pub(crate) until: Option<Moment>,
     /// Write it in another format, for tools of others, to the reader that --to names.
     #[arg(long, value_enum, requires = "to", conflicts_with = "into")]

@@ -232,7 +232,7 @@ mod tests {
             (LogReadError::NotFound("tile".to_owned()).into(), 1),
             (OpenError::Commitment.into(), 4),
             (CarError::NoRoot.into(), 4),
-            (CarError::Io(std::io::ErrorKind::Other.into()).into(), 1),
+            (CarError::Io(io::ErrorKind::Other.into()).into(), 1),
             (io::Error::other(C4ghError::Segment(1)).into(), 4),
             (ConfigError::NoNodes.into(), 2),
         ] {

@@ -14,6 +14,7 @@ pub(crate) struct Listed {
     pub(crate) name: String,
 }
 
+<<<<<<< ours
 /// What was found, and what cannot be listed: its path and why.
 type Listing = (Vec<Listed>, Vec<(String, anyhow::Error)>);
 
@@ -25,6 +26,14 @@ pub(crate) fn list(
     paths: &[PathBuf],
     but_not: &[PathBuf],
 ) -> Result<Listing> {
+=======
+/// The path of what cannot be listed, and why.
+pub(crate) type Unlisted = (String, anyhow::Error);
+
+/// The regular files that are named and all below the folders that are, in the order of their paths. Links are
+/// followed where they are named, and not below a folder. Nothing under `but_not` is found.
+pub(crate) fn list(paths: &[PathBuf], but_not: &[PathBuf]) -> Result<(Vec<Listed>, Vec<Unlisted>)> {
+>>>>>>> theirs
     let mut found = Found {
         but_not,
         files: Vec::new(),
@@ -60,7 +69,7 @@ pub(crate) fn source_file(path: &str, metadata: &Metadata) -> io::Result<SourceF
 struct Found<'a> {
     but_not: &'a [PathBuf],
     files: Vec<Listed>,
-    failed: Vec<(String, anyhow::Error)>,
+    failed: Vec<Unlisted>,
 }
 
 impl Found<'_> {

@@ -53,14 +53,14 @@ impl Sample {
         if self.cids.is_empty() {
             return None;
         }
-        let node = client.nearest();
+        let (node, began) = (client.nearest(), Instant::now());
         let mut held = Held::new(self.patience());
         loop {
             match node.submit(signed, None).await {
                 Ok(submitted) => return Some(submitted),
                 Err(ClientError::Unavailable { last, .. }) if last.code == "timed-out" => {
                     let now = self.held(client).await;
-                    if !held.grows(now) {
+                    if !held.grows(now, began.elapsed()) {
                         return None;
                     }
                 }
@@ -87,10 +87,10 @@ impl Sample {
     }
 }
 
-/// The most that was held so far, and since when.
+/// The most that was held so far, and since when. Times are since it began.
 struct Held {
     most: usize,
-    since: Instant,
+    since: Duration,
     patience: Duration,
 }
 
@@ -98,18 +98,18 @@ impl Held {
     fn new(patience: Duration) -> Self {
         Self {
             most: 0,
-            since: Instant::now(),
+            since: Duration::ZERO,
             patience,
         }
     }
 
     /// Whether more is held now than ever, or was a short time ago.
-    fn grows(&mut self, now: usize) -> bool {
-        if now > self.most {
-            self.most = now;
-            self.since = Instant::now();
+    fn grows(&mut self, held: usize, now: Duration) -> bool {
+        if held > self.most {
+            self.most = held;
+            self.since = now;
         }
-        self.since.elapsed() < self.patience
+        now.saturating_sub(self.since) < self.patience
     }
 }
 
@@ -150,17 +150,20 @@ mod tests {
         assert!(small.cids.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn nodes_get_on_while_they_hold_more_than_ever() {
+    #[test]
+    fn nodes_get_on_while_they_hold_more_than_ever() {
         let mut held = Held::new(STALLED_AFTER);
-        assert!(held.grows(0), "nothing is held at first");
+        let half = STALLED_AFTER / 2;
+        assert!(held.grows(0, Duration::ZERO), "nothing is held at first");
         for now in 1..20 {
-            tokio::time::advance(STALLED_AFTER / 2).await;
-            assert!(held.grows(now));
+            let held_now = usize::try_from(now).unwrap();
+            assert!(held.grows(held_now, half * now));
         }
-        tokio::time::advance(STALLED_AFTER / 2).await;
-        assert!(held.grows(3), "a node is gone, and there is still time");
-        tokio::time::advance(STALLED_AFTER / 2).await;
-        assert!(!held.grows(19));
+        assert!(
+            held.grows(3, half * 20),
+            "a node is gone, and there is still time"
+        );
+        assert!(!held.grows(19, half * 21));
+        assert!(held.grows(20, half * 22));
     }
 }

@@ -353,7 +353,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("output");
         let places = Arc::new(Semaphore::new(8));
-        let transfer = Arc::new(Transfer::new(1));
+        let transfer = Arc::new(Transfer::new("fetching", 1));
         let record = Arc::clone(&other.record);
         let payload = Payload::open(folder.path(), record, sealed.opener(), places, transfer);
         let error = payload.unwrap().complete(other.source(usize::MAX), &output);
@@ -446,7 +446,10 @@ mod tests {
         }
 
         fn open(&self, folder: &Path) -> Result<Payload> {
-            let (places, transfer) = (Arc::new(Semaphore::new(8)), Arc::new(Transfer::new(1)));
+            let (places, transfer) = (
+                Arc::new(Semaphore::new(8)),
+                Arc::new(Transfer::new("fetching", 1)),
+            );
             let record = Arc::clone(&self.record);
             Payload::open(folder, record, self.opener(), places, transfer)
         }

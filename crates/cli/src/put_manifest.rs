@@ -247,10 +247,7 @@ mod tests {
         assert_eq!(manifest.of(&one), Some(&anchored));
         assert!(manifest.of(&other).is_some());
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
-        let changed = SourceFile {
-            size: 6,
-            ..one.clone()
-        };
+        let changed = SourceFile { size: 6, ..one };
         assert_eq!(manifest.of(&changed), None, "it is another content");
         manifest.retain(|line| line.path == "/data/1").unwrap();
         manifest

@@ -100,7 +100,7 @@ fn file_that_is_cut_off_is_noticed_but_between_two_segments() {
         let cut = decrypted(&file[..len], &reader);
         match len {
             // The format does not tell: whoever reads it compares the length with the record's.
-            124 => assert_eq!(cut.unwrap(), []),
+            124 => assert!(cut.unwrap().is_empty()),
             _ => assert!(cut.is_err(), "{len}"),
         }
     }
@@ -133,20 +133,18 @@ fn edit_list_keeps_what_it_says() {
     let end = plain.len();
     let segment = SEGMENT as u64;
     for (lens, kept) in [
-        (&[][..], vec![]),
-        (&[0], vec![0..end]),
-        (&[5], vec![5..end]),
-        (&[0, 7], vec![0..7]),
-        (&[segment - 3, 6], vec![SEGMENT - 3..SEGMENT + 3]),
-        (&[1, 2, 3, 4], vec![1..3, 6..10]),
-        (&[1, 2, segment], vec![1..3, SEGMENT + 3..end]),
-        (&[0, end as u64], vec![0..end]),
-        (&[0, 0, 0, 5], vec![0..5]),
+        (&[][..], &[][..]),
+        (&[0], &[(0, end)]),
+        (&[5], &[(5, end)]),
+        (&[0, 7], &[(0, 7)]),
+        (&[segment - 3, 6], &[(SEGMENT - 3, SEGMENT + 3)]),
+        (&[1, 2, 3, 4], &[(1, 3), (6, 10)]),
+        (&[1, 2, segment], &[(1, 3), (SEGMENT + 3, end)]),
+        (&[0, end as u64], &[(0, end)]),
+        (&[0, 0, 0, 5], &[(0, 5)]),
     ] {
-        let kept: Vec<u8> = kept
-            .into_iter()
-            .flat_map(|part| plain[part].to_vec())
-            .collect();
+        let kept = kept.iter().flat_map(|&(from, to)| plain[from..to].to_vec());
+        let kept: Vec<u8> = kept.collect();
         assert!(edited(lens).unwrap() == kept, "{lens:?}");
     }
     for lens in [
