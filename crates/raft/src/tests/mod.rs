@@ -5,6 +5,7 @@ mod clocks;
 mod cluster;
 mod codec;
 mod compare;
+mod cost;
 mod disk;
 mod group;
 mod heads;
