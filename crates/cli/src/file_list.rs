@@ -14,26 +14,12 @@ pub(crate) struct Listed {
     pub(crate) name: String,
 }
 
-<<<<<<< ours
-/// What was found, and what cannot be listed: its path and why.
-type Listing = (Vec<Listed>, Vec<(String, anyhow::Error)>);
-
-/// The regular files that are named and all below the folders that are, in the order of their paths. Links are
-/// followed where they are named, and not below a folder. Nothing under `but_not` is found.
-///
-/// What cannot be listed comes as its path and why.
-pub(crate) fn list(
-    paths: &[PathBuf],
-    but_not: &[PathBuf],
-) -> Result<Listing> {
-=======
 /// The path of what cannot be listed, and why.
 pub(crate) type Unlisted = (String, anyhow::Error);
 
 /// The regular files that are named and all below the folders that are, in the order of their paths. Links are
 /// followed where they are named, and not below a folder. Nothing under `but_not` is found.
 pub(crate) fn list(paths: &[PathBuf], but_not: &[PathBuf]) -> Result<(Vec<Listed>, Vec<Unlisted>)> {
->>>>>>> theirs
     let mut found = Found {
         but_not,
         files: Vec::new(),
