@@ -15,6 +15,7 @@ mod alone;
 mod audit;
 mod author;
 mod away;
+mod blind;
 mod c4gh;
 mod car;
 mod collect;
