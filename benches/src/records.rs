@@ -179,7 +179,7 @@ async fn put_here(device: &Session, input: &Path, custody: CustodyId) -> Result<
         limit: None,
         c4gh_key: None,
     };
-    let stored = operations::put(device, &options).await?;
+    let stored = Box::pin(operations::put(device, &options)).await?;
     Ok(Cid::try_from(stored.record)?)
 }
 
