@@ -51,9 +51,12 @@ fn node_without_custody_keys_sees_neither_plaintext_nor_keys() {
     }
 }
 
+/// What went one way through one connection.
+type Wire = Arc<Mutex<Vec<u8>>>;
+
 /// What goes between nodes.
 #[derive(Clone, Default)]
-struct Wires(Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>);
+struct Wires(Arc<Mutex<Vec<Wire>>>);
 
 impl Wires {
     /// Has every node reach the others, by swarm and by gRPC, through a wire that is listened to.
