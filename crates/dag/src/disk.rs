@@ -139,12 +139,19 @@ impl DiskStore {
     /// As [`BlockStore::block`].
     pub fn peek(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
         let digest = digest_of(cid)?;
-        let bytes = match self.index.row(&digest)? {
-            None => return Ok(None),
-            Some(Row::Small(bytes)) => Some(bytes),
-            Some(Row::Large) => self.files.read(&digest, cid)?,
-            Some(Row::Bad) => None,
-        };
+        let mut bytes = None;
+        // A file that is gone may have been removed since its row was read, or put again: look twice.
+        for _ in 0..2 {
+            bytes = match self.index.row(&digest)? {
+                None => return Ok(None),
+                Some(Row::Small(bytes)) => Some(bytes),
+                Some(Row::Large) => self.files.read(&digest, cid)?,
+                Some(Row::Bad) => return Err(StoreError::Corrupt(*cid)),
+            };
+            if bytes.is_some() {
+                break;
+            }
+        }
         let block = bytes.and_then(|bytes| Block::verify(*cid, bytes).ok());
         block.map(Some).ok_or(StoreError::Corrupt(*cid))
     }
