@@ -101,7 +101,7 @@ pub(crate) fn measure(
 
 /// Brings the log of a network that does not run to `size` leaves: enrolments, each signed and verified, in
 /// batches of [`Batch::MAX_ENTRIES`], applied to the first node's state by the replica's own code. The
-/// others get copies. Of the replicated log the newest [`LOGGED`] leaves are there, as long after a snapshot.
+/// others get copies. Only the replicated log before it is missing, as after a snapshot.
 fn fill(clinic: &Clinic, size: u64, interrupt: &Interrupt) -> Result<()> {
     let founded = clinic.founded()?;
     let Body::Founded(body) = founded.statement.body else {
@@ -116,8 +116,7 @@ fn fill(clinic: &Clinic, size: u64, interrupt: &Interrupt) -> Result<()> {
     let folders = clinic.hospitals().iter();
     let mut folders = folders.map(|node| Folder::new(node.folder()).raft());
     let first = folders.next().context("no hospital")?;
-    let logged_from = size.saturating_sub(LOGGED);
-    let mut filler = Filler::open(first, folders.collect(), identity, logged_from)?;
+    let mut filler = Filler::open(first, folders.collect(), identity)?;
     let missing = size.saturating_sub(filler.tree_size()?);
     let (sender, batches) = mpsc::sync_channel(BATCHES_AHEAD);
     std::thread::scope(|scope| {
@@ -230,8 +229,6 @@ const SHAPES: [Shape; 2] = [
 ];
 /// The node that is restarted.
 const RESTARTED: usize = 2;
-/// Leaves whose entries are still in the replicated log.
-const LOGGED: u64 = 1_000_000;
 const BATCHES_AHEAD: usize = 4;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(20);

@@ -459,21 +459,19 @@ pub(crate) fn last_entry(log: &Database) -> Result<Option<LogId>, StoreError> {
     }
 }
 
-/// Lets a log go on after `last`, as after a snapshot: no entry is left.
-pub(crate) fn begin_after(log: &Database, last: &LogId) -> Result<(), StoreError> {
+/// Lets a log go on after `last`, as after a snapshot: nothing but an empty entry that follows it is left.
+pub(crate) fn go_on_after(log: &Database, last: &LogId) -> Result<(), StoreError> {
+    let next = Entry {
+        log_id: LogId::new(last.leader_id, last.index.saturating_add(1)),
+        payload: EntryPayload::Blank,
+    };
     let txn = log.begin_write().map_err(database)?;
     txn.open_table(ENTRIES)
         .map_err(database)?
         .retain(|_, _| false)
         .map_err(database)?;
+    heads::write_entries(&txn, ENTRIES, &[next])?;
     put_meta(&txn, PURGED, &log_id_to_pb(last))?;
-    txn.commit().map_err(database)
-}
-
-/// Puts entries at the end of a log whose node does not run.
-pub(crate) fn append_to(log: &Database, entries: &[Entry]) -> Result<(), StoreError> {
-    let txn = log.begin_write().map_err(database)?;
-    heads::write_entries(&txn, ENTRIES, entries)?;
     txn.commit().map_err(database)
 }
 

@@ -2,7 +2,7 @@ use super::backend::{Disk, SyncFailure};
 use super::cluster::{identity, network};
 use crate::Identity;
 use crate::heads::HeadSigner;
-use crate::log_store::{LONG_BYTES, LogStore, append_to, begin_after};
+use crate::log_store::{LONG_BYTES, LogStore, go_on_after};
 use crate::snapshot::SnapshotFile;
 use crate::snapshots::Snapshots;
 use crate::state_store::StateStore;
@@ -157,10 +157,7 @@ async fn log_that_was_not_purged_for_a_snapshot_is_purged_after_the_crash() {
     let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
     let log_disk = Disk::default();
     let purged = entry(2, Vec::new()).log_id;
-    let log = log_disk.database();
-    begin_after(&log, &purged).unwrap();
-    append_to(&log, &[entry(3, Vec::new())]).unwrap();
-    drop(log);
+    go_on_after(&log_disk.database(), &purged).unwrap();
     std::fs::write(dir.path().join("snapshot"), &bytes).unwrap();
     drop(open(&disk, dir.path()));
 
