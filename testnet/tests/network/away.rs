@@ -1,10 +1,10 @@
 use crate::{
     author::Author,
-    stage::{Stage, done, until},
+    stage::{Stage, configure, done, until},
 };
 use medanchor_anchor::{Body, Enrolled, PrincipalKind, SignedStatement, Statement};
 use medanchor_dag::SigningKey;
-use medanchor_node::{Config, Folder};
+use medanchor_node::Folder;
 use medanchor_testnet::Network;
 use std::{
     fs,
@@ -90,14 +90,9 @@ impl Author {
 }
 
 fn frequent_snapshots(network: &Network) {
-    for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            snapshot_every: Some(20),
-            ..Config::open(&path).unwrap()
-        };
-        fs::write(path, config.to_text().unwrap()).unwrap();
-    }
+    configure(network, |config| {
+        config.snapshot_every = Some(20);
+    });
 }
 
 /// Somebody of the author's organisation, another one for each number.

@@ -1,5 +1,4 @@
-use crate::stage::{Stage, done, until};
-use medanchor_node::{Config, Folder};
+use crate::stage::{Stage, configure, done, until};
 use medanchor_testnet::Network;
 use std::{
     fs,
@@ -61,20 +60,13 @@ struct Wires(Arc<Mutex<Vec<Wire>>>);
 impl Wires {
     /// Has every node reach the others, by swarm and by gRPC, through a wire that is listened to.
     fn between(&self, network: &Network) {
-        for node in &network.nodes {
-            let path = Folder::new(node.folder()).config();
-            let mut config = Config::open(&path).unwrap();
-            let name = config.name.clone();
-            for member in config
-                .members
-                .iter_mut()
-                .filter(|member| member.name != name)
-            {
+        configure(network, |config| {
+            let others = config.members.iter_mut();
+            for member in others.filter(|member| member.name != config.name) {
                 member.swarm = self.to(member.swarm);
                 member.address = self.to(member.address);
             }
-            fs::write(path, config.to_text().unwrap()).unwrap();
-        }
+        });
     }
 
     fn to(&self, target: SocketAddr) -> SocketAddr {

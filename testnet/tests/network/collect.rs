@@ -1,12 +1,10 @@
 use crate::{
     author::Author,
-    stage::{Stage, done, until},
+    stage::{Stage, configure, done, until},
 };
 use medanchor_dag::{Block, Codec};
-use medanchor_node::{Config, Folder};
 use medanchor_testnet::Network;
 use serde_json::Value;
-use std::fs;
 
 #[test]
 fn what_nothing_needs_is_freed_and_nothing_else_also_when_nodes_are_killed() {
@@ -85,14 +83,9 @@ fn figure(stage: &Stage, node: &str, name: &str) -> u64 {
 }
 
 fn busy_collector(network: &Network) {
-    for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            collect_every_seconds: Some(1),
-            keep_unanchored_seconds: Some(5),
-            hold_seconds: Some(5),
-            ..Config::open(&path).unwrap()
-        };
-        fs::write(path, config.to_text().unwrap()).unwrap();
-    }
+    configure(network, |config| {
+        config.collect_every_seconds = Some(1);
+        config.keep_unanchored_seconds = Some(5);
+        config.hold_seconds = Some(5);
+    });
 }

@@ -1,5 +1,4 @@
-use crate::stage::{Stage, assert_refused, done, until};
-use medanchor_node::{Config, Folder};
+use crate::stage::{Stage, assert_refused, configure, done, until};
 use medanchor_testnet::{Network, Ran};
 use serde_json::Value;
 use std::{
@@ -192,14 +191,9 @@ impl Stage {
 
 /// Readers alone find what is damaged.
 fn no_scrub(network: &Network) {
-    for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            scrub_bytes_per_second: Some(0),
-            ..Config::open(&path).unwrap()
-        };
-        fs::write(path, config.to_text().unwrap()).unwrap();
-    }
+    configure(network, |config| {
+        config.scrub_bytes_per_second = Some(0);
+    });
 }
 
 /// Every record is in the folder, whole, and the manifest says so.

@@ -1,6 +1,6 @@
 //! A log to which nothing happens.
 
-use crate::stage::{Stage, until};
+use crate::stage::{Stage, configure, until};
 use medanchor_anchor::{SignedNote, Strength, TrustPolicy};
 use medanchor_api::{ClientConfig, LogReader};
 use medanchor_node::{Config, Folder};
@@ -37,14 +37,9 @@ fn idle_logs_checkpoint_is_signed_again_and_every_node_shows_it() {
 }
 
 fn sign_again_soon(network: &Network) {
-    for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            reissue_after_seconds: Some(2),
-            ..Config::open(&path).unwrap()
-        };
-        fs::write(path, config.to_text().unwrap()).unwrap();
-    }
+    configure(network, |config| {
+        config.reissue_after_seconds = Some(2);
+    });
 }
 
 /// Reads the log that a node serves over HTTPS, as this user.

@@ -1,7 +1,6 @@
 //! One large file, with the memory of who puts it and of who gets it.
 
-use crate::stage::{Stage, done, put_arguments};
-use medanchor_node::{Config, Folder};
+use crate::stage::{Stage, configure, done, put_arguments};
 use medanchor_testnet::Network;
 use serde_json::Value;
 use std::{
@@ -116,14 +115,11 @@ fn bytes_below(folder: &Path) -> u64 {
 
 /// The nodes reach each other's swarm at this rate.
 fn slow_swarm(network: &Network, bytes_per_second: u64) {
-    for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let mut config = Config::open(&path).unwrap();
+    configure(network, |config| {
         for member in &mut config.members {
             member.swarm = slow_link(member.swarm, bytes_per_second);
         }
-        fs::write(path, config.to_text().unwrap()).unwrap();
-    }
+    });
 }
 
 /// An address that leads to another one, slowly.

@@ -1,10 +1,10 @@
 use crate::{
     author::Author,
-    stage::{Stage, done, get, until},
+    stage::{Stage, configure, done, get, until},
 };
 use futures::StreamExt;
 use medanchor_dag::{Block, Cid, DiskStore};
-use medanchor_node::{Config, Folder};
+use medanchor_node::Folder;
 use medanchor_testnet::Network;
 use serde_json::Value;
 use std::{
@@ -159,15 +159,10 @@ fn health(stage: &Stage, node: &str) -> [u64; 3] {
 }
 
 fn busy_scrub(network: &Network) {
-    for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            scrub_bytes_per_second: Some(64 << 20),
-            scrub_every_seconds: Some(1),
-            ..Config::open(&path).unwrap()
-        };
-        fs::write(path, config.to_text().unwrap()).unwrap();
-    }
+    configure(network, |config| {
+        config.scrub_bytes_per_second = Some(64 << 20);
+        config.scrub_every_seconds = Some(1);
+    });
 }
 
 /// What a node has on its own disk.

@@ -1,3 +1,4 @@
+use medanchor_node::{Config, Folder};
 use medanchor_testnet::{Home, Network, NetworkOptions, Ran};
 use std::{
     fs,
@@ -98,6 +99,16 @@ impl Stage {
     pub(crate) fn tree_size(&self) -> u64 {
         let status = done(self.hospital.run(["status"]));
         status.json["tree_size"].as_u64().unwrap()
+    }
+}
+
+/// Changes the config of every node, before the network starts.
+pub(crate) fn configure(network: &Network, mut change: impl FnMut(&mut Config)) {
+    for node in &network.nodes {
+        let path = Folder::new(node.folder()).config();
+        let mut config = Config::open(&path).unwrap();
+        change(&mut config);
+        fs::write(path, config.to_text().unwrap()).unwrap();
     }
 }
 
