@@ -132,6 +132,17 @@ pub(crate) enum AdminCommand {
     Witness(WitnessCommand),
 }
 
+/// A change of the trust policy that is drafted.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DraftArguments {
+    /// Co-signatures that a published checkpoint carries from then on.
+    #[arg(long)]
+    pub(crate) quorum: u8,
+    /// Where to put the draft; the file must not exist yet.
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+}
+
 /// `medanchor admin member`.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum MemberCommand {
@@ -141,12 +152,8 @@ pub(crate) enum MemberCommand {
     DraftRemoval {
         /// Its short name.
         name: String,
-        /// Co-signatures that a published checkpoint carries from then on.
-        #[arg(long)]
-        quorum: u8,
-        /// Where to put the draft; the file must not exist yet.
-        #[arg(short, long)]
-        output: PathBuf,
+        #[command(flatten)]
+        draft: DraftArguments,
     },
     /// Show a draft, or the request of a newcomer, and sign it in the name of the own organisation.
     Approve {
@@ -182,23 +189,15 @@ pub(crate) enum WitnessCommand {
         /// The certificate that it shows, or that of the authority that issues those (PEM); for https.
         #[arg(long)]
         certificate: Option<PathBuf>,
-        /// Co-signatures that a published checkpoint carries from then on.
-        #[arg(long)]
-        quorum: u8,
-        /// Where to put the draft; the file must not exist yet.
-        #[arg(short, long)]
-        output: PathBuf,
+        #[command(flatten)]
+        draft: DraftArguments,
     },
     /// Draft that a witness counts no longer, and sign the draft.
     DraftRemoval {
         /// Its name, or its whole key.
         witness: String,
-        /// Co-signatures that a published checkpoint carries from then on.
-        #[arg(long)]
-        quorum: u8,
-        /// Where to put the draft; the file must not exist yet.
-        #[arg(short, long)]
-        output: PathBuf,
+        #[command(flatten)]
+        draft: DraftArguments,
     },
     /// Show a draft, and sign it in the name of the own organisation.
     Approve {

@@ -249,13 +249,9 @@ async fn principal(
 async fn member(session: &Session, command: &MemberCommand) -> Result<Box<dyn Report>> {
     Ok(match command {
         MemberCommand::List => Box::new(operations::list_members(session).await?),
-        MemberCommand::DraftRemoval {
-            name,
-            quorum,
-            output,
-        } => {
-            let body = operations::member_removal(session, name, *quorum).await?;
-            Box::new(operations::draft_change(session, body, output).await?)
+        MemberCommand::DraftRemoval { name, draft } => {
+            let body = operations::member_removal(session, name, draft.quorum).await?;
+            Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
         MemberCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
         MemberCommand::Add { drafts } => {
@@ -274,20 +270,15 @@ async fn witness(session: &Session, command: &WitnessCommand) -> Result<Box<dyn 
             key,
             url,
             certificate,
-            quorum,
-            output,
+            draft,
         } => {
             let certificate = certificate.as_deref();
-            let body = operations::witness_addition(key, url, certificate, *quorum)?;
-            Box::new(operations::draft_change(session, body, output).await?)
+            let body = operations::witness_addition(key, url, certificate, draft.quorum)?;
+            Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
-        WitnessCommand::DraftRemoval {
-            witness,
-            quorum,
-            output,
-        } => {
-            let body = operations::witness_removal(session, witness, *quorum).await?;
-            Box::new(operations::draft_change(session, body, output).await?)
+        WitnessCommand::DraftRemoval { witness, draft } => {
+            let body = operations::witness_removal(session, witness, draft.quorum).await?;
+            Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
         WitnessCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
         WitnessCommand::Add { drafts } => {
