@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cid::Cid;
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -130,10 +131,7 @@ impl Files {
                 .map_err(|error| self.device.explain(error))?;
             folders.extend(path.parent().map(Path::to_owned));
         }
-        let folders: io::Result<Vec<_>> = folders.iter().map(File::open).collect();
-        folders
-            .and_then(|folders| self.device.sync_each(&folders, File::sync_all))
-            .map_err(|error| self.device.explain(error))
+        self.sync_folders(&folders)
     }
 
     /// Moves a block's bad file out of the way, durably; it need not be there.
@@ -156,23 +154,14 @@ impl Files {
 
     /// Deletes bad bytes that were moved out of the way, if there are any.
     pub(super) fn discard(&self, digest: &[u8; 32]) -> Result<(), StoreError> {
-        let discarded = self
-            .device
-            .write(|| match fs::remove_file(self.aside(digest)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                result => result,
-            });
-        discarded.map_err(|error| self.device.explain(error))
+        self.delete(&self.aside(digest))
     }
 
     /// The blocks whose bad bytes were moved out of the way.
     pub(super) fn set_aside_digests(&self) -> io::Result<Vec<[u8; 32]>> {
         let mut digests = Vec::new();
         for entry in fs::read_dir(&self.quarantine)? {
-            let name = entry?.file_name();
-            let digest = name.to_str().and_then(|name| name.parse::<Hash>().ok());
-            // Whatever else is here is not ours.
-            digests.extend(digest.map(|digest| *digest.as_bytes()));
+            digests.extend(digest_in(&entry?.file_name()));
         }
         Ok(digests)
     }
@@ -182,17 +171,10 @@ impl Files {
         let mut folders = BTreeSet::new();
         for digest in digests {
             let path = self.path(digest);
-            let removed = self.device.write(|| match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                result => result,
-            });
-            removed.map_err(|error| self.device.explain(error))?;
+            self.delete(&path)?;
             folders.extend(path.parent().map(Path::to_owned));
         }
-        let folders: io::Result<Vec<_>> = folders.iter().map(File::open).collect();
-        folders
-            .and_then(|folders| self.device.sync_each(&folders, File::sync_all))
-            .map_err(|error| self.device.explain(error))
+        self.sync_folders(&folders)
     }
 
     /// The blocks that have a file in one of the folders.
@@ -203,12 +185,23 @@ impl Files {
             names.collect::<io::Result<Vec<_>>>()
         });
         let names = listed.map_err(|error| self.device.explain(error))?;
-        let digests = names.iter().filter_map(|name| {
-            // Whatever else is here is not ours.
-            let digest = name.to_str()?.parse::<Hash>().ok()?;
-            Some(*digest.as_bytes())
+        Ok(names.iter().filter_map(|name| digest_in(name)).collect())
+    }
+
+    /// Deletes a file, if it is there.
+    fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        let deleted = self.device.write(|| match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
         });
-        Ok(digests.collect())
+        deleted.map_err(|error| self.device.explain(error))
+    }
+
+    fn sync_folders(&self, folders: &BTreeSet<PathBuf>) -> Result<(), StoreError> {
+        let folders: io::Result<Vec<_>> = folders.iter().map(File::open).collect();
+        folders
+            .and_then(|folders| self.device.sync_each(&folders, File::sync_all))
+            .map_err(|error| self.device.explain(error))
     }
 
     fn aside(&self, digest: &[u8; 32]) -> PathBuf {
@@ -227,6 +220,12 @@ impl Drop for Staged {
         // Best effort: it is gone already when it was published, and swept at the next start otherwise.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The block that a file's name says; whatever else is there is not ours.
+fn digest_in(name: &OsStr) -> Option<[u8; 32]> {
+    let digest = name.to_str()?.parse::<Hash>().ok()?;
+    Some(*digest.as_bytes())
 }
 
 /// How many files are written before they are fsynced, together.
