@@ -1,5 +1,6 @@
 use crate::{
     CliError, Exit, Rate, Session, Wait,
+    device_stream::DeviceStream,
     exit::{graver, stable_code},
     file_list::{Listed, list, source_file},
     file_sealer::{FileSealer, SealFailure},
@@ -139,13 +140,8 @@ pub async fn put_many(session: &Session, options: &PutManyOptions) -> Result<Put
     let known = known.chain(to_seal.iter().map(|listed| listed.file.size));
     known.for_each(|bytes| run.transfer.is_known(bytes));
     if !to_seal.is_empty() || !uploads.is_empty() {
-        let sealer = FileSealer {
-            plan: file_plan(options, custody_key(session, options.custody).await?),
-            keys: session.home.own_keys()?,
-            stream,
-            outbox: outbox.clone(),
-            stopped: Arc::clone(&run.stopped),
-        };
+        let custody_key = custody_key(session, options.custody).await?;
+        let sealer = run.sealer(session, options, custody_key, stream, &outbox)?;
         let throttle = options.limit.map(Throttle::new);
         let transfer = Arc::clone(&run.transfer);
         let sender = Sender::new(session, &keys, Persistence::Some, throttle, transfer);
@@ -174,7 +170,7 @@ pub async fn put_many(session: &Session, options: &PutManyOptions) -> Result<Put
 }
 
 /// How every file is sealed.
-pub(crate) fn file_plan(options: &PutManyOptions, custody_key: Recipient) -> Plan {
+fn file_plan(options: &PutManyOptions, custody_key: Recipient) -> Plan {
     Plan {
         custody: options.custody,
         custody_key,
@@ -239,6 +235,24 @@ impl Run {
             room: Arc::new(Semaphore::new(usize::try_from(room_kib)?)),
             room_kib,
             stopped: Arc::default(),
+        })
+    }
+
+    /// Seals files for this run until it stops, all of them alike.
+    pub(crate) fn sealer(
+        &self,
+        session: &Session,
+        options: &PutManyOptions,
+        custody_key: Recipient,
+        stream: DeviceStream,
+        outbox: &Outbox,
+    ) -> Result<FileSealer> {
+        Ok(FileSealer {
+            plan: file_plan(options, custody_key),
+            keys: session.home.own_keys()?,
+            stream,
+            outbox: outbox.clone(),
+            stopped: Arc::clone(&self.stopped),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     progress::{Transfer, note},
     put::{custody_key, device_stream, lock},
     put_manifest::PutManifest,
-    put_many::{Book, Outgoing, Run, file_plan, manifest_path, take_back},
+    put_many::{Book, Outgoing, Run, manifest_path, take_back},
     send::{Persistence, Sender},
     signals,
     throttle::Throttle,
@@ -78,13 +78,7 @@ pub async fn put_watch(
     });
     let resumed: Vec<Outgoing> = resumed.collect();
     let custody_key = known_custody_key(session, options.custody).await?;
-    let sealer = FileSealer {
-        plan: file_plan(options, custody_key),
-        keys: session.home.own_keys()?,
-        stream,
-        outbox: outbox.clone(),
-        stopped: Arc::clone(&run.stopped),
-    };
+    let sealer = run.sealer(session, options, custody_key, stream, &outbox)?;
     let throttle = options.limit.map(Throttle::new);
     let transfer = Arc::clone(&run.transfer);
     let sender = Sender::new(session, &keys, Persistence::Endless, throttle, transfer);
