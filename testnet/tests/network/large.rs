@@ -4,6 +4,7 @@ use crate::stage::{Stage, configure, done, put_arguments};
 use medanchor_testnet::Network;
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -17,10 +18,17 @@ use std::{
 #[test]
 fn large_file_over_a_slow_link_is_waited_for_and_is_held_where_it_must_be() {
     let stage = Stage::start_with(3, |network| slow_swarm(network, SLOW_BYTES_PER_SECOND));
-    put_and_get(&stage, 64 << 20);
-    let held = stage.network.nodes.iter();
-    let held = held.map(|node| bytes_below(&node.folder().join("blocks")) > 60 << 20);
-    assert_eq!(held.filter(|&held| held).count(), 2, "it is on two nodes");
+    let status = put_and_get(&stage, 64 << 20);
+    let holders = status["nodes"].as_array().unwrap().iter();
+    let holders = holders.filter(|node| node["holder"] == true);
+    let holders: BTreeSet<&str> = holders.map(|node| node["node"].as_str().unwrap()).collect();
+    assert_eq!(holders.len(), 2);
+    let having = stage.network.nodes.iter();
+    let having = having.filter(|node| bytes_below(&node.folder().join("blocks")) > 60 << 20);
+    let having: BTreeSet<&str> = having.map(|node| node.name.as_str()).collect();
+    // The first is the node that took it, which has it for the others to fetch, whether or not it is to hold it.
+    let first = stage.network.nodes[0].name.as_str();
+    assert_eq!(having, &holders | &BTreeSet::from([first]));
 }
 
 /// `MEDANCHOR_LARGE_MIB=4096 cargo test -p medanchor-testnet --test network large -- --ignored --nocapture`
@@ -33,7 +41,8 @@ fn large_file_as_large_as_you_like() {
     put_and_get(&stage, mib << 20);
 }
 
-fn put_and_get(stage: &Stage, size: u64) {
+/// What is known of the record then.
+fn put_and_get(stage: &Stage, size: u64) -> Value {
     let device = stage.device("scanner");
     let file = stage.path("large");
     write_large(&file, size);
@@ -58,6 +67,7 @@ fn put_and_get(stage: &Stage, size: u64) {
     }
     let status = done(stage.hospital.run(["status", record]));
     assert_eq!(status.json["ok"], true, "{}", status.json);
+    status.json
 }
 
 /// What a command printed, and the most anonymous memory that it had.
