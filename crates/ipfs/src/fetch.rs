@@ -1,6 +1,7 @@
 use crate::{
     exchange::Exchange,
     local::{Local, LocalBlocks},
+    pace::Pace,
     session::Session,
 };
 use futures::{
@@ -10,7 +11,10 @@ use futures::{
 };
 use medanchor_dag::{Block, Cid, LinksError, SourceError, StoreError, links};
 use std::{collections::HashSet, io, mem, sync::Arc};
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 
 /// What had to be fetched to have a DAG whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,11 +97,13 @@ impl Finder {
         })
     }
 
-    /// Fetches what is missing of the DAGs below `roots`. When this returns, they are on disk, whole (I1).
+    /// Fetches what is missing of the DAGs below `roots`, no faster than `pace`. When this returns, they are on disk,
+    /// whole (I1).
     pub(crate) async fn fetch_dag(
         &self,
         roots: &[Cid],
         session: &Arc<Session>,
+        mut pace: Option<Pace>,
     ) -> Result<Fetched, FetchError> {
         let share = self.exchange.share(session);
         let mut fetched = Fetched::default();
@@ -120,6 +126,10 @@ impl Finder {
                         Obtained::Present(block) => block,
                         Obtained::Fetched(block) => {
                             fetched.add(&block);
+                            if let Some(pace) = &mut pace {
+                                let bytes = block.bytes().len() as u64;
+                                sleep_until(pace.gone(bytes, Instant::now())).await;
+                            }
                             group.add(block.clone());
                             block
                         }

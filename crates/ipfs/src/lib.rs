@@ -27,6 +27,7 @@ mod link;
 mod local;
 mod message;
 mod network;
+mod pace;
 mod peer;
 mod session;
 mod streams;

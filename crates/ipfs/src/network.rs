@@ -42,7 +42,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::{Instant, interval, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,7 +54,7 @@ pub(crate) struct Network {
     /// Those that work. One that was given up may linger in the swarm: it cannot always be closed.
     connections: BTreeMap<ConnectionId, Connection>,
     to_open: mpsc::Receiver<(PeerId, Open)>,
-    to_allow: watch::Receiver<Arc<Allowed>>,
+    to_allow: mpsc::Receiver<Allowing>,
     next_link: u64,
     parts: Parts,
 }
@@ -67,8 +67,8 @@ pub(crate) struct Parts {
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     pub(crate) timing: Timing,
-    pub(crate) allowed: watch::Sender<Arc<Allowed>>,
     opener: mpsc::Sender<(PeerId, Open)>,
+    allower: mpsc::Sender<Allowing>,
 }
 
 #[derive(NetworkBehaviour)]
@@ -80,6 +80,9 @@ struct Behaviour {
     ping: ping::Behaviour,
     streams: Streams,
 }
+
+/// The allow-list to go on with, and who waits until it is in force.
+type Allowing = (Allowed, oneshot::Sender<()>);
 
 /// A peer that is dialled.
 struct Member {
@@ -115,21 +118,22 @@ impl Network {
         listen_on(&mut swarm, listen).await?;
         let members = members(&allowed, timing);
         let (opener, to_open) = mpsc::channel(MAX_OPENING);
+        let (allower, to_allow) = mpsc::channel(1);
         let parts = Parts {
             exchange: Arc::new(Exchange::new(members.keys().copied(), timing)),
             local,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             timing,
-            allowed: watch::Sender::new(allowed),
             opener,
+            allower,
         };
         let network = Self {
             swarm,
             members,
             connections: BTreeMap::new(),
             to_open,
-            to_allow: parts.allowed.subscribe(),
+            to_allow,
             next_link: 0,
             parts: parts.clone(),
         };
@@ -151,7 +155,11 @@ impl Network {
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 Some((peer, reply)) = self.to_open.recv() => self.open(peer, reply),
-                Ok(()) = self.to_allow.changed() => self.allow(),
+                Some((allowed, in_force)) = self.to_allow.recv() => {
+                    self.allow(allowed);
+                    // Whoever asked may have gone.
+                    let _ = in_force.send(());
+                }
                 () = sleep_until(next) => {}
                 _ = checks.tick() => self.give_up_dead(),
                 () = stopping.cancelled() => break,
@@ -161,9 +169,12 @@ impl Network {
     }
 
     /// Goes on with another allow-list.
-    fn allow(&mut self) {
-        let allowed = Arc::clone(&self.to_allow.borrow_and_update());
+    fn allow(&mut self, allowed: Allowed) {
         let behaviour = self.swarm.behaviour_mut();
+        if *behaviour.allow_list.0 == allowed {
+            return;
+        }
+        let allowed = Arc::new(allowed);
         *behaviour.limits.limits_mut() = limits(&allowed);
         behaviour.allow_list = AllowList(Arc::clone(&allowed));
         let mut members = members(&allowed, self.parts.timing);
@@ -423,6 +434,15 @@ impl Parts {
         self.tasks.spawn(async move {
             closed.run_until_cancelled_owned(task).await;
         });
+    }
+
+    /// Replaces the allow-list; returns when it is in force, or when nothing of this peer runs any more.
+    pub(crate) async fn allow(&self, allowed: Allowed) {
+        let (reply, in_force) = oneshot::channel();
+        if self.allower.send((allowed, reply)).await.is_ok() {
+            // An error: it stopped meanwhile.
+            let _ = in_force.await;
+        }
     }
 
     pub(crate) fn open(

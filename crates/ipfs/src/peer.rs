@@ -4,12 +4,13 @@ use crate::{
     fetch::Finder,
     local::LocalBlocks,
     network::{Network, Parts},
+    pace::Pace,
     session::Session,
 };
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use medanchor_dag::{Block, BlockSource, BlockStore, Cid, SourceError};
 use std::{fmt, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// A running peer of a private IPFS network. It stops when it is dropped or [`Peer::shutdown`].
 pub struct Peer {
@@ -55,18 +56,13 @@ impl Peer {
     }
 
     /// Replaces the allow-list: peers that are new on it are dialled, and the connections of those that are no
-    /// longer on it are closed.
+    /// longer on it are closed. When this returns, the list is in force: a fetch waits for those that are dialled.
     ///
     /// # Errors
     ///
     /// [`PeerError`] when a peer id or an address is wrong; the list is then as before.
-    pub fn allow(&self, peers: &[PeerAddress]) -> Result<(), PeerError> {
-        let allowed = Arc::new(allowed(peers)?);
-        self.parts.allowed.send_if_modified(|now| {
-            let changes = *now != allowed;
-            *now = allowed;
-            changes
-        });
+    pub async fn allow(&self, peers: &[PeerAddress]) -> Result<(), PeerError> {
+        self.parts.allow(allowed(peers)?).await;
         Ok(())
     }
 
@@ -113,7 +109,22 @@ impl Peer {
         roots: &[Cid],
         hint: Option<&str>,
     ) -> Result<Fetched, FetchError> {
-        self.finder.fetch_dag(roots, &session(hint)).await
+        self.finder.fetch_dag(roots, &session(hint), None).await
+    }
+
+    /// The same, from whoever has it, at no more than this many bytes per second.
+    ///
+    /// # Errors
+    ///
+    /// As [`Peer::fetch_dag`].
+    pub async fn fetch_dag_at(
+        &self,
+        roots: &[Cid],
+        bytes_per_second: u64,
+    ) -> Result<Fetched, FetchError> {
+        let pace = Pace::new(bytes_per_second, Instant::now());
+        let session = session(None);
+        self.finder.fetch_dag(roots, &session, Some(pace)).await
     }
 
     /// Blocks in the order in which they come, from the local store or from peers, the peer `hint` first.

@@ -92,7 +92,8 @@ impl Follower {
             let after = self.membership.now().epochs.current_after();
             own.replica.admit_before(after);
             let peers = self.membership.swarm_peers()?;
-            own.peer.allow(&peers).context("let peers join the swarm")?;
+            let allowing = own.peer.allow(&peers);
+            allowing.await.context("let peers join the swarm")?;
         }
         Ok(())
     }

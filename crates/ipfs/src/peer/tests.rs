@@ -649,8 +649,8 @@ async fn allow_list_that_is_replaced_lets_in_the_new_and_cuts_off_the_old() {
         peer_id: id(number),
         address: Some(peer.listen_addresses()[0].clone()),
     };
-    provider.allow(&[listed(9, &fetcher)]).unwrap();
-    fetcher.allow(&[listed(1, &provider)]).unwrap();
+    provider.allow(&[listed(9, &fetcher)]).await.unwrap();
+    fetcher.allow(&[listed(1, &provider)]).await.unwrap();
     let fetched = fetcher.fetch_dag(&[root], None).await.unwrap();
     assert_eq!(fetched, size(&blocks));
 
@@ -658,10 +658,10 @@ async fn allow_list_that_is_replaced_lets_in_the_new_and_cuts_off_the_old() {
         peer_id: "no peer".into(),
         address: None,
     };
-    assert!(provider.allow(&[malformed]).is_err());
+    assert!(provider.allow(&[malformed]).await.is_err());
     assert_eq!(provider.connected(), [id(9)]);
 
-    provider.allow(&[]).unwrap();
+    provider.allow(&[]).await.unwrap();
     while !provider.connected().is_empty() || !fetcher.connected().is_empty() {
         tokio::task::yield_now().await;
     }
