@@ -60,6 +60,15 @@ impl Remains {
     }
 }
 
+/// A test that fails while a disk is held must end: nobody else would let it go on.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in self.nodes.values() {
+            node.log.hold(false);
+        }
+    }
+}
+
 impl Cluster {
     /// Starts `count` nodes and founds the network.
     pub(crate) async fn founded(count: u64, tune: fn(&mut ReplicaConfig)) -> Self {
