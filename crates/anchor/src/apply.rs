@@ -3,7 +3,9 @@ mod consent;
 mod context;
 mod custody;
 mod form;
+mod holding;
 mod member;
+mod placement;
 mod principal;
 mod record;
 mod witness;
@@ -33,7 +35,7 @@ pub enum Applied {
 impl Log {
     /// A statement may be made for this long ahead of log time, in ms.
     pub const MAX_VALIDITY_MS: u64 = 24 * 60 * 60 * 1000;
-    /// A statement about members or witnesses, which several organisations sign one after another, for this long.
+    /// A statement that several organisations sign one after another, for this long.
     pub const MAX_MEMBER_VALIDITY_MS: u64 = 14 * Self::MAX_VALIDITY_MS;
 
     /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
@@ -54,7 +56,7 @@ impl Log {
             applied.push(apply_entry(tables, network.as_ref(), entry, at)?);
             let body = &entry.signed.statement.body;
             // What comes after it in the batch may be said in another network.
-            if matches!(body, Body::Founded(_)) || body.changes_policy().is_some() {
+            if matches!(body, Body::Founded(_)) || body.needs_majority() {
                 network = Network::load(State::new(&*tables), &batch.holds, at)?;
             }
         }
@@ -123,6 +125,8 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::MemberRemoved(body) => member::removed(context, body),
         Body::WitnessAdded(body) => witness::added(context, body),
         Body::WitnessRemoved(body) => witness::removed(context, body),
+        Body::Placed(body) => placement::placed(context, body),
+        Body::Holding(body) => holding::holding(context, body),
     }
 }
 

@@ -158,6 +158,8 @@ pub(crate) const FOUNDED: &[u8] = b"founded";
 pub(crate) const QUORUM: &[u8] = b"quorum";
 /// Row of `Table::Meta`: all that ever were outside witnesses. Absent while they are those of the founding.
 pub(crate) const WITNESSES: &[u8] = b"witnesses";
+/// Row of `Table::Meta`: where records are held. Absent while nobody said.
+pub(crate) const PLACEMENT: &[u8] = b"placement";
 /// Row of `Table::Meta`: number of leaves.
 pub(crate) const SIZE: &[u8] = b"size";
 /// Row of `Table::Meta`: log time of the newest leaf.

@@ -25,6 +25,7 @@ mod leaf;
 mod member;
 mod note;
 mod outside_witness;
+mod placement;
 mod ports;
 mod proof;
 mod receipt;
@@ -60,6 +61,7 @@ pub use note::{
     NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,
 };
 pub use outside_witness::{WitnessAdded, WitnessEntry, WitnessPlace, WitnessRemoved};
+pub use placement::{Holding, PlacedNode, Placement, PlacementRule, Places, Placing};
 pub use ports::{
     Append, AppendError, Appended, BoxError, Group, Prove, Read, ReadError, Submission,
 };

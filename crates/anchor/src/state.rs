@@ -1,16 +1,17 @@
 use crate::{
-    AccessRequest, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
-    InclusionProof, Leaf, LeafIndex, Member, MemberEntry, Nonce, Opening, PrincipalEntry,
-    RecordEntry, StreamEntry, Table, TablesError, View, WitnessEntry,
+    AccessRequest, Anchored, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
+    InclusionProof, Leaf, LeafIndex, Member, MemberEntry, Nonce, Opening, Placement, Places,
+    Placing, PrincipalEntry, RecordEntry, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
-        FOUNDED, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, record_key, stream_key,
+        FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, record_key,
+        stream_key,
     },
     tree,
 };
 use cid::Cid;
-use medanchor_dag::{CustodyId, Did, Hash, StreamId, sha256};
+use medanchor_dag::{CustodyId, Did, Hash, StreamId};
 use serde::de::DeserializeOwned;
-use std::{cmp::Reverse, fmt};
+use std::fmt;
 
 /// The log and what follows from it, read from tables as they were at one moment.
 #[derive(Clone, Copy)]
@@ -342,16 +343,48 @@ impl<'v> State<'v> {
         Ok(self.number(Table::Meta, TIME)?.unwrap_or(0))
     }
 
-    /// All members in the order in which their nodes should hold a record, best first: rendezvous
-    /// hashing, so that every node computes the same and a new member moves few records.
+    /// Where records are held; the default one, without any rule, while nobody said.
     ///
     /// # Errors
     ///
     /// When the storage fails.
-    pub fn holders(&self, record: &Cid) -> Result<Vec<Member>, TablesError> {
-        let mut members = self.members()?;
-        members.sort_by_cached_key(|member| Reverse(placement_score(record, &member.node)));
-        Ok(members)
+    pub fn placement(&self) -> Result<Placement, TablesError> {
+        Ok(self.entry(Table::Meta, PLACEMENT)?.unwrap_or_default())
+    }
+
+    /// What says where records are held; `None` before leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn placing(&self) -> Result<Option<Placing>, TablesError> {
+        let Some(founded) = self.founded()? else {
+            return Ok(None);
+        };
+        let copies = founded.founded.copies;
+        Ok(Some(Placing::new(
+            self.placement()?,
+            copies,
+            self.members()?,
+        )))
+    }
+
+    /// Where a record is to be held.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn places<'p>(
+        &self,
+        placing: &'p Placing,
+        anchored: &Anchored,
+    ) -> Result<Places<'p>, TablesError> {
+        let custody = match placing.rule(anchored.class).at_home {
+            true => self.custody(&anchored.custody)?,
+            false => None,
+        };
+        let owner = custody.map(|entry| entry.custody.owner);
+        Ok(Places::new(placing, anchored, owner.as_ref()))
     }
 
     /// What a decision on `request` reads: policy fills it in, and [`crate::Log::apply`] compares it.
@@ -425,13 +458,6 @@ impl fmt::Debug for State<'_> {
 #[derive(Debug, thiserror::Error)]
 #[error("row of {0} bytes is not of the expected length")]
 struct RowLength(usize);
-
-fn placement_score(record: &Cid, node: &Did) -> [u8; 32] {
-    let mut bytes = b"medanchor/v1/placement\0".to_vec();
-    bytes.extend_from_slice(&record.to_bytes());
-    bytes.extend_from_slice(node.as_bytes());
-    sha256(&bytes)
-}
 
 /// Reads what this program wrote: that it is canonical needs no proof.
 fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, TablesError> {

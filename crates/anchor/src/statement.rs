@@ -1,5 +1,5 @@
 use crate::verified;
-use crate::{MemberAdded, MemberRemoved, WitnessAdded, WitnessRemoved};
+use crate::{Holding, MemberAdded, MemberRemoved, Placement, WitnessAdded, WitnessRemoved};
 use cid::Cid;
 use ipld_core::ipld::Ipld;
 use medanchor_dag::{
@@ -57,6 +57,10 @@ pub enum Body {
     WitnessAdded(Box<WitnessAdded>),
     /// An outside witness counts no longer: signed by a majority of the members.
     WitnessRemoved(WitnessRemoved),
+    /// Where records are held: signed by a majority of the members.
+    Placed(Box<Placement>),
+    /// A node holds records that it did not, or gives some back: signed by the node.
+    Holding(Holding),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -95,6 +99,10 @@ pub enum Kind {
     WitnessAdded,
     /// [`Body::WitnessRemoved`]
     WitnessRemoved,
+    /// [`Body::Placed`]
+    Placed,
+    /// [`Body::Holding`]
+    Holding,
 }
 
 /// 16 random bytes.
@@ -607,6 +615,8 @@ impl Body {
             Self::MemberRemoved(_) => Kind::MemberRemoved,
             Self::WitnessAdded(_) => Kind::WitnessAdded,
             Self::WitnessRemoved(_) => Kind::WitnessRemoved,
+            Self::Placed(_) => Kind::Placed,
+            Self::Holding(_) => Kind::Holding,
         }
     }
 
@@ -620,6 +630,11 @@ impl Body {
             Self::WitnessRemoved(body) => Some(body.quorum),
             _ => None,
         }
+    }
+
+    /// Whether a majority of the members has to sign it.
+    pub fn needs_majority(&self) -> bool {
+        matches!(self, Self::Placed(_)) || self.changes_policy().is_some()
     }
 
     fn from_ipld(kind: Kind, body: Ipld) -> Result<Self, ipld_core::serde::SerdeError> {
@@ -643,6 +658,8 @@ impl Body {
             Kind::MemberRemoved => Self::MemberRemoved(parse(body)?),
             Kind::WitnessAdded => Self::WitnessAdded(parse(body)?),
             Kind::WitnessRemoved => Self::WitnessRemoved(parse(body)?),
+            Kind::Placed => Self::Placed(parse(body)?),
+            Kind::Holding => Self::Holding(parse(body)?),
         })
     }
 }
@@ -666,6 +683,8 @@ impl fmt::Display for Kind {
             Self::MemberRemoved => "member-removed",
             Self::WitnessAdded => "witness-added",
             Self::WitnessRemoved => "witness-removed",
+            Self::Placed => "placed",
+            Self::Holding => "holding",
         })
     }
 }
@@ -690,6 +709,8 @@ impl Serialize for Body {
             Self::MemberRemoved(body) => body.serialize(serializer),
             Self::WitnessAdded(body) => body.serialize(serializer),
             Self::WitnessRemoved(body) => body.serialize(serializer),
+            Self::Placed(body) => body.serialize(serializer),
+            Self::Holding(body) => body.serialize(serializer),
         }
     }
 }

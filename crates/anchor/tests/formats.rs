@@ -9,12 +9,12 @@
 use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
     Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
-    InclusionProof, Kind, Leaf, Opening, PolicyChain, PrincipalKind, Receipt, Refused,
-    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
-    Withdrawn, WitnessRemoved, cosign,
+    Holding, InclusionProof, Kind, Leaf, Opening, PlacedNode, Placement, PlacementRule,
+    PolicyChain, PrincipalKind, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement,
+    StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
-        BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, enrolled,
-        founded, joining, key, node_key, standing, stream_id, watching,
+        BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
+        enrolled, founded, joining, key, node_key, standing, stream_id, watching,
     },
     tree,
 };
@@ -274,6 +274,12 @@ fn statements() -> Vec<Statement> {
             key: watching("witness.example/w", 4).key,
             quorum: 3,
         }),
+        Body::Placed(Box::new(placement())),
+        Body::Holding(Holding {
+            node: node_key("hospital-a").did(),
+            holds: vec![record],
+            gives_back: vec![cid("other")],
+        }),
     ];
     bodies
         .into_iter()
@@ -282,6 +288,22 @@ fn statements() -> Vec<Statement> {
             body => Statement::new(ORIGIN, body, [7; 16], BEGINNING + HOUR),
         })
         .collect()
+}
+
+fn placement() -> Placement {
+    Placement {
+        nodes: vec![PlacedNode {
+            node_id: 1,
+            weight: 2,
+            zone: Some("north".to_owned()),
+        }],
+        rules: vec![PlacementRule {
+            classes: vec![Class::Imaging],
+            copies: 1,
+            only: vec![did("hospital-a")],
+            at_home: false,
+        }],
+    }
 }
 
 /// One organisation alone: short enough to print.

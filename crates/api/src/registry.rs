@@ -1,6 +1,6 @@
 use crate::{AsOf, ConvertError, convert, pb::registry as pb};
 use medanchor_anchor::{
-    Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, PrincipalKind, Status,
+    Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, Placement, PrincipalKind, Status,
 };
 use medanchor_dag::{Cid, CustodyId, Did, StreamId, from_canonical, to_canonical};
 
@@ -60,6 +60,10 @@ pub struct Members {
     pub witnesses: u32,
     /// Leaves in the log that this was read from.
     pub tree_size: u64,
+    /// Where records are held.
+    pub placement: Placement,
+    /// Copies of the records that no rule of it is for.
+    pub copies: u32,
 }
 
 /// A custody key, as a node's state has it.
@@ -142,6 +146,8 @@ pub struct NodeStatus {
     pub scrub: Scrubbed,
     /// What was freed because nothing needed it.
     pub collection: Collected,
+    /// Whether all records are on as many nodes as they are to be.
+    pub replication: Replicated,
     /// The other nodes.
     pub peers: Vec<PeerStatus>,
     /// Alarms that nobody has acknowledged.
@@ -151,7 +157,7 @@ pub struct NodeStatus {
 /// What a node has of a record, after it has read it on its own disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordCheck {
-    /// Whether this node said, when the record was anchored, that it holds it.
+    /// Whether this node said in the log that it holds it.
     pub holder: bool,
     /// Blocks of it that are there and good.
     pub blocks: u64,
@@ -161,10 +167,12 @@ pub struct RecordCheck {
     pub missing: u64,
     /// When they were read.
     pub checked_at_unix_ms: u64,
-    /// How many nodes of this network are to hold each record.
+    /// How many nodes of this network are to hold it.
     pub copies: u32,
     /// Leaves in the log, as applied there.
     pub tree_size: u64,
+    /// Whether this node is about to fetch it.
+    pub to_fetch: bool,
 }
 
 /// How far a node has come with reading all its blocks again.
@@ -193,6 +201,27 @@ pub struct Collected {
     pub blocks: u64,
     /// Bytes in them.
     pub size_bytes: u64,
+}
+
+/// What a node found when it last looked at all records, and what it moved since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replicated {
+    /// When it ended; 0: there was none yet.
+    pub looked_at_unix_ms: u64,
+    /// Records with fewer copies than they are to have on nodes that are there.
+    pub below_target: u64,
+    /// Of these the one that was anchored first, and when, unix ms.
+    pub oldest_below_target: Option<(Cid, u64)>,
+    /// Records that this node is to fetch.
+    pub to_fetch: u64,
+    /// Records that this node is to give back.
+    pub to_give_back: u64,
+    /// Records that it has fetched.
+    pub fetched: u64,
+    /// Bytes that came with them.
+    pub fetched_bytes: u64,
+    /// Records that it has given back.
+    pub given_back: u64,
 }
 
 /// Evidence that somebody lies, until an operator has seen it.
@@ -368,10 +397,17 @@ impl TryFrom<pb::ListMembersResponse> for Members {
             let field = "members";
             return Err(ConvertError::TooMany { field, limit });
         }
+        let placement = match response.placement.as_slice() {
+            [] => Placement::default(),
+            bytes => from_canonical(bytes, MAX_BODY_BYTES)
+                .map_err(|error| ConvertError::malformed("placement", error))?,
+        };
         let members = response.members.into_iter().map(ListedMember::try_from);
         Ok(Self {
             members: members.collect::<Result<_, _>>()?,
             quorum: response.quorum,
+            placement,
+            copies: response.copies,
             witnesses: response.witnesses,
             tree_size: response.tree_size,
         })
@@ -463,6 +499,7 @@ impl From<pb::CheckRecordResponse> for RecordCheck {
             checked_at_unix_ms: check.checked_at_unix_ms,
             copies: check.copies,
             tree_size: check.tree_size,
+            to_fetch: check.to_fetch,
         }
     }
 }
@@ -477,6 +514,7 @@ impl From<RecordCheck> for pb::CheckRecordResponse {
             checked_at_unix_ms: check.checked_at_unix_ms,
             copies: check.copies,
             tree_size: check.tree_size,
+            to_fetch: check.to_fetch,
         }
     }
 }
@@ -590,6 +628,11 @@ impl TryFrom<pb::StatusResponse> for NodeStatus {
             blocks_missing: status.blocks_missing,
             scrub: status.scrub.map(Scrubbed::from).unwrap_or_default(),
             collection: status.collection.map(Collected::from).unwrap_or_default(),
+            replication: status
+                .replication
+                .map(Replicated::try_from)
+                .transpose()?
+                .unwrap_or_default(),
             peers: status
                 .peers
                 .into_iter()
@@ -623,6 +666,7 @@ impl From<NodeStatus> for pb::StatusResponse {
             blocks_missing: status.blocks_missing,
             scrub: Some(status.scrub.into()),
             collection: Some(status.collection.into()),
+            replication: Some(status.replication.into()),
             peers: status.peers.into_iter().map(pb::PeerStatus::from).collect(),
             alarms: status.alarms.into_iter().map(pb::Alarm::from).collect(),
         }
@@ -671,6 +715,49 @@ impl From<Collected> for pb::Collection {
             ended_at_unix_ms: collected.ended_at_unix_ms,
             blocks: collected.blocks,
             size_bytes: collected.size_bytes,
+        }
+    }
+}
+
+impl TryFrom<pb::Replication> for Replicated {
+    type Error = ConvertError;
+
+    fn try_from(found: pb::Replication) -> Result<Self, ConvertError> {
+        let oldest = match found.oldest_below_target.as_slice() {
+            [] => None,
+            bytes => {
+                let record = convert::cid("oldest_below_target", bytes)?;
+                Some((record, found.oldest_at_unix_ms))
+            }
+        };
+        Ok(Self {
+            looked_at_unix_ms: found.looked_at_unix_ms,
+            below_target: found.below_target,
+            oldest_below_target: oldest,
+            to_fetch: found.to_fetch,
+            to_give_back: found.to_give_back,
+            fetched: found.fetched,
+            fetched_bytes: found.fetched_bytes,
+            given_back: found.given_back,
+        })
+    }
+}
+
+impl From<Replicated> for pb::Replication {
+    fn from(found: Replicated) -> Self {
+        let oldest = found.oldest_below_target;
+        Self {
+            looked_at_unix_ms: found.looked_at_unix_ms,
+            below_target: found.below_target,
+            oldest_below_target: oldest
+                .map(|(record, _)| record.to_bytes())
+                .unwrap_or_default(),
+            oldest_at_unix_ms: oldest.map_or(0, |(_, at)| at),
+            to_fetch: found.to_fetch,
+            to_give_back: found.to_give_back,
+            fetched: found.fetched,
+            fetched_bytes: found.fetched_bytes,
+            given_back: found.given_back,
         }
     }
 }

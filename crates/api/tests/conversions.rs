@@ -4,8 +4,8 @@
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, Collected, CreateKey, CreatedKey, Decision, Get, LeafEntry,
-    ListedCustody, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Scrubbed, Submit, Submitted,
-    access_request, consents_asked_for, has_cids,
+    ListedCustody, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Replicated, Scrubbed,
+    Submit, Submitted, access_request, consents_asked_for, has_cids,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -233,6 +233,16 @@ fn status_is_read_back_as_it_was_sent() {
             ended_at_unix_ms: 15,
             blocks: 16,
             size_bytes: 17,
+        },
+        replication: Replicated {
+            looked_at_unix_ms: 18,
+            below_target: 19,
+            oldest_below_target: Some((*valid_block().cid(), 20)),
+            to_fetch: 21,
+            to_give_back: 22,
+            fetched: 23,
+            fetched_bytes: 24,
+            given_back: 25,
         },
         peers: vec![PeerStatus {
             node: "b".to_owned(),

@@ -130,6 +130,9 @@ pub(crate) enum AdminCommand {
     /// The outside witnesses that co-sign it.
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Where records are held: how many copies, by whom.
+    #[command(subcommand)]
+    Placement(PlacementCommand),
 }
 
 /// A change of the trust policy that is drafted.
@@ -212,6 +215,32 @@ pub(crate) enum WitnessCommand {
     },
     /// Submit the draft of a removal that a majority of the members has signed.
     Remove {
+        /// The draft, or several copies with a signature each.
+        #[arg(required = true)]
+        drafts: Vec<PathBuf>,
+    },
+}
+
+/// `medanchor admin placement`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum PlacementCommand {
+    /// Show the rules in force.
+    Show,
+    /// Draft other rules, and sign the draft.
+    Draft {
+        /// The rules, all of them: TOML with `[[node]]` (name, weight, zone) and `[[rule]]` (classes, copies, only, at_home).
+        rules: PathBuf,
+        /// Where to put the draft; the file must not exist yet.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Show a draft, and sign it in the name of the own organisation.
+    Approve {
+        /// The file, which is replaced by the signed one.
+        draft: PathBuf,
+    },
+    /// Submit a draft that a majority of the members has signed.
+    Set {
         /// The draft, or several copies with a signature each.
         #[arg(required = true)]
         drafts: Vec<PathBuf>,

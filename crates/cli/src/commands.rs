@@ -5,8 +5,8 @@ use crate::{
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
         CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
-        MemberCommand, PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments,
-        WitnessCommand,
+        MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments,
+        VerifyArguments, WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -175,6 +175,7 @@ async fn execute_with_nodes(
         }
         Command::Admin(AdminCommand::Member(command)) => member(session, command).await?,
         Command::Admin(AdminCommand::Witness(command)) => witness(session, command).await?,
+        Command::Admin(AdminCommand::Placement(command)) => placement(session, command).await?,
         Command::Status { record: None } => Box::new(operations::status(session).await?),
         Command::Status {
             record: Some(record),
@@ -286,6 +287,20 @@ async fn witness(session: &Session, command: &WitnessCommand) -> Result<Box<dyn 
         }
         WitnessCommand::Remove { drafts } => {
             Box::new(operations::submit_change(session, Kind::WitnessRemoved, drafts).await?)
+        }
+    })
+}
+
+async fn placement(session: &Session, command: &PlacementCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        PlacementCommand::Show => Box::new(operations::show_placement(session).await?),
+        PlacementCommand::Draft { rules, output } => {
+            let body = operations::placement(session, rules).await?;
+            Box::new(operations::draft_change(session, body, output).await?)
+        }
+        PlacementCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
+        PlacementCommand::Set { drafts } => {
+            Box::new(operations::submit_change(session, Kind::Placed, drafts).await?)
         }
     })
 }

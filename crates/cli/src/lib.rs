@@ -47,6 +47,7 @@ mod outbox;
 mod own_keys;
 mod patient;
 mod payload;
+mod placement;
 mod policy;
 mod policy_change;
 mod principal;
@@ -91,6 +92,7 @@ pub use log_monitor::{Monitored, ServerRow};
 pub use log_watch::{CheckpointRow, Watched};
 pub use member::{MemberList, MemberRow};
 pub use own_keys::OwnKeys;
+pub use placement::{ClassRules, NodeRules, RulesFile, ShownPlacement};
 pub use policy::PolicyUpdated;
 pub use policy_change::{PolicyChanged, PolicyDraft};
 pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};
@@ -101,7 +103,9 @@ pub use request::Granted;
 pub use selection::{Moment, MomentError, Selection};
 pub use send::Stored;
 pub use session::{Said, Session};
-pub use status::{AlarmRow, CollectionRow, NodeRow, NodeState, ScrubRow, StatusReport};
+pub use status::{
+    AlarmRow, CollectionRow, NodeRow, NodeState, ReplicationRow, ScrubRow, StatusReport,
+};
 pub use status_record::{RecordCopy, RecordStatus};
 pub use throttle::{Rate, RateError};
 pub use verify::Verified;
@@ -123,6 +127,7 @@ pub mod operations {
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,
         member::{list_members, member_removal},
+        placement::{placement, show_placement},
         policy::update_policy,
         policy_change::{approve, draft_change, submit_change},
         principal::{enrol, list_principals, reinstate, revoke, suspend},

@@ -204,6 +204,14 @@ fn summary(body: &Body) -> String {
             format!("{} at {}, quorum {}", body.key, body.url, body.quorum)
         }
         Body::WitnessRemoved(body) => format!("{}, quorum {}", body.key, body.quorum),
+        Body::Placed(body) => {
+            let (nodes, rules) = (body.nodes.len(), body.rules.len());
+            format!("{rules} rules, {nodes} nodes with a weight or zone")
+        }
+        Body::Holding(body) => {
+            let (holds, gives_back) = (body.holds.len(), body.gives_back.len());
+            format!("{} holds {holds}, gives back {gives_back}", body.node)
+        }
     }
 }
 

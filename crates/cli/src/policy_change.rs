@@ -1,9 +1,9 @@
-//! Changes of the trust policy: who keeps the log, and which outside witnesses co-sign it. Each is a statement that a
-//! majority of the members signs, one after the other in a file, or each in a copy.
+//! What members decide together: who keeps the log, which outside witnesses co-sign it, where records are held. Each is
+//! a statement that a majority of the members signs, one after the other in a file, or each in a copy.
 
-use crate::{CliError, Session, clock, files, policy::update_policy};
+use crate::{CliError, Session, clock, files, placement::Rules, policy::update_policy};
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, Kind, Log, SignedStatement, Statement};
+use medanchor_anchor::{Body, Kind, Log, Placement, SignedStatement, Statement};
 use medanchor_api::ListedMember;
 use medanchor_dag::Did;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use std::{
 /// A draft of a change, and who has signed it so far.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyDraft {
-    /// `member-added`, `member-removed`, `witness-added` or `witness-removed`.
+    /// `member-added`, `member-removed`, `witness-added`, `witness-removed` or `placed`.
     pub change: String,
     /// The organisation that joins or is removed.
     pub org: Option<String>,
@@ -29,8 +29,10 @@ pub struct PolicyDraft {
     pub witness: Option<String>,
     /// Where it is asked.
     pub url: Option<String>,
-    /// Co-signatures that a published checkpoint carries from then on.
-    pub quorum: u8,
+    /// Where records are held from then on.
+    pub placement: Option<Placement>,
+    /// Co-signatures that a published checkpoint carries from then on, where that changes.
+    pub quorum: Option<u8>,
     /// What is weak in the policy that would follow, as far as the present one is known here.
     pub policy_warnings: Vec<String>,
     /// Until when it can be submitted.
@@ -44,7 +46,7 @@ pub struct PolicyDraft {
 /// The policy has changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyChanged {
-    /// `member-added`, `member-removed`, `witness-added` or `witness-removed`.
+    /// `member-added`, `member-removed`, `witness-added`, `witness-removed` or `placed`.
     pub change: String,
     /// The leaf.
     pub leaf_index: u64,
@@ -149,11 +151,11 @@ fn read(file: &Path) -> Result<SignedStatement> {
     let limit = u64::try_from(SignedStatement::MAX_BYTES)?;
     let signed = SignedStatement::from_bytes(&files::read(file, limit)?)
         .with_context(|| format!("parse draft `{}`", file.display()))?;
-    if signed.statement.body.changes_policy().is_some() && signed.verifies() {
+    if signed.statement.body.needs_majority() && signed.verifies() {
         return Ok(signed);
     }
     let problem = format!(
-        "`{}` is no signed change of members or witnesses",
+        "`{}` is no signed draft of what members decide together",
         file.display()
     );
     Err(CliError::NotVerified(problem).into())
@@ -186,7 +188,6 @@ fn merge(mut signed: SignedStatement, other: SignedStatement) -> Result<SignedSt
 
 fn draft(session: &Session, signed: &SignedStatement, file: &Path) -> Result<PolicyDraft> {
     let body = &signed.statement.body;
-    let quorum = body.changes_policy();
     // Whether one follows at all is for the log to say, which knows the present one.
     let warnings = session.policy().after(body).map(|policy| policy.warnings());
     let warnings = warnings.unwrap_or_default();
@@ -200,7 +201,8 @@ fn draft(session: &Session, signed: &SignedStatement, file: &Path) -> Result<Pol
         node_id: None,
         witness: None,
         url: None,
-        quorum: quorum.context("not a change of members or witnesses")?,
+        placement: None,
+        quorum: body.changes_policy(),
         policy_warnings: warnings.iter().map(ToString::to_string).collect(),
         not_after: clock::rfc3339(not_after),
         signed_by: signers.map(|(by, _)| by.to_string()).collect(),
@@ -221,6 +223,7 @@ fn draft(session: &Session, signed: &SignedStatement, file: &Path) -> Result<Pol
             draft.url = Some(body.url.clone());
         }
         Body::WitnessRemoved(body) => draft.witness = Some(body.key.clone()),
+        Body::Placed(body) => draft.placement = Some(body.as_ref().clone()),
         _ => (),
     }
     Ok(draft)
@@ -242,7 +245,12 @@ impl fmt::Display for PolicyDraft {
                 writeln!(f, "{what:<9} {value}")?;
             }
         }
-        writeln!(f, "quorum    {}", self.quorum)?;
+        if let Some(quorum) = self.quorum {
+            writeln!(f, "quorum    {quorum}")?;
+        }
+        if let Some(placement) = &self.placement {
+            write!(f, "{}", Rules(placement))?;
+        }
         writeln!(f, "not after {}", self.not_after)?;
         for signer in &self.signed_by {
             writeln!(f, "signed by {signer}")?;
@@ -264,5 +272,5 @@ impl fmt::Display for PolicyChanged {
     }
 }
 
-/// As long as a statement about members or witnesses may be.
+/// As long as a statement that several organisations sign may be.
 const VALID_FOR_MS: u64 = Log::MAX_MEMBER_VALIDITY_MS - 60 * 60 * 1000;

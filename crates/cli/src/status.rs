@@ -1,13 +1,13 @@
 use crate::{Session, clock};
 use anyhow::{Context, Result};
-use medanchor_api::{Alarm, ClientError, Collected, NodeStatus, Scrubbed};
+use medanchor_api::{Alarm, ClientError, Collected, NodeStatus, Replicated, Scrubbed};
 use serde::Serialize;
 use std::fmt;
 
 /// What the nodes say of themselves; the fields at the top are of the first node that answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
-    /// Whether no node has an alarm, and none that answers lacks a block.
+    /// Whether no node has an alarm, and none that answers lacks a block or knows of a record with too few copies.
     pub ok: bool,
     /// The network's name.
     pub origin: String,
@@ -68,6 +68,8 @@ pub struct NodeRow {
     pub scrub: ScrubRow,
     /// What it removed because nothing needed it.
     pub collection: CollectionRow,
+    /// Whether all records are on as many nodes as they are to be, as it last saw.
+    pub replication: ReplicationRow,
     /// Nodes that its private swarm reaches.
     pub swarm_peers: Vec<String>,
     /// Alarms there that nobody has acknowledged.
@@ -100,6 +102,29 @@ pub struct CollectionRow {
     pub blocks: u64,
     /// Bytes in them.
     pub size_bytes: u64,
+}
+
+/// What a node found when it last looked at all records, and what it moved since it started.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplicationRow {
+    /// When it looked.
+    pub looked_at: Option<String>,
+    /// Records with fewer copies than they are to have on nodes that are there.
+    pub below_target: u64,
+    /// Of these the one that was anchored first.
+    pub oldest_below_target: Option<String>,
+    /// When it was anchored.
+    pub oldest_at: Option<String>,
+    /// Records that this node is to fetch.
+    pub to_fetch: u64,
+    /// Records that this node is to give back.
+    pub to_give_back: u64,
+    /// Records that it has fetched.
+    pub fetched: u64,
+    /// Bytes that came with them.
+    pub fetched_bytes: u64,
+    /// Records that it has given back.
+    pub given_back: u64,
 }
 
 /// Evidence that somebody lies, which a node has and no operator has acknowledged.
@@ -167,7 +192,11 @@ impl NodeState {
     /// One that does not answer is not known to be unwell.
     fn is_well(&self) -> bool {
         match self {
-            Self::Up(row) => row.alarms.is_empty() && row.blocks_missing == 0,
+            Self::Up(row) => {
+                row.alarms.is_empty()
+                    && row.blocks_missing == 0
+                    && row.replication.below_target == 0
+            }
             Self::Down { .. } => true,
         }
     }
@@ -199,6 +228,7 @@ impl From<NodeStatus> for NodeRow {
             blocks_missing: status.blocks_missing,
             scrub: status.scrub.into(),
             collection: status.collection.into(),
+            replication: status.replication.into(),
             swarm_peers: reached.map(|peer| peer.node).collect(),
             alarms: status.alarms.into_iter().map(AlarmRow::from).collect(),
         }
@@ -224,6 +254,23 @@ impl From<Scrubbed> for ScrubRow {
             began_at: time(scrub.began_at_unix_ms),
             blocks: scrub.blocks,
             size_bytes: scrub.size_bytes,
+        }
+    }
+}
+
+impl From<Replicated> for ReplicationRow {
+    fn from(found: Replicated) -> Self {
+        let oldest = found.oldest_below_target;
+        Self {
+            looked_at: time(found.looked_at_unix_ms),
+            below_target: found.below_target,
+            oldest_below_target: oldest.map(|(record, _)| record.to_string()),
+            oldest_at: oldest.map(|(_, at)| clock::rfc3339(at)),
+            to_fetch: found.to_fetch,
+            to_give_back: found.to_give_back,
+            fetched: found.fetched,
+            fetched_bytes: found.fetched_bytes,
+            given_back: found.given_back,
         }
     }
 }
@@ -255,7 +302,7 @@ impl fmt::Display for NodeState {
         match self {
             Self::Up(row) => write!(
                 f,
-                "{:<16} {:<9} {} leaves, {} published with {} co-signatures\n  {} blocks, {} bytes, {}\n  {}{}",
+                "{:<16} {:<9} {} leaves, {} published with {} co-signatures\n  {} blocks, {} bytes, {}\n  {}{}{}",
                 row.node,
                 row.role,
                 row.tree_size,
@@ -265,7 +312,8 @@ impl fmt::Display for NodeState {
                 row.blocks_size_bytes,
                 Health(row),
                 row.scrub,
-                row.collection
+                row.collection,
+                row.replication
             ),
             Self::Down { node, error } => write!(f, "{node:<16} {error}"),
         }
@@ -312,6 +360,33 @@ impl fmt::Display for CollectionRow {
                 f,
                 "\n  {blocks} blocks, {} bytes, were freed that nothing needed",
                 self.size_bytes
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ReplicationRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(oldest), Some(at)) = (&self.oldest_below_target, &self.oldest_at) {
+            let below = self.below_target;
+            write!(
+                f,
+                "\n  {below} records BELOW TARGET, the oldest of {at}: {oldest}"
+            )?;
+        }
+        let (to_fetch, to_give_back) = (self.to_fetch, self.to_give_back);
+        if to_fetch > 0 || to_give_back > 0 {
+            write!(
+                f,
+                "\n  {to_fetch} records to fetch, {to_give_back} to give back"
+            )?;
+        }
+        match (self.fetched, self.given_back) {
+            (0, 0) => Ok(()),
+            (fetched, given_back) => write!(
+                f,
+                "\n  {fetched} records, {} bytes, were fetched to keep them safe, {given_back} given back",
+                self.fetched_bytes
             ),
         }
     }

@@ -42,6 +42,8 @@ pub enum RecordCopy {
         verified_at: String,
         /// Leaves in the log, as applied there.
         tree_size: u64,
+        /// Whether it is about to fetch it.
+        to_fetch: bool,
     },
     /// It has not.
     Unknown {
@@ -108,6 +110,7 @@ impl RecordCopy {
             missing: check.missing,
             verified_at: clock::rfc3339(check.checked_at_unix_ms),
             tree_size: check.tree_size,
+            to_fetch: check.to_fetch,
         }
     }
 
@@ -136,9 +139,14 @@ impl fmt::Display for RecordCopy {
                 size_bytes,
                 missing,
                 verified_at,
+                to_fetch,
                 ..
             } => {
-                let holder = if *holder { "holder" } else { "-" };
+                let holder = match (holder, to_fetch) {
+                    (true, _) => "holder",
+                    (false, true) => "fetches",
+                    (false, false) => "-",
+                };
                 let state = if *whole { "whole" } else { "NOT WHOLE" };
                 write!(
                     f,

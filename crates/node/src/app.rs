@@ -20,6 +20,7 @@ use crate::{
     membership::{Believed, Membership, multiaddr},
     monitor::{Monitor, MonitorParts, OwnTree},
     publisher::{self, Publisher, PublisherParts},
+    replicator::{self, Replicator, ReplicatorParts},
     scrub::{self, Scrubber, ScrubberParts},
     server::Listener,
     services::{Access, Anchor, Blocks, Checks, CustodyKeys, Followed, Holding, Registry, Uploads},
@@ -79,6 +80,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     tasks.spawn(node.leaders.keep_task(node.told, stop.clone()));
     tasks.spawn(Arc::clone(&node.scrubber).scrub_task(stop.clone()));
     tasks.spawn(node.collector.collect_task(stop.clone()));
+    tasks.spawn(node.replicator.replicate_task(stop.clone()));
     tasks.spawn(node.scrubber.repair_task(node.found_bad, stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
     let ports = [Some((node.listener, node.routes)), node.log];
@@ -169,6 +171,7 @@ struct Node {
     founding: SignedStatement,
     scrubber: Arc<Scrubber>,
     collector: Arc<Collector>,
+    replicator: Arc<Replicator>,
     found_bad: mpsc::Receiver<Cid>,
     store_failed: CancellationToken,
     cosigner_failed: CancellationToken,
@@ -265,6 +268,16 @@ impl Node {
             publisher: Arc::clone(&publisher),
             gatherer,
         });
+        let replicator = Arc::new(Replicator::new(ReplicatorParts {
+            node: key.did(),
+            holders: Arc::clone(&holders),
+            submitter: Arc::clone(&submitter),
+            absent_after: seconds(config.absent_after_seconds, replicator::ABSENT_AFTER),
+            every: seconds(config.replicate_every_seconds, replicator::EVERY),
+            bytes_per_second: config
+                .replicate_bytes_per_second
+                .unwrap_or(replicator::BYTES_PER_SECOND),
+        }));
         let kek = keys::open(&folder.keys(), KeyName::CustodyStore)?;
         let custody = Arc::new(Custody::open(&folder.custody(), kek).context("open custody keys")?);
         let broker = Arc::new(Broker::new(BrokerParts {
@@ -328,6 +341,7 @@ impl Node {
                 peer: Arc::clone(&peer),
                 scrubber: Arc::clone(&scrubber),
                 collector: Arc::clone(&collector),
+                replicator: Arc::clone(&replicator),
                 publisher: Arc::clone(&publisher),
                 membership,
                 alarms,
@@ -357,6 +371,7 @@ impl Node {
             founding,
             scrubber,
             collector,
+            replicator,
             found_bad,
             store_failed,
             cosigner_failed,

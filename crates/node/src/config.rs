@@ -57,6 +57,17 @@ pub struct Config {
     /// For how many seconds this node's word that it holds a record is good, until it is anchored; absent: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_seconds: Option<u32>,
+    /// After how many seconds without a node others take its share of the records; absent: 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_after_seconds: Option<u32>,
+    /// How many seconds after this node has looked whether all records are where they belong it does so again, if
+    /// nobody comes or goes meanwhile; absent: 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicate_every_seconds: Option<u32>,
+    /// How fast this node fetches records that it is to hold since others were lost or joined; 0: not at all; absent:
+    /// 64 MiB per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicate_bytes_per_second: Option<u64>,
     /// The members' nodes, this one among them.
     pub members: Vec<MemberAddress>,
     /// Outside witnesses that were founded with the network.
@@ -270,6 +281,8 @@ impl Config {
             ("collect_every_seconds", self.collect_every_seconds),
             ("keep_unanchored_seconds", self.keep_unanchored_seconds),
             ("hold_seconds", self.hold_seconds),
+            ("absent_after_seconds", self.absent_after_seconds),
+            ("replicate_every_seconds", self.replicate_every_seconds),
         ] {
             anyhow::ensure!(seconds != Some(0), "`{name}` must not be 0");
         }
@@ -440,6 +453,9 @@ mod tests {
             collect_every_seconds: None,
             keep_unanchored_seconds: None,
             hold_seconds: None,
+            absent_after_seconds: None,
+            replicate_every_seconds: None,
+            replicate_bytes_per_second: None,
             members: vec![MemberAddress {
                 name: "hospital-a".to_owned(),
                 node_id: 1,

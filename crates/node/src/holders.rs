@@ -130,6 +130,16 @@ impl Holders {
     ) -> Result<Hold, HoldingError> {
         let statements = checked.into_iter().map(|signed| signed.statement.hash());
         let statements = statements.collect();
+        let until = self.promise().await?;
+        // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
+        let hold = Hold::sign(&self.key, &self.origin, statements, until);
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("hold-signed");
+        Ok(hold)
+    }
+
+    /// Has what was put or looked for under a lease stay here: until when, in log time, unix ms.
+    pub(crate) async fn promise(&self) -> Result<u64, HoldingError> {
         // A word is given in log time: that of a holder whose clock is behind must not be over at once.
         let now = clock::unix_ms().max(self.log_time()?);
         let until = now.saturating_add(self.held_for_ms());
@@ -137,11 +147,7 @@ impl Holders {
         let promised = tokio::task::spawn_blocking(move || store.promise(until)).await;
         let promised = promised.unwrap_or_else(|error| Err(StoreError::Io(error.into())));
         promised.map_err(SourceError::from)?;
-        // Commit point of the holder: from here its word binds it, and the blocks are on its disk.
-        let hold = Hold::sign(&self.key, &self.origin, statements, until);
-        #[cfg(medanchor_fault)]
-        medanchor_raft::fault_step("hold-signed");
-        Ok(hold)
+        Ok(until)
     }
 
     fn held_for_ms(&self) -> u64 {
@@ -168,7 +174,7 @@ impl Holders {
     }
 
     /// A statement must say of its record what the record's device signed.
-    async fn compare(&self, anchored: &Anchored) -> Result<(), HoldingError> {
+    pub(crate) async fn compare(&self, anchored: &Anchored) -> Result<(), HoldingError> {
         let block = self.peer.fetch(&anchored.record).await?;
         let record = Record::from_block(&block)?;
         record.verify_signature()?;

@@ -92,14 +92,18 @@ impl Submitter {
 fn place(replica: &Replica, checked: Checked) -> Result<Placed, SubmitError> {
     let view = replica.view()?;
     let state = State::new(view.as_ref());
-    let copies = state.founded()?.map_or(1, |entry| entry.founded.copies);
-    let candidates = match &checked.signed().statement.body {
-        Body::Anchored(anchored) => state.holders(&anchored.record)?,
-        _ => Vec::new(),
+    let placing = state
+        .placing()?
+        .ok_or(AppendError::Rejected("not-founded"))?;
+    let Body::Anchored(anchored) = &checked.signed().statement.body else {
+        return Err(AppendError::Rejected("malformed").into());
     };
+    let places = state.places(&placing, anchored)?;
+    let candidates = places.in_order(|_| true).into_iter().cloned().collect();
+    let copies = places.copies();
     Ok(Placed {
         checked,
         candidates,
-        copies: usize::from(copies),
+        copies,
     })
 }

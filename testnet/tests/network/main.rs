@@ -32,6 +32,7 @@ mod large;
 mod liar;
 mod members;
 mod refusals;
+mod replicate;
 mod scrub;
 mod stage;
 mod stream;

@@ -1,6 +1,6 @@
 use crate::{
-    Body, FoundedEntry, Hold, LeafIndex, Log, Member, Outcome, PrincipalEntry, SignedStatement,
-    State, TablesError,
+    Anchored, Body, FoundedEntry, Hold, LeafIndex, Log, Member, Outcome, Places, Placing,
+    PrincipalEntry, SignedStatement, State, TablesError,
 };
 use medanchor_dag::{Did, Hash};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +39,8 @@ pub(super) fn require(condition: bool, outcome: Outcome) -> Result<(), Refusal> 
 /// What holds for a whole batch, read and checked once.
 pub(super) struct Network {
     founded: FoundedEntry,
-    members: Vec<Member>,
     witnesses: Vec<String>,
+    placing: Placing,
     /// Who holds what a statement names, by the statement's hash.
     held: BTreeMap<Hash, BTreeSet<Did>>,
 }
@@ -55,10 +55,11 @@ impl Network {
         let Some(founded) = state.founded()? else {
             return Ok(None);
         };
+        let copies = founded.founded.copies;
         let mut network = Self {
             founded,
-            members: state.members()?,
             witnesses: state.witnesses()?,
+            placing: Placing::new(state.placement()?, copies, state.members()?),
             held: BTreeMap::new(),
         };
         for hold in holds {
@@ -80,8 +81,8 @@ impl Network {
         }
     }
 
-    pub(super) fn copies(&self) -> usize {
-        usize::from(self.founded.founded.copies)
+    pub(super) fn placing(&self) -> &Placing {
+        &self.placing
     }
 
     /// The nodes that hold what a statement names, sorted.
@@ -91,7 +92,7 @@ impl Network {
     }
 
     pub(super) fn members(&self) -> &[Member] {
-        &self.members
+        self.placing.members()
     }
 
     /// Keys of the outside witnesses.
@@ -178,14 +179,19 @@ impl<'a> Context<'a> {
         let Some(not_after) = self.signed.statement.not_after_unix_ms else {
             return Ok(());
         };
-        let validity = match self.signed.statement.body.changes_policy() {
-            Some(_) => Log::MAX_MEMBER_VALIDITY_MS,
-            None => Log::MAX_VALIDITY_MS,
+        let validity = match self.signed.statement.body.needs_majority() {
+            true => Log::MAX_MEMBER_VALIDITY_MS,
+            false => Log::MAX_VALIDITY_MS,
         };
         if not_after > self.at.saturating_add(validity) {
             return Err(Refusal::Rejected("expiry-too-far"));
         }
         require(not_after >= self.at, Outcome::Expired)
+    }
+
+    /// Where a record is to be held.
+    pub(super) fn places(&self, anchored: &Anchored) -> Result<Places<'a>, Refusal> {
+        Ok(self.state.places(self.network()?.placing(), anchored)?)
     }
 
     /// The network that the statement is said in.

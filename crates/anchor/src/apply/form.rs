@@ -1,8 +1,8 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Member, MemberAdded,
-    MemberRemoved, Period, PrincipalKind, Refused, Released, SignedStatement, Statement,
-    WitnessAdded, WitnessUrl,
+    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Holding, Member,
+    MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PrincipalKind,
+    Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -36,6 +36,8 @@ fn is_body(statement: &Statement) -> bool {
         Body::MemberRemoved(body) => is_member_removed(body),
         Body::WitnessAdded(body) => is_witness_added(body),
         Body::WitnessRemoved(body) => is_verifier_key(&body.key) && body.quorum >= 1,
+        Body::Placed(body) => is_placement(body),
+        Body::Holding(body) => is_holding(body),
     }
 }
 
@@ -82,6 +84,37 @@ fn is_witness_added(body: &WitnessAdded) -> bool {
     is_verifier_key(&body.key) && has_place && body.quorum >= 1
 }
 
+fn is_placement(body: &Placement) -> bool {
+    let zone = |zone: &String| is_text(zone, 1, 32, is_name);
+    let classes = || body.rules.iter().flat_map(|rule| &rule.classes);
+    let rest = body.rules.iter().filter(|rule| rule.classes.is_empty());
+    body.nodes.len() <= 32
+        && are_distinct(body.nodes.iter().map(|node| node.node_id))
+        && body.nodes.iter().all(|node| {
+            node.node_id >= 1 && node.weight <= PlacedNode::MAX_WEIGHT && node.zone.iter().all(zone)
+        })
+        && body.rules.len() <= 16
+        && are_distinct(classes())
+        && rest.count() <= 1
+        && body.rules.iter().all(is_placement_rule)
+}
+
+fn is_placement_rule(rule: &PlacementRule) -> bool {
+    rule.classes.is_sorted()
+        && (1..=32).contains(&rule.copies)
+        && rule.only.len() <= 32
+        && rule.only.is_sorted_by(|one, next| one < next)
+        // A member has one node.
+        && (!rule.at_home || rule.copies == 1 && rule.only.is_empty())
+}
+
+fn is_holding(body: &Holding) -> bool {
+    let records = || body.holds.iter().chain(&body.gives_back);
+    (1..=Holding::MAX_RECORDS).contains(&records().count())
+        && records().all(is_dag_cbor)
+        && are_distinct(records())
+}
+
 /// An IP address and a port, in the one way to write them.
 fn is_address(text: &str) -> bool {
     let address: Result<SocketAddr, _> = text.parse();
@@ -89,8 +122,7 @@ fn is_address(text: &str) -> bool {
 }
 
 fn is_member(member: &Member) -> bool {
-    let name = |c| matches!(c, 'a'..='z' | '0'..='9' | '-');
-    is_text(&member.name, 1, 32, name)
+    is_text(&member.name, 1, 32, is_name)
         && member.node_id >= 1
         && is_verifier_key(&member.log_key)
         && is_verifier_key(&member.cosigner_key)
@@ -202,6 +234,10 @@ fn is_verifier_key(text: &str) -> bool {
 /// An HL7 ActReason code.
 fn is_purpose(text: &str) -> bool {
     is_text(text, 2, 16, |c| c.is_ascii_uppercase())
+}
+
+fn is_name(c: char) -> bool {
+    matches!(c, 'a'..='z' | '0'..='9' | '-')
 }
 
 fn is_label(text: Option<&str>) -> bool {

@@ -44,7 +44,8 @@ pub(super) fn removed(context: &Context<'_>, body: &MemberRemoved) -> Result<Vec
     require_majority(context, &others)?;
     let cosigners = others.len() + network.witnesses().len();
     // With fewer members than copies nothing could be anchored any more.
-    let fits = others.len() >= network.copies() && usize::from(body.quorum) <= cosigners;
+    let placing = network.placing().with_members(others);
+    let fits = placing.fits() && usize::from(body.quorum) <= cosigners;
     require(fits, Outcome::Conflict)?;
     let gone = MemberEntry {
         removed_at: Some(context.index),

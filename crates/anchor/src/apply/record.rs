@@ -7,7 +7,7 @@ use medanchor_dag::Did;
 
 /// Signed by its device, allowed by its custody key, and held by enough nodes (I1).
 pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Write>, Refusal> {
-    let holders = require_held(context)?;
+    let holders = require_held(context, body)?;
     let device_org = require_device(context, body)?;
     let custody = context.state.custody(&body.custody)?;
     let custody = custody.ok_or(Outcome::Unknown)?.custody;
@@ -27,12 +27,13 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
     ])
 }
 
-/// INVARIANT (I1): nothing is anchored that fewer than the founded number of nodes say they hold. They say
-/// it of this very statement: a hold for the same record with another wrap is worth nothing.
-fn require_held(context: &Context<'_>) -> Result<Vec<Did>, Refusal> {
-    let network = context.network()?;
-    let holders = network.holders(&context.hash);
-    if holders.len() < network.copies() {
+/// INVARIANT (I1): nothing is anchored that fewer nodes say they hold than are to. They say it of this very
+/// statement: a hold for the same record with another wrap is worth nothing.
+fn require_held(context: &Context<'_>, body: &Anchored) -> Result<Vec<Did>, Refusal> {
+    let places = context.places(body)?;
+    let mut holders = context.network()?.holders(&context.hash);
+    holders.retain(|holder| places.may_hold(holder));
+    if holders.len() < places.copies() {
         return Err(Refusal::Rejected("not-held"));
     }
     Ok(holders)

@@ -11,6 +11,7 @@ mod consent;
 mod custody;
 mod log;
 mod member;
+mod placement;
 mod principal;
 mod properties;
 mod record;

@@ -15,6 +15,12 @@ pub struct ListMembersResponse {
     /// Leaves in the log that this was read from.
     #[prost(uint64, tag = "4")]
     pub tree_size: u64,
+    /// Where records are held: the body of the `placed` statement in force, canonical; empty when there is none.
+    #[prost(bytes = "vec", tag = "5")]
+    pub placement: ::prost::alloc::vec::Vec<u8>,
+    /// Copies of the records that no rule of it is for.
+    #[prost(uint32, tag = "6")]
+    pub copies: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Member {
@@ -278,6 +284,40 @@ pub struct StatusResponse {
     /// What was freed because nothing needed it.
     #[prost(message, optional, tag = "18")]
     pub collection: ::core::option::Option<Collection>,
+    /// Whether all records are on as many nodes as they are to be.
+    #[prost(message, optional, tag = "19")]
+    pub replication: ::core::option::Option<Replication>,
+}
+/// What a node found when it last looked at all records, and what it moved since it started.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Replication {
+    /// When it ended, unix ms; 0: there was none yet.
+    #[prost(uint64, tag = "1")]
+    pub looked_at_unix_ms: u64,
+    /// Records with fewer copies than they are to have on nodes that are there.
+    #[prost(uint64, tag = "2")]
+    pub below_target: u64,
+    /// Of these the one that was anchored first, CID in binary form; empty when there is none.
+    #[prost(bytes = "vec", tag = "3")]
+    pub oldest_below_target: ::prost::alloc::vec::Vec<u8>,
+    /// When it was anchored, unix ms.
+    #[prost(uint64, tag = "4")]
+    pub oldest_at_unix_ms: u64,
+    /// Records that this node is to fetch.
+    #[prost(uint64, tag = "5")]
+    pub to_fetch: u64,
+    /// Records that this node is to give back.
+    #[prost(uint64, tag = "6")]
+    pub to_give_back: u64,
+    /// Records that it has fetched.
+    #[prost(uint64, tag = "7")]
+    pub fetched: u64,
+    /// Bytes that came with them.
+    #[prost(uint64, tag = "8")]
+    pub fetched_bytes: u64,
+    /// Records that it has given back.
+    #[prost(uint64, tag = "9")]
+    pub given_back: u64,
 }
 /// Blocks that a node has removed because no record and no promise needs them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -322,7 +362,7 @@ pub struct CheckRecordRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRecordResponse {
-    /// Whether this node said, when the record was anchored, that it holds it.
+    /// Whether this node said in the log that it holds it.
     #[prost(bool, tag = "1")]
     pub holder: bool,
     /// Blocks of it that are here and good.
@@ -337,12 +377,15 @@ pub struct CheckRecordResponse {
     /// When they were read, unix ms.
     #[prost(uint64, tag = "5")]
     pub checked_at_unix_ms: u64,
-    /// How many nodes of this network are to hold each record.
+    /// How many nodes of this network are to hold it.
     #[prost(uint32, tag = "6")]
     pub copies: u32,
     /// Leaves in the log, as applied here.
     #[prost(uint64, tag = "7")]
     pub tree_size: u64,
+    /// Whether this node is about to fetch it.
+    #[prost(bool, tag = "8")]
+    pub to_fetch: bool,
 }
 /// Evidence that somebody lies, until an operator has seen it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -94,6 +94,8 @@ impl AnchorService for Anchor {
                 | Kind::MemberRemoved
                 | Kind::WitnessAdded
                 | Kind::WitnessRemoved
+                | Kind::Placed
+                | Kind::Holding
         );
         if !privileged && !knows_it && !public {
             receipt.opening = None;

@@ -7,6 +7,7 @@ use crate::{
     fatal_store::FatalStore,
     membership::Membership,
     publisher::Publisher,
+    replicator::{Replication, Replicator},
     scrub::Scrubber,
 };
 use medanchor_anchor::{
@@ -14,7 +15,8 @@ use medanchor_anchor::{
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
-    NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead, consents_asked_for, overloaded,
+    NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed, StreamHead, consents_asked_for,
+    overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetRecordRequest, GetRecordResponse,
         GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
@@ -24,7 +26,7 @@ use medanchor_api::{
     },
     principal_kind_name, record_asked_for, record_to_check, status, stream_asked_for,
 };
-use medanchor_dag::{CustodyId, Did, RawBlocks, ScrubProgress, walk};
+use medanchor_dag::{CustodyId, Did, RawBlocks, ScrubProgress, to_canonical, walk};
 use medanchor_ipfs::Peer;
 use medanchor_raft::{Replica, Role};
 use std::{sync::Arc, time::Duration};
@@ -41,6 +43,7 @@ pub(crate) struct Registry {
     pub(crate) peer: Arc<Peer>,
     pub(crate) scrubber: Arc<Scrubber>,
     pub(crate) collector: Arc<Collector>,
+    pub(crate) replicator: Arc<Replicator>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Arc<Alarms>,
@@ -67,11 +70,15 @@ impl RegistryService for Registry {
         let entries = state.member_entries().map_err(tables_status)?;
         let quorum = state.quorum().map_err(tables_status)?;
         let witnesses = state.witnesses().map_err(tables_status)?.len();
+        let placement = state.placement().map_err(tables_status)?;
+        let founded = state.founded().map_err(tables_status)?;
         Ok(Response::new(ListMembersResponse {
             members: entries.into_iter().map(listed_member).collect(),
             quorum: u32::try_from(quorum).unwrap_or(u32::MAX),
             witnesses: u32::try_from(witnesses).unwrap_or(u32::MAX),
             tree_size: tree_size(&state)?,
+            placement: to_canonical(&placement),
+            copies: founded.map_or(0, |entry| entry.founded.copies.into()),
         }))
     }
 
@@ -238,6 +245,7 @@ impl RegistryService for Registry {
                 blocks: figures.freed_blocks,
                 size_bytes: figures.freed_bytes,
             },
+            replication: replicated(self.replicator.progress()),
             peers: peers.collect(),
             alarms: self.alarms.active().into_iter().map(alarm).collect(),
         };
@@ -255,9 +263,12 @@ impl RegistryService for Registry {
             let view = self.replica.view().map_err(read_status)?;
             let state = State::new(view.as_ref());
             let entry = state.record(&cid).map_err(tables_status)?;
-            let founded = state.founded().map_err(tables_status)?;
-            let copies = founded.map_or(0, |founded| founded.founded.copies);
-            (entry.ok_or_else(no_record)?, copies, tree_size(&state)?)
+            let entry = entry.ok_or_else(no_record)?;
+            let placing = state.placing().map_err(tables_status)?;
+            let placing = placing.ok_or_else(no_record)?;
+            let places = state.places(&placing, &entry.anchored);
+            let copies = places.map_err(tables_status)?.copies();
+            (entry, copies, tree_size(&state)?)
         };
         let store = Arc::clone(&self.store);
         let roots = [cid, entry.anchored.wrap];
@@ -277,8 +288,9 @@ impl RegistryService for Registry {
             size_bytes: walked.iter().map(|walked| walked.bytes).sum(),
             missing: u64::try_from(missing).unwrap_or(u64::MAX),
             checked_at_unix_ms: clock::unix_ms(),
-            copies: copies.into(),
+            copies: u32::try_from(copies).unwrap_or(u32::MAX),
             tree_size,
+            to_fetch: self.replicator.is_to_fetch(&cid),
         };
         Ok(Response::new(check.into()))
     }
@@ -397,6 +409,19 @@ fn scrubbed(progress: &ScrubProgress) -> Scrubbed {
         began_at_unix_ms: progress.began_at_unix_ms,
         blocks: progress.blocks,
         size_bytes: progress.bytes,
+    }
+}
+
+fn replicated(progress: Replication) -> Replicated {
+    Replicated {
+        looked_at_unix_ms: progress.looked_at_unix_ms,
+        below_target: progress.below_target,
+        oldest_below_target: progress.oldest.map(|(at, record)| (record, at)),
+        to_fetch: progress.to_fetch,
+        to_give_back: progress.to_give_back,
+        fetched: progress.fetched,
+        fetched_bytes: progress.fetched_bytes,
+        given_back: progress.given_back,
     }
 }
 

@@ -1,0 +1,212 @@
+use crate::{CliError, Session, files};
+use anyhow::{Context, Result};
+use medanchor_anchor::{Body, Class, PlacedNode, Placement, PlacementRule};
+use medanchor_api::{ListedMember, Members};
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::Path};
+
+/// Where records are held, as a node says.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownPlacement {
+    /// The rules.
+    #[serde(flatten)]
+    pub rules: RulesFile,
+    /// Copies of the records that no rule is for, on any member's node.
+    pub copies: u32,
+}
+
+/// Where records are held, as people write it: members by their short names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RulesFile {
+    /// Nodes with a weight or a zone of their own.
+    #[serde(default, rename = "node")]
+    pub nodes: Vec<NodeRules>,
+    /// How many copies there are of what, and who may have them.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<ClassRules>,
+}
+
+/// How much of the data a node gets, and what it shares its fate with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRules {
+    /// The member's short name.
+    pub name: String,
+    /// Its share relative to others, 0 to 16; 0: it is to hold nothing.
+    #[serde(default = "one")]
+    pub weight: u8,
+    /// Nodes in one zone may fail together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+/// A rule for some classes of data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassRules {
+    /// The classes; without any the rule is for all that no other is for.
+    #[serde(default)]
+    pub classes: Vec<Class>,
+    /// Nodes that hold a record.
+    pub copies: u8,
+    /// Members whose nodes alone may hold it, by their short names; without any all may.
+    #[serde(default)]
+    pub only: Vec<String>,
+    /// Only the node of the organisation that owns the custody key.
+    #[serde(default)]
+    pub at_home: bool,
+}
+
+/// Where records are held now.
+///
+/// # Errors
+///
+/// When no node answers.
+pub async fn show_placement(session: &Session) -> Result<ShownPlacement> {
+    let listed = session.client.members().await.context("list the members")?;
+    Ok(ShownPlacement {
+        copies: listed.copies,
+        rules: RulesFile::new(&listed),
+    })
+}
+
+/// What a majority of the members sign to have records held by other rules. `path` is a TOML file.
+///
+/// # Errors
+///
+/// When the file is not of this form, names no member, or no node answers.
+pub async fn placement(session: &Session, path: &Path) -> Result<Body> {
+    let text = files::read(path, MAX_FILE_BYTES)?;
+    let wrong = |problem: String| CliError::Usage(format!("`{}`: {problem}", path.display()));
+    let text = String::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
+    let file: RulesFile = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let listed = session.client.members().await.context("list the members")?;
+    let placement = file.placement(&listed.members).map_err(wrong)?;
+    Ok(Body::Placed(Box::new(placement)))
+}
+
+impl RulesFile {
+    fn new(listed: &Members) -> Self {
+        let name = |is_meant: &dyn Fn(&ListedMember) -> bool| {
+            let found = listed.members.iter().rev().find(|member| is_meant(member));
+            found.map(|member| member.name.clone())
+        };
+        let placement = &listed.placement;
+        let nodes = placement.nodes.iter().map(|node| NodeRules {
+            name: name(&|member| member.node_id == node.node_id)
+                .unwrap_or_else(|| node.node_id.to_string()),
+            weight: node.weight,
+            zone: node.zone.clone(),
+        });
+        let rules = placement.rules.iter().map(|rule| {
+            let only = rule.only.iter();
+            let only = only
+                .map(|org| name(&|member| member.org == *org).unwrap_or_else(|| org.to_string()));
+            ClassRules {
+                classes: rule.classes.clone(),
+                copies: rule.copies,
+                only: only.collect(),
+                at_home: rule.at_home,
+            }
+        });
+        Self {
+            nodes: nodes.collect(),
+            rules: rules.collect(),
+        }
+    }
+
+    fn placement(self, members: &[ListedMember]) -> Result<Placement, String> {
+        let named = |name: &String| {
+            let is_meant =
+                |member: &&ListedMember| member.name == *name && member.removed_at.is_none();
+            let found = members.iter().find(is_meant);
+            found.ok_or_else(|| format!("no member is named `{name}`"))
+        };
+        let nodes = self.nodes.into_iter().map(|node| {
+            Ok(PlacedNode {
+                node_id: named(&node.name)?.node_id,
+                weight: node.weight,
+                zone: node.zone,
+            })
+        });
+        let rules = self.rules.into_iter().map(|mut rule| {
+            let only = rule.only.iter().map(|name| Ok(named(name)?.org));
+            let mut only = only.collect::<Result<Vec<_>, String>>()?;
+            only.sort_unstable();
+            rule.classes.sort_unstable();
+            Ok(PlacementRule {
+                classes: rule.classes,
+                copies: rule.copies,
+                only,
+                at_home: rule.at_home,
+            })
+        });
+        Ok(Placement {
+            nodes: nodes.collect::<Result<_, String>>()?,
+            rules: rules.collect::<Result<_, String>>()?,
+        })
+    }
+}
+
+/// The rules of a statement, which names nodes by their ids and organisations by their keys.
+pub(crate) struct Rules<'p>(pub(crate) &'p Placement);
+
+impl fmt::Display for Rules<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for node in &self.0.nodes {
+            write!(f, "node      {} weighs {}", node.node_id, node.weight)?;
+            match &node.zone {
+                Some(zone) => writeln!(f, ", zone {zone}")?,
+                None => writeln!(f)?,
+            }
+        }
+        for rule in &self.0.rules {
+            let only: Vec<String> = rule.only.iter().map(ToString::to_string).collect();
+            line(f, &rule.classes, rule.copies, &only, rule.at_home)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ShownPlacement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for node in &self.rules.nodes {
+            write!(f, "node      {} weighs {}", node.name, node.weight)?;
+            match &node.zone {
+                Some(zone) => writeln!(f, ", zone {zone}")?,
+                None => writeln!(f)?,
+            }
+        }
+        for rule in &self.rules.rules {
+            line(f, &rule.classes, rule.copies, &rule.only, rule.at_home)?;
+        }
+        write!(f, "otherwise {} copies, by any member", self.copies)
+    }
+}
+
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    classes: &[Class],
+    copies: u8,
+    only: &[String],
+    at_home: bool,
+) -> fmt::Result {
+    let classes: Vec<&str> = classes.iter().map(|class| class.as_str()).collect();
+    let what = match classes.as_slice() {
+        [] => "all others".to_owned(),
+        classes => classes.join(", "),
+    };
+    let who = match (at_home, only) {
+        (true, _) => "by the owner's own node".to_owned(),
+        (false, []) => "by any member".to_owned(),
+        (false, only) => format!("by {}", only.join(", ")),
+    };
+    writeln!(f, "rule      {what}: {copies} copies, {who}")
+}
+
+fn one() -> u8 {
+    1
+}
+
+const MAX_FILE_BYTES: u64 = 64 << 10;
