@@ -165,6 +165,11 @@ pub(crate) const SIZE: &[u8] = b"size";
 /// Row of `Table::Meta`: log time of the newest leaf.
 pub(crate) const TIME: &[u8] = b"time";
 
+/// Row of `Table::Meta`: bytes that an organisation has anchored.
+pub(crate) fn usage_key(org: &Did) -> Vec<u8> {
+    [b"usage".as_slice(), org.as_bytes()].concat()
+}
+
 pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {
     [custody.as_bytes().as_slice(), consent.as_slice()].concat()
 }

@@ -61,7 +61,7 @@ pub use note::{
     NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,
 };
 pub use outside_witness::{WitnessAdded, WitnessEntry, WitnessPlace, WitnessRemoved};
-pub use placement::{Holding, PlacedNode, Placement, PlacementRule, Places, Placing};
+pub use placement::{Holding, PlacedNode, Placement, PlacementRule, Places, Placing, Quota};
 pub use ports::{
     Append, AppendError, Appended, BoxError, Group, Prove, Read, ReadError, Submission,
 };

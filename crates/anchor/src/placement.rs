@@ -13,6 +13,18 @@ pub struct Placement {
     /// Rules for classes of data; each class is in one of them at most, and one rule may be for all that are in none.
     /// Where there is none, it is the founding's number of copies on any member. At most 16.
     pub rules: Vec<PlacementRule>,
+    /// The most that organisations may have anchored, each once; others are not limited. At most 64.
+    pub quotas: Vec<Quota>,
+}
+
+/// How much an organisation may have anchored under its custody keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    /// The organisation.
+    pub org: Did,
+    /// Bytes of payloads, however many copies of them are held.
+    pub bytes: u64,
 }
 
 /// How much of the data a node gets, and what it shares its fate with.
@@ -48,6 +60,14 @@ pub struct PlacementRule {
 }
 
 impl Placement {
+    /// How much an organisation may have anchored; `None`: no limit.
+    pub fn quota(&self, org: &Did) -> Option<u64> {
+        let mut quotas = self.quotas.iter();
+        quotas
+            .find(|quota| quota.org == *org)
+            .map(|quota| quota.bytes)
+    }
+
     fn node(&self, member: &Member) -> Option<&PlacedNode> {
         let mut nodes = self.nodes.iter();
         nodes.find(|node| node.node_id == member.node_id)
@@ -98,6 +118,11 @@ impl Placing {
     /// The members.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The rules.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The same members with other rules.

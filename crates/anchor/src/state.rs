@@ -4,7 +4,7 @@ use crate::{
     Placing, PrincipalEntry, RecordEntry, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
         FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, record_key,
-        stream_key,
+        stream_key, usage_key,
     },
     tree,
 };
@@ -350,6 +350,15 @@ impl<'v> State<'v> {
     /// When the storage fails.
     pub fn placement(&self) -> Result<Placement, TablesError> {
         Ok(self.entry(Table::Meta, PLACEMENT)?.unwrap_or_default())
+    }
+
+    /// Bytes of the payloads that are anchored under an organisation's custody keys.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn usage(&self, org: &Did) -> Result<u64, TablesError> {
+        Ok(self.number(Table::Meta, &usage_key(org))?.unwrap_or(0))
     }
 
     /// What says where records are held; `None` before leaf 0.

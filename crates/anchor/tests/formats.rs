@@ -10,8 +10,9 @@ use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
     Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
     Holding, InclusionProof, Kind, Leaf, Opening, PlacedNode, Placement, PlacementRule,
-    PolicyChain, PrincipalKind, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement,
-    StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
+    PolicyChain, PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote,
+    SignedStatement, StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved,
+    cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
         enrolled, founded, joining, key, node_key, standing, stream_id, watching,
@@ -302,6 +303,10 @@ fn placement() -> Placement {
             copies: 1,
             only: vec![did("hospital-a")],
             at_home: false,
+        }],
+        quotas: vec![Quota {
+            org: did("hospital-a"),
+            bytes: 1 << 40,
         }],
     }
 }

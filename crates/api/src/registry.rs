@@ -64,6 +64,8 @@ pub struct Members {
     pub placement: Placement,
     /// Copies of the records that no rule of it is for.
     pub copies: u32,
+    /// Bytes that organisations with a quota have anchored, in the order of the quotas.
+    pub usages: Vec<u64>,
 }
 
 /// A custody key, as a node's state has it.
@@ -402,12 +404,17 @@ impl TryFrom<pb::ListMembersResponse> for Members {
             bytes => from_canonical(bytes, MAX_BODY_BYTES)
                 .map_err(|error| ConvertError::malformed("placement", error))?,
         };
+        if response.usages.len() != placement.quotas.len() {
+            let problem = "not as many as quotas";
+            return Err(ConvertError::malformed("usages", problem));
+        }
         let members = response.members.into_iter().map(ListedMember::try_from);
         Ok(Self {
             members: members.collect::<Result<_, _>>()?,
             quorum: response.quorum,
             placement,
             copies: response.copies,
+            usages: response.usages,
             witnesses: response.witnesses,
             tree_size: response.tree_size,
         })

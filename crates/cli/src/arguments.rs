@@ -130,7 +130,7 @@ pub(crate) enum AdminCommand {
     /// The outside witnesses that co-sign it.
     #[command(subcommand)]
     Witness(WitnessCommand),
-    /// Where records are held: how many copies, by whom.
+    /// Where records are held: how many copies, by whom, and how much each organisation may store.
     #[command(subcommand)]
     Placement(PlacementCommand),
 }
@@ -228,7 +228,8 @@ pub(crate) enum PlacementCommand {
     Show,
     /// Draft other rules, and sign the draft.
     Draft {
-        /// The rules, all of them: TOML with `[[node]]` (name, weight, zone) and `[[rule]]` (classes, copies, only, at_home).
+        /// The rules, all of them: TOML with `[[node]]` (name, weight, zone), `[[rule]]` (classes, copies, only, at_home)
+        /// and `[[quota]]` (org, bytes).
         rules: PathBuf,
         /// Where to put the draft; the file must not exist yet.
         #[arg(short, long)]

@@ -92,7 +92,7 @@ pub use log_monitor::{Monitored, ServerRow};
 pub use log_watch::{CheckpointRow, Watched};
 pub use member::{MemberList, MemberRow};
 pub use own_keys::OwnKeys;
-pub use placement::{ClassRules, NodeRules, RulesFile, ShownPlacement};
+pub use placement::{ClassRules, NodeRules, QuotaRules, RulesFile, ShownPlacement};
 pub use policy::PolicyUpdated;
 pub use policy_change::{PolicyChanged, PolicyDraft};
 pub use principal::{Changed, EnrolOptions, PrincipalList, PrincipalRow};

@@ -1,6 +1,6 @@
 use crate::{CliError, Session, files};
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, Class, PlacedNode, Placement, PlacementRule};
+use medanchor_anchor::{Body, Class, PlacedNode, Placement, PlacementRule, Quota};
 use medanchor_api::{ListedMember, Members};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
@@ -13,6 +13,8 @@ pub struct ShownPlacement {
     pub rules: RulesFile,
     /// Copies of the records that no rule is for, on any member's node.
     pub copies: u32,
+    /// Bytes that organisations with a quota have anchored, in the order of the quotas.
+    pub used_bytes: Vec<u64>,
 }
 
 /// Where records are held, as people write it: members by their short names.
@@ -25,6 +27,19 @@ pub struct RulesFile {
     /// How many copies there are of what, and who may have them.
     #[serde(default, rename = "rule")]
     pub rules: Vec<ClassRules>,
+    /// The most that organisations may have anchored.
+    #[serde(default, rename = "quota")]
+    pub quotas: Vec<QuotaRules>,
+}
+
+/// How much an organisation may have anchored under its custody keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaRules {
+    /// A member's short name, or the did:key of another organisation.
+    pub org: String,
+    /// Bytes of payloads, however many copies of them are held.
+    pub bytes: u64,
 }
 
 /// How much of the data a node gets, and what it shares its fate with.
@@ -67,6 +82,7 @@ pub async fn show_placement(session: &Session) -> Result<ShownPlacement> {
     let listed = session.client.members().await.context("list the members")?;
     Ok(ShownPlacement {
         copies: listed.copies,
+        used_bytes: listed.usages.clone(),
         rules: RulesFile::new(&listed),
     })
 }
@@ -110,9 +126,14 @@ impl RulesFile {
                 at_home: rule.at_home,
             }
         });
+        let quotas = placement.quotas.iter().map(|quota| QuotaRules {
+            org: name(&|member| member.org == quota.org).unwrap_or_else(|| quota.org.to_string()),
+            bytes: quota.bytes,
+        });
         Self {
             nodes: nodes.collect(),
             rules: rules.collect(),
+            quotas: quotas.collect(),
         }
     }
 
@@ -142,9 +163,19 @@ impl RulesFile {
                 at_home: rule.at_home,
             })
         });
+        let quotas = self.quotas.into_iter().map(|quota| {
+            Ok(Quota {
+                org: match quota.org.parse() {
+                    Ok(org) => org,
+                    Err(_) => named(&quota.org)?.org,
+                },
+                bytes: quota.bytes,
+            })
+        });
         Ok(Placement {
             nodes: nodes.collect::<Result<_, String>>()?,
             rules: rules.collect::<Result<_, String>>()?,
+            quotas: quotas.collect::<Result<_, String>>()?,
         })
     }
 }
@@ -165,6 +196,9 @@ impl fmt::Display for Rules<'_> {
             let only: Vec<String> = rule.only.iter().map(ToString::to_string).collect();
             line(f, &rule.classes, rule.copies, &only, rule.at_home)?;
         }
+        for quota in &self.0.quotas {
+            writeln!(f, "quota     {}: {} bytes", quota.org, quota.bytes)?;
+        }
         Ok(())
     }
 }
@@ -180,6 +214,10 @@ impl fmt::Display for ShownPlacement {
         }
         for rule in &self.rules.rules {
             line(f, &rule.classes, rule.copies, &rule.only, rule.at_home)?;
+        }
+        for (quota, used) in self.rules.quotas.iter().zip(&self.used_bytes) {
+            let (org, bytes) = (&quota.org, quota.bytes);
+            writeln!(f, "quota     {org}: {used} of {bytes} bytes")?;
         }
         write!(f, "otherwise {} copies, by any member", self.copies)
     }

@@ -106,7 +106,9 @@ impl Holders {
     ) -> Result<(), HoldingError> {
         let mut named = Vec::with_capacity(statements.len());
         for signed in statements {
-            named.push(self.anchored(signed)?);
+            let anchored = self.anchored(signed)?;
+            self.check_room(anchored)?;
+            named.push(anchored);
             // Many signatures take long: the node's other tasks go on meanwhile.
             tokio::task::yield_now().await;
         }
@@ -171,6 +173,21 @@ impl Holders {
             return Err(HoldingError::Statement("bad-signature"));
         }
         Ok(anchored)
+    }
+
+    /// Nothing is fetched that `apply` would refuse because its owner has no room left.
+    fn check_room(&self, anchored: &Anchored) -> Result<(), HoldingError> {
+        let view = self.replica.view()?;
+        let state = State::new(view.as_ref());
+        let Some(custody) = state.custody(&anchored.custody)? else {
+            return Ok(());
+        };
+        let owner = custody.custody.owner;
+        let usage = state.usage(&owner)?.saturating_add(anchored.size);
+        match state.placement()?.quota(&owner) {
+            Some(quota) if usage > quota => Err(HoldingError::Statement("over-quota")),
+            _ => Ok(()),
+        }
     }
 
     /// A statement must say of its record what the record's device signed.

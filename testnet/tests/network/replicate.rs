@@ -1,6 +1,6 @@
 use crate::{
     author::Author,
-    stage::{Stage, configure, done, until},
+    stage::{Stage, assert_refused, configure, done, until},
 };
 use medanchor_dag::Cid;
 use medanchor_node::Config;
@@ -113,6 +113,24 @@ fn records_move_when_the_rules_say_so_and_stay_at_home() {
         });
         assert!(stage.read(record) == payload(number), "record {number}");
     }
+}
+
+#[test]
+fn organisation_without_room_is_refused_and_goes_on_when_it_gets_more() {
+    let stage = Stage::start_with(3, impatient);
+    let device = stage.device("holter");
+    let quota = |bytes: usize| format!("[[quota]]\norg = \"hospital-a\"\nbytes = {bytes}\n");
+    place(&stage, 2, &quota(payload(0).len() + 100));
+    let file = stage.file("payload", &payload(0));
+    done(Ok(stage.put(&device, &file)));
+    let next = stage.file("next", &payload(1));
+    let ran = stage.put(&device, &next);
+    assert_refused(&ran, 1, "over-quota");
+    let shown = done(stage.hospital.run(["admin", "placement", "show"]));
+    assert_eq!(shown.json["used_bytes"][0], payload(0).len());
+    place(&stage, 2, &quota(1 << 20));
+    let record = done(Ok(stage.put(&device, &next))).text("record").unwrap();
+    assert!(stage.read(&record) == payload(1));
 }
 
 /// Nodes are missed soon, and what nothing needs is freed soon.

@@ -97,6 +97,8 @@ fn is_placement(body: &Placement) -> bool {
         && are_distinct(classes())
         && rest.count() <= 1
         && body.rules.iter().all(is_placement_rule)
+        && body.quotas.len() <= 64
+        && are_distinct(body.quotas.iter().map(|quota| quota.org))
 }
 
 fn is_placement_rule(rule: &PlacementRule) -> bool {

@@ -1,7 +1,7 @@
 use super::context::{Context, Refusal, require};
 use crate::{
     Anchored, Outcome, PrincipalKind, RecordEntry, Status, StreamEntry, Table,
-    entry::{Write, hash_key, record_key, stream_key},
+    entry::{Write, hash_key, record_key, stream_key, usage_key},
 };
 use medanchor_dag::Did;
 
@@ -14,6 +14,7 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
     let may_write = device_org == custody.owner || custody.writers.contains(&device_org);
     require(may_write, Outcome::Forbidden)?;
     require_new(context, body)?;
+    let usage = require_room(context, &custody.owner, body.size)?;
     let record = RecordEntry {
         anchored: body.clone(),
         index: context.index,
@@ -23,6 +24,7 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
     Ok(vec![
         Write::entry(Table::Records, record_key(&body.record), &record),
         Write::number(Table::Headers, hash_key(&body.header), context.index),
+        Write::number(Table::Meta, usage_key(&custody.owner), usage),
         advance(context, body)?,
     ])
 }
@@ -57,6 +59,17 @@ fn require_new(context: &Context<'_>, body: &Anchored) -> Result<(), Refusal> {
     let is_new = context.state.record(&body.record)?.is_none()
         && context.state.header(&body.header)?.is_none();
     require(is_new, Outcome::Conflict)
+}
+
+/// What its custody key's owner has anchored with this record. There is no leaf for one too many, so that it can be
+/// said again once there is room.
+fn require_room(context: &Context<'_>, owner: &Did, size: u64) -> Result<u64, Refusal> {
+    let usage = context.state.usage(owner)?.saturating_add(size);
+    let placement = context.network()?.placing().placement();
+    match placement.quota(owner) {
+        Some(quota) if usage > quota => Err(Refusal::Rejected("over-quota")),
+        _ => Ok(usage),
+    }
 }
 
 /// The stream's new head. What does not follow the old one is counted, not refused: the record exists.

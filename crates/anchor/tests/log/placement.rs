@@ -1,7 +1,7 @@
 use crate::{Change, outcome, rejected};
 use medanchor_anchor::{
     Applied, Body, Class, CustodyKind, Hold, Holding, Member, Outcome, PlacedNode, Placement,
-    PlacementRule, PrincipalKind,
+    PlacementRule, PrincipalKind, Quota,
     testing::{MEMBERS, ORIGIN, World, cid, did, key, node_key},
 };
 use medanchor_dag::{Cid, Did, SigningKey};
@@ -34,6 +34,15 @@ fn node(node_id: u64, weight: u8, zone: Option<&str>) -> PlacedNode {
         node_id,
         weight,
         zone: zone.map(str::to_owned),
+    }
+}
+
+fn rules_of(nodes: Vec<PlacedNode>, rules: Vec<PlacementRule>) -> Placement {
+    let quotas = Vec::new();
+    Placement {
+        nodes,
+        rules,
+        quotas,
     }
 }
 
@@ -99,7 +108,7 @@ fn node_that_weighs_more_gets_more_and_one_that_weighs_nothing_gets_nothing() {
     let mut world = world();
     let nodes = vec![node(1, 4, None), node(2, 0, None)];
     let rules = Vec::new();
-    placed(&mut world, Placement { nodes, rules });
+    placed(&mut world, rules_of(nodes, rules));
     let orders: Vec<_> = records().map(|record| order(&world, &record)).collect();
     assert!(
         orders
@@ -117,7 +126,7 @@ fn copies_are_in_different_zones_while_there_are_some() {
     let zone = |node_id| node(node_id, 1, Some("north"));
     let nodes = vec![zone(1), zone(2), zone(3)];
     let rules = Vec::new();
-    placed(&mut world, Placement { nodes, rules });
+    placed(&mut world, rules_of(nodes, rules));
     for record in records() {
         let order = order(&world, &record);
         let place = order.iter().position(|name| name == "hospital-d").unwrap();
@@ -128,10 +137,7 @@ fn copies_are_in_different_zones_while_there_are_some() {
 #[test]
 fn rules_are_made_by_a_majority_and_can_be_kept() {
     let mut world = world();
-    let two = || Placement {
-        nodes: Vec::new(),
-        rules: vec![rule(2)],
-    };
+    let two = || rules_of(Vec::new(), vec![rule(2)]);
     let few = place(&mut world, two(), &[OWNER, OTHER]);
     assert_eq!(outcome(&few), Outcome::Forbidden);
     let unknown: Change<Placement> = ("an unknown node", |p| p.nodes = vec![node(9, 1, None)]);
@@ -184,7 +190,7 @@ fn member_that_a_rule_needs_is_not_removed() {
     };
     let rules = vec![PlacementRule { only, ..rule(2) }];
     let nodes = Vec::new();
-    placed(&mut world, Placement { nodes, rules });
+    placed(&mut world, rules_of(nodes, rules));
     let keys = [OWNER, THIRD, "hospital-d"].map(key);
     let authors: Vec<&SigningKey> = keys.iter().collect();
     let leaving = Body::MemberRemoved(world.leaving(OTHER, 2));
@@ -219,7 +225,7 @@ fn record_is_anchored_only_where_its_rule_wants_it() {
     };
     let rules = vec![home, listed, rule(3)];
     let nodes = Vec::new();
-    placed(&mut world, Placement { nodes, rules });
+    placed(&mut world, rules_of(nodes, rules));
     let mut try_with = |class, members: &[&str]| {
         let record = format!("{class:?} on {members:?}");
         let applied = anchor_with(&mut world, &record, class, members);
@@ -306,7 +312,7 @@ fn nobody_speaks_for_another_node_or_of_what_it_may_not_hold() {
     assert_eq!(holders(&world, &record).len(), 2, "all of it or nothing");
     let nodes = vec![node(3, 0, None)];
     let rules = Vec::new();
-    placed(&mut world, Placement { nodes, rules });
+    placed(&mut world, rules_of(nodes, rules));
     let barred = hold(&mut world, THIRD, &[record], &[]);
     assert_eq!(outcome(&barred), Outcome::Forbidden);
     for (what, holds, gives_back) in [
@@ -324,4 +330,39 @@ fn nobody_speaks_for_another_node_or_of_what_it_may_not_hold() {
         let applied = hold(&mut world, OTHER, &holds, &gives_back);
         assert_eq!(rejected(&applied), "malformed", "{what}");
     }
+}
+
+#[test]
+fn organisation_anchors_as_much_as_it_may_and_no_more() {
+    let mut world = world();
+    let quota = |org: &str, bytes| Quota {
+        org: did(org),
+        bytes,
+    };
+    let mut limited = Placement {
+        quotas: vec![quota(OWNER, 1200), quota(OTHER, 0)],
+        ..Placement::default()
+    };
+    placed(&mut world, limited.clone());
+    // 500 bytes each.
+    let anchor = |world: &mut World, record: &str| {
+        let applied = anchor_with(world, record, Class::Ecg, &[OWNER, OTHER, THIRD]);
+        match applied {
+            Applied::Rejected(code) => Err(code),
+            Applied::Leaf(appended) => Ok(appended.leaf.outcome),
+        }
+    };
+    assert_eq!(anchor(&mut world, "ecg-1"), Ok(Outcome::Ok));
+    assert_eq!(anchor(&mut world, "ecg-2"), Ok(Outcome::Ok));
+    assert_eq!(world.state().usage(&did(OWNER)).unwrap(), 1000);
+    let size = world.state().tree_size().unwrap();
+    assert_eq!(anchor(&mut world, "ecg-3"), Err("over-quota"));
+    assert_eq!(world.state().tree_size().unwrap(), size, "no leaf");
+    // What does not take effect takes no room.
+    assert_eq!(anchor(&mut world, "ecg-2"), Ok(Outcome::Conflict));
+    assert_eq!(world.state().usage(&did(OWNER)).unwrap(), 1000);
+    limited.quotas[0].bytes = 1500;
+    placed(&mut world, limited);
+    assert_eq!(anchor(&mut world, "ecg-3"), Ok(Outcome::Ok));
+    assert_eq!(anchor(&mut world, "ecg-4"), Err("over-quota"));
 }

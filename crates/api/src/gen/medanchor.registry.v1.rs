@@ -21,6 +21,9 @@ pub struct ListMembersResponse {
     /// Copies of the records that no rule of it is for.
     #[prost(uint32, tag = "6")]
     pub copies: u32,
+    /// Bytes that organisations with a quota have anchored, in the order of the quotas.
+    #[prost(uint64, repeated, tag = "7")]
+    pub usages: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Member {

@@ -152,6 +152,10 @@ fn rejection(code: &str) -> String {
         "not-for-the-log" => "send access requests to the access service",
         "expiry-too-far" => "it expires more than a day ahead: check the clock",
         "already-founded" => "the network exists already",
+        "over-quota" => {
+            "the organisation that owns the custody key has no room left for it: ask the members for more (`medanchor admin \
+             placement show`)"
+        }
         _ => "it is malformed",
     };
     format!("the statement cannot be recorded: {why}")

@@ -72,6 +72,8 @@ impl RegistryService for Registry {
         let witnesses = state.witnesses().map_err(tables_status)?.len();
         let placement = state.placement().map_err(tables_status)?;
         let founded = state.founded().map_err(tables_status)?;
+        let usages = placement.quotas.iter().map(|quota| state.usage(&quota.org));
+        let usages = usages.collect::<Result<_, _>>().map_err(tables_status)?;
         Ok(Response::new(ListMembersResponse {
             members: entries.into_iter().map(listed_member).collect(),
             quorum: u32::try_from(quorum).unwrap_or(u32::MAX),
@@ -79,6 +81,7 @@ impl RegistryService for Registry {
             tree_size: tree_size(&state)?,
             placement: to_canonical(&placement),
             copies: founded.map_or(0, |entry| entry.founded.copies.into()),
+            usages,
         }))
     }
 
