@@ -31,6 +31,8 @@ pub(crate) enum Part {
     Seal,
     /// Seal and open from file to file, beside `age`.
     Age,
+    /// The block store and the private peer, beside Kubo where `benches/beside-kubo` started this.
+    Storage,
     /// Put and get records through a network of three nodes and a witness.
     Records,
     /// How long the log takes to commit and to publish, alone and with 64 clients.

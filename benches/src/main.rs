@@ -1,4 +1,4 @@
-//! Benchmarks: what sealing, storing, anchoring and releasing cost on this machine, and beside `age` and `etcd`.
+//! Benchmarks: what sealing, storing, anchoring and releasing cost on this machine, and beside `age`, `etcd` and Kubo.
 //!
 //! They assert no target and fail only when something is broken. How to read them: `benches/README.md`.
 #![expect(
@@ -27,6 +27,8 @@ mod receipts;
 mod records;
 mod report;
 mod samples;
+mod storage;
+mod storage_commands;
 
 use crate::{
     arguments::{Arguments, Part},
@@ -52,6 +54,9 @@ fn main() -> ExitCode {
         Some(name @ (file_commands::SEAL_FILE | file_commands::OPEN_FILE)) => {
             file_commands::main(name, arguments)
         }
+        Some(
+            name @ (storage_commands::ADD | storage_commands::SERVE | storage_commands::FETCH),
+        ) => storage_commands::main(name, arguments),
         Some("medanchord") => medanchor_node::main(second.into_iter().chain(arguments)),
         Some("medanchor") => medanchor_cli::main(second.into_iter().chain(arguments)),
         _ => benches(program.into_iter().chain(second).chain(arguments)),
@@ -93,6 +98,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
     if arguments.wants(Part::Age) {
         let dir = folder_in(folder.path(), "age")?;
         beside_age::measure(arguments, &dir, &mut report, &interrupt)?;
+    }
+    if arguments.wants(Part::Storage) {
+        let dir = folder_in(folder.path(), "storage")?;
+        storage::measure(arguments, &dir, &mut report, &interrupt)?;
     }
     if arguments.wants_network() {
         let dir = folder_in(folder.path(), "network")?;

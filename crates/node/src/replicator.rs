@@ -192,7 +192,9 @@ impl Replicator {
             let group = take_group(&mut plan.to_fetch);
             moved += self.fetch(&group).await?;
         }
-        moved += self.give_back(plan.to_give_back, situation).await?;
+        moved += self
+            .give_back(plan.to_give_back, situation, look_again_at)
+            .await?;
         Ok(match moved {
             // What others have to do is looked at again, too.
             moved if moved == to_move && plan.found.below_target == 0 => Round::Done,
@@ -293,25 +295,42 @@ impl Replicator {
     }
 
     /// Gives back what the nodes that are to hold it have whole. How many records it is.
-    async fn give_back(&self, records: BTreeSet<Cid>, situation: &Situation) -> Result<u64> {
+    async fn give_back(
+        &self,
+        records: BTreeSet<Cid>,
+        situation: &Situation,
+        until: Instant,
+    ) -> Result<u64> {
         let mut given = 0;
         let mut held = Vec::new();
-        let mut records = records.into_iter().peekable();
-        while let Some(record) = records.next() {
+        let mut failures = 0;
+        for record in records {
             match self.is_held_by_others(&record, situation).await {
                 Ok(true) => held.push(record),
                 Ok(false) => (),
-                Err(error) => tracing::info!(%record, "is not given back yet: {error:#}"),
+                Err(error) => {
+                    tracing::debug!(%record, "is not given back yet: {error:#}");
+                    failures += 1;
+                }
             }
-            if held.len() == Holding::MAX_RECORDS || records.peek().is_none() {
-                let count = self.say(Vec::new(), std::mem::take(&mut held)).await?;
-                let mut progress = self.lock();
-                progress.to_give_back = progress.to_give_back.saturating_sub(count);
-                progress.given_back += count;
-                given += count;
+            // Whoever cannot be asked now can still not be asked about the next.
+            if failures == MAX_FAILURES || Instant::now() >= until {
+                break;
+            }
+            if held.len() == Holding::MAX_RECORDS {
+                given += self.say_given_back(std::mem::take(&mut held)).await?;
             }
         }
+        given += self.say_given_back(held).await?;
         Ok(given)
+    }
+
+    async fn say_given_back(&self, records: Vec<Cid>) -> Result<u64> {
+        let count = self.say(Vec::new(), records).await?;
+        let mut progress = self.lock();
+        progress.to_give_back = progress.to_give_back.saturating_sub(count);
+        progress.given_back += count;
+        Ok(count)
     }
 
     /// Has those that are to hold it read all of it.
@@ -477,6 +496,8 @@ const CHECK_WITHIN: Duration = Duration::from_secs(600);
 const BATCH: usize = 256;
 /// Records that are remembered from one look; the next finds the others.
 const MAX_PLANNED: usize = 4096;
+/// Records that could not be asked about, before it is tried again later.
+const MAX_FAILURES: usize = 8;
 const MAX_GROUP: usize = 128;
 const MAX_GROUP_BYTES: u64 = 16 << 20;
 

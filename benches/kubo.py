@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Kubo's side of the benchmark `storage`: adds a file, serves what it has, or pins a DAG from another node.
+
+Each prints one line: what it took in seconds, without its start, and the most memory that the process had.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testnet" / "foreign"))
+
+from blocks import run  # noqa: E402
+from kubo_pin import Kubo, Repository, absolute, report  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repo", type=absolute, required=True, help="folder for Kubo's repository")
+    parser.add_argument("--swarm-key", type=absolute, required=True, help="the private network's key file")
+    parser.add_argument("--add", type=absolute, metavar="FILE", help="add this file")
+    parser.add_argument("--connect", metavar="MULTIADDR", help="the node to fetch from, with its /p2p/ id")
+    parser.add_argument("--cid", help="root of the DAG to pin")
+    parser.add_argument("--serve", action="store_true", help="serve blocks until standard input closes")
+    args = parser.parse_args()
+
+    # Without a key Kubo then refuses to start, instead of joining the public network.
+    os.environ["LIBP2P_FORCE_PNET"] = "1"
+    kubo = Kubo(Repository(args.repo))
+    kubo.library.AddFile.restype = ctypes.c_char_p
+    kubo.create(args.swarm_key, 0)
+    kubo.start()
+    if args.add:
+        path = str(args.add).encode()
+        figures(lambda: {"cid": kubo.library.AddFile(kubo.path, path, False).decode()})
+    if args.cid:
+        kubo.connect(args.connect)
+        figures(lambda: kubo.call("PinCID", kubo.path, args.cid.encode()) or {})
+    if args.serve:
+        report(f"serving {kubo.address()}")
+        sys.stdin.read()
+    kubo.stop()
+
+
+def figures(work) -> None:
+    began = time.monotonic()
+    done = work()
+    seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report(json.dumps({"seconds": seconds, "peak_kib": peak} | done))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,399 @@
+//! The block store and the private peer, each side a process: a large file added and fetched, beside Kubo, and many
+//! small blocks. `benches/beside-kubo` says where Kubo is.
+
+use crate::{
+    arguments::Arguments,
+    interrupt::Interrupt,
+    payload::{KIB, MIB, payload, size_name},
+    report::Report,
+    samples::{Samples, count},
+    storage_commands::{ADD, FETCH, Figures, SERVE, SWARM_KEY},
+};
+use anyhow::{Context, Result};
+use medanchor_dag::{Block, BlockStore, Codec, DiskStore, Marks, sha256};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use salsa20::{
+    XSalsa20,
+    cipher::{KeyIvInit, StreamCipher},
+};
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Measures it in `dir`.
+pub(crate) fn measure(
+    arguments: &Arguments,
+    dir: &Path,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    large(arguments, dir, report, interrupt)?;
+    small(arguments, dir, report, interrupt)
+}
+
+/// One of the two that are compared.
+struct Side {
+    name: &'static str,
+    /// The program, and its arguments before those of a command.
+    command: Vec<PathBuf>,
+    is_kubo: bool,
+    added: Samples,
+    fetched: Samples,
+    add_peak: Samples,
+    fetch_peak: Samples,
+}
+
+fn large(
+    arguments: &Arguments,
+    dir: &Path,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let size = arguments.choose(1024 * MIB, 32 * MIB);
+    let rounds = arguments.choose(3, 1);
+    let what = "added durably, then fetched by another node on loopback, which keeps it durably";
+    report.begin("storage", &format!("{} {what}", size_name(size)));
+    let input = dir.join("input");
+    fs::write(&input, payload(size)).context("write the input")?;
+    fs::write(dir.join("swarm.key"), SWARM_KEY).context("write the swarm key")?;
+    let mut sides = vec![Side::ours()?];
+    match std::env::var_os("MEDANCHOR_KUBO") {
+        Some(python) => sides.push(Side::kubo(&python)),
+        None => report.note("Kubo: start this with benches/beside-kubo"),
+    }
+    for _ in 0..rounds {
+        for side in &mut sides {
+            interrupt.check()?;
+            let folder = dir.join(side.name);
+            side.round(&folder, &input, dir)?;
+            fs::remove_dir_all(&folder).context("remove the folder")?;
+        }
+    }
+    let rate = |seconds: &Samples| seconds.map(|seconds| count(size) / 1e6 / seconds);
+    for side in &sides {
+        let name = side.name;
+        let sealed = if side.is_kubo { "" } else { ", sealed first" };
+        report.median(
+            &format!("{name}: added{sealed}"),
+            "MB/s",
+            &rate(&side.added),
+        );
+        report.median(&format!("{name}: fetched"), "MB/s", &rate(&side.fetched));
+        report.median(&format!("{name}: memory when added"), "MiB", &side.add_peak);
+        report.median(
+            &format!("{name}: memory when fetched"),
+            "MiB",
+            &side.fetch_peak,
+        );
+    }
+    if let [ours, kubo] = sides.as_slice() {
+        let added = kubo.added.median() / ours.added.median();
+        report.figure("added, as a multiple of Kubo", "times", added);
+        let fetched = kubo.fetched.median() / ours.fetched.median();
+        report.figure("fetched, as a multiple of Kubo", "times", fetched);
+    }
+    let floor = floor(arguments.choose(256 * MIB, 16 * MIB))?;
+    report.figure("what the ciphers and the hash alone allow", "MB/s", floor);
+    if let Some(ours) = sides.first() {
+        let share = rate(&ours.fetched).median() / floor * 100.0;
+        report.figure("fetched, as a share of that", "%", share);
+    }
+    fs::remove_file(&input).context("remove the input")
+}
+
+impl Side {
+    fn new(name: &'static str, command: Vec<PathBuf>, is_kubo: bool) -> Self {
+        Self {
+            name,
+            command,
+            is_kubo,
+            added: Samples::default(),
+            fetched: Samples::default(),
+            add_peak: Samples::default(),
+            fetch_peak: Samples::default(),
+        }
+    }
+
+    fn ours() -> Result<Self> {
+        let program = std::env::current_exe().context("find this program")?;
+        Ok(Self::new("ours", vec![program], false))
+    }
+
+    fn kubo(python: &OsStr) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubo.py");
+        Self::new("Kubo", vec![python.into(), script], true)
+    }
+
+    /// Adds the file to one node, and fetches it from there to another.
+    fn round(&mut self, folder: &Path, input: &Path, dir: &Path) -> Result<()> {
+        let (first, second) = (folder.join("first"), folder.join("second"));
+        fs::create_dir_all(folder).context("create the folder")?;
+        let added = match self.is_kubo {
+            true => self.kubo_run(dir, &first, &["--add".as_ref(), input.as_os_str()]),
+            false => self.run(&[ADD.as_ref(), first.as_os_str(), input.as_os_str()]),
+        }?;
+        self.added.push(added.seconds);
+        self.add_peak.push(added.peak_mib());
+        let serving = match self.is_kubo {
+            true => Server::start(self.kubo_command(dir, &first, &["--serve".as_ref()])),
+            false => Server::start(self.command(&[SERVE.as_ref(), first.as_os_str()])),
+        }?;
+        let (address, root) = (serving.address.as_str(), added.cid.as_str());
+        let fetched = match self.is_kubo {
+            true => {
+                let fetch = ["--connect", address, "--cid", root].map(OsStr::new);
+                self.kubo_run(dir, &second, &fetch)
+            }
+            false => self.run(&[
+                FETCH.as_ref(),
+                second.as_os_str(),
+                address.as_ref(),
+                root.as_ref(),
+            ]),
+        }?;
+        self.fetched.push(fetched.seconds);
+        self.fetch_peak.push(fetched.peak_mib());
+        Ok(())
+    }
+
+    fn command(&self, arguments: &[&OsStr]) -> Command {
+        let mut words = self.command.iter();
+        let mut command = Command::new(words.next().map_or(Path::new(""), PathBuf::as_path));
+        command.args(words).args(arguments);
+        command
+    }
+
+    fn kubo_command(&self, dir: &Path, repo: &Path, arguments: &[&OsStr]) -> Command {
+        let key = dir.join("swarm.key");
+        let mut command = self.command(&["--repo".as_ref(), repo.as_os_str()]);
+        command.arg("--swarm-key").arg(key).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&OsStr]) -> Result<Figures> {
+        figures(self.command(arguments))
+    }
+
+    fn kubo_run(&self, dir: &Path, repo: &Path, arguments: &[&OsStr]) -> Result<Figures> {
+        figures(self.kubo_command(dir, repo, arguments))
+    }
+}
+
+/// What a command says on the last line.
+fn figures(mut command: Command) -> Result<Figures> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output();
+    let output = output.context("run one of the two")?;
+    anyhow::ensure!(output.status.success(), "it failed with {}", output.status);
+    let text = String::from_utf8(output.stdout).context("read what it says")?;
+    let last = text.lines().last().context("it says nothing")?;
+    serde_json::from_str(last).context("read its figures")
+}
+
+/// A node that serves what it has, until this is dropped.
+struct Server {
+    child: Child,
+    address: String,
+    _output: BufReader<ChildStdout>,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start a node")?;
+        let output = child.stdout.take().context("read what the node says")?;
+        let mut output = BufReader::new(output);
+        let mut line = String::new();
+        while !line.starts_with("serving ") {
+            line.clear();
+            anyhow::ensure!(output.read_line(&mut line)? > 0, "the node does not serve");
+        }
+        let address = line.trim_start_matches("serving ").trim_end().to_owned();
+        Ok(Self {
+            child,
+            address,
+            _output: output,
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It ends with its standard input.
+        self.child.stdin = None;
+        // Nothing is left to do about a node that cannot be waited for.
+        let _ = self.child.wait();
+    }
+}
+
+/// MB/s that two nodes with a core each could exchange if they did nothing but what they must: cipher and authenticator
+/// of Noise and the cipher of the private network on both sides, and the hash of what is received.
+fn floor(size: usize) -> Result<f64> {
+    let key = UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]);
+    let key = LessSafeKey::new(key.map_err(|_| anyhow::anyhow!("a key of 32 bytes"))?);
+    let nonce = || Nonce::assume_unique_for_key([1; 12]);
+    let mut psk = XSalsa20::new(&[7; 32].into(), &[1; 24].into());
+    let plain = payload(FRAME);
+    let failed = |_| anyhow::anyhow!("a frame cannot be sealed or opened");
+    let seal = |message: &mut Vec<u8>| {
+        let sealed = key.seal_in_place_append_tag(nonce(), Aad::empty(), message);
+        sealed.map_err(failed)
+    };
+    let mut sealed = plain.clone();
+    seal(&mut sealed)?;
+    let (mut sends, mut receives) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..size / FRAME {
+        let (mut sent, mut received, mut masked) = (plain.clone(), sealed.clone(), sealed.clone());
+        let began = Instant::now();
+        seal(&mut sent)?;
+        psk.apply_keystream(&mut sent);
+        sends += began.elapsed();
+        let began = Instant::now();
+        psk.apply_keystream(&mut masked);
+        let opened = key.open_in_place(nonce(), Aad::empty(), &mut received);
+        let hash = sha256(opened.map_err(failed)?);
+        receives += began.elapsed();
+        std::hint::black_box((sent, masked, hash));
+    }
+    let slower = sends.max(receives).as_secs_f64();
+    Ok(count(size) / 1e6 / slower)
+}
+
+/// Many small blocks: how fast they are stored, whether a put and a start are slower when there are many, and a
+/// read while they are collected.
+fn small(
+    arguments: &Arguments,
+    dir: &Path,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let many = arguments.choose(1_000_000_usize, 20_000);
+    let (records, group) = (arguments.choose(100_000_usize, 5_000), 256);
+    report.begin("storage", "blocks of 1 KiB, each put fsynced");
+    let folder = dir.join("small");
+    let store = DiskStore::open(&folder).context("open a store")?;
+    let put = |from: usize, number: usize| -> Result<f64> {
+        let began = Instant::now();
+        let numbers: Vec<usize> = (from..from + number).collect();
+        for group in numbers.chunks(group) {
+            let blocks = group.iter().map(|number| block(*number));
+            store.put(&blocks.collect::<Result<Vec<_>>>()?)?;
+        }
+        Ok(began.elapsed().as_secs_f64())
+    };
+    let alone = |from: usize| -> Result<Samples> {
+        let mut samples = Samples::default();
+        for number in from..from + arguments.choose(200, 20) {
+            let block = block(number)?;
+            let began = Instant::now();
+            store.put(&[block])?;
+            samples.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+        Ok(samples)
+    };
+    let empty = alone(0)?;
+    let seconds = put(1000, records)?;
+    let rate = count(records) / seconds;
+    let name = format!("{records} blocks, {group} together");
+    report.figure(&name, "per s", rate);
+    report.figure(
+        "that, as a multiple of rust-ipfs's 1942",
+        "times",
+        rate / 1942.0,
+    );
+    interrupt.check()?;
+    put(1000 + records, many.saturating_sub(records))?;
+    interrupt.check()?;
+    let full = alone(10_000_000)?;
+    report.latency("one block alone, empty store", &empty);
+    report.latency(&format!("one block alone, {many} blocks"), &full);
+    report.figure(
+        "p50 with many, as a multiple",
+        "times",
+        full.percentile(50) / empty.percentile(50),
+    );
+    drop(store);
+    let mut opened = Samples::default();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let store = DiskStore::open(&folder).context("open a store")?;
+        opened.push(began.elapsed().as_secs_f64());
+        drop(store);
+    }
+    report.median(&format!("start with {many} blocks"), "s", &opened);
+    let store = DiskStore::open(&folder).context("open a store")?;
+    let quiet = reads(&store, many)?;
+    let p99 = |samples: &Samples| samples.percentile(99) * 1000.0;
+    report.figure("read of a block, p99", "us", p99(&quiet));
+    // All are needed: a cycle looks at each and removes none.
+    let marks = Marks::new(count_u64(many), 1);
+    for number in 1000..many + 1000 {
+        marks.mark(&store, block(number)?.cid())?;
+    }
+    let collecting = std::sync::atomic::AtomicBool::new(true);
+    let busy = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while collecting.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut after = None;
+                while let Ok(done) = store.collect(after.as_ref(), 256, &marks) {
+                    after = done.last;
+                    let goes_on = collecting.load(std::sync::atomic::Ordering::Relaxed);
+                    if after.is_none() || !goes_on {
+                        break;
+                    }
+                }
+            }
+        });
+        let busy = reads(&store, many);
+        collecting.store(false, std::sync::atomic::Ordering::Relaxed);
+        busy
+    })?;
+    report.figure(
+        "read of a block while all are looked at, p99",
+        "us",
+        p99(&busy),
+    );
+    let ratio = p99(&busy) / p99(&quiet);
+    report.figure("that, as a multiple", "times", ratio);
+    Ok(())
+}
+
+fn reads(store: &DiskStore, many: usize) -> Result<Samples> {
+    let mut samples = Samples::default();
+    for read in 0..READS {
+        // Spread over all of them, in no order of theirs.
+        let number = 1000 + read.wrapping_mul(7_919_993) % many;
+        let cid = *block(number)?.cid();
+        let began = Instant::now();
+        let found = store.block(&cid)?;
+        samples.push(began.elapsed().as_secs_f64() * 1000.0);
+        anyhow::ensure!(found.is_some(), "block {number} is missing");
+    }
+    Ok(samples)
+}
+
+fn block(number: usize) -> Result<Block> {
+    let mut bytes = vec![0; KIB];
+    for (place, byte) in bytes.iter_mut().zip(count_u64(number).to_le_bytes()) {
+        *place = byte;
+    }
+    Ok(Block::new(Codec::Raw, bytes)?)
+}
+
+fn count_u64(items: usize) -> u64 {
+    u64::try_from(items).unwrap_or(u64::MAX)
+}
+
+/// As much as Noise puts into one message.
+const FRAME: usize = 64 * KIB - KIB;
+const READS: usize = 4000;
