@@ -48,6 +48,8 @@ fn leader_that_shows_another_log_is_proved_a_liar_and_stops_cosigning_until_ackn
         let alarm = status.json["alarms"][0]["id"].as_str().unwrap().to_owned();
         let folder = stage.network.process(name).unwrap().folder().to_owned();
         let evidence = folder.join("alarms").join(format!("{alarm}.evidence"));
+        // The alarm counts before it is proved.
+        until("it is proved", || evidence.exists());
         let evidence = evidence.to_str().unwrap();
         let proven = done(stage.hospital.run(["verify", evidence]));
         assert_eq!(proven.text("proven").unwrap(), "equivocation");
