@@ -31,6 +31,7 @@ mod error;
 #[cfg(medanchor_fault)]
 mod fault;
 mod fill;
+mod filter;
 mod group;
 mod head_server;
 mod heads;
@@ -44,6 +45,7 @@ mod reach;
 mod reads;
 mod rejection;
 mod replica;
+mod runs;
 mod runtime;
 mod self_check;
 mod server;

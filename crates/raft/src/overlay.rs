@@ -1,9 +1,11 @@
 use crate::error::{StoreError, database};
 use crate::layer::Layer;
 use crate::position::Position;
+use crate::runs::{self, Runs, is_scattered};
 use crate::tables::{Base, ReadTables, WriteTables, definition};
 use medanchor_anchor::{Row, Table};
-use redb::{Database, WriteTransaction};
+use redb::{Database, TableHandle, WriteTransaction};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
@@ -45,9 +47,9 @@ struct Frozen {
 impl Overlay {
     /// Opens the database, in which rows are gathered until they take about `flush_bytes`.
     pub(crate) fn open(base: Database, flush_bytes: usize) -> Result<Self, StoreError> {
-        create_tables(&base)?;
+        let runs = create_tables(&base)?;
         let now = Now {
-            base: Arc::new(Base::open(&base)?),
+            base: Arc::new(Base::open(&base, runs)?),
             frozen: None,
             open: Arc::default(),
             version: 0,
@@ -117,8 +119,8 @@ impl Overlay {
         let _writing = self.writing();
         let upto = self.now().version;
         while let Some(frozen) = self.freeze(upto) {
-            self.write(&frozen)?;
-            let base = Arc::new(Base::open(&self.database)?);
+            let runs = self.write(&frozen)?;
+            let base = Arc::new(Base::open(&self.database, runs)?);
             let mut now = self.now_mut();
             (now.base, now.frozen, now.durable) = (base, None, frozen.version);
         }
@@ -138,22 +140,25 @@ impl Overlay {
         now.frozen.clone()
     }
 
-    fn write(&self, frozen: &Frozen) -> Result<(), StoreError> {
+    /// Gives the runs that there are then.
+    fn write(&self, frozen: &Frozen) -> Result<Runs, StoreError> {
+        let base = Arc::clone(&self.now().base);
         let txn = begin_write(&self.database)?;
-        {
-            let rows = frozen.layer.reader();
-            let mut writer = Writer::new(&txn);
-            for (table, key, value) in rows.newest() {
-                let table = writer.table(table)?;
-                match value {
-                    Some(value) => drop(table.insert(key, value).map_err(database)?),
-                    None => drop(table.remove(key).map_err(database)?),
-                }
-            }
+        let mut writer = Writer::open(&txn, base.runs.clone())?;
+        let rows = frozen.layer.reader();
+        let scattered = rows.newest().filter(|(table, ..)| is_scattered(*table));
+        writer
+            .runs
+            .merge(&base.pages, MERGED_PER_ROW * scattered.count() as u64)?;
+        for (table, key, value) in rows.newest() {
+            writer.put(table, key, value)?;
         }
+        drop(rows);
+        let runs = writer.close()?;
         frozen.position.write(&txn)?;
         // Commit point: from here a restart finds these rows, and the position that says so.
-        txn.commit().map_err(database)
+        txn.commit().map_err(database)?;
+        Ok(runs)
     }
 
     /// Replaces the whole state by what `next_row` gives, durably and at once.
@@ -164,22 +169,18 @@ impl Overlay {
     ) -> Result<(), StoreError> {
         let _writing = self.writing();
         let txn = begin_write(&self.database)?;
-        for table in Table::ALL {
+        for table in trees() {
             txn.delete_table(definition(table)).map_err(database)?;
             txn.open_table(definition(table)).map_err(database)?;
         }
-        {
-            let mut writer = Writer::new(&txn);
-            while let Some((table, (key, value))) = next_row()? {
-                let table = writer.table(table)?;
-                table
-                    .insert(key.as_slice(), value.as_slice())
-                    .map_err(database)?;
-            }
+        let mut writer = Writer::open(&txn, Runs::delete_all(&txn)?)?;
+        while let Some((table, (key, value))) = next_row()? {
+            writer.put(table, &key, Some(&value))?;
         }
+        let runs = writer.close()?;
         position.write(&txn)?;
         txn.commit().map_err(database)?;
-        let base = Arc::new(Base::open(&self.database)?);
+        let base = Arc::new(Base::open(&self.database, runs)?);
         let mut now = self.now_mut();
         now.version = now.version.saturating_add(1);
         now.durable = now.version;
@@ -201,29 +202,47 @@ impl Overlay {
     }
 }
 
-/// Writes rows that come table by table.
+/// Writes rows that come table by table, in the order of their keys.
 struct Writer<'txn> {
     txn: &'txn WriteTransaction,
     /// A transaction has each table open once at most.
-    open: Option<(Table, Rows<'txn>)>,
+    tree: Option<(Table, Rows<'txn>)>,
+    runs: runs::Writer<'txn>,
 }
 
 type Rows<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
 
 impl<'txn> Writer<'txn> {
-    fn new(txn: &'txn WriteTransaction) -> Self {
-        Self { txn, open: None }
+    fn open(txn: &'txn WriteTransaction, runs: Runs) -> Result<Self, StoreError> {
+        Ok(Self {
+            txn,
+            tree: None,
+            runs: runs::Writer::open(txn, runs)?,
+        })
     }
 
-    fn table(&mut self, table: Table) -> Result<&mut Rows<'txn>, StoreError> {
-        let open = match self.open.take().filter(|(of, _)| *of == table) {
-            Some(open) => open,
+    fn put(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        if is_scattered(table) {
+            return self.runs.put(table, key, value);
+        }
+        let tree = match self.tree.take().filter(|(of, _)| *of == table) {
+            Some(tree) => tree,
             None => {
                 let rows = self.txn.open_table(definition(table));
                 (table, rows.map_err(database)?)
             }
         };
-        Ok(&mut self.open.insert(open).1)
+        let (_, rows) = self.tree.insert(tree);
+        match value {
+            Some(value) => drop(rows.insert(key, value).map_err(database)?),
+            None => drop(rows.remove(key).map_err(database)?),
+        }
+        Ok(())
+    }
+
+    /// Gives the runs that there are then.
+    fn close(self) -> Result<Runs, StoreError> {
+        self.runs.close()
     }
 }
 
@@ -235,11 +254,33 @@ fn begin_write(base: &Database) -> Result<WriteTransaction, StoreError> {
     Ok(txn)
 }
 
-fn create_tables(base: &Database) -> Result<(), StoreError> {
+/// Gives the runs that there are. A state that has its tables is not written to: a start waits for no sync.
+fn create_tables(base: &Database) -> Result<Runs, StoreError> {
     let txn = begin_write(base)?;
-    for table in Table::ALL {
+    let before = table_names(&txn)?;
+    for table in trees() {
         txn.open_table(definition(table)).map_err(database)?;
     }
+    let runs = runs::open(&txn)?;
     Position::create_table(&txn)?;
-    txn.commit().map_err(database)
+    if table_names(&txn)? == before {
+        txn.abort().map_err(database)?;
+    } else {
+        txn.commit().map_err(database)?;
+    }
+    Ok(runs)
 }
+
+fn table_names(txn: &WriteTransaction) -> Result<BTreeSet<String>, StoreError> {
+    let tables = txn.list_tables().map_err(database)?;
+    Ok(tables.map(|table| table.name().to_owned()).collect())
+}
+
+fn trees() -> impl Iterator<Item = Table> {
+    let tables = Table::ALL.into_iter();
+    tables.filter(|table| !is_scattered(*table))
+}
+
+/// Rows of runs that a flush may merge, for each row that it writes into one. A row is written again about five times
+/// while ten million others come; what is more than that waits for a later flush, and no flush takes long.
+const MERGED_PER_ROW: u64 = 16;

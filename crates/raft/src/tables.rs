@@ -1,6 +1,7 @@
 use crate::error::{StoreError, database};
 use crate::layer::{Found, Layer, Value, Written, found, over};
 use crate::position::Position;
+use crate::runs::{Pages, Runs, is_scattered, open_pages};
 use medanchor_anchor::{Row, Table, Tables, TablesError, View};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 use std::borrow::Cow;
@@ -25,44 +26,61 @@ pub(crate) struct WriteTables {
 }
 
 /// The tables as the database has them.
-pub(crate) struct Base(BTreeMap<Table, ReadOnlyTable<&'static [u8], &'static [u8]>>);
+pub(crate) struct Base {
+    /// Those that are not scattered.
+    trees: BTreeMap<Table, ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    /// The others.
+    pub(crate) runs: Runs,
+    pub(crate) pages: Pages,
+}
 
 impl Base {
-    pub(crate) fn open(base: &Database) -> Result<Self, StoreError> {
+    /// What the last transaction left, which are these runs.
+    pub(crate) fn open(base: &Database, runs: Runs) -> Result<Self, StoreError> {
         let txn = base.begin_read().map_err(database)?;
-        let tables = Table::ALL
+        let trees = Table::ALL
             .into_iter()
+            .filter(|table| !is_scattered(*table))
             .map(|table| Ok((table, txn.open_table(definition(table))?)))
             .collect::<Result<_, TableError>>()
             .map_err(database)?;
-        Ok(Self(tables))
+        Ok(Self {
+            trees,
+            runs,
+            pages: open_pages(&txn)?,
+        })
     }
 
-    fn table(
+    fn tree(
         &self,
         table: Table,
     ) -> Result<&ReadOnlyTable<&'static [u8], &'static [u8]>, TablesError> {
-        let found = self.0.get(&table);
+        let found = self.trees.get(&table);
         found.ok_or_else(|| TablesError(format!("table `{}` is not open", table.name()).into()))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Value, TablesError> {
-        let value = self.table(table)?.get(key).map_err(failed)?;
+        if is_scattered(table) {
+            return self.runs.get(&self.pages, table, key);
+        }
+        let value = self.tree(table)?.get(key).map_err(failed)?;
         Ok(value.map(|value| value.value().to_vec()))
     }
 
     fn range<'a>(
-        &self,
+        &'a self,
         table: Table,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
-    ) -> Result<impl Iterator<Item = Found<'a>> + use<'a>, TablesError> {
-        let table = self.table(table)?;
-        let rows = table.range::<&[u8]>(range).map_err(failed)?;
-        Ok(rows.map(|row| {
+        range: (Bound<&'a [u8]>, Bound<&'a [u8]>),
+    ) -> Result<Box<dyn Iterator<Item = Found<'a>> + 'a>, TablesError> {
+        if is_scattered(table) {
+            return Ok(Box::new(self.runs.range(&self.pages, table, range)));
+        }
+        let rows = self.tree(table)?.range::<&[u8]>(range).map_err(failed)?;
+        Ok(Box::new(rows.map(|row| {
             let (key, value) = row.map_err(failed)?;
             let value = Cow::Owned(value.value().to_vec());
             Ok((Cow::Owned(key.value().to_vec()), Some(value)))
-        }))
+        })))
     }
 }
 
@@ -79,8 +97,7 @@ impl ReadTables {
             return Ok(Vec::new());
         }
         let readers: Vec<_> = self.layers.iter().map(|layer| layer.reader()).collect();
-        let mut rows: Box<dyn Iterator<Item = Found<'_>>> =
-            Box::new(self.base.range(table, range)?);
+        let mut rows = self.base.range(table, range)?;
         for reader in readers.iter().rev() {
             rows = Box::new(over(reader.range(table, range, self.version), rows));
         }
@@ -169,6 +186,6 @@ fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
     matches!(range, (Bound::Included(from), Bound::Excluded(until)) if until <= from)
 }
 
-fn failed(error: impl Into<redb::Error>) -> TablesError {
+pub(crate) fn failed(error: impl Into<redb::Error>) -> TablesError {
     TablesError(Box::new(error.into()))
 }

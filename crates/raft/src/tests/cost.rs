@@ -1,87 +1,129 @@
 use crate::overlay::Overlay;
 use crate::position::Position;
 use crate::tables::definition;
+use futures::FutureExt;
 use medanchor_anchor::{Table, Tables, View};
-use redb::{Database, Durability, ReadableTable, WriteTransaction};
-use std::time::Duration;
+use redb::{Database, ReadableDatabase};
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// What the rows of a leaf cost a replica's processor, without statements and signatures: in a transaction for each
-/// run of entries, of which one in 64 is durable, and gathered in memory. `MEDANCHOR_COST_LEAVES` names other sizes.
+/// What the rows of a leaf cost a replica's processor, without statements and signatures: in B-trees alone, and as they
+/// are kept. `MEDANCHOR_COST_LEAVES` names other sizes.
 #[test]
 #[ignore = "takes minutes"]
 #[expect(clippy::print_stdout, reason = "whoever runs it wants to see it")]
 fn rows_cost() {
     let sizes = std::env::var("MEDANCHOR_COST_LEAVES");
     let sizes = sizes.unwrap_or_else(|_| "10000 100000 1000000".to_owned());
-    for leaves in sizes
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    let mut overlay = open(&runs);
+    let (mut leaves, mut longest) = (0, Duration::ZERO);
+    for size in sizes
         .split_whitespace()
         .map(|size| size.parse::<u64>().unwrap())
     {
-        let dir = tempfile::tempdir().unwrap();
-        let base = Database::builder()
-            .set_cache_size(128 * 1024 * 1024)
-            .create(dir.path().join("state.redb"))
-            .unwrap();
-        fill(&base, leaves);
-        let transactions = measure(leaves, |run, runs| transaction(&base, run, runs));
-        let overlay = Overlay::open(base, 16 * 1024 * 1024).unwrap();
-        let gathered = measure(leaves + MEASURED, |run, runs| gather(&overlay, run, runs));
-        let ratio = transactions.as_secs_f64() / gathered.as_secs_f64();
+        let growing = measure(leaves..size, |run| {
+            longest = longest.max(gather(&overlay, run));
+        });
+        leaves = size + MEASURED;
+        let kept = measure(size..leaves, |run| {
+            longest = longest.max(gather(&overlay, run));
+        });
+        overlay.flush().unwrap();
+        drop(overlay);
+        let began = Instant::now();
+        overlay = open(&runs);
+        let opened = began.elapsed();
         println!(
-            "{leaves} leaves: a leaf costs {transactions:?} in transactions, {gathered:?} gathered: {ratio:.1} times"
+            "{size} leaves: a leaf costs {kept:?}, {growing:?} up to there; the longest flush took {longest:?}, opening {opened:?}"
         );
+        if std::env::var_os("MEDANCHOR_COST_TREES").is_some() {
+            let path = dir.path().join("trees");
+            let trees = database(&path);
+            fill(&trees, size);
+            let trees = measure(size..leaves, |run| transaction(&trees, run));
+            std::fs::remove_file(path).unwrap();
+            println!("{size} leaves: a leaf costs {trees:?} in B-trees alone");
+        }
     }
 }
 
 /// Processor time of this thread for one leaf.
-fn measure(from: u64, mut write: impl FnMut(&[u64], u64)) -> Duration {
+fn measure(leaves: Range<u64>, mut write: impl FnMut(&[u64])) -> Duration {
     let began = processor_time();
-    let leaves: Vec<u64> = (from..from + MEASURED).collect();
-    for (number, run) in (0..).zip(leaves.chunks(RUN)) {
-        write(run, number);
+    let count = u32::try_from(leaves.clone().count()).unwrap();
+    for from in leaves.clone().step_by(GATHERED) {
+        let until = leaves.end.min(from + GATHERED as u64);
+        write(&(from..until).collect::<Vec<_>>());
     }
     let spent = processor_time() - began;
-    spent / u32::try_from(MEASURED).unwrap()
+    spent / count.max(1)
 }
 
-fn transaction(base: &Database, run: &[u64], number: u64) {
+fn transaction(base: &Database, gathered: &[u64]) {
+    let mut written = std::collections::BTreeMap::new();
+    let txn = base.begin_read().unwrap();
+    let before = TABLES.map(|table| txn.open_table(definition(table)).unwrap());
+    for leaf in gathered {
+        for (place, (key, value)) in rows(*leaf).into_iter().enumerate() {
+            if key.len() == 32 {
+                assert!(before[place].get(key.as_slice()).unwrap().is_none());
+            }
+            written.insert((place, key), value);
+        }
+    }
     let mut txn = base.begin_write().unwrap();
     txn.set_quick_repair(true);
-    if number % 64 != 63 {
-        txn.set_durability(Durability::None).unwrap();
-    }
     let mut tables = TABLES.map(|table| txn.open_table(definition(table)).unwrap());
-    for leaf in run {
-        for (table, (key, value)) in tables.iter_mut().zip(rows(*leaf)) {
-            if key.len() == 32 {
-                assert!(table.get(key.as_slice()).unwrap().is_none());
-            }
-            table.insert(key.as_slice(), value.as_slice()).unwrap();
-        }
+    for ((place, key), value) in &written {
+        tables[*place]
+            .insert(key.as_slice(), value.as_slice())
+            .unwrap();
     }
     drop(tables);
     txn.commit().unwrap();
 }
 
-fn gather(overlay: &Overlay, run: &[u64], number: u64) {
-    let mut tables = overlay.begin();
-    for leaf in run {
-        for (table, (key, value)) in TABLES.into_iter().zip(rows(*leaf)) {
-            if key.len() == 32 {
-                assert!(tables.get(table, &key).unwrap().is_none());
+/// How long its longest flush took.
+fn gather(overlay: &Overlay, gathered: &[u64]) -> Duration {
+    let mut longest = Duration::ZERO;
+    for run in gathered.chunks(RUN) {
+        let mut tables = overlay.begin();
+        for leaf in run {
+            for (table, (key, value)) in TABLES.into_iter().zip(rows(*leaf)) {
+                if key.len() == 32 {
+                    assert!(tables.get(table, &key).unwrap().is_none());
+                }
+                tables.put(table, &key, &value).unwrap();
             }
-            tables.put(table, &key, &value).unwrap();
+        }
+        overlay.publish(tables, Position::default()).unwrap();
+        if overlay.large().now_or_never().is_some() {
+            let began = Instant::now();
+            overlay.flush().unwrap();
+            longest = longest.max(began.elapsed());
         }
     }
-    overlay.publish(tables, Position::default()).unwrap();
-    if (number + 1) * RUN as u64 >= MEASURED {
-        overlay.flush().unwrap();
-    }
+    longest
+}
+
+fn open(path: &Path) -> Overlay {
+    Overlay::open(database(path), 16 * 1024 * 1024).unwrap()
+}
+
+fn database(path: &Path) -> Database {
+    Database::builder()
+        .set_cache_size(128 * 1024 * 1024)
+        .create(path)
+        .unwrap()
 }
 
 /// In the order of their keys, which is quick.
 fn fill(base: &Database, leaves: u64) {
-    let txn: WriteTransaction = base.begin_write().unwrap();
+    let mut txn = base.begin_write().unwrap();
+    txn.set_quick_repair(true);
     for (place, table) in TABLES.into_iter().enumerate() {
         let mut order: Vec<(Vec<u8>, u64)> = (0..leaves)
             .map(|leaf| (rows(leaf)[place].0.clone(), leaf))
@@ -135,5 +177,7 @@ const TABLES: [Table; 5] = [
     Table::Principals,
 ];
 const MEASURED: u64 = 60_000;
+/// Statements whose rows take about 16 MiB.
+const GATHERED: usize = 12_000;
 /// Statements in one run of entries.
 const RUN: usize = 100;

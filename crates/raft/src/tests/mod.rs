@@ -12,6 +12,7 @@ mod heads;
 mod members;
 mod network;
 mod overlay;
+mod runs;
 mod server;
 pub(crate) mod simulation;
 mod snapshots;

@@ -8,6 +8,7 @@ use medanchor_anchor::{MemoryTables, Row, Table, Tables, View};
 use openraft::CommittedLeaderId;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -29,7 +30,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn overlay_is_what_its_model_is(steps in vec(step(), 1..60)) {
+    fn overlay_is_what_its_model_is(steps in vec(step(), 1..100)) {
         let mut disk = Disk::default();
         let mut overlay = open(&disk);
         // What there would be without a database.
@@ -38,14 +39,14 @@ proptest! {
         let (mut tables, mut written) = (overlay.begin(), newest.clone());
         for step in steps {
             match step {
-                Step::Put(table, key, value) => {
-                    tables.put(table, &[key], &[value]).unwrap();
-                    written.tables.put(table, &[key], &[value]).unwrap();
+                Step::Put(table, at, value) => {
+                    tables.put(table, &key(at), &[value]).unwrap();
+                    written.tables.put(table, &key(at), &[value]).unwrap();
                     compare(&tables, &written.tables)?;
                 }
-                Step::Remove(table, key) => {
-                    tables.remove(table, &[key]).unwrap();
-                    written.tables.remove(table, &[key]).unwrap();
+                Step::Remove(table, at) => {
+                    tables.remove(table, &key(at)).unwrap();
+                    written.tables.remove(table, &key(at)).unwrap();
                     compare(&tables, &written.tables)?;
                 }
                 Step::Publish => {
@@ -64,12 +65,15 @@ proptest! {
                 Step::View => views.push((overlay.view(), newest.clone())),
                 Step::Replace(rows) => {
                     newest = Version { entry: newest.entry + 1, ..Version::default() };
-                    for (table, key, value) in &rows {
-                        newest.tables.put(*table, &[*key], &[*value]).unwrap();
+                    for (table, at, value) in &rows {
+                        newest.tables.put(*table, &key(*at), &[*value]).unwrap();
                     }
-                    let mut rows = rows.into_iter().map(|(table, key, value)| {
-                        (table, (vec![key], vec![value]))
-                    });
+                    // As in a snapshot: in order, and each once.
+                    let rows: BTreeMap<_, _> = rows
+                        .into_iter()
+                        .map(|(table, at, value)| ((table, key(at).to_vec()), vec![value]))
+                        .collect();
+                    let mut rows = rows.into_iter().map(|((table, key), value)| (table, (key, value)));
                     overlay.replace(|| Ok(rows.next()), position(newest.entry)).unwrap();
                     durable = newest.clone();
                     (tables, written) = (overlay.begin(), newest.clone());
@@ -155,6 +159,15 @@ fn memory_is_bounded_and_a_flush_of_nothing_writes_nothing() {
     assert_eq!(disk.syncs(), syncs);
 }
 
+/// In order. Some are in one shard, others each in its own.
+fn key(number: u8) -> [u8; 1] {
+    [if number < 3 {
+        number
+    } else {
+        number.saturating_mul(40)
+    }]
+}
+
 #[derive(Clone, Default)]
 struct Version {
     tables: MemoryTables,
@@ -164,21 +177,21 @@ struct Version {
 fn compare(view: &impl View, model: &MemoryTables) -> Result<(), TestCaseError> {
     for table in TABLES {
         let all = |view: &dyn View, from: u8, until: Option<u8>, limit| -> Vec<Row> {
-            let until = until.map(|until| [until]);
+            let until = until.map(key);
             let until = until.as_ref().map(<[u8; 1]>::as_slice);
-            view.range(table, &[from], until, limit).unwrap()
+            view.range(table, &key(from), until, limit).unwrap()
         };
         prop_assert_eq!(
             view.range(table, &[], None, usize::MAX).unwrap(),
             model.range(table, &[], None, usize::MAX).unwrap()
         );
-        for key in 0..KEYS {
+        for at in 0..KEYS {
             prop_assert_eq!(
-                view.get(table, &[key]).unwrap(),
-                model.get(table, &[key]).unwrap()
+                view.get(table, &key(at)).unwrap(),
+                model.get(table, &key(at)).unwrap()
             );
-            for (until, limit) in [(None, 2), (Some(3), 9), (Some(key + 2), 1), (Some(0), 9)] {
-                prop_assert_eq!(all(view, key, until, limit), all(model, key, until, limit));
+            for (until, limit) in [(None, 2), (Some(3), 9), (Some(at + 2), 1), (Some(0), 9)] {
+                prop_assert_eq!(all(view, at, until, limit), all(model, at, until, limit));
             }
         }
     }
@@ -193,14 +206,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (table(), 0..KEYS).prop_map(|(table, key)| Step::Remove(table, key)),
         6 => Just(Step::Publish),
         1 => Just(Step::Abandon),
-        3 => Just(Step::Flush),
+        6 => Just(Step::Flush),
         3 => Just(Step::View),
         1 => vec(row(), 0..6).prop_map(Step::Replace),
         1 => Just(Step::Crash),
     ]
 }
 
-fn open(disk: &Disk) -> Overlay {
+pub(super) fn open(disk: &Disk) -> Overlay {
     Overlay::open(disk.database(), usize::MAX).unwrap()
 }
 
@@ -219,14 +232,14 @@ fn after_power_loss(disk: &Disk) -> (u64, u64) {
     (entry(&view), leaves(&view))
 }
 
-fn position(entry: u64) -> Position {
+pub(super) fn position(entry: u64) -> Position {
     Position {
         last: (entry > 0).then(|| LogId::new(CommittedLeaderId::new(1, 1), entry)),
         membership: StoredMembership::default(),
     }
 }
 
-fn entry(view: &ReadTables) -> u64 {
+pub(super) fn entry(view: &ReadTables) -> u64 {
     view.position.last.map_or(0, |last| last.index)
 }
 
@@ -236,5 +249,6 @@ fn leaves(view: &ReadTables) -> u64 {
         .len() as u64
 }
 
-const TABLES: [Table; 2] = [Table::Meta, Table::Leaves];
+/// Of those that are scattered and those that are not.
+const TABLES: [Table; 3] = [Table::Meta, Table::Statements, Table::Principals];
 const KEYS: u8 = 6;
