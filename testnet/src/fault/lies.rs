@@ -136,6 +136,8 @@ impl Lie {
 
     /// Starts the leader anew as one that lies.
     fn let_lie(&self, ground: &mut Ground) -> Result<String> {
+        // Whoever has no log yet could not prove who lies to it from its first entry on.
+        wait_for("every node has all of the log", || is_published(ground))?;
         let liar = ground.leader()?;
         ground.network.stop()?;
         ground.start_faulty(&liar, "MEDANCHOR_FAULT_LIE", self.name)?;
@@ -245,6 +247,16 @@ fn grow(ground: &Ground) -> Result<()> {
     let enrol = ["person", "enrol", &did, "--role", "clinician"];
     let arguments = enrol.into_iter().chain(["--wait", "committed"]);
     ground.people.operator.run(arguments).map(drop)
+}
+
+/// `Some` once every node knows a published checkpoint of the whole log.
+fn is_published(ground: &Ground) -> Result<Option<()>> {
+    let status = ground.people.operator.run(["status"])?;
+    let nodes = status.json["nodes"].as_array().into_iter().flatten();
+    let longest = longest(ground)?;
+    let mut sizes = nodes.map(|node| node["published_size"].as_u64());
+    let all = sizes.all(|size| size == Some(longest));
+    Ok((longest > 0 && all).then_some(()))
 }
 
 /// Leaves of the longest log.
