@@ -2,6 +2,7 @@ use crate::{CliError, Session, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Class, PlacedNode, Placement, PlacementRule, Quota};
 use medanchor_api::{ListedMember, Members};
+use medanchor_dag::Did;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
 
@@ -104,30 +105,42 @@ pub async fn placement(session: &Session, path: &Path) -> Result<Body> {
 
 impl RulesFile {
     fn new(listed: &Members) -> Self {
-        let name = |is_meant: &dyn Fn(&ListedMember) -> bool| {
-            let found = listed.members.iter().rev().find(|member| is_meant(member));
+        let member = |is_meant: &dyn Fn(&ListedMember) -> bool| {
+            let mut members = listed.members.iter().rev();
+            let found = members.find(|member| is_meant(member));
             found.map(|member| member.name.clone())
         };
-        let placement = &listed.placement;
-        let nodes = placement.nodes.iter().map(|node| NodeRules {
-            name: name(&|member| member.node_id == node.node_id)
-                .unwrap_or_else(|| node.node_id.to_string()),
-            weight: node.weight,
-            zone: node.zone.clone(),
+        Self::of(
+            &listed.placement,
+            |node_id| member(&|one| one.node_id == node_id),
+            |org| member(&|one| one.org == *org),
+        )
+    }
+
+    /// As the statement says it, which names nodes by their ids and organisations by their keys.
+    pub(crate) fn unnamed(placement: &Placement) -> Self {
+        Self::of(placement, |_| None, |_| None)
+    }
+
+    fn of(
+        placement: &Placement,
+        node: impl Fn(u64) -> Option<String>,
+        org: impl Fn(&Did) -> Option<String>,
+    ) -> Self {
+        let org = |did: &Did| org(did).unwrap_or_else(|| did.to_string());
+        let nodes = placement.nodes.iter().map(|rules| NodeRules {
+            name: node(rules.node_id).unwrap_or_else(|| rules.node_id.to_string()),
+            weight: rules.weight,
+            zone: rules.zone.clone(),
         });
-        let rules = placement.rules.iter().map(|rule| {
-            let only = rule.only.iter();
-            let only = only
-                .map(|org| name(&|member| member.org == *org).unwrap_or_else(|| org.to_string()));
-            ClassRules {
-                classes: rule.classes.clone(),
-                copies: rule.copies,
-                only: only.collect(),
-                at_home: rule.at_home,
-            }
+        let rules = placement.rules.iter().map(|rule| ClassRules {
+            classes: rule.classes.clone(),
+            copies: rule.copies,
+            only: rule.only.iter().map(org).collect(),
+            at_home: rule.at_home,
         });
         let quotas = placement.quotas.iter().map(|quota| QuotaRules {
-            org: name(&|member| member.org == quota.org).unwrap_or_else(|| quota.org.to_string()),
+            org: org(&quota.org),
             bytes: quota.bytes,
         });
         Self {
@@ -180,67 +193,49 @@ impl RulesFile {
     }
 }
 
-/// The rules of a statement, which names nodes by their ids and organisations by their keys.
-pub(crate) struct Rules<'p>(pub(crate) &'p Placement);
-
-impl fmt::Display for Rules<'_> {
+impl fmt::Display for RulesFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for node in &self.0.nodes {
-            write!(f, "node      {} weighs {}", node.node_id, node.weight)?;
-            match &node.zone {
-                Some(zone) => writeln!(f, ", zone {zone}")?,
-                None => writeln!(f)?,
-            }
-        }
-        for rule in &self.0.rules {
-            let only: Vec<String> = rule.only.iter().map(ToString::to_string).collect();
-            line(f, &rule.classes, rule.copies, &only, rule.at_home)?;
-        }
-        for quota in &self.0.quotas {
-            writeln!(f, "quota     {}: {} bytes", quota.org, quota.bytes)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for ShownPlacement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for node in &self.rules.nodes {
+        for node in &self.nodes {
             write!(f, "node      {} weighs {}", node.name, node.weight)?;
             match &node.zone {
                 Some(zone) => writeln!(f, ", zone {zone}")?,
                 None => writeln!(f)?,
             }
         }
-        for rule in &self.rules.rules {
-            line(f, &rule.classes, rule.copies, &rule.only, rule.at_home)?;
+        for rule in &self.rules {
+            writeln!(f, "rule      {rule}")?;
         }
-        for (quota, used) in self.rules.quotas.iter().zip(&self.used_bytes) {
-            let (org, bytes) = (&quota.org, quota.bytes);
-            writeln!(f, "quota     {org}: {used} of {bytes} bytes")?;
+        for quota in &self.quotas {
+            writeln!(f, "quota     {}: {} bytes", quota.org, quota.bytes)?;
         }
-        write!(f, "otherwise {} copies, by any member", self.copies)
+        Ok(())
     }
 }
 
-fn line(
-    f: &mut fmt::Formatter<'_>,
-    classes: &[Class],
-    copies: u8,
-    only: &[String],
-    at_home: bool,
-) -> fmt::Result {
-    let classes: Vec<&str> = classes.iter().map(|class| class.as_str()).collect();
-    let what = match classes.as_slice() {
-        [] => "all others".to_owned(),
-        classes => classes.join(", "),
-    };
-    let who = match (at_home, only) {
-        (true, _) => "by the owner's own node".to_owned(),
-        (false, []) => "by any member".to_owned(),
-        (false, only) => format!("by {}", only.join(", ")),
-    };
-    writeln!(f, "rule      {what}: {copies} copies, {who}")
+impl fmt::Display for ClassRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let classes: Vec<&str> = self.classes.iter().map(|class| class.as_str()).collect();
+        match classes.as_slice() {
+            [] => write!(f, "all others")?,
+            classes => write!(f, "{}", classes.join(", "))?,
+        }
+        write!(f, ": {} copies, ", self.copies)?;
+        match (self.at_home, self.only.as_slice()) {
+            (true, _) => write!(f, "by the owner's own node"),
+            (false, []) => write!(f, "by any member"),
+            (false, only) => write!(f, "by {}", only.join(", ")),
+        }
+    }
+}
+
+impl fmt::Display for ShownPlacement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.rules)?;
+        for (quota, used) in self.rules.quotas.iter().zip(&self.used_bytes) {
+            writeln!(f, "used      {}: {used} bytes", quota.org)?;
+        }
+        write!(f, "otherwise {} copies, by any member", self.copies)
+    }
 }
 
 fn one() -> u8 {

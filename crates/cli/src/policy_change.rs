@@ -1,7 +1,7 @@
 //! What members decide together: who keeps the log, which outside witnesses co-sign it, where records are held. Each is
 //! a statement that a majority of the members signs, one after the other in a file, or each in a copy.
 
-use crate::{CliError, Session, clock, files, placement::Rules, policy::update_policy};
+use crate::{CliError, Session, clock, files, placement::RulesFile, policy::update_policy};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Kind, Log, Placement, SignedStatement, Statement};
 use medanchor_api::ListedMember;
@@ -249,7 +249,7 @@ impl fmt::Display for PolicyDraft {
             writeln!(f, "quorum    {quorum}")?;
         }
         if let Some(placement) = &self.placement {
-            write!(f, "{}", Rules(placement))?;
+            write!(f, "{}", RulesFile::unnamed(placement))?;
         }
         writeln!(f, "not after {}", self.not_after)?;
         for signer in &self.signed_by {
