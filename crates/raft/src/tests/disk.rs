@@ -53,8 +53,9 @@ async fn leader_sends_what_it_has_not_synced_and_acknowledges_what_it_has() {
 
 #[tokio::test]
 async fn nothing_is_acknowledged_before_a_quorum_has_synced_it() {
-    let cluster = Cluster::founded(3, usual).await;
+    let cluster = Cluster::founded(3, patient).await;
     for slow in 0..2 {
+        cluster.assert_equal().await;
         let leader = cluster.leader().await;
         let size = cluster.replica(leader).status().tree_size;
         let others = cluster.nodes.iter().filter(|(id, _)| **id != leader);
@@ -367,6 +368,11 @@ fn alone(data_dir: PathBuf) -> ReplicaConfig {
 }
 
 fn usual(_: &mut ReplicaConfig) {}
+
+/// On a busy machine nobody else is elected meanwhile.
+fn patient(config: &mut ReplicaConfig) {
+    config.election = (Duration::from_secs(30), Duration::from_secs(60));
+}
 
 fn names() -> impl Iterator<Item = String> {
     (0..5).map(|n| format!("person-{n}"))
