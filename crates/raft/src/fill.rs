@@ -99,6 +99,8 @@ impl Filler {
             std::fs::File::open(other.join(STATE))?.sync_all()?;
         }
         for replica in self.others.iter().chain([&self.first]) {
+            // The log between them and what was filled in is not there.
+            Snapshots::delete_all(replica)?;
             go_on_after(&Databases::open(replica)?.log, &self.last)?;
         }
         Ok(())

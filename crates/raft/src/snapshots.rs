@@ -95,6 +95,17 @@ impl Snapshots {
         })
     }
 
+    /// Deletes all in `dir`: what follows on them is no longer there.
+    pub(crate) fn delete_all(dir: &Path) -> Result<(), StoreError> {
+        for name in [CERTIFIED, MADE] {
+            match std::fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
     /// Has these told when members contradict each other, instead of the log alone.
     pub(crate) fn telling(self, alarms: Alarms) -> Self {
         Self { alarms, ..self }
