@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testnet" / "foreign"))
 
-from blocks import run  # noqa: E402
-from kubo_pin import Kubo, Repository, absolute, report  # noqa: E402
+from blocks import Unavailable, run  # noqa: E402
+from kubo_pin import Kubo, Repository, absolute, report, start_deadline  # noqa: E402
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--add", type=absolute, metavar="FILE", help="add this file")
     parser.add_argument("--connect", metavar="MULTIADDR", help="the node to fetch from, with its /p2p/ id")
     parser.add_argument("--cid", help="root of the DAG to pin")
+    parser.add_argument("--deadline", type=float, default=120, metavar="SECONDS", help="for adding or fetching; 120")
     parser.add_argument("--serve", action="store_true", help="serve blocks until standard input closes")
     args = parser.parse_args()
 
@@ -35,16 +36,29 @@ def main() -> None:
     kubo.library.AddFile.restype = ctypes.c_char_p
     kubo.create(args.swarm_key, 0)
     kubo.start()
+    deadline = start_deadline(args.deadline)
     if args.add:
         path = str(args.add).encode()
         figures(lambda: {"cid": kubo.library.AddFile(kubo.path, path, False).decode()})
     if args.cid:
-        kubo.connect(args.connect)
+        connect(kubo, args.connect)
         figures(lambda: kubo.call("PinCID", kubo.path, args.cid.encode()) or {})
+    deadline.cancel()
     if args.serve:
         report(f"serving {kubo.address()}")
         sys.stdin.read()
     kubo.stop()
+
+
+def connect(kubo: Kubo, address: str) -> None:
+    """Another Kubo that was just started does not always take a connection."""
+    for attempt in range(10):
+        try:
+            return kubo.connect(address)
+        except Unavailable:
+            if attempt == 9:
+                raise
+            time.sleep(1)
 
 
 def figures(work) -> None:

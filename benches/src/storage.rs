@@ -46,6 +46,8 @@ struct Side {
     fetched: Samples,
     add_peak: Samples,
     fetch_peak: Samples,
+    /// What went wrong in a round that does not count.
+    failed: Vec<String>,
 }
 
 fn large(
@@ -76,6 +78,9 @@ fn large(
     }
     let rate = |seconds: &Samples| seconds.map(|seconds| count(size) / 1e6 / seconds);
     for side in &sides {
+        for failed in &side.failed {
+            report.note(failed);
+        }
         let name = side.name;
         let sealed = if side.is_kubo { "" } else { ", sealed first" };
         report.median(
@@ -116,6 +121,7 @@ impl Side {
             fetched: Samples::default(),
             add_peak: Samples::default(),
             fetch_peak: Samples::default(),
+            failed: Vec::new(),
         }
     }
 
@@ -147,7 +153,15 @@ impl Side {
         let fetched = match self.is_kubo {
             true => {
                 let fetch = ["--connect", address, "--cid", root].map(OsStr::new);
-                self.kubo_run(dir, &second, &fetch)
+                match self.kubo_run(dir, &second, &fetch) {
+                    Ok(fetched) => Ok(fetched),
+                    // It hangs now and then, also beside another Kubo.
+                    Err(error) => {
+                        self.failed
+                            .push(format!("Kubo did not fetch it: {error:#}"));
+                        return Ok(());
+                    }
+                }
             }
             false => self.run(&[
                 FETCH.as_ref(),
