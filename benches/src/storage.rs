@@ -346,6 +346,8 @@ fn small(
     }
     report.median(&format!("start with {many} blocks"), "s", &opened);
     let store = DiskStore::open(&folder).context("open a store")?;
+    // The first reads also fill the caches.
+    drop(reads(&store, many)?);
     let quiet = reads(&store, many)?;
     let p99 = |samples: &Samples| samples.percentile(99) * 1000.0;
     report.figure("read of a block, p99", "us", p99(&quiet));
