@@ -60,12 +60,11 @@ pub struct PlacementRule {
 }
 
 impl Placement {
-    /// How much an organisation may have anchored; `None`: no limit.
-    pub fn quota(&self, org: &Did) -> Option<u64> {
+    /// Whether an organisation may have anchored so many bytes.
+    pub(crate) fn lets_anchor(&self, org: &Did, bytes: u64) -> bool {
         let mut quotas = self.quotas.iter();
-        quotas
-            .find(|quota| quota.org == *org)
-            .map(|quota| quota.bytes)
+        let quota = quotas.find(|quota| quota.org == *org);
+        quota.is_none_or(|quota| bytes <= quota.bytes)
     }
 
     fn node(&self, member: &Member) -> Option<&PlacedNode> {

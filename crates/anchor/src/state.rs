@@ -361,6 +361,21 @@ impl<'v> State<'v> {
         Ok(self.number(Table::Meta, &usage_key(org))?.unwrap_or(0))
     }
 
+    /// Bytes that an organisation has anchored once `size` more are; `None` where these rules do not let it.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn usage_after(
+        &self,
+        rules: &Placement,
+        org: &Did,
+        size: u64,
+    ) -> Result<Option<u64>, TablesError> {
+        let usage = self.usage(org)?.saturating_add(size);
+        Ok(rules.lets_anchor(org, usage).then_some(usage))
+    }
+
     /// What says where records are held; `None` before leaf 0.
     ///
     /// # Errors
@@ -370,12 +385,13 @@ impl<'v> State<'v> {
         let Some(founded) = self.founded()? else {
             return Ok(None);
         };
+        self.placing_of(&founded).map(Some)
+    }
+
+    /// What says where records are held, in the network that was founded so.
+    pub(crate) fn placing_of(&self, founded: &FoundedEntry) -> Result<Placing, TablesError> {
         let copies = founded.founded.copies;
-        Ok(Some(Placing::new(
-            self.placement()?,
-            copies,
-            self.members()?,
-        )))
+        Ok(Placing::new(self.placement()?, copies, self.members()?))
     }
 
     /// Where a record is to be held.

@@ -182,12 +182,9 @@ impl Holders {
         let Some(custody) = state.custody(&anchored.custody)? else {
             return Ok(());
         };
-        let owner = custody.custody.owner;
-        let usage = state.usage(&owner)?.saturating_add(anchored.size);
-        match state.placement()?.quota(&owner) {
-            Some(quota) if usage > quota => Err(HoldingError::Statement("over-quota")),
-            _ => Ok(()),
-        }
+        let (rules, owner) = (state.placement()?, custody.custody.owner);
+        let usage = state.usage_after(&rules, &owner, anchored.size)?;
+        usage.map(drop).ok_or(HoldingError::Statement("over-quota"))
     }
 
     /// A statement must say of its record what the record's device signed.

@@ -55,11 +55,10 @@ impl Network {
         let Some(founded) = state.founded()? else {
             return Ok(None);
         };
-        let copies = founded.founded.copies;
         let mut network = Self {
+            placing: state.placing_of(&founded)?,
             founded,
             witnesses: state.witnesses()?,
-            placing: Placing::new(state.placement()?, copies, state.members()?),
             held: BTreeMap::new(),
         };
         for hold in holds {

@@ -64,12 +64,9 @@ fn require_new(context: &Context<'_>, body: &Anchored) -> Result<(), Refusal> {
 /// What its custody key's owner has anchored with this record. There is no leaf for one too many, so that it can be
 /// said again once there is room.
 fn require_room(context: &Context<'_>, owner: &Did, size: u64) -> Result<u64, Refusal> {
-    let usage = context.state.usage(owner)?.saturating_add(size);
-    let placement = context.network()?.placing().placement();
-    match placement.quota(owner) {
-        Some(quota) if usage > quota => Err(Refusal::Rejected("over-quota")),
-        _ => Ok(usage),
-    }
+    let rules = context.network()?.placing().placement();
+    let usage = context.state.usage_after(rules, owner, size)?;
+    usage.ok_or(Refusal::Rejected("over-quota"))
 }
 
 /// The stream's new head. What does not follow the old one is counted, not refused: the record exists.
