@@ -6,12 +6,14 @@ use anyhow::{Context, Result};
 use medanchor_anchor::{
     Anchored, Body, Holding, Member, Outcome, Places, Placing, Read, RecordEntry, State, Statement,
 };
-use medanchor_api::pb::registry::{
-    CheckRecordRequest, registry_service_client::RegistryServiceClient,
+use medanchor_api::{
+    Replicated,
+    pb::registry::{CheckRecordRequest, registry_service_client::RegistryServiceClient},
 };
 use medanchor_dag::{Cid, Did};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,7 +28,7 @@ use tonic::Request;
 /// to be moved. Every node does this for itself, by the same rule, so that nobody has to be told.
 pub(crate) struct Replicator {
     parts: ReplicatorParts,
-    progress: Mutex<Replication>,
+    progress: Mutex<Replicated>,
     /// The records that it is about to fetch, as far as they are planned.
     planned: Mutex<BTreeSet<Cid>>,
 }
@@ -43,27 +45,6 @@ pub(crate) struct ReplicatorParts {
     pub(crate) every: Duration,
     /// The most that is fetched; 0: nothing is moved.
     pub(crate) bytes_per_second: u64,
-}
-
-/// What the last look at all records found, and what was done since the node started.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Replication {
-    /// When it ended; 0: there was none yet.
-    pub(crate) looked_at_unix_ms: u64,
-    /// Records with fewer copies than they are to have on nodes that are there.
-    pub(crate) below_target: u64,
-    /// The one of these that was anchored first, and when, unix ms.
-    pub(crate) oldest: Option<(u64, Cid)>,
-    /// Records that this node is to fetch.
-    pub(crate) to_fetch: u64,
-    /// Records that this node is to give back.
-    pub(crate) to_give_back: u64,
-    /// Records fetched.
-    pub(crate) fetched: u64,
-    /// Bytes that came with them.
-    pub(crate) fetched_bytes: u64,
-    /// Records given back.
-    pub(crate) given_back: u64,
 }
 
 /// Who is there and what the rules are: while it stays the same, every record stays where it is.
@@ -86,7 +67,7 @@ enum Round {
 /// What has to be done by this node, the most urgent as far as it is remembered.
 #[derive(Default)]
 struct Plan {
-    found: Replication,
+    found: Replicated,
     /// By how many copies are left, then by age.
     to_fetch: BTreeMap<(usize, u64, Cid), Anchored>,
     to_give_back: BTreeSet<Cid>,
@@ -101,7 +82,7 @@ impl Replicator {
         }
     }
 
-    pub(crate) fn progress(&self) -> Replication {
+    pub(crate) fn progress(&self) -> Replicated {
         *self.lock()
     }
 
@@ -261,16 +242,14 @@ impl Replicator {
 
     async fn fetch_each(&self, group: &[Anchored]) -> (Vec<Cid>, u64) {
         let (mut whole, mut bytes) = (Vec::new(), 0);
-        for one in group.chunks(1) {
-            for anchored in one {
-                match self.fetch_all(one).await {
-                    Ok(fetched) => {
-                        whole.push(anchored.record);
-                        bytes += fetched;
-                    }
-                    Err(error) => {
-                        tracing::warn!(record = %anchored.record, "cannot be fetched now: {error:#}");
-                    }
+        for anchored in group {
+            match self.fetch_all(slice::from_ref(anchored)).await {
+                Ok(fetched) => {
+                    whole.push(anchored.record);
+                    bytes += fetched;
+                }
+                Err(error) => {
+                    tracing::warn!(record = %anchored.record, "cannot be fetched now: {error:#}");
                 }
             }
         }
@@ -396,7 +375,7 @@ impl Replicator {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Replication> {
+    fn lock(&self) -> MutexGuard<'_, Replicated> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -429,9 +408,9 @@ impl Plan {
         let is_below = copies < places.copies();
         if is_below {
             self.found.below_target += 1;
-            let this = (entry.at, record);
-            let oldest = self.found.oldest.map_or(this, |oldest| oldest.min(this));
-            self.found.oldest = Some(oldest);
+            let known = self.found.oldest_below_target.into_iter();
+            let oldest = known.chain([(record, entry.at)]);
+            self.found.oldest_below_target = oldest.min_by_key(|(record, at)| (*at, *record));
         } else if entry.at > settled {
             return;
         }
@@ -596,7 +575,7 @@ mod tests {
         assert_eq!(stage.figures(2, &[0]), (1, 1, 0));
         let plan = stage.plan(2, &[0], 0);
         assert_eq!(plan.found.to_fetch, 1, "also when it is new");
-        assert_eq!(plan.found.oldest.unwrap().1, stage.record);
+        assert_eq!(plan.found.oldest_below_target.unwrap().0, stage.record);
         // Nobody is left who could.
         assert_eq!(stage.figures(2, &[0, 1]), (1, 1, 0));
     }

@@ -7,7 +7,7 @@ use crate::{
     fatal_store::FatalStore,
     membership::Membership,
     publisher::Publisher,
-    replicator::{Replication, Replicator},
+    replicator::Replicator,
     scrub::Scrubber,
 };
 use medanchor_anchor::{
@@ -15,8 +15,7 @@ use medanchor_anchor::{
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
-    NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed, StreamHead, consents_asked_for,
-    overloaded,
+    NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead, consents_asked_for, overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetRecordRequest, GetRecordResponse,
         GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
@@ -248,7 +247,7 @@ impl RegistryService for Registry {
                 blocks: figures.freed_blocks,
                 size_bytes: figures.freed_bytes,
             },
-            replication: replicated(self.replicator.progress()),
+            replication: self.replicator.progress(),
             peers: peers.collect(),
             alarms: self.alarms.active().into_iter().map(alarm).collect(),
         };
@@ -412,19 +411,6 @@ fn scrubbed(progress: &ScrubProgress) -> Scrubbed {
         began_at_unix_ms: progress.began_at_unix_ms,
         blocks: progress.blocks,
         size_bytes: progress.bytes,
-    }
-}
-
-fn replicated(progress: Replication) -> Replicated {
-    Replicated {
-        looked_at_unix_ms: progress.looked_at_unix_ms,
-        below_target: progress.below_target,
-        oldest_below_target: progress.oldest.map(|(at, record)| (record, at)),
-        to_fetch: progress.to_fetch,
-        to_give_back: progress.to_give_back,
-        fetched: progress.fetched,
-        fetched_bytes: progress.fetched_bytes,
-        given_back: progress.given_back,
     }
 }
 
