@@ -65,7 +65,8 @@ impl Databases {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Deletes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

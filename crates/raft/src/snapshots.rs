@@ -1,5 +1,6 @@
 use crate::alarm::{Alarm, Alarms, log_alarms};
 use crate::config::Identity;
+use crate::databases::remove;
 use crate::error::StoreError;
 use crate::snapshot::{SnapshotFile, write_certificate, write_snapshot};
 use crate::tables::ReadTables;
@@ -98,10 +99,7 @@ impl Snapshots {
     /// Deletes all in `dir`: what follows on them is no longer there.
     pub(crate) fn delete_all(dir: &Path) -> Result<(), StoreError> {
         for name in [CERTIFIED, MADE] {
-            match std::fs::remove_file(dir.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => (),
-            }
+            remove(&dir.join(name))?;
         }
         Ok(())
     }
