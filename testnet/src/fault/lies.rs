@@ -1,5 +1,5 @@
 use super::{Ground, leading, wait_for};
-use crate::{Home, load::Load, run::Run};
+use crate::{Home, Ran, load::Load, run::Run};
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use medanchor_anchor::{Checkpoint, SignedNote};
@@ -252,19 +252,21 @@ fn grow(ground: &Ground) -> Result<()> {
 /// `Some` once every node knows a published checkpoint of the whole log.
 fn is_published(ground: &Ground) -> Result<Option<()>> {
     let status = ground.people.operator.run(["status"])?;
-    let nodes = status.json["nodes"].as_array().into_iter().flatten();
-    let longest = longest(ground)?;
-    let mut sizes = nodes.map(|node| node["published_size"].as_u64());
-    let all = sizes.all(|size| size == Some(longest));
+    let longest = longest_of(&status);
+    let mut nodes = status.json["nodes"].as_array().into_iter().flatten();
+    let all = nodes.all(|node| node["published_size"].as_u64() == Some(longest));
     Ok((longest > 0 && all).then_some(()))
 }
 
 /// Leaves of the longest log.
 fn longest(ground: &Ground) -> Result<u64> {
-    let status = ground.people.operator.run(["status"])?;
+    Ok(longest_of(&ground.people.operator.run(["status"])?))
+}
+
+fn longest_of(status: &Ran) -> u64 {
     let nodes = status.json["nodes"].as_array().into_iter().flatten();
     let sizes = nodes.filter_map(|node| node["tree_size"].as_u64());
-    Ok(sizes.max().unwrap_or(0))
+    sizes.max().unwrap_or(0)
 }
 
 /// Sees to it that this node leads: whoever was elected instead of it is stopped until the next election.
