@@ -11,7 +11,6 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    process::ExitCode,
     sync::Arc,
 };
 use zeroize::Zeroizing;
@@ -22,17 +21,7 @@ pub(crate) const SEAL_FILE: &str = "seal-file";
 pub(crate) const OPEN_FILE: &str = "open-file";
 
 /// Runs one of the two with the arguments after its name.
-pub(crate) fn main(name: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    match run(name, arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(name: &str, mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
+pub(crate) fn run(name: &str, mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let mut next = || {
         arguments
             .next()

@@ -52,11 +52,11 @@ fn main() -> ExitCode {
     // Nodes, tools and the commands beside `age` are this same program, run again under another name.
     match second.as_ref().and_then(|name| name.to_str()) {
         Some(name @ (file_commands::SEAL_FILE | file_commands::OPEN_FILE)) => {
-            file_commands::main(name, arguments)
+            ended(name, file_commands::run(name, arguments))
         }
         Some(
             name @ (storage_commands::ADD | storage_commands::SERVE | storage_commands::FETCH),
-        ) => storage_commands::main(name, arguments),
+        ) => ended(name, storage_commands::run(name, arguments)),
         Some("medanchord") => medanchor_node::main(second.into_iter().chain(arguments)),
         Some("medanchor") => medanchor_cli::main(second.into_iter().chain(arguments)),
         _ => benches(program.into_iter().chain(second).chain(arguments)),
@@ -72,10 +72,15 @@ fn benches(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()) * 2);
         }
     };
-    match measure(&arguments) {
+    ended("medanchor-benches", measure(&arguments))
+}
+
+/// Says what failed, if anything did.
+fn ended(name: &str, result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("medanchor-benches: {error:#}");
+            eprintln!("{name}: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -39,9 +39,9 @@ pub(crate) fn measure(
 /// One of the two that are compared.
 struct Side {
     name: &'static str,
-    /// The program, and its arguments before those of a command.
-    command: Vec<PathBuf>,
-    is_kubo: bool,
+    program: PathBuf,
+    /// What the program runs, where it is Kubo's.
+    script: Option<PathBuf>,
     added: Samples,
     fetched: Samples,
     add_peak: Samples,
@@ -82,7 +82,7 @@ fn large(
             report.note(failed);
         }
         let name = side.name;
-        let sealed = if side.is_kubo { "" } else { ", sealed first" };
+        let sealed = if side.is_kubo() { "" } else { ", sealed first" };
         report.median(
             &format!("{name}: added{sealed}"),
             "MB/s",
@@ -112,11 +112,11 @@ fn large(
 }
 
 impl Side {
-    fn new(name: &'static str, command: Vec<PathBuf>, is_kubo: bool) -> Self {
+    fn new(name: &'static str, program: PathBuf, script: Option<PathBuf>) -> Self {
         Self {
             name,
-            command,
-            is_kubo,
+            program,
+            script,
             added: Samples::default(),
             fetched: Samples::default(),
             add_peak: Samples::default(),
@@ -127,74 +127,80 @@ impl Side {
 
     fn ours() -> Result<Self> {
         let program = std::env::current_exe().context("find this program")?;
-        Ok(Self::new("ours", vec![program], false))
+        Ok(Self::new("ours", program, None))
     }
 
     fn kubo(python: &OsStr) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubo.py");
-        Self::new("Kubo", vec![python.into(), script], true)
+        Self::new("Kubo", python.into(), Some(script))
+    }
+
+    fn is_kubo(&self) -> bool {
+        self.script.is_some()
     }
 
     /// Adds the file to one node, and fetches it from there to another.
     fn round(&mut self, folder: &Path, input: &Path, dir: &Path) -> Result<()> {
         let (first, second) = (folder.join("first"), folder.join("second"));
         fs::create_dir_all(folder).context("create the folder")?;
-        let added = match self.is_kubo {
-            true => self.kubo_run(dir, &first, &["--add".as_ref(), input.as_os_str()]),
-            false => self.run(&[ADD.as_ref(), first.as_os_str(), input.as_os_str()]),
-        }?;
+        let added = figures(self.add(dir, &first, input))?;
         self.added.push(added.seconds);
         self.add_peak.push(added.peak_mib());
-        let serving = match self.is_kubo {
-            true => Server::start(self.kubo_command(dir, &first, &["--serve".as_ref()])),
-            false => Server::start(self.command(&[SERVE.as_ref(), first.as_os_str()])),
-        }?;
-        let (address, root) = (serving.address.as_str(), added.cid.as_str());
-        let fetched = match self.is_kubo {
-            true => {
-                let fetch = ["--connect", address, "--cid", root].map(OsStr::new);
-                match self.kubo_run(dir, &second, &fetch) {
-                    Ok(fetched) => Ok(fetched),
-                    // It hangs now and then, also beside another Kubo.
-                    Err(error) => {
-                        self.failed
-                            .push(format!("Kubo did not fetch it: {error:#}"));
-                        return Ok(());
-                    }
-                }
+        let serving = Server::start(self.serve(dir, &first))?;
+        match figures(self.fetch(dir, &second, &serving.address, &added.cid)) {
+            Ok(fetched) => {
+                self.fetched.push(fetched.seconds);
+                self.fetch_peak.push(fetched.peak_mib());
             }
-            false => self.run(&[
-                FETCH.as_ref(),
-                second.as_os_str(),
-                address.as_ref(),
-                root.as_ref(),
-            ]),
-        }?;
-        self.fetched.push(fetched.seconds);
-        self.fetch_peak.push(fetched.peak_mib());
+            // It hangs now and then, also beside another Kubo.
+            Err(error) if self.is_kubo() => {
+                let failed = format!("Kubo did not fetch it: {error:#}");
+                self.failed.push(failed);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
-    fn command(&self, arguments: &[&OsStr]) -> Command {
-        let mut words = self.command.iter();
-        let mut command = Command::new(words.next().map_or(Path::new(""), PathBuf::as_path));
-        command.args(words).args(arguments);
+    fn add(&self, dir: &Path, folder: &Path, input: &Path) -> Command {
+        let mut command = self.command(dir, ADD, folder);
+        if self.is_kubo() {
+            command.arg("--add");
+        }
+        command.arg(input);
         command
     }
 
-    fn kubo_command(&self, dir: &Path, repo: &Path, arguments: &[&OsStr]) -> Command {
-        let key = dir.join("swarm.key");
-        let mut command = self.command(&["--repo".as_ref(), repo.as_os_str()]);
-        command.arg("--swarm-key").arg(key).args(arguments);
+    fn serve(&self, dir: &Path, folder: &Path) -> Command {
+        let mut command = self.command(dir, SERVE, folder);
+        if self.is_kubo() {
+            command.arg("--serve");
+        }
         command
     }
 
-    fn run(&self, arguments: &[&OsStr]) -> Result<Figures> {
-        figures(self.command(arguments))
+    fn fetch(&self, dir: &Path, folder: &Path, address: &str, root: &str) -> Command {
+        let mut command = self.command(dir, FETCH, folder);
+        match self.is_kubo() {
+            true => command.args(["--connect", address, "--cid", root]),
+            false => command.args([address, root]),
+        };
+        command
     }
 
-    fn kubo_run(&self, dir: &Path, repo: &Path, arguments: &[&OsStr]) -> Result<Figures> {
-        figures(self.kubo_command(dir, repo, arguments))
+    /// `ours` is what our program calls it; Kubo's tells by its options.
+    fn command(&self, dir: &Path, ours: &str, folder: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        match &self.script {
+            Some(script) => command
+                .arg(script)
+                .arg("--repo")
+                .arg(folder)
+                .arg("--swarm-key")
+                .arg(dir.join("swarm.key")),
+            None => command.arg(ours).arg(folder),
+        };
+        command
     }
 }
 

@@ -11,7 +11,6 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
-    process::ExitCode,
     sync::{Arc, mpsc},
     thread,
     time::Instant,
@@ -42,17 +41,7 @@ impl Figures {
 }
 
 /// Runs one of the three with the arguments after its name.
-pub(crate) fn main(name: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    match run(name, arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(name: &str, mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
+pub(crate) fn run(name: &str, mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let mut next = || arguments.next().context("an argument is missing");
     let folder = PathBuf::from(next()?);
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
