@@ -54,7 +54,9 @@ impl FileSealer {
             (Ok(upload), _) => upload,
             (Err(error), failure) => {
                 // What was sealed of it so far is worth nothing.
-                self.outbox.sweep().map_err(SealFailure::Outbox)?;
+                self.outbox
+                    .sweep_unfinished()
+                    .map_err(SealFailure::Outbox)?;
                 return Err(match failure {
                     Some(problem) => SealFailure::File(problem.context(read(&listed.file))),
                     None => SealFailure::Outbox(error),

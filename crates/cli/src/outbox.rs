@@ -13,7 +13,7 @@ use std::{
 /// a content key is gone when its process ends, and nothing is ever sealed under it again.
 ///
 /// Each has a folder, named by the record's object id: `<oid>.sealing` until the record is signed, then
-/// `<oid>`. `blocks` holds the blocks below the record, each as its codec (u8), length (u32, big-endian)
+/// `<oid>`, and `<oid>.removing` from when it is anchored. `blocks` holds the blocks below the record, each as its codec (u8), length (u32, big-endian)
 /// and bytes; `upload` is canonical DAG-CBOR `{ v, record, wrap, source? }`. `committed` is there once a node has
 /// said that the record is in the log, and nothing has shown it yet.
 #[derive(Clone, Debug)]
@@ -58,17 +58,22 @@ struct UploadFile {
 }
 
 impl Outbox {
-    /// Opens the outbox and removes what was never finished.
+    /// Opens the outbox and removes what was never finished, or never wholly removed.
     pub(crate) fn open(folder: PathBuf) -> Result<Self> {
         let outbox = Self(folder);
-        outbox.sweep()?;
+        outbox.sweep(SEALING)?;
+        outbox.sweep(REMOVING)?;
         Ok(outbox)
     }
 
     /// Removes what was never finished.
-    pub(crate) fn sweep(&self) -> Result<()> {
+    pub(crate) fn sweep_unfinished(&self) -> Result<()> {
+        self.sweep(SEALING)
+    }
+
+    fn sweep(&self, kind: &str) -> Result<()> {
         for folder in folders(&self.0)? {
-            if folder.extension().is_some_and(|kind| kind == SEALING) {
+            if folder.extension().is_some_and(|is| is == kind) {
                 remove(&folder)?;
             }
         }
@@ -79,6 +84,7 @@ impl Outbox {
     pub(crate) fn uploads(&self) -> Result<Vec<Upload>> {
         let mut uploads = folders(&self.0)?
             .into_iter()
+            .filter(|folder| folder.extension().is_none())
             .map(Upload::open)
             .collect::<Result<Vec<_>>>()?;
         uploads.sort_by_key(|upload| upload.record.seq());
@@ -164,7 +170,11 @@ impl Upload {
 
     /// It is anchored, as a receipt shows, or never will be.
     pub(crate) fn remove(self) -> Result<()> {
-        remove(&self.folder)
+        let removing = self.folder.with_extension(REMOVING);
+        // Commit point: a process that is killed while it removes the files leaves no half of an upload.
+        fs::rename(&self.folder, &removing)
+            .with_context(|| format!("rename `{}`", self.folder.display()))?;
+        remove(&removing)
     }
 }
 
@@ -239,6 +249,7 @@ fn damaged() -> io::Error {
 }
 
 const SEALING: &str = "sealing";
+const REMOVING: &str = "removing";
 const BLOCKS: &str = "blocks";
 const UPLOAD: &str = "upload";
 const COMMITTED: &str = "committed";
@@ -291,12 +302,19 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_sealing_is_thrown_away() {
+    fn what_is_not_wholly_sealed_or_removed_is_no_upload_and_is_thrown_away() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path().to_owned()).unwrap();
         let sealing = outbox.begin(&[7; 16]).unwrap();
         drop(sealing);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let removing = folder
+            .path()
+            .join(hex::encode([8; 16]))
+            .with_extension(REMOVING);
+        fs::create_dir(&removing).unwrap();
+        fs::write(removing.join(BLOCKS), b"").unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert!(outbox.uploads().unwrap().is_empty());
         let outbox = Outbox::open(folder.path().to_owned()).unwrap();
         assert!(outbox.uploads().unwrap().is_empty());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -157,8 +157,7 @@ pub async fn put_many(session: &Session, options: &PutManyOptions) -> Result<Put
             () = signals::interrupted()? => Ok(((), ())),
             ended = work => ended,
         };
-        // A thread that seals at this moment does not commit it.
-        run.stopped.store(true, Ordering::Relaxed);
+        run.stop_sealing().await;
         ended?;
         if let Some(refused) = run.book().refused.take() {
             take_back(session, &outbox, refused)?;
@@ -207,6 +206,8 @@ pub(crate) struct Run {
     room_kib: u32,
     /// Set when no more is to be sealed.
     pub(crate) stopped: Arc<AtomicBool>,
+    /// Held by the thread that seals.
+    sealing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A sealed record on its way.
@@ -235,7 +236,14 @@ impl Run {
             room: Arc::new(Semaphore::new(usize::try_from(room_kib)?)),
             room_kib,
             stopped: Arc::default(),
+            sealing: Arc::default(),
         })
+    }
+
+    /// From here on the outbox gets no more: the file that is being sealed is given up, unless it is sealed already.
+    pub(crate) async fn stop_sealing(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        drop(self.sealing.lock().await);
     }
 
     /// Seals files for this run until it stops, all of them alike.
@@ -300,7 +308,9 @@ impl Run {
         listed: Listed,
     ) -> Result<(FileSealer, Option<Upload>)> {
         let (book, stopped) = (Arc::clone(&self.book), Arc::clone(&self.stopped));
+        let at_work = Arc::clone(&self.sealing).lock_owned().await;
         let sealed = spawn_blocking(move || {
+            let _at_work = at_work;
             let sealed = sealer.seal(&listed);
             let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
             let sealed = book.note_sealed(&listed.file, sealed, &stopped)?;

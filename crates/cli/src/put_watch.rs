@@ -116,7 +116,7 @@ pub async fn put_watch(
         ended = work => ended,
         ended = twice => ended,
     };
-    run.stopped.store(true, Ordering::Relaxed);
+    run.stop_sealing().await;
     ended?;
     run.transfer.finish();
     if let Some(refused) = run.book().refused.take() {

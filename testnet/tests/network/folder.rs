@@ -23,15 +23,17 @@ fn killed_put_of_a_folder_goes_on_and_every_file_is_anchored_once_in_order() {
     // Killed while some are anchored, some are sealed and some are neither.
     let mut put = spawn_put(&stage, &device, &folder);
     let receipts = device.path().join("receipts");
-    until("some are anchored", || entries(&receipts) >= 5);
+    until_at_work("some are anchored", &mut put, || entries(&receipts) >= 5);
     put.kill().unwrap();
     assert_eq!(put.wait().unwrap().signal(), Some(9), "it was over already");
     assert!(anchored(&stage) < payloads.len());
 
     // Interrupted once more: it says what is left, and loses nothing.
-    let put = spawn_put(&stage, &device, &folder);
+    let mut put = spawn_put(&stage, &device, &folder);
     let before = entries(&receipts);
-    until("more are anchored", || entries(&receipts) > before + 3);
+    until_at_work("more are anchored", &mut put, || {
+        entries(&receipts) > before + 3
+    });
     terminate(&put);
     let output = put.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5), "{output:?}");
@@ -192,6 +194,18 @@ fn spawn_put(stage: &Stage, device: &Home, folder: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// Waits for what `put` does. It may have come so far that it is over.
+#[track_caller]
+fn until_at_work(what: &str, put: &mut Child, mut holds: impl FnMut() -> bool) {
+    until(what, || {
+        let is_over = put.try_wait().unwrap().is_some();
+        holds() || {
+            assert!(!is_over, "{what}: it has ended");
+            false
+        }
+    });
 }
 
 /// The last line of each file.
