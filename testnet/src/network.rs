@@ -178,6 +178,32 @@ impl Network {
         }
     }
 
+    /// Waits until another hospital leads than the one with this name, which need not run.
+    ///
+    /// # Errors
+    ///
+    /// When none does within two minutes.
+    pub fn wait_for_leader_besides(&self, deposed: &str) -> Result<()> {
+        let mut others = self.nodes.iter().filter(|node| node.name != deposed);
+        let other = others.next().context("there is no other hospital")?;
+        let home = self.operator(0)?;
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            // Of it alone: nobody waits for an answer of the one that does not run.
+            let status = home.run(["--node", &other.name, "status"])?;
+            let leader = status.json["leader"].as_str().unwrap_or_default();
+            if !leader.is_empty() && leader != deposed {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "no hospital leads in the place of `{deposed}` after {} s",
+                READY_WITHIN.as_secs()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Stops every node and the witness.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ pub(crate) enum Fault {
     Stop(String),
     /// A process does not run for a while, and does not know it.
     Pause(String),
+    /// The leader does not run until another node leads, and for a while longer. Then it goes on, with what clients sent
+    /// it meanwhile, and does not know that it was deposed.
+    Depose(String),
     /// A node reaches no other and no other reaches it. Clients still do.
     Isolate(String, Way),
     /// One node does not reach another, which still reaches it.
@@ -41,6 +44,7 @@ enum Kind {
     KillAll,
     Stop,
     Pause,
+    Depose,
     Isolate(Way),
     Cut(Way),
     Clock(i64),
@@ -89,6 +93,7 @@ impl fmt::Display for Fault {
             Self::Kill(names) => write!(f, "kill {}", names.join(", ")),
             Self::Stop(name) => write!(f, "stop {name}"),
             Self::Pause(name) => write!(f, "pause {name}"),
+            Self::Depose(leader) => write!(f, "depose {leader}, stopped until another leads"),
             Self::Isolate(name, way) => write!(f, "isolate {name} ({way})"),
             Self::Cut(from, to, way) => write!(f, "cut {from} -> {to} ({way})"),
             Self::Clock(name, seconds) => write!(f, "clock of {name} {seconds:+} s"),
@@ -112,6 +117,7 @@ impl Fault {
             Kind::KillAll => Self::Kill(names.to_vec()),
             Kind::Stop => Self::Stop(struck),
             Kind::Pause => Self::Pause(struck),
+            Kind::Depose => Self::Depose(leader.to_owned()),
             Kind::Isolate(way) => Self::Isolate(struck, way),
             Kind::Cut(way) => {
                 let others: Vec<&String> = names.iter().filter(|name| **name != struck).collect();
@@ -150,6 +156,15 @@ impl Fault {
                 thread::sleep(lasts);
                 network.process(name)?.resume()?;
             }
+            Self::Depose(leader) => {
+                network.process(leader)?.pause()?;
+                let deposed = network.wait_for_leader_besides(leader);
+                if deposed.is_ok() {
+                    thread::sleep(lasts);
+                }
+                network.process(leader)?.resume()?;
+                deposed?;
+            }
             Self::Isolate(name, way) => {
                 links.set_around(name, *way);
                 thread::sleep(lasts);
@@ -173,12 +188,13 @@ impl Fault {
 }
 
 const HOUR: i64 = 3600;
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Kill,
     Kind::KillTwo,
     Kind::KillAll,
     Kind::Stop,
     Kind::Pause,
+    Kind::Depose,
     Kind::Isolate(Way::Silent),
     Kind::Isolate(Way::Refused),
     Kind::Cut(Way::Silent),
@@ -198,6 +214,10 @@ mod tests {
             Fault::Kill(names) => format!("kill {}", names.len()),
             Fault::Stop(_) => "stop".to_owned(),
             Fault::Pause(_) => "pause".to_owned(),
+            Fault::Depose(leader) => {
+                assert_eq!(leader, "b");
+                "depose".to_owned()
+            }
             Fault::Isolate(_, way) => format!("isolate {way}"),
             Fault::Cut(from, to, way) => {
                 assert_ne!(from, to);
