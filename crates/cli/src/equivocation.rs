@@ -1,4 +1,4 @@
-use crate::files;
+use crate::{files, policy::warnings_at};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Checkpoint, Epochs, Equivocation, Receipt, VerifierKey};
 use serde::Serialize;
@@ -19,6 +19,8 @@ pub struct EquivocationShown {
     pub signed_first: Vec<String>,
     /// Those that signed the second alone.
     pub signed_second: Vec<String>,
+    /// What is weak in the policies that judge the two.
+    pub policy_warnings: Vec<String>,
 }
 
 /// What a checkpoint says.
@@ -87,6 +89,7 @@ fn check(proof: &Equivocation, epochs: &Epochs) -> Result<EquivocationShown> {
         signed_both: texts(&shown.signed_both),
         signed_first: texts(&shown.signed_first),
         signed_second: texts(&shown.signed_second),
+        policy_warnings: warnings_at(epochs, &[first.size, second.size]),
     })
 }
 
@@ -123,6 +126,9 @@ impl fmt::Display for EquivocationShown {
             for key in keys {
                 write!(f, "\n{key} {what}")?;
             }
+        }
+        for warning in &self.policy_warnings {
+            write!(f, "\nwarning   {warning}")?;
         }
         Ok(())
     }

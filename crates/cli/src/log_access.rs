@@ -2,6 +2,7 @@ use crate::{
     CliError, Home, files,
     home::believed,
     known::{Known, Shown},
+    progress,
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -65,9 +66,12 @@ enum GrowthError {
 }
 
 impl LogAccess {
-    /// Finds the servers. Nothing is connected yet.
+    /// Finds the servers, and says what is weak in the policy. Nothing is connected yet.
     pub(crate) fn open(home: &Home, source: &LogSource) -> Result<Self> {
         let policy = believed(home, source.policy.as_deref(), source.chain.as_deref())?;
+        for warning in policy.current().warnings() {
+            progress::note(&format!("warning: trust policy: {warning}"));
+        }
         let servers = match &source.url {
             Some(url) => vec![LogServer {
                 name: url.clone(),

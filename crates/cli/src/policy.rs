@@ -1,6 +1,6 @@
 use crate::{CliError, Session, files, home::POLICY_CHAIN};
 use anyhow::{Context, Result};
-use medanchor_anchor::{Checkpoint, Epochs, Receipt};
+use medanchor_anchor::{Checkpoint, Epochs, Receipt, TrustPolicy};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
@@ -60,6 +60,14 @@ pub async fn update_policy(session: &Session, receipts: &[PathBuf]) -> Result<Po
     };
     session.set_policy(epochs);
     Ok(updated)
+}
+
+/// What is weak in the policies that logs of these sizes are judged by.
+pub(crate) fn warnings_at(policy: &Epochs, sizes: &[u64]) -> Vec<String> {
+    let policies = sizes.iter().map(|size| policy.at(*size));
+    let warnings = policies.flat_map(TrustPolicy::warnings);
+    let each_once: BTreeSet<_> = warnings.map(|warning| warning.to_string()).collect();
+    each_once.into_iter().collect()
 }
 
 fn kept_receipts(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -1,4 +1,4 @@
-use crate::{CliError, clock, files};
+use crate::{CliError, clock, files, policy::warnings_at};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Epochs, Outcome, Receipt, Strength};
 use medanchor_dag::{Cid, MAX_RECORD_BYTES, Record};
@@ -28,7 +28,7 @@ pub struct Verified {
     pub strength: String,
     /// The witnesses that co-signed it.
     pub cosigners: Vec<String>,
-    /// What is weak in the policy.
+    /// What is weak in the policy that judges it.
     pub policy_warnings: Vec<String>,
 }
 
@@ -83,12 +83,7 @@ pub fn verify(
             .iter()
             .map(|cosigner| cosigner.key.name().to_owned())
             .collect(),
-        policy_warnings: epochs
-            .current()
-            .warnings()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        policy_warnings: warnings_at(epochs, &[checkpoint.checkpoint.size]),
     })
 }
 

@@ -363,6 +363,24 @@ fn every_command_knows_what_the_others_were_shown() {
 }
 
 #[test]
+fn commands_that_read_a_log_say_what_is_weak_in_the_policy() {
+    let server = Server::start(Log::new(3, "honest"));
+    for command in [
+        &["fsck"] as &[&str],
+        &["monitor", "--once"],
+        &["consistency", "1"],
+    ] {
+        let mut words = server.words(&server.url, server.home.path(), command);
+        let mut run = Command::new(env!("CARGO_BIN_EXE_medanchor"));
+        let ran = run.args(words.split_off(1)).output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(ran.status.success(), "{command:?}: {said}");
+        let warning = said.lines().filter(|line| line.contains("trust policy: "));
+        assert_eq!(warning.count(), 1, "{command:?}: {said}");
+    }
+}
+
+#[test]
 fn consistency_is_proved_between_sizes_and_files() {
     let server = Server::start(Log::new(600, "honest"));
     for (old, new) in [

@@ -3,8 +3,10 @@
 
 use medanchor_anchor::{
     Anchored, Body, Checkpoint, Class, ConsistencyProof, Entry, Equivocation, Kind, Leaf,
-    MemoryTables, Opening, Outcome, Receipt, SignatureKind, SignedNote, Standing, Statement,
-    TrustPolicy, VerifierKey, cosign, tree,
+    MemoryTables, Opening, Outcome, PolicyChain, Receipt, SignatureKind, SignedNote, Standing,
+    Statement, TrustPolicy, VerifierKey, cosign,
+    testing::{self, MEMBERS, World},
+    tree,
 };
 use medanchor_dag::{Chunks, Draft, Hash, Record, SigningKey, StreamId};
 use medanchor_envelope::{Header, Suite};
@@ -53,6 +55,35 @@ fn record_with_a_flipped_bit_does_not_verify() {
     *bytes.get_mut(middle).unwrap() ^= 1;
     case.write("record", &bytes);
     assert_eq!(case.verify(&["receipt", "record"]).0, 4);
+}
+
+#[test]
+fn warnings_are_of_the_policies_that_judge() {
+    let [a, b, c] = MEMBERS;
+    let d = "hospital-d";
+    let mut world = World::new();
+    // Three of three, without any of whom nothing is published, become three of four.
+    let joined = world.join(d, 3, &[a, b]).index;
+    let change = world.receipt(joined, world.checkpoint(joined + 1, a, &[a, b, c]));
+    let chain = PolicyChain {
+        changes: vec![change.clone()],
+        ..PolicyChain::default()
+    };
+    world.enrol("ada", medanchor_anchor::PrincipalKind::Person, a, &[]);
+    let after = world.receipt(joined, world.checkpoint(joined + 2, a, &[a, b, d]));
+    let founding = testing::founded(testing::cid("policy"));
+    let policy = TrustPolicy::founded(&founding).unwrap();
+
+    let case = Case::new();
+    case.write("policy.txt", policy.to_string().as_bytes());
+    case.write("chain", &chain.to_bytes());
+    for (receipt, expected) in [(change, 3), (after, 0)] {
+        case.write("receipt", receipt.to_string().as_bytes());
+        let (code, json) = case.verify(&["receipt", "--chain", "chain"]);
+        assert_eq!(code, 0, "{json}");
+        let warnings = json["policy_warnings"].as_array().unwrap();
+        assert_eq!(warnings.len(), expected, "{json}");
+    }
 }
 
 #[test]
@@ -109,6 +140,12 @@ fn receipts_that_contradict_each_other_become_a_proof() {
     let (code, json) = case.verify(&["proof"]);
     assert_eq!(code, 0, "{json}");
     assert_eq!(json["signed_both"].as_array().unwrap().len(), 4);
+    assert_eq!(json["policy_warnings"].as_array().unwrap().len(), 0);
+    // Two of four can be two others of them.
+    case.write("policy.txt", policy_of(2).to_string().as_bytes());
+    let (code, json) = case.tool("accuse", &["receipt", "other", "--output", "weak"]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(json["policy_warnings"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -279,12 +316,16 @@ fn checkpoint(root: Hash, cosigners: u8) -> SignedNote {
 
 /// Three of four.
 fn policy() -> TrustPolicy {
+    policy_of(3)
+}
+
+fn policy_of(quorum: u8) -> TrustPolicy {
     let log = VerifierKey::new(ORIGIN, SignatureKind::Ed25519, log().did()).unwrap();
     let key = |number: u8| {
         let kind = SignatureKind::Cosignature;
         VerifierKey::new(&name(number), kind, witness(number).did()).unwrap()
     };
-    TrustPolicy::new(&[log], &[0, 1, 2, 3].map(key), 3).unwrap()
+    TrustPolicy::new(&[log], &[0, 1, 2, 3].map(key), quorum).unwrap()
 }
 
 fn device() -> SigningKey {
