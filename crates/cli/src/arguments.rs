@@ -567,7 +567,7 @@ pub(crate) struct AccuseArguments {
 pub(crate) struct VerifyArguments {
     /// The receipt, or a proof.
     pub(crate) receipt: PathBuf,
-    /// The record that the receipt must be of: its CID, or a file with its block.
+    /// The record that the receipt must be of: its CID, a file with its block, or a CAR as `car export` writes it.
     #[arg(value_name = "RECORD|FILE")]
     pub(crate) record: Option<PathBuf>,
     /// The trust policy; absent, that of the user's folder.

@@ -1,9 +1,9 @@
 use crate::{CliError, clock, files, policy::warnings_at};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Epochs, Outcome, Receipt, Strength};
-use medanchor_dag::{Cid, MAX_RECORD_BYTES, Record};
+use medanchor_dag::{CarError, CarReader, Cid, MAX_RECORD_BYTES, Record};
 use serde::Serialize;
-use std::{fmt, path::Path};
+use std::{fmt, fs::File, path::Path};
 
 /// A receipt that verifies.
 #[derive(Clone, Debug, Serialize)]
@@ -32,8 +32,8 @@ pub struct Verified {
     pub policy_warnings: Vec<String>,
 }
 
-/// Verifies a receipt by the policy of its time, and that it is of a record where one is given: by its CID, or by a
-/// file with its block. Nobody is asked.
+/// Verifies a receipt by the policy of its time, and that it is of a record where one is given: by its CID, by a file
+/// with its block, or by a CAR of which it is a root. Nobody is asked.
 ///
 /// # Errors
 ///
@@ -96,8 +96,7 @@ fn check_record(path: &Path, verified: &medanchor_anchor::Verified<'_>) -> Resul
             false => Err(not_of(&cid)),
         };
     }
-    let bytes = files::read(path, u64::try_from(MAX_RECORD_BYTES)?)?;
-    let record = Record::from_bytes(bytes).context("parse the record")?;
+    let record = read_record(path, verified.leaf.record)?;
     record
         .verify_signature()
         .context("check the device's signature")?;
@@ -112,6 +111,39 @@ fn check_record(path: &Path, verified: &medanchor_anchor::Verified<'_>) -> Resul
         return Ok(());
     }
     Err(not_of(record.cid()))
+}
+
+/// The record whose block a file is, or the one that is wanted, of a CAR.
+fn read_record(path: &Path, wanted: Option<Cid>) -> Result<Record> {
+    let context = || format!("read `{}`", path.display());
+    let limit = u64::try_from(MAX_RECORD_BYTES)?;
+    let file = File::open(path).with_context(context)?;
+    let is_short = file.metadata().with_context(context)?.len() <= limit;
+    match CarReader::new(file) {
+        Ok(car) => record_of_car(car, wanted).with_context(context),
+        Err(error @ (CarError::Io(_) | CarError::Version(_))) => Err(error).with_context(context),
+        // A record's block is short, and does not begin as a CAR does.
+        Err(_) if is_short => {
+            Record::from_bytes(files::read(path, limit)?).context("parse the record")
+        }
+        Err(error) => Err(error).with_context(context),
+    }
+}
+
+/// Every block up to the record's is hashed; those behind it are not read.
+fn record_of_car(car: CarReader<File>, wanted: Option<Cid>) -> Result<Record> {
+    let root = wanted.filter(|wanted| car.roots().contains(wanted));
+    let root = root.ok_or_else(|| {
+        let problem = "the receipt is of none of the car's roots";
+        CliError::NotVerified(problem.to_owned())
+    })?;
+    for block in car {
+        let block = block?;
+        if *block.cid() == root {
+            return Record::from_block(&block).context("parse the record");
+        }
+    }
+    Err(CliError::NotVerified(format!("the car has no block of record `{root}`")).into())
 }
 
 fn not_of(record: &Cid) -> anyhow::Error {

@@ -8,7 +8,7 @@ use medanchor_anchor::{
     testing::{self, MEMBERS, World},
     tree,
 };
-use medanchor_dag::{Chunks, Draft, Hash, Record, SigningKey, StreamId};
+use medanchor_dag::{Block, CarWriter, Chunks, Draft, Hash, Record, SigningKey, StreamId};
 use medanchor_envelope::{Header, Suite};
 use serde_json::Value;
 use std::{ffi::OsString, fs, path::Path};
@@ -55,6 +55,35 @@ fn record_with_a_flipped_bit_does_not_verify() {
     *bytes.get_mut(middle).unwrap() ^= 1;
     case.write("record", &bytes);
     assert_eq!(case.verify(&["receipt", "record"]).0, 4);
+}
+
+#[test]
+fn receipts_record_may_be_a_root_of_a_car() {
+    let case = Case::new();
+    let (own, other) = (case.record.to_block(), record(2).to_block());
+    // Others may come before it, as `car export` of several records has them.
+    case.write("car", &car(&[&other, &own], &[&other, &own]));
+    let (code, json) = case.verify(&["receipt", "car"]);
+    assert_eq!(code, 0, "{json}");
+    let mut damaged = car(&[&own], &[&own]);
+    *damaged.last_mut().unwrap() ^= 1;
+    let mut cut = car(&[&own], &[&own]);
+    cut.pop();
+    let long = [vec![0x80; 100_000], vec![0]].concat();
+    for (what, bytes) in [
+        ("another root", car(&[&other], &[&other])),
+        ("no root", car(&[&other], &[&other, &own])),
+        ("no block", car(&[&own], &[&other])),
+        ("a flipped bit", damaged),
+        ("cut off", cut),
+        ("version 2", b"\x0a\xa1gversion\x02".to_vec()),
+        ("neither car nor record", long),
+    ] {
+        case.write("car", &bytes);
+        let (code, json) = case.verify(&["receipt", "car"]);
+        let found = (code, &json["code"]);
+        assert_eq!(found, (4, &Value::from("not-verified")), "{what}: {json}");
+    }
 }
 
 #[test]
@@ -312,6 +341,13 @@ fn checkpoint(root: Hash, cosigners: u8) -> SignedNote {
         note.add(signature).unwrap();
     }
     note
+}
+
+fn car(roots: &[&Block], blocks: &[&Block]) -> Vec<u8> {
+    let roots: Vec<_> = roots.iter().map(|root| *root.cid()).collect();
+    let mut car = CarWriter::new(Vec::new(), &roots).unwrap();
+    blocks.iter().for_each(|block| car.write(block).unwrap());
+    car.finish().unwrap()
 }
 
 /// Three of four.

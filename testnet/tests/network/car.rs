@@ -32,6 +32,10 @@ fn records_go_into_a_car_and_back_onto_nodes_that_lost_every_block() {
     let bytes = fs::read(&car).unwrap();
     assert_eq!(exported.json["size_bytes"], bytes.len());
     assert_whole(&bytes, &records, &stored);
+    for put in &stored {
+        let receipt = put.text("receipt").unwrap();
+        done(device.run(["verify", &receipt, car.to_str().unwrap()]));
+    }
 
     // The same bytes from another node, and by the name of the stream.
     let other = stage.path("other.car");
