@@ -168,12 +168,16 @@ pub(crate) enum MemberCommand {
         /// The request, or several copies with a signature each.
         #[arg(required = true)]
         drafts: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Submit the draft of a removal that a majority of the other members has signed.
     Remove {
         /// The draft, or several copies with a signature each.
         #[arg(required = true)]
         drafts: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
 }
 
@@ -212,12 +216,16 @@ pub(crate) enum WitnessCommand {
         /// The draft, or several copies with a signature each.
         #[arg(required = true)]
         drafts: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Submit the draft of a removal that a majority of the members has signed.
     Remove {
         /// The draft, or several copies with a signature each.
         #[arg(required = true)]
         drafts: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
 }
 
@@ -245,6 +253,8 @@ pub(crate) enum PlacementCommand {
         /// The draft, or several copies with a signature each.
         #[arg(required = true)]
         drafts: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
 }
 
@@ -792,7 +802,7 @@ mod tests {
             "admin member draft-removal hospital-c --quorum 3 -o removal".to_owned(),
             "admin member approve removal".to_owned(),
             "admin member add request".to_owned(),
-            "admin member remove removal copy".to_owned(),
+            "admin member remove removal copy --wait committed".to_owned(),
             "admin witness list".to_owned(),
             "admin witness draft-addition w.example+0a0b0c0d+BAAA --url https://w.example/w --certificate ca.pem \
              --quorum 4 -o draft"
@@ -800,7 +810,8 @@ mod tests {
             "admin witness draft-removal w.example --quorum 3 -o draft".to_owned(),
             "admin witness approve draft".to_owned(),
             "admin witness add draft copy".to_owned(),
-            "admin witness remove draft".to_owned(),
+            "admin witness remove draft --wait witnessed".to_owned(),
+            "admin placement set draft --wait committed".to_owned(),
             "--home /tmp/x --json status".to_owned(),
             "--node hospital-b status".to_owned(),
         ] {

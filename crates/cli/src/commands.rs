@@ -193,6 +193,15 @@ fn wait(command: &Command) -> Wait {
         Command::Custody(CustodyCommand::New { wait, .. })
         | Command::Consent(
             ConsentCommand::Give { wait, .. } | ConsentCommand::Withdraw { wait, .. },
+        )
+        | Command::Admin(
+            AdminCommand::Member(
+                MemberCommand::Add { wait, .. } | MemberCommand::Remove { wait, .. },
+            )
+            | AdminCommand::Witness(
+                WitnessCommand::Add { wait, .. } | WitnessCommand::Remove { wait, .. },
+            )
+            | AdminCommand::Placement(PlacementCommand::Set { wait, .. }),
         ) => wait.wait,
         Command::Device(command)
         | Command::Person(command)
@@ -255,10 +264,10 @@ async fn member(session: &Session, command: &MemberCommand) -> Result<Box<dyn Re
             Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
         MemberCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        MemberCommand::Add { drafts } => {
+        MemberCommand::Add { drafts, .. } => {
             Box::new(operations::submit_change(session, Kind::MemberAdded, drafts).await?)
         }
-        MemberCommand::Remove { drafts } => {
+        MemberCommand::Remove { drafts, .. } => {
             Box::new(operations::submit_change(session, Kind::MemberRemoved, drafts).await?)
         }
     })
@@ -282,10 +291,10 @@ async fn witness(session: &Session, command: &WitnessCommand) -> Result<Box<dyn 
             Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
         WitnessCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        WitnessCommand::Add { drafts } => {
+        WitnessCommand::Add { drafts, .. } => {
             Box::new(operations::submit_change(session, Kind::WitnessAdded, drafts).await?)
         }
-        WitnessCommand::Remove { drafts } => {
+        WitnessCommand::Remove { drafts, .. } => {
             Box::new(operations::submit_change(session, Kind::WitnessRemoved, drafts).await?)
         }
     })
@@ -299,7 +308,7 @@ async fn placement(session: &Session, command: &PlacementCommand) -> Result<Box<
             Box::new(operations::draft_change(session, body, output).await?)
         }
         PlacementCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        PlacementCommand::Set { drafts } => {
+        PlacementCommand::Set { drafts, .. } => {
             Box::new(operations::submit_change(session, Kind::Placed, drafts).await?)
         }
     })

@@ -1,7 +1,9 @@
 //! What members decide together: who keeps the log, which outside witnesses co-sign it, where records are held. Each is
 //! a statement that a majority of the members signs, one after the other in a file, or each in a copy.
 
-use crate::{CliError, Session, clock, files, placement::RulesFile, policy::update_policy};
+use crate::{
+    CliError, Recorded, Session, clock, files, placement::RulesFile, policy::update_policy,
+};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Kind, Log, Placement, SignedStatement, Statement};
 use medanchor_api::ListedMember;
@@ -48,10 +50,9 @@ pub struct PolicyDraft {
 pub struct PolicyChanged {
     /// `member-added`, `member-removed`, `witness-added`, `witness-removed` or `placed`.
     pub change: String,
-    /// The leaf.
-    pub leaf_index: u64,
-    /// Its receipt, published under the policy before the change; absent when it was not waited for.
-    pub receipt: Option<PathBuf>,
+    /// Where the log has it; the receipt is by the policy before the change.
+    #[serde(flatten)]
+    pub recorded: Recorded,
 }
 
 /// Drafts a change, signs it in the name of the user's organisation, and writes it to `output`, which must not exist
@@ -110,11 +111,9 @@ pub async fn submit_change(
     }
     require_majority(session, &signed).await?;
     let said = session.submit(&signed).await?;
-    let recorded = session.recorded(&signed, &said)?;
     Ok(PolicyChanged {
         change: kind.to_string(),
-        leaf_index: recorded.leaf_index,
-        receipt: recorded.receipt,
+        recorded: session.recorded(&signed, &said)?,
     })
 }
 
@@ -264,11 +263,7 @@ impl fmt::Display for PolicyDraft {
 
 impl fmt::Display for PolicyChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, leaf {}", self.change, self.leaf_index)?;
-        match &self.receipt {
-            Some(receipt) => write!(f, "\nreceipt {}", receipt.display()),
-            None => Ok(()),
-        }
+        write!(f, "{}\n{}", self.change, self.recorded)
     }
 }
 

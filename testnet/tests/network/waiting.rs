@@ -6,6 +6,24 @@ use serde_json::Value;
 use std::{fs, path::Path};
 
 #[test]
+fn what_members_decided_need_not_be_waited_for() {
+    let stage = Stage::start(1);
+    let rules = stage.file("rules.toml", b"[[rule]]\ncopies = 1\n");
+    let (rules, draft) = (rules.to_str().unwrap(), stage.path("draft"));
+    let draft = draft.to_str().unwrap();
+    let placement = ["admin", "placement"];
+    let drafting = placement.into_iter().chain(["draft", rules, "-o", draft]);
+    done(stage.hospital.run(drafting));
+    let setting = placement.into_iter().chain(["set", draft]);
+    let set = done(stage.hospital.run(setting.chain(["--wait", "committed"])));
+    assert_eq!(set.json["strength"], "committed");
+    assert_eq!(set.json["receipt"], Value::Null);
+    let statement = set.text("statement").unwrap();
+    let proved = done(stage.hospital.run(["log", "prove", &statement]));
+    assert_eq!(proved.json["leaf_index"], set.json["leaf_index"]);
+}
+
+#[test]
 fn what_was_only_committed_is_kept_until_a_receipt_shows_it() {
     let stage = Stage::start(3);
     let device = stage.device("holter");
