@@ -23,7 +23,11 @@ use futures::{
 use medanchor_anchor::{Outcome, SignedStatement, Statement};
 use medanchor_api::{Client, ClientError, Submitted};
 use medanchor_envelope::Suite;
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{Mutex, mpsc};
 
 /// Measures it; etcd keeps its files in `dir`.
@@ -97,17 +101,23 @@ pub(crate) struct Figures {
     pub(crate) ms: Samples,
     /// Of all processes of the nodes, for one item.
     pub(crate) nodes_us: Samples,
+    /// Of this process, for one item: all clients, who had signed before.
+    clients_us: Samples,
 }
 
 impl Figures {
     pub(crate) async fn add(&mut self, pids: &[u32], loads: Vec<Load>, shape: Shape) -> Result<()> {
         let batches: usize = loads.iter().map(|load| load.0.len()).sum();
         let items = count(batches * shape.batch);
-        let cpu_before = cpu::of_processes(pids)?;
+        let own = [std::process::id()];
+        let cpu = || anyhow::Ok((cpu::of_processes(pids)?, cpu::of_processes(&own)?));
+        let before = cpu()?;
         let (seconds, ms) = run(loads).await?;
-        let cpu = cpu::of_processes(pids)? - cpu_before;
+        let after = cpu()?;
+        let us = |time: Duration| time.as_secs_f64() * 1e6 / items;
         self.per_second.push(items / seconds);
-        self.nodes_us.push(cpu.as_secs_f64() * 1e6 / items);
+        self.nodes_us.push(us(after.0 - before.0));
+        self.clients_us.push(us(after.1 - before.1));
         ms.into_iter().for_each(|ms| self.ms.push(ms));
         Ok(())
     }
@@ -125,6 +135,13 @@ fn print(shape: Shape, figures: &[Figures; 3], report: &mut Report) {
         }
         let cpu = |of: &Figures| of.nodes_us.median();
         report.beside(&name("processor of the nodes"), "us", cpu(ours), cpu(etcd));
+        let cpu = |of: &Figures| of.clients_us.median();
+        report.beside(
+            &name("processor of the clients"),
+            "us",
+            cpu(ours),
+            cpu(etcd),
+        );
     }
 }
 
@@ -285,7 +302,7 @@ impl Submissions {
 
 const SYSTEMS: [System; 3] = [System::Etcd, System::Statements, System::Records];
 
-const SHAPES: [Shape; 5] = [
+const SHAPES: [Shape; 6] = [
     Shape {
         name: "1 client",
         clients: 1,
@@ -309,6 +326,12 @@ const SHAPES: [Shape; 5] = [
         clients: 256,
         batch: 1,
         items: 4_000,
+    },
+    Shape {
+        name: "4 clients, batches of 100",
+        clients: 4,
+        batch: 100,
+        items: 8_000,
     },
     Shape {
         name: "16 clients, batches of 100",

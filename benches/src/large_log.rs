@@ -5,6 +5,7 @@ use crate::{
     beside_etcd::{Figures, Shape, statements},
     clinic::Clinic,
     interrupt::Interrupt,
+    process_memory::anonymous_mib,
     report::Report,
     samples::{Samples, count},
 };
@@ -16,7 +17,6 @@ use medanchor_dag::SigningKey;
 use medanchor_node::Folder;
 use medanchor_raft::{Filler, Identity};
 use std::{
-    fs,
     path::Path,
     sync::{Arc, mpsc},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -200,17 +200,6 @@ async fn read(clinic: &Clinic, index: u64) -> Result<()> {
     let leaves: Vec<_> = client.leaves(index, Some(1)).try_collect().await?;
     anyhow::ensure!(leaves.len() == 1, "the leaf is not there");
     Ok(())
-}
-
-/// Memory that a process has of its own, without what it maps from files.
-fn anonymous_mib(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read a process")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.split_ascii_whitespace().next());
-    let kib: usize = kib.context("the process's memory is missing")?.parse()?;
-    Ok(count(kib) / 1024.0)
 }
 
 const SHAPES: [Shape; 2] = [

@@ -23,6 +23,7 @@ mod interrupt;
 mod large_log;
 mod memory;
 mod payload;
+mod process_memory;
 mod receipts;
 mod records;
 mod report;

@@ -3,14 +3,19 @@
 
 use crate::{
     arguments::Arguments,
+    author::{Author, CHUNK_LOG2},
     interrupt::Interrupt,
     payload::{KIB, MIB, payload, size_name},
+    process_memory::anonymous_mib,
     report::Report,
     samples::{Samples, count},
-    storage_commands::{ADD, FETCH, Figures, SERVE, SWARM_KEY},
+    storage_commands::{ADD, FETCH, Figures, GROUP_BYTES, SERVE, SWARM_KEY},
 };
 use anyhow::{Context, Result};
-use medanchor_dag::{Block, BlockStore, Codec, DiskStore, Marks, sha256};
+use medanchor_dag::{
+    Block, BlockStore, Codec, CustodyId, DiskStore, Effort, Marks, StoreError, sha256,
+};
+use medanchor_envelope::{Identity, Suite};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use salsa20::{
     XSalsa20,
@@ -18,10 +23,11 @@ use salsa20::{
 };
 use std::{
     ffi::OsStr,
-    fs,
-    io::{BufRead, BufReader},
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -102,10 +108,22 @@ fn large(
         let fetched = kubo.fetched.median() / ours.fetched.median();
         report.figure("fetched, as a multiple of Kubo", "times", fetched);
     }
-    let floor = floor(arguments.choose(256 * MIB, 16 * MIB))?;
-    report.figure("what the ciphers and the hash alone allow", "MB/s", floor);
+    let size = arguments.choose(256 * MIB, 16 * MIB);
+    report.figure("what sealing alone allows", "MB/s", sealing(size)?);
+    report.figure(
+        "what files and their syncs alone allow",
+        "MB/s",
+        disk(dir, size)?,
+    );
+    let floor = Floor::measure(size)?;
+    report.figure("ciphers and hashes alone, one side", "MB/s", floor.alone);
+    report.figure(
+        "ciphers and hashes alone, both sides at once",
+        "MB/s",
+        floor.together,
+    );
     if let Some(ours) = sides.first() {
-        let share = rate(&ours.fetched).median() / floor * 100.0;
+        let share = rate(&ours.fetched).median() / floor.together * 100.0;
         report.figure("fetched, as a share of that", "%", share);
     }
     fs::remove_file(&input).context("remove the input")
@@ -256,37 +274,127 @@ impl Drop for Server {
     }
 }
 
-/// MB/s that two nodes with a core each could exchange if they did nothing but what they must: cipher and authenticator
-/// of Noise and the cipher of the private network on both sides, and the hash of what is received.
-fn floor(size: usize) -> Result<f64> {
-    let key = UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]);
-    let key = LessSafeKey::new(key.map_err(|_| anyhow::anyhow!("a key of 32 bytes"))?);
-    let nonce = || Nonce::assume_unique_for_key([1; 12]);
-    let mut psk = XSalsa20::new(&[7; 32].into(), &[1; 24].into());
+/// MB/s that one thread seals, with the names of all blocks.
+fn sealing(size: usize) -> Result<f64> {
+    let payload = payload(size);
+    let mut author = Author::new(CustodyId::generate()?, Identity::generate()?.recipient())?;
+    let began = Instant::now();
+    author.seal(payload.as_slice(), Suite::ChaCha20Poly1305, &mut |block| {
+        std::hint::black_box(block);
+        Ok(())
+    })?;
+    Ok(count(size) / 1e6 / began.elapsed().as_secs_f64())
+}
+
+/// MB/s that files as large as sealed chunks take, written and fsynced as the store does it, with nothing else.
+fn disk(dir: &Path, size: usize) -> Result<f64> {
+    let folder = dir.join("files");
+    fs::create_dir(&folder).context("create the folder")?;
+    let bytes = payload(CHUNK_BYTES);
+    let began = Instant::now();
+    for group in 0..size / GROUP_BYTES {
+        std::thread::scope(|scope| {
+            let write = |thread: usize| -> io::Result<()> {
+                let mut files = Vec::new();
+                for number in 0..GROUP_BYTES / CHUNK_BYTES / SYNCS {
+                    let mut file = File::create(folder.join(format!("{group}-{thread}-{number}")))?;
+                    file.write_all(&bytes)?;
+                    files.push(file);
+                }
+                files.iter().try_for_each(File::sync_all)
+            };
+            let threads: Vec<_> = (0..SYNCS)
+                .map(|thread| scope.spawn(move || write(thread)))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+                    .context("write files")
+            })
+        })?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    fs::remove_dir_all(&folder).context("remove the folder")?;
+    Ok(count(size) / 1e6 / seconds)
+}
+
+/// MB/s that two nodes could exchange if they did nothing but what they must: cipher and authenticator of Noise and the
+/// cipher of the private network on both sides, and the hash of what is read from the disk and of what is received.
+struct Floor {
+    /// The slower side, with nothing else on the machine.
+    alone: f64,
+    /// The slower side while the other one works, too, as they do: two threads of one core are not two cores.
+    together: f64,
+}
+
+impl Floor {
+    fn measure(size: usize) -> Result<Self> {
+        let rate = |slower: Duration| count(size) / 1e6 / slower.as_secs_f64();
+        let alone = rate(sends(size)?.max(receives(size)?));
+        let both = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| sends(size));
+            let received = receives(size)?;
+            let sent = sending
+                .join()
+                .map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+            anyhow::Ok(sent.max(received))
+        })?;
+        let together = rate(both);
+        Ok(Self { alone, together })
+    }
+}
+
+fn sends(size: usize) -> Result<Duration> {
+    let (key, mut psk) = ciphers()?;
     let plain = payload(FRAME);
-    let failed = |_| anyhow::anyhow!("a frame cannot be sealed or opened");
-    let seal = |message: &mut Vec<u8>| {
-        let sealed = key.seal_in_place_append_tag(nonce(), Aad::empty(), message);
-        sealed.map_err(failed)
-    };
-    let mut sealed = plain.clone();
-    seal(&mut sealed)?;
-    let (mut sends, mut receives) = (Duration::ZERO, Duration::ZERO);
+    let mut took = Duration::ZERO;
     for _ in 0..size / FRAME {
-        let (mut sent, mut received, mut masked) = (plain.clone(), sealed.clone(), sealed.clone());
+        let mut message = plain.clone();
         let began = Instant::now();
-        seal(&mut sent)?;
-        psk.apply_keystream(&mut sent);
-        sends += began.elapsed();
+        std::hint::black_box(sha256(&message));
+        seal(&key, &mut message)?;
+        psk.apply_keystream(&mut message);
+        took += began.elapsed();
+        std::hint::black_box(message);
+    }
+    Ok(took)
+}
+
+fn receives(size: usize) -> Result<Duration> {
+    let (key, mut psk) = ciphers()?;
+    let mut sealed = payload(FRAME);
+    seal(&key, &mut sealed)?;
+    let mut took = Duration::ZERO;
+    for _ in 0..size / FRAME {
+        let (mut masked, mut received) = (sealed.clone(), sealed.clone());
         let began = Instant::now();
         psk.apply_keystream(&mut masked);
         let opened = key.open_in_place(nonce(), Aad::empty(), &mut received);
-        let hash = sha256(opened.map_err(failed)?);
-        receives += began.elapsed();
-        std::hint::black_box((sent, masked, hash));
+        let opened = opened.map_err(|_| anyhow::anyhow!("a frame cannot be opened"))?;
+        std::hint::black_box(sha256(opened));
+        took += began.elapsed();
+        std::hint::black_box(masked);
     }
-    let slower = sends.max(receives).as_secs_f64();
-    Ok(count(size) / 1e6 / slower)
+    Ok(took)
+}
+
+fn ciphers() -> Result<(LessSafeKey, XSalsa20)> {
+    let key = UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]);
+    let key = key.map_err(|_| anyhow::anyhow!("a key of 32 bytes"))?;
+    Ok((
+        LessSafeKey::new(key),
+        XSalsa20::new(&[7; 32].into(), &[1; 24].into()),
+    ))
+}
+
+fn seal(key: &LessSafeKey, message: &mut Vec<u8>) -> Result<()> {
+    let sealed = key.seal_in_place_append_tag(nonce(), Aad::empty(), message);
+    sealed.map_err(|_| anyhow::anyhow!("a frame cannot be sealed"))
+}
+
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([1; 12])
 }
 
 /// Many small blocks: how fast they are stored, whether a put and a start are slower when there are many, and a
@@ -300,6 +408,7 @@ fn small(
     let many = arguments.choose(1_000_000_usize, 20_000);
     let (records, group) = (arguments.choose(100_000_usize, 5_000), 256);
     report.begin("storage", "blocks of 1 KiB, each put fsynced");
+    let before = anonymous_mib(std::process::id())?;
     let folder = dir.join("small");
     let store = DiskStore::open(&folder).context("open a store")?;
     let put = |from: usize, number: usize| -> Result<f64> {
@@ -322,9 +431,8 @@ fn small(
         Ok(samples)
     };
     let empty = alone(0)?;
-    let seconds = put(1000, records)?;
-    let rate = count(records) / seconds;
-    let name = format!("{records} blocks, {group} together");
+    let rate = store_records(&store, records, group, interrupt)?;
+    let name = format!("{records} records, {group} together");
     report.figure(&name, "per s", rate);
     report.figure(
         "that, as a multiple of rust-ipfs's 1942",
@@ -332,7 +440,7 @@ fn small(
         rate / 1942.0,
     );
     interrupt.check()?;
-    put(1000 + records, many.saturating_sub(records))?;
+    put(1000, many)?;
     interrupt.check()?;
     let full = alone(10_000_000)?;
     report.latency("one block alone, empty store", &empty);
@@ -342,6 +450,8 @@ fn small(
         "times",
         full.percentile(50) / empty.percentile(50),
     );
+    let own = anonymous_mib(std::process::id())? - before;
+    report.figure(&format!("memory with {many} blocks"), "MiB", own);
     drop(store);
     let mut opened = Samples::default();
     for _ in 0..3 {
@@ -352,9 +462,10 @@ fn small(
     }
     report.median(&format!("start with {many} blocks"), "s", &opened);
     let store = DiskStore::open(&folder).context("open a store")?;
+    let times = arguments.choose(200_000, 20_000);
     // The first reads also fill the caches.
-    drop(reads(&store, many)?);
-    let quiet = reads(&store, many)?;
+    drop(reads(&store, many, times)?);
+    let quiet = reads(&store, many, times)?;
     let p99 = |samples: &Samples| samples.percentile(99) * 1000.0;
     report.figure("read of a block, p99", "us", p99(&quiet));
     // All are needed: a cycle looks at each and removes none.
@@ -362,37 +473,63 @@ fn small(
     for number in 1000..many + 1000 {
         marks.mark(&store, block(number)?.cid())?;
     }
-    let collecting = std::sync::atomic::AtomicBool::new(true);
-    let busy = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while collecting.load(std::sync::atomic::Ordering::Relaxed) {
-                let mut after = None;
-                while let Ok(done) = store.collect(after.as_ref(), 256, &marks) {
-                    after = done.last;
-                    let goes_on = collecting.load(std::sync::atomic::Ordering::Relaxed);
-                    if after.is_none() || !goes_on {
-                        break;
-                    }
-                }
+    let collecting = AtomicBool::new(true);
+    let (busy, steps) = std::thread::scope(|scope| {
+        // As a node collects, without an end.
+        let collector = scope.spawn(|| {
+            let (mut after, mut steps) = (None, 0);
+            while collecting.load(Ordering::Relaxed) {
+                let effort = Effort::begin();
+                after = store.collect(after.as_ref(), 256, &marks)?.last;
+                std::thread::sleep(effort.rest());
+                steps += 1;
             }
+            Ok::<_, StoreError>(steps)
         });
-        let busy = reads(&store, many);
-        collecting.store(false, std::sync::atomic::Ordering::Relaxed);
-        busy
+        let busy = reads(&store, many, times);
+        collecting.store(false, Ordering::Relaxed);
+        let steps = collector
+            .join()
+            .map_err(|_| anyhow::anyhow!("the collection panicked"))?;
+        anyhow::Ok((busy?, steps?))
     })?;
-    report.figure(
-        "read of a block while all are looked at, p99",
-        "us",
-        p99(&busy),
-    );
+    report.figure("steps of a collection, meanwhile", "", count(steps));
+    report.figure("read of a block during a collection, p99", "us", p99(&busy));
     let ratio = p99(&busy) / p99(&quiet);
     report.figure("that, as a multiple", "times", ratio);
     Ok(())
 }
 
-fn reads(store: &DiskStore, many: usize) -> Result<Samples> {
+/// Records of 1 KiB stored per second, each its own block and that of its wrap. They were sealed before.
+fn store_records(
+    store: &DiskStore,
+    records: usize,
+    group: usize,
+    interrupt: &Interrupt,
+) -> Result<f64> {
+    let mut author = Author::new(CustodyId::generate()?, Identity::generate()?.recipient())?;
+    let payload = payload(KIB);
+    let (mut left, mut took) = (records, Duration::ZERO);
+    while left > 0 {
+        interrupt.check()?;
+        let sealed = (0..group.min(left)).map(|_| {
+            let none = &mut |_| Err(io::Error::other("a small payload is inside its record"));
+            let sealed = author.seal(payload.as_slice(), Suite::ChaCha20Poly1305, none)?;
+            anyhow::Ok(sealed.blocks())
+        });
+        let blocks: Vec<[Block; 2]> = sealed.collect::<Result<_>>()?;
+        left -= blocks.len();
+        let blocks = blocks.concat();
+        let began = Instant::now();
+        store.put(&blocks)?;
+        took += began.elapsed();
+    }
+    Ok(count(records) / took.as_secs_f64())
+}
+
+fn reads(store: &DiskStore, many: usize, times: usize) -> Result<Samples> {
     let mut samples = Samples::default();
-    for read in 0..READS {
+    for read in 0..times {
         // Spread over all of them, in no order of theirs.
         let number = 1000 + read.wrapping_mul(7_919_993) % many;
         let cid = *block(number)?.cid();
@@ -416,6 +553,8 @@ fn count_u64(items: usize) -> u64 {
     u64::try_from(items).unwrap_or(u64::MAX)
 }
 
+const CHUNK_BYTES: usize = 1 << CHUNK_LOG2;
+/// How many fsyncs the store runs at once.
+const SYNCS: usize = 8;
 /// As much as Noise puts into one message.
 const FRAME: usize = 64 * KIB - KIB;
-const READS: usize = 4000;

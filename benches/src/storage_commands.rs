@@ -1,6 +1,6 @@
 //! Our side of the benchmark `storage`: each a process of its own, as Kubo's are.
 
-use crate::author::Author;
+use crate::{author::Author, process_memory::peak_mib};
 use anyhow::{Context, Result};
 use medanchor_dag::{Block, BlockStore, Cid, CustodyId, DiskStore};
 use medanchor_envelope::{Identity, Suite};
@@ -8,10 +8,11 @@ use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
+    iter,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Instant,
 };
@@ -56,19 +57,24 @@ pub(crate) fn run(name: &str, mut arguments: impl Iterator<Item = OsString>) -> 
     }
 }
 
-/// Seals on one thread and stores on another.
+/// Seals on one thread and stores on others: while one waits for the disk, another writes.
 fn add(folder: &Path, input: &Path) -> Result<()> {
     let store = DiskStore::open(folder).context("open the store")?;
     let custody = Identity::generate()?.recipient();
     let mut author = Author::new(CustodyId::generate()?, custody)?;
     let input = File::open(input).context("open the input")?;
     let began = Instant::now();
-    let (sender, receiver) = mpsc::sync_channel::<Vec<Block>>(2);
+    let (sender, receiver) = mpsc::sync_channel::<Vec<Block>>(1);
+    let receiver = Arc::new(Mutex::new(receiver));
     let roots = thread::scope(|scope| {
-        let storing = scope.spawn(move || {
-            let mut groups = receiver.into_iter();
-            groups.try_for_each(|group| store.put(&group))
-        });
+        let storing: Vec<_> = (0..STORING)
+            .map(|_| {
+                let (store, receiver) = (&store, Arc::clone(&receiver));
+                scope.spawn(move || groups(&receiver).try_for_each(|group| store.put(&group)))
+            })
+            .collect();
+        // It ends with those that store, so that nobody waits for them then.
+        drop(receiver);
         let mut group = Group::default();
         let sealed = author.seal(input, Suite::ChaCha20Poly1305, &mut |block| {
             let gone = |_| io::Error::other("the store failed");
@@ -81,14 +87,23 @@ fn add(folder: &Path, input: &Path) -> Result<()> {
         group.blocks.extend(roots);
         let last = sender.send(group.blocks);
         drop(sender);
-        let stored = storing
-            .join()
-            .map_err(|_| anyhow::anyhow!("the store panicked"))?;
-        stored.context("store the blocks")?;
+        for thread in storing {
+            let stored = thread.join();
+            let stored = stored.map_err(|_| anyhow::anyhow!("the store panicked"))?;
+            stored.context("store the blocks")?;
+        }
         last.context("store the last blocks")?;
         anyhow::Ok(names)
     })?;
     say(began, roots.join(","))
+}
+
+/// What is to be stored, for one of several that share it.
+fn groups(receiver: &Mutex<mpsc::Receiver<Vec<Block>>>) -> impl Iterator<Item = Vec<Block>> {
+    iter::from_fn(|| {
+        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().ok()
+    })
 }
 
 async fn serve(folder: &Path) -> Result<()> {
@@ -141,20 +156,11 @@ fn config(seed: &[u8; 32], peers: Vec<PeerAddress>) -> Result<PeerConfig> {
 fn say(began: Instant, cid: String) -> Result<()> {
     let figures = Figures {
         seconds: began.elapsed().as_secs_f64(),
-        peak_kib: peak_kib()?,
+        peak_kib: peak_mib(std::process::id())? * 1024.0,
         cid,
     };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
-}
-
-/// The most memory that this process had (`VmHWM`).
-fn peak_kib() -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status").context("read the process's memory")?;
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.context("the process's memory is missing")?.parse()?)
 }
 
 /// Blocks that share their syncs.
@@ -177,7 +183,9 @@ impl Group {
 }
 
 /// As a node stores what is uploaded.
-const GROUP_BYTES: usize = 16 << 20;
+pub(crate) const GROUP_BYTES: usize = 8 << 20;
+/// A node stores more uploads than that at a time.
+const STORING: usize = 3;
 const SERVER: [u8; 32] = [1; 32];
 const FETCHER: [u8; 32] = [2; 32];
 /// Of the private network in which both are, and Kubo's two.

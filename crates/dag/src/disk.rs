@@ -15,6 +15,7 @@
 mod collect;
 mod device;
 mod digest_set;
+mod effort;
 mod files;
 mod group;
 mod index;
@@ -36,6 +37,7 @@ use std::{
 };
 
 pub use collect::{Collected, Marks};
+pub use effort::Effort;
 pub use index::Figures;
 pub use recent::Lease;
 pub use scrub::{ScrubProgress, ScrubStep};

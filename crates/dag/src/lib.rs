@@ -32,7 +32,9 @@ pub use cid::Cid;
 pub use class::{Class, ClassError};
 pub use did::{Did, DidError, Signature, SignatureError, SigningKey, sha256};
 #[cfg(feature = "disk")]
-pub use disk::{Collected, DiskStore, Figures, Lease, Marks, OpenError, ScrubProgress, ScrubStep};
+pub use disk::{
+    Collected, DiskStore, Effort, Figures, Lease, Marks, OpenError, ScrubProgress, ScrubStep,
+};
 pub use export::{ExportError, chunk_cids, export, export_blocks, fetch_chunk, named_chunks};
 pub use header::HeaderFields;
 pub use id::{CustodyId, Hash, IdError, StreamId};

@@ -108,7 +108,7 @@ async fn read_body<R: AsyncRead + Unpin>(
     let mut filled = 0;
     while filled < size {
         if filled == bytes.len() {
-            bytes.resize(size.min(2 * filled), 0);
+            bytes.resize(size.min(GROWTH * filled), 0);
         }
         let rest = bytes.get_mut(filled..).unwrap_or_default();
         let read = in_time(silence, stream.read(rest)).await?;
@@ -159,6 +159,8 @@ const MAX_LISTED: usize = 1 << 16;
 const WANTLIST: u32 = 1;
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
 const FIRST_BUFFER_BYTES: usize = 64 << 10;
+/// A block is copied at most once, and whoever has sent so little does not get more.
+const GROWTH: usize = 16;
 
 #[cfg(test)]
 mod tests {

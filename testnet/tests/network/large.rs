@@ -31,6 +31,33 @@ fn large_file_over_a_slow_link_is_waited_for_and_is_held_where_it_must_be() {
     assert_eq!(having, &holders | &BTreeSet::from([first]));
 }
 
+/// It is larger than what a process may have, so that none can have it whole.
+#[test]
+fn file_that_is_larger_than_the_memory_allowed_is_put_and_got() {
+    let stage = Stage::start(3);
+    put_and_get(&stage, MAX_BYTES + (64 << 20));
+}
+
+#[test]
+fn folder_of_thousands_of_files_takes_little_memory() {
+    let stage = Stage::start(3);
+    let device = stage.device("gateway");
+    let folder = stage.path("ward7");
+    for number in 0..FILES {
+        let sub = folder.join((number % 7).to_string());
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let put = device.command(put_arguments(&folder, &stage.custody));
+    let (put, peak) = run_and_measure(put);
+    assert_eq!(put["stored"].as_u64(), Some(FILES), "{put}");
+    eprintln!(
+        "{FILES} files: put took at most {} MiB of memory",
+        peak >> 20
+    );
+    assert!(peak < MAX_BYTES, "{} MiB", peak >> 20);
+}
+
 /// `MEDANCHOR_LARGE_MIB=4096 cargo test -p medanchor-testnet --test network large -- --ignored --nocapture`
 #[test]
 #[ignore = "many GB, on demand"]
@@ -167,4 +194,5 @@ fn trickle(mut from: TcpStream, mut to: TcpStream, bytes_per_second: u64) {
 
 /// 64 MiB take longer than a call lasts.
 const SLOW_BYTES_PER_SECOND: u64 = 1_600_000;
+const FILES: u64 = 2000;
 const MAX_BYTES: u64 = 256 << 20;

@@ -62,16 +62,18 @@ impl Files {
 
     /// The file's bytes, not checked; at most one more than a block may have.
     pub(super) fn read(&self, digest: &[u8; 32], cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
-        let file = match File::open(self.path(digest)) {
+        let mut file = match File::open(self.path(digest)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.device.explain(error)),
         };
-        let limit = u64::try_from(MAX_BLOCK_BYTES).unwrap_or(u64::MAX);
-        let mut bytes = Vec::new();
+        let length = file
+            .metadata()
+            .map_err(|error| self.device.explain(error))?;
+        let length = usize::try_from(length.len()).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length.min(MAX_BLOCK_BYTES + 1)];
         // A sector that cannot be read is a corrupt block: it is repaired by writing it anew.
-        file.take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)
+        file.read_exact(&mut bytes)
             .map_err(|_| StoreError::Corrupt(*cid))?;
         Ok(Some(bytes))
     }
