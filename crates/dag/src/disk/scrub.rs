@@ -12,6 +12,9 @@ pub struct ScrubProgress {
     pub passes: u64,
     /// When the last of them ended, unix ms; 0: none has.
     pub ended_at_unix_ms: u64,
+    /// When the pass began in which all blocks were read last, unix ms. Whatever came later was hashed when it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_since_unix_ms: Option<u64>,
     /// When the pass that is under way began, unix ms; 0: none is.
     pub began_at_unix_ms: u64,
     /// What it is at.
@@ -41,6 +44,7 @@ impl ScrubProgress {
         *self = Self {
             passes: self.passes,
             ended_at_unix_ms: self.ended_at_unix_ms,
+            read_since_unix_ms: self.read_since_unix_ms,
             began_at_unix_ms: now_unix_ms,
             ..Self::default()
         };
@@ -48,6 +52,9 @@ impl ScrubProgress {
 
     /// Goes on to another step.
     pub fn enter(&mut self, step: ScrubStep) {
+        if step == ScrubStep::Records {
+            self.read_since_unix_ms = Some(self.began_at_unix_ms);
+        }
         self.step = step;
         self.after.clear();
     }

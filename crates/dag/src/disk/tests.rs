@@ -402,6 +402,7 @@ fn progress_of_a_scrub_survives_a_restart() {
     drop(store);
     let store = open(&folder);
     assert_eq!(store.scrub_progress().unwrap(), progress);
+    progress.enter(ScrubStep::Records);
     progress.end(9);
     let ended = (
         progress.passes,
@@ -409,8 +410,26 @@ fn progress_of_a_scrub_survives_a_restart() {
         progress.ended_at_unix_ms,
     );
     assert_eq!(ended, (1, 0, 9));
+    store.save_scrub_progress(&progress).unwrap();
+    assert_eq!(store.scrub_progress().unwrap(), progress);
     store.index.save_progress(b"not this").unwrap();
     assert_eq!(store.scrub_progress().unwrap(), ScrubProgress::default());
+}
+
+#[test]
+fn scrub_says_since_when_all_blocks_were_read_only_when_it_has_read_all() {
+    let mut progress = ScrubProgress::default();
+    let mut seen = Vec::new();
+    for began in [5, 20] {
+        progress.begin(began);
+        seen.push(progress.read_since_unix_ms);
+        progress.enter(ScrubStep::Records);
+        seen.push(progress.read_since_unix_ms);
+        progress.end(began + 4);
+        seen.push(progress.read_since_unix_ms);
+    }
+    let expected = [None, Some(5), Some(5), Some(5), Some(20), Some(20)];
+    assert_eq!(seen, expected);
 }
 
 #[test]
