@@ -122,6 +122,24 @@ async fn dags_of_small_and_of_large_blocks_are_fetched_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dag_is_fetched_no_faster_than_asked_for() {
+    let blocks = dag(20, 4 << 10);
+    let own = Arc::new(MemoryStore::default());
+    let (_provider, fetcher) = pair(store_of(&blocks), Arc::clone(&own) as _).await;
+    let bytes = size(&blocks).bytes;
+    let began = Instant::now();
+    let root = *blocks[0].cid();
+    let fetched = fetcher.fetch_dag_at(&[root], 2 * bytes).await.unwrap();
+    // It may take longer on a slow machine, and on none less.
+    assert!(began.elapsed() >= Duration::from_millis(499));
+    assert_eq!(fetched, size(&blocks));
+    assert!(holds(&own, &blocks));
+    // What is here already takes no time.
+    let again = fetcher.fetch_dag_at(&[root], 1).await.unwrap();
+    assert_eq!(again, Fetched::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dags_are_fetched_from_two_providers() {
     for blocks in [dag(2000, 4 << 10), dag(64, 1 << 20)] {
         let stores = [store_of(&blocks), store_of(&blocks)];
