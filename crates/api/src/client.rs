@@ -23,7 +23,7 @@ use futures::{
 use medanchor_anchor::{
     ConsentEntry, LeafIndex, PolicyChain, PrincipalKind, Receipt, SignedStatement, Strength,
 };
-use medanchor_dag::{Block, Cid, CustodyId, Did, StreamId};
+use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, StreamId};
 use std::{
     fmt,
     future::Future,
@@ -613,19 +613,27 @@ impl Client {
         .await
     }
 
-    /// Has the node that answers read a record on its own disk. Use [`Client::only`] to choose the node.
+    /// Has the node that answers read a record on its own disk, or only look for its raw blocks. Use [`Client::only`]
+    /// to choose the node.
     ///
     /// # Errors
     ///
     /// [`ClientError::NotFound`] when that node's log holds no such record.
-    pub async fn check_record(&self, record: &Cid) -> Result<RecordCheck, ClientError> {
+    pub async fn check_record(
+        &self,
+        record: &Cid,
+        raw: RawBlocks,
+    ) -> Result<RecordCheck, ClientError> {
         let request = registry_pb::CheckRecordRequest {
             record: record.to_bytes(),
+            look: raw == RawBlocks::Look,
         };
-        let parse = |response| Ok(RecordCheck::from(response));
-        self.call(&request, CHECK_DEADLINE, parse, |channel, request| async {
-            registry_client(channel).check_record(request).await
-        })
+        self.call(
+            &request,
+            CHECK_DEADLINE,
+            RecordCheck::try_from,
+            |channel, request| async { registry_client(channel).check_record(request).await },
+        )
         .await
     }
 

@@ -29,8 +29,8 @@ pub use hold::HoldCall;
 pub use log::{LeafEntry, LeafName, ReceiptOf, Submit, Submitted};
 pub use log_reader::{LogReadError, LogReader};
 pub use registry::{
-    Alarm, AnchoredRecord, Collected, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
-    Members, NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed, StreamHead,
+    Alarm, AnchoredRecord, BelowTarget, Collected, ListedCustody, ListedMember, ListedPrincipal,
+    MAX_ROWS, Members, NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed, StreamHead,
     consents_asked_for, custody_kind, custody_kind_name, principal_kind, principal_kind_name,
     record_asked_for, record_to_check, standing_name, stream_asked_for,
 };

@@ -2,7 +2,7 @@ use crate::{AsOf, ConvertError, convert, pb::registry as pb};
 use medanchor_anchor::{
     Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, Placement, PrincipalKind, Status,
 };
-use medanchor_dag::{Cid, CustodyId, Did, StreamId, from_canonical, to_canonical};
+use medanchor_dag::{Cid, CustodyId, Did, RawBlocks, StreamId, from_canonical, to_canonical};
 
 /// The most rows in one answer of a list.
 pub const MAX_ROWS: u32 = 1000;
@@ -156,18 +156,18 @@ pub struct NodeStatus {
     pub alarms: Vec<Alarm>,
 }
 
-/// What a node has of a record, after it has read it on its own disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node has of a record, after it has read it on its own disk, or looked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordCheck {
     /// Whether this node said in the log that it holds it.
     pub holder: bool,
     /// Blocks of it that are there and good.
     pub blocks: u64,
-    /// Bytes in them.
+    /// Bytes in those that were read.
     pub size_bytes: u64,
     /// Blocks of it that are bad or not there, as far as they are known. 0: it is there, whole.
     pub missing: u64,
-    /// When they were read.
+    /// When they were read, or looked for.
     pub checked_at_unix_ms: u64,
     /// How many nodes of this network are to hold it.
     pub copies: u32,
@@ -175,6 +175,12 @@ pub struct RecordCheck {
     pub tree_size: u64,
     /// Whether this node is about to fetch it.
     pub to_fetch: bool,
+    /// Whether this node is about to give it back.
+    pub to_give_back: bool,
+    /// Since then every block of it that is there was read and found good, or came and was hashed; 0: not known.
+    pub verified_since_unix_ms: u64,
+    /// Short names of the members that said in the log that they hold it.
+    pub holders: Vec<String>,
 }
 
 /// How far a node has come with reading all its blocks again.
@@ -208,14 +214,20 @@ pub struct Collected {
 /// What a node found when it last looked at all records, and what it moved since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Replicated {
-    /// When it ended; 0: there was none yet.
+    /// When it ended; 0: there was none yet under the rules and with the members of now.
     pub looked_at_unix_ms: u64,
-    /// Records with fewer copies than they are to have on nodes that are there.
+    /// Records that it looked at: all that are anchored.
+    pub records: u64,
+    /// Records with fewer copies than they are to have on nodes that it reached then.
     pub below_target: u64,
-    /// Of these the one that was anchored first, and when, unix ms.
-    pub oldest_below_target: Option<(Cid, u64)>,
+    /// Of these the one that is so for longest.
+    pub oldest_below_target: Option<BelowTarget>,
+    /// Of those below target: they have enough copies when nodes come back that are away, and not yet given up.
+    pub awaited: u64,
     /// Records that this node is to fetch.
     pub to_fetch: u64,
+    /// Bytes of their payloads.
+    pub bytes_to_fetch: u64,
     /// Records that this node is to give back.
     pub to_give_back: u64,
     /// Records that it has fetched.
@@ -224,6 +236,17 @@ pub struct Replicated {
     pub fetched_bytes: u64,
     /// Records that it has given back.
     pub given_back: u64,
+}
+
+/// A record with fewer copies than it is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BelowTarget {
+    /// The record.
+    pub record: Cid,
+    /// When it was anchored.
+    pub anchored_at_unix_ms: u64,
+    /// Since when that is so, as a node saw it.
+    pub since_unix_ms: u64,
 }
 
 /// Evidence that somebody lies, until an operator has seen it.
@@ -487,18 +510,32 @@ pub fn record_asked_for(request: &pb::GetRecordRequest) -> Result<Cid, ConvertEr
     convert::cid("record", &request.record)
 }
 
-/// The record that is to be checked.
+/// The record that is to be checked, and how.
 ///
 /// # Errors
 ///
 /// [`ConvertError`] when the CID is malformed.
-pub fn record_to_check(request: &pb::CheckRecordRequest) -> Result<Cid, ConvertError> {
-    convert::cid("record", &request.record)
+pub fn record_to_check(request: &pb::CheckRecordRequest) -> Result<(Cid, RawBlocks), ConvertError> {
+    let how = match request.look {
+        true => RawBlocks::Look,
+        false => RawBlocks::Read,
+    };
+    Ok((convert::cid("record", &request.record)?, how))
 }
 
-impl From<pb::CheckRecordResponse> for RecordCheck {
-    fn from(check: pb::CheckRecordResponse) -> Self {
-        Self {
+impl TryFrom<pb::CheckRecordResponse> for RecordCheck {
+    type Error = ConvertError;
+
+    fn try_from(check: pb::CheckRecordResponse) -> Result<Self, ConvertError> {
+        if check.holders.len() > MAX_HOLDERS {
+            return Err(ConvertError::TooMany {
+                field: "holders",
+                limit: MAX_HOLDERS,
+            });
+        }
+        let holders = check.holders.into_iter();
+        let holders = holders.map(|name| convert::text("holders", name, MAX_NAME_BYTES));
+        Ok(Self {
             holder: check.holder,
             blocks: check.blocks,
             size_bytes: check.size_bytes,
@@ -507,7 +544,10 @@ impl From<pb::CheckRecordResponse> for RecordCheck {
             copies: check.copies,
             tree_size: check.tree_size,
             to_fetch: check.to_fetch,
-        }
+            to_give_back: check.to_give_back,
+            verified_since_unix_ms: check.verified_since_unix_ms,
+            holders: holders.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -522,6 +562,9 @@ impl From<RecordCheck> for pb::CheckRecordResponse {
             copies: check.copies,
             tree_size: check.tree_size,
             to_fetch: check.to_fetch,
+            to_give_back: check.to_give_back,
+            verified_since_unix_ms: check.verified_since_unix_ms,
+            holders: check.holders,
         }
     }
 }
@@ -734,14 +777,21 @@ impl TryFrom<pb::Replication> for Replicated {
             [] => None,
             bytes => {
                 let record = convert::cid("oldest_below_target", bytes)?;
-                Some((record, found.oldest_at_unix_ms))
+                Some(BelowTarget {
+                    record,
+                    anchored_at_unix_ms: found.oldest_at_unix_ms,
+                    since_unix_ms: found.oldest_since_unix_ms,
+                })
             }
         };
         Ok(Self {
             looked_at_unix_ms: found.looked_at_unix_ms,
+            records: found.records,
             below_target: found.below_target,
             oldest_below_target: oldest,
+            awaited: found.awaited,
             to_fetch: found.to_fetch,
+            bytes_to_fetch: found.bytes_to_fetch,
             to_give_back: found.to_give_back,
             fetched: found.fetched,
             fetched_bytes: found.fetched_bytes,
@@ -755,12 +805,16 @@ impl From<Replicated> for pb::Replication {
         let oldest = found.oldest_below_target;
         Self {
             looked_at_unix_ms: found.looked_at_unix_ms,
+            records: found.records,
             below_target: found.below_target,
             oldest_below_target: oldest
-                .map(|(record, _)| record.to_bytes())
+                .map(|oldest| oldest.record.to_bytes())
                 .unwrap_or_default(),
-            oldest_at_unix_ms: oldest.map_or(0, |(_, at)| at),
+            oldest_at_unix_ms: oldest.map_or(0, |oldest| oldest.anchored_at_unix_ms),
+            oldest_since_unix_ms: oldest.map_or(0, |oldest| oldest.since_unix_ms),
+            awaited: found.awaited,
             to_fetch: found.to_fetch,
+            bytes_to_fetch: found.bytes_to_fetch,
             to_give_back: found.to_give_back,
             fetched: found.fetched,
             fetched_bytes: found.fetched_bytes,

@@ -3,9 +3,9 @@
 
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, Collected, CreateKey, CreatedKey, Decision, Get, LeafEntry,
-    ListedCustody, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, Replicated, Scrubbed,
-    Submit, Submitted, access_request, consents_asked_for, has_cids,
+    Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
+    LeafEntry, ListedCustody, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, RecordCheck,
+    Replicated, Scrubbed, Submit, Submitted, access_request, consents_asked_for, has_cids,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -236,8 +236,15 @@ fn status_is_read_back_as_it_was_sent() {
         },
         replication: Replicated {
             looked_at_unix_ms: 18,
+            records: 26,
             below_target: 19,
-            oldest_below_target: Some((*valid_block().cid(), 20)),
+            oldest_below_target: Some(BelowTarget {
+                record: *valid_block().cid(),
+                anchored_at_unix_ms: 20,
+                since_unix_ms: 27,
+            }),
+            awaited: 28,
+            bytes_to_fetch: 29,
             to_fetch: 21,
             to_give_back: 22,
             fetched: 23,
@@ -260,6 +267,27 @@ fn status_is_read_back_as_it_was_sent() {
     };
     let sent = registry::StatusResponse::from(status.clone());
     assert_eq!(NodeStatus::try_from(sent).unwrap(), status);
+}
+
+#[test]
+fn record_check_is_read_back_as_it_was_sent() {
+    let check = RecordCheck {
+        holder: true,
+        blocks: 1,
+        size_bytes: 2,
+        missing: 3,
+        checked_at_unix_ms: 4,
+        copies: 5,
+        tree_size: 6,
+        to_fetch: false,
+        to_give_back: true,
+        verified_since_unix_ms: 7,
+        holders: vec!["a".to_owned(), "b".to_owned()],
+    };
+    let mut sent = registry::CheckRecordResponse::from(check.clone());
+    assert_eq!(RecordCheck::try_from(sent.clone()).unwrap(), check);
+    sent.holders = vec!["a".to_owned(); 65];
+    assert!(RecordCheck::try_from(sent).is_err());
 }
 
 #[test]

@@ -70,11 +70,14 @@ pub(crate) enum Command {
     /// For those who speak for a member.
     #[command(subcommand)]
     Admin(AdminCommand),
-    /// How the nodes are, or one record: every node reads it on its own disk. Ends with 4 if there are alarms or missing
-    /// blocks, or too few whole copies of the record.
+    /// How the nodes and all records are, or where one record is. Ends with 4 if a record has too few copies that are
+    /// there now, a member's node is away, blocks are missing, or there are alarms.
     Status {
         /// The record's CID.
         record: Option<Cid>,
+        /// Have every node read all of the record on its own disk now.
+        #[arg(long, requires = "record")]
+        read: bool,
     },
 }
 
@@ -814,6 +817,7 @@ mod tests {
             "admin placement set draft --wait committed".to_owned(),
             "--home /tmp/x --json status".to_owned(),
             "--node hospital-b status".to_owned(),
+            format!("status {CID} --read"),
         ] {
             let words = std::iter::once("medanchor").chain(line.split(' '));
             let parsed = Arguments::try_parse_from(words);
@@ -851,6 +855,7 @@ mod tests {
             "log show -1",
             "log monitor --every 0",
             "log fsck --ca ca.pem",
+            "status --read",
             "admin witness draft-addition w.example+0a0b0c0d+BAAA --url http://w.example --quorum 4 -o draft",
         ] {
             let words = std::iter::once("medanchor").chain(line.split_whitespace());

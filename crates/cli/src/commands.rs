@@ -176,10 +176,11 @@ async fn execute_with_nodes(
         Command::Admin(AdminCommand::Member(command)) => member(session, command).await?,
         Command::Admin(AdminCommand::Witness(command)) => witness(session, command).await?,
         Command::Admin(AdminCommand::Placement(command)) => placement(session, command).await?,
-        Command::Status { record: None } => Box::new(operations::status(session).await?),
+        Command::Status { record: None, .. } => Box::new(operations::status(session).await?),
         Command::Status {
             record: Some(record),
-        } => Box::new(operations::status_of_record(session, record).await?),
+            read,
+        } => Box::new(operations::status_of_record(session, record, *read).await?),
         Command::Key(_) | Command::Verify(_) | Command::Accuse(_) | Command::Log(_) => {
             anyhow::bail!("the command is not one of nodes' services")
         }

@@ -104,9 +104,9 @@ pub use selection::{Moment, MomentError, Selection};
 pub use send::Stored;
 pub use session::{Said, Session};
 pub use status::{
-    AlarmRow, CollectionRow, NodeRow, NodeState, ReplicationRow, ScrubRow, StatusReport,
+    AlarmRow, CollectionRow, NodeRow, NodeState, RecordsRow, ReplicationRow, ScrubRow, StatusReport,
 };
-pub use status_record::{RecordCopy, RecordStatus};
+pub use status_record::{Doing, RecordCopy, RecordStatus};
 pub use throttle::{Rate, RateError};
 pub use verify::Verified;
 pub use wait::{Recorded, Wait};

@@ -2,15 +2,18 @@ use crate::{Session, clock};
 use anyhow::{Context, Result};
 use medanchor_api::{Alarm, ClientError, Collected, NodeStatus, Replicated, Scrubbed};
 use serde::Serialize;
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// What the nodes say of themselves; the fields at the top are of the first node that answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
-    /// Whether no node has an alarm, and none that answers lacks a block or knows of a record with too few copies.
+    /// Whether all is known to be well: every member's node answers, reaches all others, has looked at all records and
+    /// knows of none with too few copies; none lacks a block or has an alarm.
     pub ok: bool,
     /// The network's name.
     pub origin: String,
+    /// All records together; `None` while no node that reaches a majority has looked at them.
+    pub records: Option<RecordsRow>,
     /// That node.
     #[serde(flatten)]
     pub first: NodeRow,
@@ -32,7 +35,28 @@ pub enum NodeState {
         node: String,
         /// Why.
         error: String,
+        /// Whether it is a member's, as the others say.
+        member: bool,
     },
+}
+
+/// All records together, as the nodes last saw them. Where they differ it is the worst.
+#[derive(Clone, Debug, Serialize)]
+pub struct RecordsRow {
+    /// When all of them had looked.
+    pub looked_at: Option<String>,
+    /// Records in the log.
+    pub anchored: u64,
+    /// Those with as many copies as they are to have.
+    pub at_target: u64,
+    /// Those with fewer.
+    pub below_target: u64,
+    /// Of these the one that is so for longest.
+    pub oldest_below_target: Option<String>,
+    /// Since when.
+    pub oldest_below_since: Option<String>,
+    /// Bytes of the payloads of records that nodes are to fetch, for each node.
+    pub bytes_to_fetch: u64,
 }
 
 /// What a node says of itself.
@@ -72,6 +96,10 @@ pub struct NodeRow {
     pub replication: ReplicationRow,
     /// Nodes that its private swarm reaches.
     pub swarm_peers: Vec<String>,
+    /// Members' nodes that it does not reach.
+    pub away: Vec<String>,
+    /// Whether it reaches no majority of the members: what it says of records may be old.
+    pub cut_off: bool,
     /// Alarms there that nobody has acknowledged.
     pub alarms: Vec<AlarmRow>,
 }
@@ -109,14 +137,22 @@ pub struct CollectionRow {
 pub struct ReplicationRow {
     /// When it looked.
     pub looked_at: Option<String>,
-    /// Records with fewer copies than they are to have on nodes that are there.
+    /// Records that it looked at.
+    pub records: u64,
+    /// Records with fewer copies than they are to have on nodes that it reached then.
     pub below_target: u64,
-    /// Of these the one that was anchored first.
+    /// Of these the one that is so for longest.
     pub oldest_below_target: Option<String>,
+    /// Since when, as this node saw it.
+    pub oldest_below_since: Option<String>,
     /// When it was anchored.
     pub oldest_at: Option<String>,
+    /// Of those below target: they have enough copies when nodes come back that are away, and not yet given up.
+    pub awaited: u64,
     /// Records that this node is to fetch.
     pub to_fetch: u64,
+    /// Bytes of their payloads.
+    pub bytes_to_fetch: u64,
     /// Records that this node is to give back.
     pub to_give_back: u64,
     /// Records that it has fetched.
@@ -153,6 +189,7 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
     let names: Vec<String> = session.client.node_names().map(str::to_owned).collect();
     let asked = names.iter().filter_map(|name| session.client.only(name));
     let answers = futures::future::join_all(asked.map(async |node| node.status().await)).await;
+    let members = members(&answers);
     let mut origin = None;
     let mut first = None;
     let mut failure: Option<ClientError> = None;
@@ -167,6 +204,7 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
             }
             Err(error) => {
                 nodes.push(NodeState::Down {
+                    member: members.contains(&node),
                     node,
                     error: error.code().to_owned(),
                 });
@@ -179,6 +217,7 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
         (Some(first), Some(origin), _) => Ok(StatusReport {
             ok: nodes.iter().all(NodeState::is_well),
             origin,
+            records: RecordsRow::of(&nodes),
             first,
             nodes,
             policy_warnings: warnings.iter().map(ToString::to_string).collect(),
@@ -188,16 +227,57 @@ pub async fn status(session: &Session) -> Result<StatusReport> {
     }
 }
 
+/// The members' nodes, as the node with the longest log knows them.
+fn members(answers: &[Result<NodeStatus, ClientError>]) -> BTreeSet<String> {
+    let answered = answers.iter().filter_map(|answer| answer.as_ref().ok());
+    let newest = answered.max_by_key(|status| status.tree_size);
+    let others = newest.into_iter().flat_map(|status| &status.peers);
+    others.map(|peer| peer.node.clone()).collect()
+}
+
+impl RecordsRow {
+    fn of(nodes: &[NodeState]) -> Option<Self> {
+        let rows = nodes.iter().filter_map(NodeState::row);
+        let looked = rows.filter(|row| !row.cut_off && row.replication.looked_at.is_some());
+        let looked: Vec<&ReplicationRow> = looked.map(|row| &row.replication).collect();
+        let anchored = looked.iter().map(|found| found.records).max()?;
+        let below_target = looked.iter().map(|found| found.below_target).max()?;
+        let below = looked.iter().filter(|found| found.below_target > 0);
+        let oldest = below.min_by_key(|found| found.oldest_below_since.clone());
+        Some(Self {
+            looked_at: looked
+                .iter()
+                .filter_map(|found| found.looked_at.clone())
+                .min(),
+            anchored,
+            at_target: anchored.saturating_sub(below_target),
+            below_target,
+            oldest_below_target: oldest.and_then(|found| found.oldest_below_target.clone()),
+            oldest_below_since: oldest.and_then(|found| found.oldest_below_since.clone()),
+            bytes_to_fetch: looked.iter().map(|found| found.bytes_to_fetch).sum(),
+        })
+    }
+}
+
 impl NodeState {
-    /// One that does not answer is not known to be unwell.
+    /// Nothing is lost with a node that is no member's.
     fn is_well(&self) -> bool {
         match self {
             Self::Up(row) => {
                 row.alarms.is_empty()
                     && row.blocks_missing == 0
+                    && row.away.is_empty()
+                    && row.replication.looked_at.is_some()
                     && row.replication.below_target == 0
             }
-            Self::Down { .. } => true,
+            Self::Down { member, .. } => !member,
+        }
+    }
+
+    fn row(&self) -> Option<&NodeRow> {
+        match self {
+            Self::Up(row) => Some(row),
+            Self::Down { .. } => None,
         }
     }
 
@@ -211,7 +291,9 @@ impl NodeState {
 
 impl From<NodeStatus> for NodeRow {
     fn from(status: NodeStatus) -> Self {
-        let reached = status.peers.into_iter().filter(|peer| peer.swarm_connected);
+        let members = status.peers.len() + 1;
+        let peers = status.peers.into_iter();
+        let (reached, away): (Vec<_>, Vec<_>) = peers.partition(|peer| peer.swarm_connected);
         Self {
             node: status.node,
             did: status.did.to_string(),
@@ -229,7 +311,9 @@ impl From<NodeStatus> for NodeRow {
             scrub: status.scrub.into(),
             collection: status.collection.into(),
             replication: status.replication.into(),
-            swarm_peers: reached.map(|peer| peer.node).collect(),
+            cut_off: 2 * away.len() >= members,
+            swarm_peers: reached.into_iter().map(|peer| peer.node).collect(),
+            away: away.into_iter().map(|peer| peer.node).collect(),
             alarms: status.alarms.into_iter().map(AlarmRow::from).collect(),
         }
     }
@@ -263,10 +347,14 @@ impl From<Replicated> for ReplicationRow {
         let oldest = found.oldest_below_target;
         Self {
             looked_at: time(found.looked_at_unix_ms),
+            records: found.records,
             below_target: found.below_target,
-            oldest_below_target: oldest.map(|(record, _)| record.to_string()),
-            oldest_at: oldest.map(|(_, at)| clock::rfc3339(at)),
+            oldest_below_target: oldest.map(|oldest| oldest.record.to_string()),
+            oldest_below_since: oldest.map(|oldest| clock::rfc3339(oldest.since_unix_ms)),
+            oldest_at: oldest.map(|oldest| clock::rfc3339(oldest.anchored_at_unix_ms)),
+            awaited: found.awaited,
             to_fetch: found.to_fetch,
+            bytes_to_fetch: found.bytes_to_fetch,
             to_give_back: found.to_give_back,
             fetched: found.fetched,
             fetched_bytes: found.fetched_bytes,
@@ -297,17 +385,39 @@ impl fmt::Display for AlarmRow {
     }
 }
 
+impl fmt::Display for RecordsRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (anchored, at_target) = (self.anchored, self.at_target);
+        write!(f, "{anchored} records, {at_target} at target")?;
+        if let (Some(oldest), Some(since)) = (&self.oldest_below_target, &self.oldest_below_since) {
+            let below = self.below_target;
+            write!(
+                f,
+                ", {below} BELOW TARGET, the oldest since {since}: {oldest}"
+            )?;
+        }
+        if self.bytes_to_fetch > 0 {
+            write!(f, "; {} bytes to fetch", self.bytes_to_fetch)?;
+        }
+        match &self.looked_at {
+            Some(at) => write!(f, "; as of {at}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for NodeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Up(row) => write!(
                 f,
-                "{:<16} {:<9} {} leaves, {} published with {} co-signatures\n  {} blocks, {} bytes, {}\n  {}{}{}",
+                "{:<16} {:<9} {} leaves, {} published with {} co-signatures{}\n  {} blocks, {} bytes, {}\n  {}{}{}",
                 row.node,
                 row.role,
                 row.tree_size,
                 row.published_size,
                 row.cosignatures,
+                Reach(row),
                 row.blocks,
                 row.blocks_size_bytes,
                 Health(row),
@@ -315,7 +425,35 @@ impl fmt::Display for NodeState {
                 row.collection,
                 row.replication
             ),
-            Self::Down { node, error } => write!(f, "{node:<16} {error}"),
+            Self::Down {
+                node,
+                error,
+                member: true,
+            } => write!(
+                f,
+                "{node:<16} {error}: its copies do not count while it is away"
+            ),
+            Self::Down { node, error, .. } => {
+                write!(f, "{node:<16} {error}, and not known to be a member's")
+            }
+        }
+    }
+}
+
+/// Which other nodes a node does not reach.
+struct Reach<'r>(&'r NodeRow);
+
+impl fmt::Display for Reach<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(row) = self;
+        let away = row.away.join(", ");
+        match (row.cut_off, away.is_empty()) {
+            (true, _) => write!(
+                f,
+                "\n  CUT OFF from the majority, what it says of records may be old: it does not reach {away}"
+            ),
+            (false, false) => write!(f, "\n  does not reach {away}"),
+            (false, true) => Ok(()),
         }
     }
 }
@@ -367,18 +505,31 @@ impl fmt::Display for CollectionRow {
 
 impl fmt::Display for ReplicationRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(oldest), Some(at)) = (&self.oldest_below_target, &self.oldest_at) {
-            let below = self.below_target;
+        if self.looked_at.is_none() {
             write!(
                 f,
-                "\n  {below} records BELOW TARGET, the oldest of {at}: {oldest}"
+                "\n  has not looked yet whether all records have their copies"
             )?;
+        }
+        if let (Some(oldest), Some(since)) = (&self.oldest_below_target, &self.oldest_below_since) {
+            let (below, awaited) = (self.below_target, self.awaited);
+            write!(
+                f,
+                "\n  {below} records BELOW TARGET, the oldest since {since}: {oldest}"
+            )?;
+            if awaited > 0 {
+                write!(
+                    f,
+                    "\n  {awaited} of them are on nodes that are away and may come back"
+                )?;
+            }
         }
         let (to_fetch, to_give_back) = (self.to_fetch, self.to_give_back);
         if to_fetch > 0 || to_give_back > 0 {
+            let bytes = self.bytes_to_fetch;
             write!(
                 f,
-                "\n  {to_fetch} records to fetch, {to_give_back} to give back"
+                "\n  {to_fetch} records, {bytes} bytes to fetch, {to_give_back} to give back"
             )?;
         }
         match (self.fetched, self.given_back) {
@@ -399,6 +550,10 @@ fn time(unix_ms: u64) -> Option<String> {
 impl fmt::Display for StatusReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.origin)?;
+        match &self.records {
+            Some(records) => write!(f, "\n{records}")?,
+            None => write!(f, "\nnobody knows whether all records have their copies")?,
+        }
         for node in &self.nodes {
             write!(f, "\n{node}")?;
             for alarm in node.alarms() {
@@ -409,5 +564,99 @@ impl fmt::Display for StatusReport {
             write!(f, "\nwarning: {warning}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_api::{BelowTarget, PeerStatus};
+    use medanchor_dag::{Block, Cid, Codec, SigningKey};
+
+    fn record() -> Cid {
+        *Block::new(Codec::Raw, b"record".to_vec()).unwrap().cid()
+    }
+
+    /// A node of three that reaches these others, and has looked.
+    fn up(node: &str, reached: &[&str]) -> NodeStatus {
+        let others = ["a", "b", "c"].into_iter().filter(|name| *name != node);
+        NodeStatus {
+            origin: "example.org/log".to_owned(),
+            node: node.to_owned(),
+            did: SigningKey::from_seed(&[1; 32]).did(),
+            version: String::new(),
+            role: "follower".to_owned(),
+            leader: None,
+            tree_size: 9,
+            published_size: 9,
+            cosignatures: 3,
+            blocks: 1,
+            blocks_size_bytes: 1,
+            blocks_repaired: 0,
+            blocks_found_bad: 0,
+            blocks_missing: 0,
+            scrub: Scrubbed::default(),
+            collection: Collected::default(),
+            replication: Replicated {
+                looked_at_unix_ms: 1000,
+                records: 5,
+                ..Replicated::default()
+            },
+            peers: others
+                .map(|name| PeerStatus {
+                    node: name.to_owned(),
+                    swarm_connected: reached.contains(&name),
+                    address: String::new(),
+                })
+                .collect(),
+            alarms: Vec::new(),
+        }
+    }
+
+    fn well(status: NodeStatus) -> bool {
+        NodeState::Up(Box::new(status.into())).is_well()
+    }
+
+    #[test]
+    fn node_is_well_only_when_it_reaches_all_and_has_looked_and_found_all_at_target() {
+        assert!(well(up("a", &["b", "c"])));
+        assert!(!well(up("a", &["b"])));
+        assert!(!NodeRow::from(up("a", &["b"])).cut_off);
+        assert!(NodeRow::from(up("a", &[])).cut_off);
+        let mut status = up("a", &["b", "c"]);
+        status.replication.below_target = 1;
+        assert!(!well(status));
+        let mut status = up("a", &["b", "c"]);
+        status.replication = Replicated::default();
+        assert!(!well(status));
+        let down = |member| NodeState::Down {
+            node: "d".to_owned(),
+            error: "unreachable".to_owned(),
+            member,
+        };
+        assert!(!down(true).is_well());
+        assert!(down(false).is_well(), "nothing is lost with it");
+    }
+
+    #[test]
+    fn records_of_the_network_are_the_worst_that_a_node_of_the_majority_saw() {
+        let below = |node, below_target, since_unix_ms| {
+            let mut status = up(node, &["a", "b", "c"]);
+            status.replication.below_target = below_target;
+            status.replication.bytes_to_fetch = 100;
+            status.replication.oldest_below_target = Some(BelowTarget {
+                record: record(),
+                anchored_at_unix_ms: 1,
+                since_unix_ms,
+            });
+            NodeState::Up(Box::new(status.into()))
+        };
+        let cut_off = NodeState::Up(Box::new(up("c", &[]).into()));
+        let nodes = [below("a", 2, 7000), below("b", 3, 6000), cut_off];
+        let row = RecordsRow::of(&nodes).unwrap();
+        assert_eq!((row.anchored, row.at_target, row.below_target), (5, 2, 3));
+        assert_eq!(row.oldest_below_since, Some(clock::rfc3339(6000)));
+        assert_eq!(row.bytes_to_fetch, 200);
+        assert!(RecordsRow::of(&nodes[2..]).is_none());
     }
 }

@@ -30,6 +30,7 @@ mod http;
 mod join;
 mod joined;
 mod keys;
+mod lag;
 mod leaders;
 mod log_routes;
 mod membership;

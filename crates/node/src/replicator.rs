@@ -1,7 +1,9 @@
 //! Keeps every record on as many nodes as the log says, also after some are lost or others have joined: fetches what
 //! this node is to hold, most endangered first, says so in the log, and gives back what others hold in its place.
 
-use crate::{clock, gatherer::Gathered, holders::Holders, presence::Presence, submit::Submitter};
+use crate::{
+    clock, gatherer::Gathered, holders::Holders, lag::Lag, presence::Presence, submit::Submitter,
+};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
     Anchored, Body, Holding, Member, Outcome, Places, Placing, Read, RecordEntry, State, Statement,
@@ -29,8 +31,18 @@ use tonic::Request;
 pub(crate) struct Replicator {
     parts: ReplicatorParts,
     progress: Mutex<Replicated>,
-    /// The records that it is about to fetch, as far as they are planned.
-    planned: Mutex<BTreeSet<Cid>>,
+    /// The rules and members as they were at the last look.
+    looked_under: Mutex<Option<Placing>>,
+    planned: Mutex<Planned>,
+    /// What the last look at all records found below target.
+    lag: Mutex<Lag>,
+}
+
+/// The records that it is about to move, as far as they are planned.
+#[derive(Default)]
+struct Planned {
+    to_fetch: BTreeSet<Cid>,
+    to_give_back: BTreeSet<Cid>,
 }
 
 /// What a replicator needs.
@@ -51,6 +63,9 @@ pub(crate) struct ReplicatorParts {
 #[derive(PartialEq, Eq)]
 struct Situation {
     placing: Placing,
+    /// Nodes that are not there. Their copies do not count.
+    away: BTreeSet<Did>,
+    /// Those that have been away for so long that others take their share.
     absent: BTreeSet<Did>,
 }
 
@@ -68,6 +83,7 @@ enum Round {
 #[derive(Default)]
 struct Plan {
     found: Replicated,
+    lag: Lag,
     /// By how many copies are left, then by age.
     to_fetch: BTreeMap<(usize, u64, Cid), Anchored>,
     to_give_back: BTreeSet<Cid>,
@@ -78,17 +94,29 @@ impl Replicator {
         Self {
             parts,
             progress: Mutex::default(),
+            looked_under: Mutex::default(),
             planned: Mutex::default(),
+            lag: Mutex::default(),
         }
     }
 
-    pub(crate) fn progress(&self) -> Replicated {
-        *self.lock()
+    /// How far it has come. Under other rules than those in force, or with other members, it has not looked.
+    pub(crate) fn progress(&self, in_force: Option<&Placing>) -> Replicated {
+        let mut progress = *self.lock();
+        if self.looked_under().as_ref() != in_force {
+            progress.looked_at_unix_ms = 0;
+        }
+        progress
     }
 
     /// Whether this node is about to fetch a record.
     pub(crate) fn is_to_fetch(&self, record: &Cid) -> bool {
-        self.planned().contains(record)
+        self.planned().to_fetch.contains(record)
+    }
+
+    /// Whether this node is about to give a record back.
+    pub(crate) fn is_to_give_back(&self, record: &Cid) -> bool {
+        self.planned().to_give_back.contains(record)
     }
 
     /// Replicates until `stop`.
@@ -146,9 +174,17 @@ impl Replicator {
         let is_there =
             |member: &Member| member.node == self.parts.node || connected.contains(&member.peer_id);
         let absent = presence.absent(placing.members(), is_there, Instant::now());
-        let reached = placing.members().iter().filter(|one| is_there(one)).count();
-        let is_cut_off = reached <= placing.members().len() / 2;
-        Ok((!is_cut_off).then_some(Situation { placing, absent }))
+        let members = placing.members().iter();
+        let away: BTreeSet<Did> = members
+            .filter(|member| !is_there(member))
+            .map(|member| member.node)
+            .collect();
+        let is_cut_off = 2 * away.len() >= placing.members().len();
+        Ok((!is_cut_off).then_some(Situation {
+            placing,
+            away,
+            absent,
+        }))
     }
 
     /// Looks at all records and moves what has to be moved.
@@ -156,13 +192,19 @@ impl Replicator {
         let mut plan = self.look(situation).await?;
         {
             let mut progress = self.lock();
+            plan.found.oldest_below_target = plan.lag.oldest();
             plan.found.looked_at_unix_ms = clock::unix_ms();
             plan.found.fetched = progress.fetched;
             plan.found.fetched_bytes = progress.fetched_bytes;
             plan.found.given_back = progress.given_back;
             *progress = plan.found;
         }
-        *self.planned() = plan.to_fetch.keys().map(|(_, _, record)| *record).collect();
+        *self.looked_under() = Some(situation.placing.clone());
+        *self.lag() = std::mem::take(&mut plan.lag);
+        *self.planned() = Planned {
+            to_fetch: plan.to_fetch.keys().map(|(_, _, record)| *record).collect(),
+            to_give_back: plan.to_give_back.clone(),
+        };
         if self.parts.bytes_per_second == 0 {
             return Ok(Round::Done);
         }
@@ -212,11 +254,16 @@ impl Replicator {
         let view = self.parts.holders.replica.view()?;
         let state = State::new(view.as_ref());
         // By the clock: log time stands still while nothing is said.
-        let settled = clock::unix_ms().saturating_sub(ms(self.parts.absent_after));
+        let now = clock::unix_ms();
+        let settled = now.saturating_sub(ms(self.parts.absent_after));
+        let before = self.lag();
         let entries = state.records(after, BATCH)?;
         for entry in &entries {
             let places = state.places(&situation.placing, &entry.anchored)?;
-            plan.add(&self.parts.node, situation, &places, entry, settled);
+            if plan.add(&self.parts.node, situation, &places, entry, settled) {
+                let record = entry.anchored.record;
+                plan.lag.add(&before, record, entry.at, now);
+            }
         }
         Ok(entries.last().map(|entry| entry.anchored.record))
     }
@@ -230,10 +277,16 @@ impl Replicator {
             // One that nobody gives must not keep the others.
             Err(_) => self.fetch_each(group).await,
         };
+        let came = group.iter().filter(|one| whole.contains(&one.record));
+        let payload_bytes: u64 = came.map(|one| one.size).sum();
         let count = self.say(whole, Vec::new()).await?;
-        self.planned()
-            .retain(|record| !group.iter().any(|one| one.record == *record));
+        for anchored in group {
+            self.planned().to_fetch.remove(&anchored.record);
+        }
         let mut progress = self.lock();
+        if count > 0 {
+            progress.bytes_to_fetch = progress.bytes_to_fetch.saturating_sub(payload_bytes);
+        }
         progress.to_fetch = progress.to_fetch.saturating_sub(count);
         progress.fetched += count;
         progress.fetched_bytes += bytes;
@@ -305,7 +358,10 @@ impl Replicator {
     }
 
     async fn say_given_back(&self, records: Vec<Cid>) -> Result<u64> {
-        let count = self.say(Vec::new(), records).await?;
+        let count = self.say(Vec::new(), records.clone()).await?;
+        for record in &records {
+            self.planned().to_give_back.remove(record);
+        }
         let mut progress = self.lock();
         progress.to_give_back = progress.to_give_back.saturating_sub(count);
         progress.given_back += count;
@@ -327,6 +383,7 @@ impl Replicator {
             let remote = remote.context("a node that is to hold it has no known address")?;
             let mut request = Request::new(CheckRecordRequest {
                 record: record.to_bytes(),
+                look: false,
             });
             request.set_timeout(CHECK_WITHIN);
             let mut registry = RegistryServiceClient::new(remote.channel.clone());
@@ -371,8 +428,17 @@ impl Replicator {
         }
     }
 
-    fn planned(&self) -> MutexGuard<'_, BTreeSet<Cid>> {
+    fn planned(&self) -> MutexGuard<'_, Planned> {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looked_under(&self) -> MutexGuard<'_, Option<Placing>> {
+        let looked_under = self.looked_under.lock();
+        looked_under.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lag(&self) -> MutexGuard<'_, Lag> {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Replicated> {
@@ -390,8 +456,8 @@ impl Situation {
 }
 
 impl Plan {
-    /// What `node` has to do about a record. One that was anchored after `settled` is not moved to a better place yet:
-    /// who was to hold it may just have been slow.
+    /// What `node` has to do about a record, and whether it is below its target. One that was anchored after `settled`
+    /// is not moved to a better place yet: who was to hold it may just have been slow.
     fn add(
         &mut self,
         node: &Did,
@@ -399,20 +465,21 @@ impl Plan {
         places: &Places<'_>,
         entry: &RecordEntry,
         settled: u64,
-    ) {
+    ) -> bool {
         let record = entry.anchored.record;
-        let counted = places.counted(&entry.holders);
-        let copies = counted
-            .filter(|one| !situation.absent.contains(one))
-            .count();
+        let copies_not_on = |nodes: &BTreeSet<Did>| {
+            let counted = places.counted(&entry.holders);
+            counted.filter(|one| !nodes.contains(one)).count()
+        };
+        let copies = copies_not_on(&situation.away);
         let is_below = copies < places.copies();
-        if is_below {
-            self.found.below_target += 1;
-            let known = self.found.oldest_below_target.into_iter();
-            let oldest = known.chain([(record, entry.at)]);
-            self.found.oldest_below_target = oldest.min_by_key(|(record, at)| (*at, *record));
-        } else if entry.at > settled {
-            return;
+        // A node that is away is waited for, but what it has is out of reach now.
+        let is_lost = copies_not_on(&situation.absent) < places.copies();
+        self.found.records += 1;
+        self.found.below_target += u64::from(is_below);
+        self.found.awaited += u64::from(is_below && !is_lost);
+        if !is_lost && entry.at > settled {
+            return is_below;
         }
         let wanted = situation.wanted(places);
         let is_wanted = wanted.iter().any(|member| member.node == *node);
@@ -420,6 +487,8 @@ impl Plan {
         let mut others = wanted.iter();
         if is_wanted && !is_holder {
             self.found.to_fetch += 1;
+            let bytes_to_fetch = &mut self.found.bytes_to_fetch;
+            *bytes_to_fetch = bytes_to_fetch.saturating_add(entry.anchored.size);
             let key = (copies, entry.at, record);
             self.to_fetch.insert(key, entry.anchored.clone());
             if self.to_fetch.len() > MAX_PLANNED {
@@ -435,6 +504,7 @@ impl Plan {
                 self.to_give_back.insert(record);
             }
         }
+        is_below
     }
 }
 
@@ -464,7 +534,7 @@ pub(crate) const EVERY: Duration = Duration::from_secs(3600);
 /// The most that is fetched to have records where they belong, without being told.
 pub(crate) const BYTES_PER_SECOND: u64 = 64 << 20;
 /// How often it is looked who is there.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While there is much to fetch, what is most endangered is found out again after this long.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// What could not be moved is tried again after this long, or longer if to look at all takes long.
@@ -536,10 +606,16 @@ mod tests {
 
         /// What the node with this place has to do while these are absent.
         fn plan(&self, place: usize, absent: &[usize], settled: u64) -> Plan {
+            self.plan_while(place, absent, absent, settled)
+        }
+
+        fn plan_while(&self, place: usize, away: &[usize], absent: &[usize], settled: u64) -> Plan {
             let state = self.world.state();
+            let nodes = |places: &[usize]| places.iter().map(|place| self.order[*place]).collect();
             let situation = Situation {
                 placing: state.placing().unwrap().unwrap(),
-                absent: absent.iter().map(|place| self.order[*place]).collect(),
+                away: nodes(away),
+                absent: nodes(absent),
             };
             let entry = state.record(&self.record).unwrap().unwrap();
             let places = state.places(&situation.placing, &entry.anchored).unwrap();
@@ -575,9 +651,24 @@ mod tests {
         assert_eq!(stage.figures(2, &[0]), (1, 1, 0));
         let plan = stage.plan(2, &[0], 0);
         assert_eq!(plan.found.to_fetch, 1, "also when it is new");
-        assert_eq!(plan.found.oldest_below_target.unwrap().0, stage.record);
+        assert!(plan.found.bytes_to_fetch > 0);
         // Nobody is left who could.
         assert_eq!(stage.figures(2, &[0, 1]), (1, 1, 0));
+    }
+
+    #[test]
+    fn copy_on_a_node_that_is_away_does_not_count_and_is_waited_for() {
+        let mut stage = Stage::new();
+        stage.give_back(2);
+        let found = stage.plan_while(2, &[0], &[], u64::MAX).found;
+        let figures = (found.records, found.below_target, found.awaited);
+        assert_eq!((figures, found.to_fetch), ((1, 1, 1), 0));
+        // Once it is given up, the next takes its share, while the other is still waited for.
+        let found = stage.plan_while(2, &[0, 1], &[0], u64::MAX).found;
+        let figures = (found.records, found.below_target, found.awaited);
+        assert_eq!((figures, found.to_fetch), ((1, 1, 0), 1));
+        let found = stage.plan_while(2, &[], &[], u64::MAX).found;
+        assert_eq!((found.records, found.below_target), (1, 0));
     }
 
     #[test]

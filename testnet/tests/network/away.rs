@@ -1,6 +1,6 @@
 use crate::{
     author::Author,
-    stage::{Stage, configure, done, until},
+    stage::{Stage, configure, until},
 };
 use medanchor_anchor::{Body, Enrolled, PrincipalKind, SignedStatement, Statement};
 use medanchor_dag::SigningKey;
@@ -15,7 +15,7 @@ use std::{
 fn node_that_was_away_gets_a_snapshot_and_then_the_rest() {
     let mut stage = Stage::start_with(3, frequent_snapshots);
     let author = Author::of(&stage.hospital);
-    let leader = done(stage.hospital.run(["status"])).text("leader").unwrap();
+    let leader = stage.status().text("leader").unwrap();
     let mut away = ["hospital-b", "hospital-c"].into_iter();
     let away = away.find(|name| *name != leader).unwrap();
     stage.network.process(away).unwrap().kill().unwrap();

@@ -45,8 +45,7 @@ fn what_nothing_needs_is_freed_and_nothing_else_also_when_nodes_are_killed() {
     });
     until("a whole cycle more", || cycles(&stage, having) >= 2);
 
-    let status = done(stage.hospital.run(["status"]));
-    assert_eq!(status.json["ok"], true);
+    stage.until_all_is_well();
     for (n, record) in records.iter().enumerate() {
         assert!(stage.read(record) == payload(n), "record {n} of {count}");
         let status = done(stage.hospital.run(["status", record]));
@@ -55,7 +54,7 @@ fn what_nothing_needs_is_freed_and_nothing_else_also_when_nodes_are_killed() {
 }
 
 fn blocks(stage: &Stage) -> Vec<(String, u64)> {
-    let status = done(stage.hospital.run(["status"]));
+    let status = stage.status();
     let nodes = status.json["nodes"].as_array().unwrap().iter();
     nodes
         .map(|node| {

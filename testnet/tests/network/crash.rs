@@ -36,7 +36,8 @@ fn nothing_acknowledged_is_lost_when_any_one_process_is_killed() {
             load.wait_for_more();
         }
     });
-    let acknowledged = load.acknowledged.into_inner().unwrap();
+    let device = load.device.clone();
+    let acknowledged = load.acknowledged();
 
     stage.assert_replicas_agree();
     let records: Vec<&str> = acknowledged.iter().map(|put| put.record.as_str()).collect();
@@ -51,10 +52,9 @@ fn nothing_acknowledged_is_lost_when_any_one_process_is_killed() {
         "{sequence:?}"
     );
     for put in &acknowledged {
-        assert_eq!(stage.read(&put.record), put.payload);
-        done(load.device.run(["verify", put.receipt.to_str().unwrap()]));
+        put.assert_kept(&stage);
     }
-    let head = stream_head(&load.device);
+    let head = stream_head(&device);
     let last = acknowledged.last().unwrap();
     assert_eq!((head.seq, head.gaps_and_forks), (last.seq, 0));
     assert_eq!(head.record.to_string(), last.record);
@@ -99,7 +99,7 @@ fn terminated_nodes_drain_and_resume() {
             stage.network.wait_until_ready().unwrap();
         }
     });
-    let acknowledged = load.acknowledged.into_inner().unwrap();
+    let acknowledged = load.acknowledged();
     let before = stage.tree_size();
     for name in &names {
         stage.stop_cleanly(name);
@@ -116,7 +116,7 @@ fn terminated_nodes_drain_and_resume() {
 impl Stage {
     /// The leader, the other nodes, and the witness.
     fn names_from_the_leader(&self) -> Vec<String> {
-        let status = done(self.hospital.run(["status"]));
+        let status = self.status();
         let leader = status.text("leader").unwrap();
         let nodes = self.network.nodes.iter().chain(&self.network.witness);
         let mut names: Vec<String> = nodes.map(|node| node.name.clone()).collect();
@@ -142,7 +142,7 @@ impl Stage {
             logs.len() == 1 && !logs.contains(&None)
         });
         until("the newest tree is published everywhere", || {
-            let status = done(self.hospital.run(["status"]));
+            let status = self.status();
             let nodes = status.json["nodes"].as_array().unwrap();
             nodes.iter().all(|node| {
                 node["tree_size"] == status.json["tree_size"]
@@ -180,7 +180,7 @@ impl Author {
 }
 
 /// A device that puts one small file after the other.
-struct Load {
+pub(crate) struct Load {
     device: Home,
     custody: String,
     folder: PathBuf,
@@ -189,15 +189,24 @@ struct Load {
 }
 
 /// A put that was acknowledged.
-struct Put {
-    record: String,
+pub(crate) struct Put {
+    pub(crate) record: String,
     seq: u64,
     receipt: PathBuf,
     payload: Vec<u8>,
 }
 
+impl Put {
+    /// It is read as it was put, and its receipt is good.
+    pub(crate) fn assert_kept(&self, stage: &Stage) {
+        assert_eq!(stage.read(&self.record), self.payload);
+        let receipt = self.receipt.to_str().unwrap();
+        done(stage.hospital.run(["verify", receipt]));
+    }
+}
+
 impl Load {
-    fn new(stage: &Stage) -> Self {
+    pub(crate) fn new(stage: &Stage) -> Self {
         let folder = stage.path("payloads");
         fs::create_dir(&folder).unwrap();
         Self {
@@ -209,7 +218,7 @@ impl Load {
         }
     }
 
-    fn run(&self) {
+    pub(crate) fn run(&self) {
         for number in 0.. {
             if self.ended.load(Ordering::Relaxed) {
                 return;
@@ -240,18 +249,23 @@ impl Load {
     }
 
     /// Waits until some more puts are acknowledged.
-    fn wait_for_more(&self) {
+    pub(crate) fn wait_for_more(&self) {
         let len = || self.acknowledged.lock().unwrap().len();
         let before = len();
         until("puts are acknowledged", || len() >= before + 3);
     }
 
-    fn end_on_drop(&self) -> EndOnDrop<'_> {
+    /// All that was acknowledged, in order.
+    pub(crate) fn acknowledged(self) -> Vec<Put> {
+        self.acknowledged.into_inner().unwrap()
+    }
+
+    pub(crate) fn end_on_drop(&self) -> EndOnDrop<'_> {
         EndOnDrop(&self.ended)
     }
 }
 
-struct EndOnDrop<'a>(&'a AtomicBool);
+pub(crate) struct EndOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {

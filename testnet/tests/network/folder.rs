@@ -183,7 +183,7 @@ fn arguments<'a>(stage: &'a Stage, folder: &'a Path) -> [&'a str; 6] {
     crate::stage::put_arguments(folder, &stage.custody)
 }
 
-fn put_folder(stage: &Stage, device: &Home, folder: &Path) -> Ran {
+pub(crate) fn put_folder(stage: &Stage, device: &Home, folder: &Path) -> Ran {
     device.run(arguments(stage, folder)).unwrap()
 }
 
@@ -209,7 +209,7 @@ fn until_at_work(what: &str, put: &mut Child, mut holds: impl FnMut() -> bool) {
 }
 
 /// The last line of each file.
-fn manifest(ran: &Ran) -> BTreeMap<String, Value> {
+pub(crate) fn manifest(ran: &Ran) -> BTreeMap<String, Value> {
     let path: PathBuf = ran.text("manifest").unwrap().into();
     let text = fs::read_to_string(path).unwrap();
     let lines = text.lines().map(|line| {

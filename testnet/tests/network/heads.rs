@@ -27,7 +27,7 @@ use tonic::{
 #[test]
 fn leader_that_signed_two_batches_is_found_by_the_others_and_proved_a_liar() {
     let mut stage = Stage::start(3);
-    let leader = done(stage.hospital.run(["status"])).text("leader").unwrap();
+    let leader = stage.status().text("leader").unwrap();
     let honest: Vec<String> = ["hospital-a", "hospital-b", "hospital-c"]
         .map(str::to_owned)
         .into_iter()
@@ -63,7 +63,10 @@ fn leader_that_signed_two_batches_is_found_by_the_others_and_proved_a_liar() {
     runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
 
     for name in &honest {
-        until("an alarm is raised", || status_of(&stage, name).code == 4);
+        until("an alarm is raised", || {
+            status_of(&stage, name).json["alarms"][0].is_object()
+        });
+        assert_eq!(status_of(&stage, name).code, 4);
         let status = status_of(&stage, name);
         let alarm = status.json["alarms"][0]["id"].as_str().unwrap().to_owned();
         assert!(alarm.starts_with("batch-conflict"), "{alarm}");

@@ -336,7 +336,7 @@ fn put_without_reachable_nodes_or_holders_can_be_repeated() {
         let wrong = format!("/key/swarm/psk/1.0.0/\n/base16/\n{}\n", "5a".repeat(32));
         fs::write(&key, wrong).unwrap();
     });
-    let status = done(stage.hospital.run(["status"]));
+    let status = stage.status();
     assert_eq!(status.json["swarm_peers"].as_array().map(Vec::len), Some(0));
     let size = stage.tree_size();
     // One says that the other does not hold it, the other that it was not given it.
@@ -349,7 +349,7 @@ fn put_without_reachable_nodes_or_holders_can_be_repeated() {
     );
     restart_with(&mut stage, || fs::write(&key, right).unwrap());
     until("the swarm is whole", || {
-        let status = done(stage.hospital.run(["status"]));
+        let status = stage.status();
         status.json["swarm_peers"].as_array().map(Vec::len) == Some(1)
     });
     let stored = done(Ok(stage.put(&device, &file)));

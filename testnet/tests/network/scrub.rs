@@ -23,7 +23,7 @@ fn damage_on_a_disk_is_found_and_repaired_from_another_node() {
     let cid: Cid = record.parse().unwrap();
     let anchored = author.block_on(author.session.client.record(&cid)).unwrap();
     let holders: Vec<String> = anchored.holders.iter().map(ToString::to_string).collect();
-    let nodes = done(stage.hospital.run(["status"])).json["nodes"].clone();
+    let nodes = stage.status().json["nodes"].clone();
     let victim = nodes.as_array().unwrap().iter();
     let mut victim =
         victim.filter(|node| holders.contains(&node["did"].as_str().unwrap().to_owned()));
@@ -146,7 +146,7 @@ fn block_that_nobody_has_is_listed_until_somebody_does() {
     until("it is repaired", || health(&stage, &victim) == [1, 1, 0]);
     assert!(fs::read(&path).unwrap() == good);
     assert_eq!(stage.read(&record), [7; 400_000]);
-    done(stage.hospital.run(["status"]));
+    stage.until_all_is_well();
     let whole = done(stage.hospital.run(["status", &record]));
     assert_eq!(whole.json["whole"], 2);
 }

@@ -87,7 +87,7 @@ impl Stage {
 
     /// Records that the log says are anchored, in its order.
     pub(crate) fn anchored(&self) -> Vec<String> {
-        let log = done(self.hospital.run(["log", "list"]));
+        let log = done(self.hospital.run(["log", "list", "--limit", "10000"]));
         let leaves = log.json["leaves"].as_array().unwrap().iter();
         leaves
             .filter(|leaf| leaf["kind"] == "anchored" && leaf["outcome"] == "ok")
@@ -97,8 +97,19 @@ impl Stage {
 
     /// Leaves in the log, as hospital A sees it.
     pub(crate) fn tree_size(&self) -> u64 {
-        let status = done(self.hospital.run(["status"]));
-        status.json["tree_size"].as_u64().unwrap()
+        self.status().json["tree_size"].as_u64().unwrap()
+    }
+
+    /// What `medanchor status` says, also while not all is well.
+    pub(crate) fn status(&self) -> Ran {
+        let ran = self.hospital.run(["status"]).unwrap();
+        assert!([0, 4].contains(&ran.code), "{}{}", ran.errors, ran.json);
+        ran
+    }
+
+    /// Waits until `medanchor status` ends with 0.
+    pub(crate) fn until_all_is_well(&self) {
+        until("all is well", || self.status().code == 0);
     }
 }
 

@@ -49,12 +49,28 @@ pub(crate) struct Registry {
     pub(crate) checks: Checks,
 }
 
-/// Records that are read at a time because somebody asks: each keeps a thread and the disk busy.
-pub(crate) struct Checks(Arc<Semaphore>);
+/// Records that are read or looked for at a time because somebody asks: each keeps a thread and the disk busy. Whoever
+/// only looks does not wait for those who read.
+pub(crate) struct Checks {
+    reads: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+}
+
+impl Checks {
+    fn of(&self, raw: RawBlocks) -> &Arc<Semaphore> {
+        match raw {
+            RawBlocks::Read => &self.reads,
+            RawBlocks::Look => &self.looks,
+        }
+    }
+}
 
 impl Default for Checks {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_CHECKS)))
+        Self {
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            looks: Arc::new(Semaphore::new(MAX_LOOKS)),
+        }
     }
 }
 
@@ -224,6 +240,7 @@ impl RegistryService for Registry {
                 address: remote.address.to_string(),
             })
         });
+        let placing = state.placing().map_err(tables_status)?;
         let figures = self.store.figures().map_err(internal)?;
         let status = NodeStatus {
             origin: self.origin.clone(),
@@ -247,7 +264,7 @@ impl RegistryService for Registry {
                 blocks: figures.freed_blocks,
                 size_bytes: figures.freed_bytes,
             },
-            replication: self.replicator.progress(),
+            replication: self.replicator.progress(placing.as_ref()),
             peers: peers.collect(),
             alarms: self.alarms.active().into_iter().map(alarm).collect(),
         };
@@ -258,10 +275,10 @@ impl RegistryService for Registry {
         &self,
         request: Request<CheckRecordRequest>,
     ) -> Result<Response<CheckRecordResponse>, Status> {
-        let cid = parsed(record_to_check(request.get_ref()))?;
-        let place = Arc::clone(&self.checks.0).try_acquire_owned();
+        let (cid, raw) = parsed(record_to_check(request.get_ref()))?;
+        let place = Arc::clone(self.checks.of(raw)).try_acquire_owned();
         let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
-        let (entry, copies, tree_size) = {
+        let (entry, copies, holders, tree_size) = {
             let view = self.replica.view().map_err(read_status)?;
             let state = State::new(view.as_ref());
             let entry = state.record(&cid).map_err(tables_status)?;
@@ -270,14 +287,19 @@ impl RegistryService for Registry {
             let placing = placing.ok_or_else(no_record)?;
             let places = state.places(&placing, &entry.anchored);
             let copies = places.map_err(tables_status)?.copies();
-            (entry, copies, tree_size(&state)?)
+            let members = placing.members().iter();
+            let holders = members.filter(|member| entry.holders.contains(&member.node));
+            let holders = holders.map(|member| member.name.clone()).collect();
+            (entry, copies, holders, tree_size(&state)?)
         };
+        // From before any block is looked for.
+        let read_since = self.scrubber.progress().read_since_unix_ms;
         let store = Arc::clone(&self.store);
         let roots = [cid, entry.anchored.wrap];
         let walked = tokio::task::spawn_blocking(move || {
             // Whoever asked may be gone; the place is taken until this ends.
             let _place = place;
-            let read = |root| walk(&store.unnoticed(), root, RawBlocks::Read);
+            let read = |root| walk(&store.unnoticed(), root, raw);
             roots.iter().map(read).collect::<Result<Vec<_>, _>>()
         })
         .await
@@ -293,6 +315,10 @@ impl RegistryService for Registry {
             copies: u32::try_from(copies).unwrap_or(u32::MAX),
             tree_size,
             to_fetch: self.replicator.is_to_fetch(&cid),
+            to_give_back: self.replicator.is_to_give_back(&cid),
+            // What came after that was not read again since it came.
+            verified_since_unix_ms: read_since.filter(|since| *since > entry.at).unwrap_or(0),
+            holders,
         };
         Ok(Response::new(check.into()))
     }
@@ -440,5 +466,6 @@ fn page(limit: u32) -> usize {
     usize::try_from(limit.min(MAX_ROWS)).unwrap_or(usize::MAX)
 }
 
-const MAX_CHECKS: usize = 2;
+const MAX_READS: usize = 2;
+const MAX_LOOKS: usize = 8;
 const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(500);
