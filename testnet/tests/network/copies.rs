@@ -58,6 +58,27 @@ impl Copies {
         nodes.iter().copied().filter(has).collect()
     }
 
+    /// So many nodes at least answer for the record, and each of them that can be asked has it. How many they are, if
+    /// the log can be read now.
+    pub(crate) fn assert_held(&self, record: &str, copies: usize) -> Option<usize> {
+        let holders = self.holders(record)?;
+        assert!(holders.len() >= copies, "{record} is held by {holders:?}");
+        for node in &holders {
+            let check = self.check(node, record, RawBlocks::Look);
+            if check.is_none_or(|(_, missing)| missing == 0) {
+                continue;
+            }
+            // It may have given it back since, and then only.
+            until("the log says who holds it", || {
+                self.holders(record).is_some_and(|holders| {
+                    assert!(!holders.contains(node), "{node} answers for {record}");
+                    true
+                })
+            });
+        }
+        Some(holders.len())
+    }
+
     /// Whether a node answers for a record as far as it knows, and how many blocks it lacks; `None` when it does not say.
     fn check(&self, node: &str, record: &str, raw: RawBlocks) -> Option<(bool, u64)> {
         let client = self.author.session.client.only(node).unwrap();

@@ -32,6 +32,7 @@ mod idle;
 mod large;
 mod liar;
 mod members;
+mod moves;
 mod refusals;
 mod replicate;
 mod scrub;
