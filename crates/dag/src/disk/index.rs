@@ -284,17 +284,6 @@ impl Index {
         self.commit(|txn| change_total(txn, PROMISED, |known| known.max(until_unix_ms)))
     }
 
-    /// Makes it an index as it was before there was a quarantine.
-    #[cfg(test)]
-    pub(super) fn forget_quarantine(&self) {
-        self.commit(|txn| {
-            txn.delete_table(BAD)?;
-            txn.delete_table(SCRUB)?;
-            Ok(())
-        })
-        .unwrap();
-    }
-
     /// Makes it an index of another format.
     #[cfg(test)]
     pub(super) fn set_format(&self, format: &str) {

@@ -432,23 +432,57 @@ fn scrub_says_since_when_all_blocks_were_read_only_when_it_has_read_all() {
     assert_eq!(seen, expected);
 }
 
+/// What `tests/stores/first` is, its README says.
 #[test]
-fn store_from_before_the_quarantine_opens() {
+fn store_of_the_first_version_opens() {
     let folder = folder();
+    let first = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/first");
+    copy_all(&first, folder.path());
     let store = open(&folder);
-    let blocks = [small(1), large(1)];
-    store.put(&blocks).unwrap();
-    store.index.forget_quarantine();
-    drop(store);
-    fs::remove_dir(folder.path().join("quarantine")).unwrap();
-    let store = open(&folder);
-    fs::remove_file(file_of(&folder, &blocks[1])).unwrap();
-    assert!(store.quarantine(blocks[1].cid()).unwrap());
-    assert_eq!(
-        store.block(blocks[0].cid()).unwrap().as_ref(),
-        Some(&blocks[0])
-    );
+    let blocks = [0, 1, 100, 16_384, 16_385, 20_000].map(|len| {
+        let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+        Block::new(Codec::Raw, bytes).unwrap()
+    });
+    for block in &blocks {
+        assert!(store.has(block.cid()).unwrap());
+        assert_eq!(store.block(block.cid()).unwrap().as_ref(), Some(block));
+    }
+    assert_eq!(store.cids(None, 9).unwrap().len(), blocks.len());
+    let bytes = blocks.iter().map(|block| block.bytes().len() as u64).sum();
+    let before = Figures {
+        blocks: 6,
+        bytes,
+        ..Figures::default()
+    };
+    assert_eq!(store.figures().unwrap(), before);
+    // What there was not yet in that version.
+    assert_eq!(store.promised(), 0);
+    assert_eq!(store.scrub_progress().unwrap(), ScrubProgress::default());
+    fs::remove_file(file_of(&folder, &blocks[5])).unwrap();
+    assert!(store.quarantine(blocks[5].cid()).unwrap());
     assert_eq!(store.figures().unwrap().missing, 1);
+    store.put(&blocks).unwrap();
+    let after = Figures {
+        found_bad: 1,
+        repaired: 1,
+        ..before
+    };
+    assert_eq!(store.figures().unwrap(), after);
+    drop(store);
+    assert_eq!(open(&folder).figures().unwrap(), after);
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy_all(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), &to).unwrap();
+        }
+    }
 }
 
 #[test]
