@@ -224,7 +224,8 @@ impl DiskStore {
         // No put may stand between the naming of its files and the commit of its rows.
         let _exclusive = self.group.exclusive();
         self.device.check()?;
-        let (blocks, _) = self.remove_rows_then_files(&[digest])?;
+        let removed = self.remove_rows(&[digest])?;
+        let (blocks, _) = self.remove_files(&removed)?;
         Ok(blocks > 0)
     }
 
@@ -336,14 +337,6 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Whoever looks for a block may rely on it: it is not collected soon, nor half removed when it is read.
-    fn notice(&self, digest: &[u8; 32]) {
-        if self.recent.notice(digest) {
-            // It is being removed at this moment, with a few others.
-            drop(self.group.exclusive());
-        }
-    }
-
     fn is_intact(&self, block: &Block) -> Result<bool, StoreError> {
         match self.block(block.cid()) {
             Ok(found) => Ok(found.is_some()),
@@ -358,13 +351,15 @@ impl DiskStore {
 
 impl BlockStore for DiskStore {
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.notice(&digest_of(cid)?);
-        self.knows(cid)
+        // Whoever looks for a block may rely on it: from here it is not collected soon, or it is gone.
+        Ok(self.recent.notice(&digest_of(cid)?) && self.knows(cid)?)
     }
 
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        self.notice(&digest_of(cid)?);
-        self.peek(cid)
+        match self.recent.notice(&digest_of(cid)?) {
+            true => self.peek(cid),
+            false => Ok(None),
+        }
     }
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {

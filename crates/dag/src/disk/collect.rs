@@ -1,4 +1,4 @@
-use super::{DiskStore, digest_set::DigestSet, raw};
+use super::{DiskStore, digest_set::DigestSet, index::Removed, raw};
 use crate::{BlockStore, StoreError, WalkError, block::digest_of, reach};
 use cid::Cid;
 
@@ -94,21 +94,23 @@ impl DiskStore {
     fn remove_unnoticed(&self, digests: &[[u8; 32]]) -> Result<(u64, u64), StoreError> {
         let _exclusive = self.group.exclusive();
         self.device.check()?;
+        // From here nobody is told that they are here, and nobody waits for their removal.
         let condemned = self.recent.condemn(digests);
-        let removed = self.remove_rows_then_files(&condemned);
+        let removed = self.remove_rows(&condemned);
         self.recent.absolve();
-        removed
+        self.remove_files(&removed?)
     }
 
-    pub(super) fn remove_rows_then_files(
-        &self,
-        digests: &[[u8; 32]],
-    ) -> Result<(u64, u64), StoreError> {
+    pub(super) fn remove_rows(&self, digests: &[[u8; 32]]) -> Result<Removed, StoreError> {
         if digests.is_empty() {
-            return Ok((0, 0));
+            return Ok(Removed::default());
         }
         // Commit point: from here the blocks are gone. Their files may outlive a crash, until they are swept.
-        let removed = self.index.remove_all(digests)?;
+        self.index.remove_all(digests)
+    }
+
+    /// Removes the files of blocks whose rows are gone. Their number, and the bytes in them.
+    pub(super) fn remove_files(&self, removed: &Removed) -> Result<(u64, u64), StoreError> {
         self.files.remove_all(&removed.files)?;
         for digest in &removed.bad {
             self.files.discard(digest)?;

@@ -27,15 +27,16 @@ struct Generation(DigestSet);
 pub struct Lease(#[expect(dead_code, reason = "counted")] Arc<Generation>);
 
 impl Recent {
-    /// Notes that a block may be relied on from now on. Whether it is just being removed: then wait, and look again.
+    /// Notes that a block may be relied on from now on. Whether it may: one that is just being removed is gone, for
+    /// whoever did not notice it before.
     #[must_use]
     pub(super) fn notice(&self, digest: &[u8; 32]) -> bool {
         let inner = self.read();
         inner.current.0.insert(digest);
-        inner.condemned.contains(digest)
+        !inner.condemned.contains(digest)
     }
 
-    /// Chooses those that nobody has noticed lately. Whoever notices one of them before [`Recent::absolve`] is told.
+    /// Chooses those that nobody has noticed lately: they are gone for everybody, until [`Recent::absolve`].
     pub(super) fn condemn(&self, digests: &[[u8; 32]]) -> Vec<[u8; 32]> {
         let mut inner = self.write();
         let Inner { current, last, .. } = &*inner;
@@ -45,7 +46,7 @@ impl Recent {
         chosen
     }
 
-    /// They are removed, or stay.
+    /// Their rows say from now on whether they are here.
     pub(super) fn absolve(&self) {
         self.write().condemned.clear();
     }

@@ -1,6 +1,10 @@
 use super::*;
 use crate::Marks;
-use std::{sync::atomic::AtomicBool, thread};
+use std::{
+    sync::{OnceLock, Weak, atomic::AtomicBool, mpsc},
+    thread,
+    time::Duration,
+};
 
 /// Nothing that was put before is recent any more.
 fn age(store: &DiskStore) {
@@ -271,6 +275,50 @@ fn collection_beside_puts_and_reads_takes_nothing_from_them() {
     assert_eq!(store.figures().unwrap().missing, 0);
 }
 
+/// At every write and every fsync of a collection, whoever looks for what it removes is told that it is gone, and does
+/// not wait for it.
+#[test]
+fn nobody_waits_for_what_is_being_removed() {
+    let folder = folder();
+    let (kept, garbage) = ([small(1), large(1)], [small(2), large(2), large(3)]);
+    let (kept_here, gone) = (kept.clone(), garbage.clone());
+    let read_all = move |store: &DiskStore| {
+        for block in &gone {
+            assert!(!store.has(block.cid()).unwrap());
+            assert_eq!(store.block(block.cid()).unwrap(), None);
+        }
+        for block in &kept_here {
+            assert!(store.has(block.cid()).unwrap());
+            assert_eq!(store.block(block.cid()).unwrap().as_ref(), Some(block));
+        }
+    };
+    let (removing, steps) = (Arc::new(OnceLock::new()), Arc::new(AtomicUsize::new(0)));
+    let (store_of, count) = (Arc::clone(&removing), Arc::clone(&steps));
+    let device = Device::new(move |_| {
+        let store: Option<Arc<DiskStore>> = store_of.get().and_then(Weak::upgrade);
+        if let Some(store) = store {
+            let read_all = read_all.clone();
+            let (answer, answered) = mpsc::channel();
+            thread::spawn(move || {
+                read_all(&store);
+                answer.send(()).unwrap();
+            });
+            let answered = answered.recv_timeout(PATIENCE);
+            answered.expect("a reader is answered during the collection");
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    let store = Arc::new(DiskStore::open_on(folder.path(), device).unwrap());
+    store.put(&kept).unwrap();
+    store.put(&garbage).unwrap();
+    age(&store);
+    let marks = marked(&store, &kept);
+    removing.set(Arc::downgrade(&store)).unwrap();
+    assert_eq!(store.collect(None, 9, &marks).unwrap().blocks, 3);
+    assert!(steps.load(Ordering::SeqCst) > 5);
+}
+
 /// A large collection beside an ingest: each round of it is short, and takes nothing that comes.
 #[test]
 fn hundred_thousand_blocks_go_while_others_come() {
@@ -318,3 +366,6 @@ fn hundred_thousand_blocks_go_while_others_come() {
     let stay = kept.into_iter().chain(numbered(1_000_000, ingested));
     assert!(stay.into_iter().all(|block| is_here(&store, &block)));
 }
+
+/// With a reader that should not wait at all.
+const PATIENCE: Duration = Duration::from_secs(60);
