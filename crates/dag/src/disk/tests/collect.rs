@@ -1,6 +1,7 @@
 use super::*;
 use crate::Marks;
 use std::{
+    ops::Range,
     sync::{OnceLock, Weak, atomic::AtomicBool, mpsc},
     thread,
     time::Duration,
@@ -319,22 +320,25 @@ fn nobody_waits_for_what_is_being_removed() {
     assert!(steps.load(Ordering::SeqCst) > 5);
 }
 
-/// A large collection beside an ingest: each round of it is short, and takes nothing that comes.
+/// A large collection beside an ingest, of blocks in rows and in files: it takes nothing that comes, and leaves no file.
 #[test]
 fn hundred_thousand_blocks_go_while_others_come() {
-    let numbered = |from: u32, n: u32| {
-        let blocks = (from..from + n).map(|n| n.to_be_bytes().repeat(16));
+    let numbered = |numbers: Range<u32>| {
+        let blocks = numbers.map(|n| {
+            n.to_be_bytes()
+                .repeat(if n.is_multiple_of(20) { 5000 } else { 16 })
+        });
         let blocks = blocks.map(|bytes| Block::new(Codec::Raw, bytes).unwrap());
         blocks.collect::<Vec<_>>()
     };
     let folder = folder();
     let store = open(&folder);
     for from in (0..100_000).step_by(2000) {
-        store.put(&numbered(from, 2000)).unwrap();
+        store.put(&numbered(from..from + 2000)).unwrap();
     }
     age(&store);
     let marks = Marks::new(100_000, 3);
-    let kept = numbered(0, 1000);
+    let kept = numbered(0..1000);
     for block in &kept {
         assert!(marks.mark(&store, block.cid()).unwrap());
     }
@@ -349,22 +353,24 @@ fn hundred_thousand_blocks_go_while_others_come() {
                 }
             }
         });
-        let mut ingested = 0;
+        let mut next = 1_000_000;
         while !collector.is_finished() {
-            store.put(&numbered(1_000_000 + ingested, 10)).unwrap();
-            ingested += 10;
+            store.put(&numbered(next..next + 40)).unwrap();
+            next += 40;
         }
         collector.join().unwrap();
-        ingested
+        1_000_000..next
     });
     let figures = store.figures().unwrap();
     assert_eq!(
         figures.blocks + figures.freed_blocks,
-        100_000 + u64::from(ingested)
+        100_000 + u64::from(ingested.end - ingested.start)
     );
     assert!(figures.freed_blocks > 98_500, "{figures:?}");
-    let stay = kept.into_iter().chain(numbered(1_000_000, ingested));
+    let stay = kept.into_iter().chain(numbered(ingested));
     assert!(stay.into_iter().all(|block| is_here(&store, &block)));
+    let swept = (0..=u8::MAX).map(|shard| store.sweep_files(shard).unwrap());
+    assert_eq!(swept.sum::<u64>(), 0);
 }
 
 /// With a reader that should not wait at all.
