@@ -26,6 +26,7 @@ mod key;
 mod link;
 mod local;
 mod message;
+mod muxer;
 mod network;
 mod pace;
 mod peer;
@@ -34,6 +35,7 @@ mod streams;
 mod swarm_key;
 #[cfg(test)]
 mod testing;
+mod unread;
 mod want;
 mod window;
 

@@ -10,6 +10,7 @@ use crate::{
     link::{Link, write_frames},
     local::LocalBlocks,
     message::{Entry, Message, WantType, Wantlist},
+    muxer::{MAX_STREAMS, Yamux},
     streams::{Inbound, Open, Streams},
     want::{Ask, AskKind},
 };
@@ -31,7 +32,7 @@ use libp2p::{
         self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
-    tcp, yamux,
+    tcp,
 };
 use std::{
     collections::BTreeMap,
@@ -560,12 +561,10 @@ fn transport(
         // Twice: `Either`, further out, shows only what is below the error it holds.
         .map_err(|error| Unreachable(Box::new(Unreachable(Box::new(error)))));
     let private = tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(MAX_STREAMS);
     let secured = private
         .upgrade(Version::V1)
         .authenticate(noise)
-        .multiplex(yamux)
+        .multiplex(Yamux)
         .timeout(timing.connect);
     Ok(secured.boxed())
 }
@@ -658,9 +657,6 @@ const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 const MAX_PENDING_INCOMING: u32 = 64;
 /// Two peers that dial each other at once have two for a while.
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
-/// Streams of one connection: who opens more is cut off. Kubo and Helia have one open for every message that is
-/// under way. Each holds at most 256 KiB that was not read yet.
-const MAX_STREAMS: usize = 256;
 const MAX_OPENING: usize = 64;
 /// Connections are kept for as long as they work.
 const FAR_AWAY: Duration = Duration::from_hours(24 * 365);
