@@ -1,12 +1,18 @@
-use crate::stage::{Stage, configure, done, until};
-use medanchor_testnet::Network;
+use crate::{
+    author::Author,
+    stage::{Stage, done, until},
+    wires::Wires,
+};
+use futures::StreamExt;
+use hpke::{
+    Deserializable, Kem, OpModeR, aead::ChaCha20Poly1305, kdf::HkdfSha256, kem::X25519HkdfSha256,
+    single_shot_open,
+};
+use medanchor_dag::{Cid, sha256, to_canonical};
+use medanchor_envelope::Wrap;
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    thread,
 };
 
 #[test]
@@ -14,33 +20,42 @@ fn node_without_custody_keys_sees_neither_plaintext_nor_keys() {
     let wires = Wires::default();
     let stage = Stage::start_with(3, |network| wires.between(network));
     let device = stage.device("device");
+    // What goes between nodes and their clients, too.
+    for home in [&device, &stage.clinician] {
+        wires.before(home);
+    }
     let payload = CANARY.repeat(20_000);
     let file = stage.file(&format!("{NAME_CANARY}.dat"), payload.as_bytes());
     let record = done(Ok(stage.put(&device, &file))).text("record").unwrap();
     assert!(stage.read(&record) == payload.as_bytes());
-    // Other nodes hold the record: its blocks went over the swarm.
-    until("the record is replicated", || wires.bytes() > payload.len());
+    // It went to a node, over the swarm to another one, and to the clinician.
+    until("the record is replicated", || {
+        wires.bytes() > 3 * payload.len()
+    });
 
+    let custody_key = custody_key(&stage);
+    let content_key = content_key(&stage, &record, &custody_key);
     let mut secrets: Vec<(&str, Vec<u8>)> = vec![
         ("plaintext", CANARY.into()),
         ("file name", NAME_CANARY.into()),
     ];
-    // A content key never leaves the code that seals and opens; whoever has one of these has it.
+    for (name, key) in [("custody key", custody_key), ("content key", content_key)] {
+        secrets.push((name, hex(&key).into_bytes()));
+        secrets.push((name, key));
+    }
     for (name, home) in [("device", &device), ("clinician", &stage.clinician)] {
         let keys = medanchor_cli::Home::new(home.path()).own_keys().unwrap();
         for key in [keys.signing.to_seed(), keys.receiving.to_bytes()] {
-            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            secrets.push((name, hex.into_bytes()));
+            secrets.push((name, hex(&key[..]).into_bytes()));
             secrets.push((name, key.to_vec()));
         }
     }
     // The search finds what is there.
     assert_eq!(found(&payload.into_bytes(), &secrets), ["plaintext"]);
-    assert!(
-        found_below(device.path(), &secrets)
-            .iter()
-            .any(|(_, what)| *what == "device")
-    );
+    for (home, key) in [(&device, "device"), (&stage.hospital, "custody key")] {
+        let found = found_below(home.path(), &secrets);
+        assert!(found.iter().any(|(_, what)| *what == key), "{key}");
+    }
 
     for node in &stage.network.nodes[1..] {
         assert_eq!(found_below(node.folder(), &secrets), [], "{}", node.name);
@@ -50,71 +65,44 @@ fn node_without_custody_keys_sees_neither_plaintext_nor_keys() {
     }
 }
 
-/// What went one way through one connection.
-type Wire = Arc<Mutex<Vec<u8>>>;
+/// The private half of the patient's custody key, of which the operator who made it keeps a copy.
+fn custody_key(stage: &Stage) -> Vec<u8> {
+    let copies = stage.hospital.path().join("custody");
+    let copy = copies.join(format!("{}-0.toml", stage.custody));
+    let copy: toml::Table = fs::read_to_string(copy).unwrap().parse().unwrap();
+    let digits = copy["private"].as_str().unwrap().as_bytes();
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
 
-/// What goes between nodes.
-#[derive(Clone, Default)]
-struct Wires(Arc<Mutex<Vec<Wire>>>);
+/// The record's content key: it is in the durable wrap (`docs/formats.md`).
+fn content_key(stage: &Stage, record: &str, custody_key: &[u8]) -> Vec<u8> {
+    let author = Author::of(&stage.hospital);
+    let record: Cid = record.parse().unwrap();
+    let anchored = author.block_on(author.session.client.record(&record));
+    let wrap = author.block_on(async {
+        let wrap = [anchored.unwrap().anchored.wrap];
+        let blocks = author.session.client.blocks(&wrap, false).await.unwrap();
+        Box::pin(blocks).next().await.unwrap().unwrap().unwrap()
+    });
+    let wrap = Wrap::from_bytes(wrap.bytes()).unwrap();
+    let mut info = b"medanchor/v1/wrap\0".to_vec();
+    info.extend(sha256(&to_canonical(&wrap.ctx)));
+    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(custody_key).unwrap();
+    let encapped = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&wrap.enc).unwrap();
+    single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &private,
+        &encapped,
+        &info,
+        &wrap.ct,
+        &[],
+    )
+    .unwrap()
+}
 
-impl Wires {
-    /// Has every node reach the others, by swarm and by gRPC, through a wire that is listened to.
-    fn between(&self, network: &Network) {
-        configure(network, |config| {
-            let others = config.members.iter_mut();
-            for member in others.filter(|member| member.name != config.name) {
-                member.swarm = self.to(member.swarm);
-                member.address = self.to(member.address);
-            }
-        });
-    }
-
-    fn to(&self, target: SocketAddr) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let wires = self.clone();
-        thread::spawn(move || {
-            while let Ok((near, _)) = listener.accept() {
-                let Ok(far) = TcpStream::connect(target) else {
-                    continue;
-                };
-                let clone = |socket: &TcpStream| socket.try_clone().unwrap();
-                wires.record(clone(&near), clone(&far));
-                wires.record(far, near);
-            }
-        });
-        address
-    }
-
-    fn record(&self, mut from: TcpStream, mut to: TcpStream) {
-        let bytes = Arc::<Mutex<Vec<u8>>>::default();
-        self.0.lock().unwrap().push(Arc::clone(&bytes));
-        thread::spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            while let Ok(read @ 1..) = from.read(&mut buffer) {
-                bytes.lock().unwrap().extend(&buffer[..read]);
-                if to.write_all(&buffer[..read]).is_err() {
-                    break;
-                }
-            }
-            // Fails when the other side is gone already.
-            let _ = to.shutdown(Shutdown::Write);
-        });
-    }
-
-    fn bytes(&self) -> usize {
-        let wires = self.0.lock().unwrap();
-        wires.iter().map(|wire| wire.lock().unwrap().len()).sum()
-    }
-
-    /// What went in one direction of each connection.
-    fn captured(&self) -> Vec<Vec<u8>> {
-        let wires = self.0.lock().unwrap();
-        wires
-            .iter()
-            .map(|wire| wire.lock().unwrap().clone())
-            .collect()
-    }
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Which of the secrets stand in these bytes.

@@ -41,4 +41,5 @@ mod stream;
 mod target;
 mod waiting;
 mod watch;
+mod wires;
 mod witness;
