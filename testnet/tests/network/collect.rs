@@ -1,55 +1,82 @@
 use crate::{
     author::Author,
+    crash::Load,
     stage::{Stage, configure, done, until},
 };
-use medanchor_dag::{Block, Codec};
+use medanchor_api::Collected;
+use medanchor_dag::{Block, Codec, DiskStore};
+use medanchor_node::Folder;
 use medanchor_testnet::Network;
-use serde_json::Value;
+use std::thread;
 
 #[test]
 fn what_nothing_needs_is_freed_and_nothing_else_also_when_nodes_are_killed() {
     let mut stage = Stage::start_with(3, busy_collector);
     let device = stage.device("device");
-    let payload = |n: usize| vec![u8::try_from(n % 251).unwrap(); 200_000 + n];
-    let mut records = Vec::new();
-    let mut put = |stage: &Stage| {
-        let file = stage.file("payload", &payload(records.len()));
-        let record = done(Ok(stage.put(&device, &file))).text("record").unwrap();
-        records.push(record);
-        records.len()
-    };
-    put(&stage);
+    let payload = |n: u8| vec![n; 200_000];
+    let records: Vec<String> = (0..5)
+        .map(|n| stage.file("payload", &payload(n)))
+        .map(|file| done(Ok(stage.put(&device, &file))).text("record").unwrap())
+        .collect();
     // Uploads that were never finished, in rows and in files.
-    let garbage: Vec<_> = (0..400_usize)
-        .map(|n| vec![0xee; n % 7 * 5000 + n])
+    let garbage: Vec<_> = (0..GARBAGE)
+        .map(|n| n.to_be_bytes().repeat(if n % 5 == 0 { 2100 } else { 20 }))
         .map(|bytes| Block::new(Codec::Raw, bytes).unwrap())
         .collect();
-    Author::of(&stage.hospital).upload(&garbage);
+    let author = Author::of(&stage.hospital);
+    author.upload(&garbage);
     let have = blocks(&stage);
     let (having, _) = have.iter().max_by_key(|(_, blocks)| *blocks).unwrap();
+    let node = author.session.client.only(having).unwrap();
+    let collected = || -> Option<Collected> {
+        let status = author.block_on(node.status()).ok();
+        status.map(|status| status.collection)
+    };
+    let folder = stage.network.process(having).unwrap().folder().to_owned();
+    let folder = Folder::new(folder).blocks();
+    // While the node does not run.
+    let left = || {
+        let store = DiskStore::open(&folder).unwrap();
+        let left = garbage
+            .iter()
+            .filter(|block| store.knows(block.cid()).unwrap());
+        (left.count(), store.figures().unwrap().freed_blocks)
+    };
 
-    // In the middle of it, and again.
-    for _ in 0..2 {
-        until("blocks are freed", || {
-            put(&stage);
-            freed(&stage, having) > 0
+    let load = Load::new(&stage);
+    thread::scope(|scope| {
+        let _end = load.end_on_drop();
+        scope.spawn(|| load.run());
+        // In the middle of it, and again.
+        let mut before = (garbage.len(), 0);
+        for _ in 0..2 {
+            until("blocks are freed", || {
+                collected().is_some_and(|collected| collected.blocks > before.1 + 200)
+            });
+            stage.network.process(having).unwrap().kill().unwrap();
+            let now = left();
+            assert!(0 < now.0 && now.0 < before.0, "{now:?} after {before:?}");
+            before = now;
+            stage.network.process(having).unwrap().start().unwrap();
+            stage.network.wait_for(having).unwrap();
+        }
+        until("all of it is freed", || {
+            collected().is_some_and(|collected| collected.cycles >= 2)
         });
-        stage.network.process(having).unwrap().kill().unwrap();
-        stage.network.process(having).unwrap().start().unwrap();
-        stage.network.wait_for(having).unwrap();
-    }
-    let mut count = 0;
-    until("all of it is freed", || {
-        count = put(&stage);
-        freed(&stage, having) >= 400
     });
-    until("a whole cycle more", || cycles(&stage, having) >= 2);
+    stage.stop_cleanly(having);
+    assert_eq!(left().0, 0);
+    stage.network.process(having).unwrap().start().unwrap();
+    stage.network.wait_until_ready().unwrap();
 
     stage.until_all_is_well();
-    for (n, record) in records.iter().enumerate() {
-        assert!(stage.read(record) == payload(n), "record {n} of {count}");
+    for (record, payload) in records.iter().zip((0..5).map(payload)) {
+        assert!(stage.read(record) == payload, "record {record}");
         let status = done(stage.hospital.run(["status", record]));
-        assert_eq!(status.json["ok"], true, "record {n} of {count}");
+        assert_eq!(status.json["ok"], true, "record {record}");
+    }
+    for put in load.acknowledged() {
+        put.assert_kept(&stage);
     }
 }
 
@@ -64,23 +91,6 @@ fn blocks(stage: &Stage) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn freed(stage: &Stage, node: &str) -> u64 {
-    figure(stage, node, "blocks")
-}
-
-fn cycles(stage: &Stage, node: &str) -> u64 {
-    figure(stage, node, "cycles")
-}
-
-fn figure(stage: &Stage, node: &str, name: &str) -> u64 {
-    let status = stage.hospital.run(["--node", node, "status"]).unwrap();
-    match &status.json["collection"][name] {
-        Value::Number(number) => number.as_u64().unwrap(),
-        // It is just being elected.
-        _ => 0,
-    }
-}
-
 fn busy_collector(network: &Network) {
     configure(network, |config| {
         config.collect_every_seconds = Some(1);
@@ -88,3 +98,6 @@ fn busy_collector(network: &Network) {
         config.hold_seconds = Some(5);
     });
 }
+
+/// Many steps of a collection, so that a kill falls between two of them.
+const GARBAGE: u32 = 10_000;

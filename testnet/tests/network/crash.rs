@@ -184,7 +184,7 @@ pub(crate) struct Load {
     device: Home,
     custody: String,
     folder: PathBuf,
-    acknowledged: Mutex<Vec<Put>>,
+    pub(crate) acknowledged: Mutex<Vec<Put>>,
     ended: AtomicBool,
 }
 
@@ -193,7 +193,7 @@ pub(crate) struct Put {
     pub(crate) record: String,
     seq: u64,
     receipt: PathBuf,
-    payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Put {
