@@ -1,5 +1,6 @@
 use crate::{
     author::Author,
+    crash::{EndOnDrop, Load},
     stage::{Stage, configure, done, get, until},
 };
 use futures::StreamExt;
@@ -10,6 +11,8 @@ use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
 };
 
 #[test]
@@ -37,31 +40,56 @@ fn damage_on_a_disk_is_found_and_repaired_from_another_node() {
         files.len()
     );
 
-    // By itself, while the node runs.
-    let damages: [fn(&Path, &[u8]); 3] = [flip, truncate, delete];
-    for (damage, path) in damages.iter().zip(&files) {
-        let good = fs::read(path).unwrap();
-        damage(path, &good);
-        until("the file is as it was", || {
-            fs::read(path).is_ok_and(|now| now == good)
-        });
-    }
-    until("all is well", || health(&stage, &victim) == [3, 3, 0]);
-
-    // And at once when somebody reads it, who gets what was sent.
-    let copy = stage.path("copy");
-    for damage in damages {
-        let good: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
-        for (path, good) in files.iter().zip(&good) {
-            damage(path, good);
+    // While others put and get, who are never given a bad byte.
+    let load = Load::new(&stage);
+    let (gets, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let get_on = || {
+        let copy = stage.path("copy");
+        while !ended.load(Ordering::Relaxed) {
+            done(get(&stage.clinician, &record, "TREAT", &copy));
+            assert!(fs::read(&copy).unwrap() == payload);
+            gets.fetch_add(1, Ordering::Relaxed);
         }
-        done(get(&stage.clinician, &record, "TREAT", &copy));
-        assert!(fs::read(&copy).unwrap() == payload);
-        until("every file is as it was", || {
-            let mut files = files.iter().zip(&good);
-            files.all(|(path, good)| fs::read(path).is_ok_and(|now| now == *good))
-        });
-        until("nothing is missing", || health(&stage, &victim)[2] == 0);
+    };
+    thread::scope(|scope| {
+        let _end = (load.end_on_drop(), EndOnDrop(&ended));
+        scope.spawn(|| load.run());
+        let getting = scope.spawn(get_on);
+        let wait_for_gets = || {
+            let before = gets.load(Ordering::Relaxed);
+            until("what was begun after this is read", || {
+                assert!(!getting.is_finished(), "a get failed");
+                gets.load(Ordering::Relaxed) >= before + 2
+            });
+        };
+
+        // It is found even where nobody reads.
+        let damages: [fn(&Path, &[u8]); 3] = [flip, truncate, delete];
+        for (damage, path) in damages.iter().zip(&files) {
+            let good = fs::read(path).unwrap();
+            damage(path, &good);
+            until("the file is as it was", || {
+                fs::read(path).is_ok_and(|now| now == good)
+            });
+        }
+        until("all is well", || health(&stage, &victim) == [3, 3, 0]);
+
+        for damage in damages {
+            let good: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
+            for (path, good) in files.iter().zip(&good) {
+                damage(path, good);
+            }
+            wait_for_gets();
+            load.wait_for_more();
+            until("every file is as it was", || {
+                let mut files = files.iter().zip(&good);
+                files.all(|(path, good)| fs::read(path).is_ok_and(|now| now == *good))
+            });
+            until("nothing is missing", || health(&stage, &victim)[2] == 0);
+        }
+    });
+    for put in load.acknowledged.into_inner().unwrap() {
+        assert_eq!(stage.read(&put.record), put.payload);
     }
 
     // What happened to a node that did not run: a row that says something else, and one that is gone.
