@@ -57,12 +57,15 @@ impl Collector {
         self.ended_at_unix_ms.load(Ordering::Relaxed)
     }
 
-    /// Collects until `stop`.
+    /// Collects until `stop`; first the files that the process before has left without rows.
     pub(crate) async fn collect_task(self: Arc<Self>, stop: CancellationToken) {
         let collecting = async {
             let store = &self.parts.store;
             let mut aging = Aging::new(store, self.parts.keep_unanchored, Instant::now());
             let mut next = Instant::now() + self.parts.every;
+            if let Err(error) = self.sweep().await {
+                tracing::error!("the next cycle looks for left-over files again: {error:#}");
+            }
             loop {
                 sleep(self.parts.every.min(LOOK_EVERY)).await;
                 if let Err(error) = self.collect(&mut aging, &mut next).await {
@@ -109,15 +112,21 @@ impl Collector {
                 break;
             }
         }
-        for shard in 0..=u8::MAX {
-            let sweep = move |this: &Self| Ok(this.parts.store.sweep_files(shard)?);
-            self.step(sweep).await.context("remove left-over files")?;
-        }
+        self.sweep().await?;
         let (blocks, bytes) = freed;
         tracing::info!(blocks, bytes, "collected what nothing needs");
         self.cycles.fetch_add(1, Ordering::Relaxed);
         self.ended_at_unix_ms
             .store(clock::unix_ms(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes files that no row stands for.
+    async fn sweep(self: &Arc<Self>) -> Result<()> {
+        for shard in 0..=u8::MAX {
+            let sweep = move |this: &Self| Ok(this.parts.store.sweep_files(shard)?);
+            self.step(sweep).await.context("remove left-over files")?;
+        }
         Ok(())
     }
 

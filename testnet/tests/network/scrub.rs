@@ -101,6 +101,8 @@ fn damage_on_a_disk_is_found_and_repaired_from_another_node() {
     stage.stop_cleanly(&victim);
     assert!(DiskStore::open(&folder).unwrap().remove(&wrap).unwrap());
     flip_row(&folder, good[0].bytes());
+    let orphan = folder.join("blocks/00").join("0".repeat(64));
+    fs::write(&orphan, b"half a blo").unwrap();
     stage.network.process(&victim).unwrap().start().unwrap();
     stage.network.wait_for(&victim).unwrap();
     until("both rows are repaired", || {
@@ -110,6 +112,8 @@ fn damage_on_a_disk_is_found_and_repaired_from_another_node() {
     for block in good {
         assert_eq!(own_copy(&author, &victim, *block.cid()), Some(block));
     }
+    // No collection ends on the day of the start.
+    until("the file without a row is gone", || !orphan.exists());
 }
 
 #[test]
