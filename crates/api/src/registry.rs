@@ -209,6 +209,8 @@ pub struct Collected {
     pub blocks: u64,
     /// Bytes in them.
     pub size_bytes: u64,
+    /// The record for which nothing is removed now, because it is not whole there.
+    pub waits_for: Option<Cid>,
 }
 
 /// What a node found when it last looked at all records, and what it moved since it started.
@@ -677,7 +679,11 @@ impl TryFrom<pb::StatusResponse> for NodeStatus {
             blocks_found_bad: status.blocks_found_bad,
             blocks_missing: status.blocks_missing,
             scrub: status.scrub.map(Scrubbed::from).unwrap_or_default(),
-            collection: status.collection.map(Collected::from).unwrap_or_default(),
+            collection: status
+                .collection
+                .map(Collected::try_from)
+                .transpose()?
+                .unwrap_or_default(),
             replication: status
                 .replication
                 .map(Replicated::try_from)
@@ -747,14 +753,21 @@ impl From<Scrubbed> for pb::Scrub {
     }
 }
 
-impl From<pb::Collection> for Collected {
-    fn from(collection: pb::Collection) -> Self {
-        Self {
+impl TryFrom<pb::Collection> for Collected {
+    type Error = ConvertError;
+
+    fn try_from(collection: pb::Collection) -> Result<Self, ConvertError> {
+        let waits_for = match collection.waits_for.as_slice() {
+            [] => None,
+            bytes => Some(convert::cid("waits_for", bytes)?),
+        };
+        Ok(Self {
             cycles: collection.cycles,
             ended_at_unix_ms: collection.ended_at_unix_ms,
             blocks: collection.blocks,
             size_bytes: collection.size_bytes,
-        }
+            waits_for,
+        })
     }
 }
 
@@ -765,6 +778,10 @@ impl From<Collected> for pb::Collection {
             ended_at_unix_ms: collected.ended_at_unix_ms,
             blocks: collected.blocks,
             size_bytes: collected.size_bytes,
+            waits_for: collected
+                .waits_for
+                .map(|record| record.to_bytes())
+                .unwrap_or_default(),
         }
     }
 }

@@ -233,6 +233,7 @@ fn status_is_read_back_as_it_was_sent() {
             ended_at_unix_ms: 15,
             blocks: 16,
             size_bytes: 17,
+            waits_for: Some(*valid_block().cid()),
         },
         replication: Replicated {
             looked_at_unix_ms: 18,

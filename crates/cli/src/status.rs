@@ -8,7 +8,8 @@ use std::{collections::BTreeSet, fmt};
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
     /// Whether all is known to be well: every member's node answers, reaches all others, has looked at all records and
-    /// knows of none with too few copies; none lacks a block or has an alarm.
+    /// knows of none with too few copies; none lacks a block, removes nothing because of a record that is not whole
+    /// there, or has an alarm.
     pub ok: bool,
     /// The network's name.
     pub origin: String,
@@ -130,6 +131,8 @@ pub struct CollectionRow {
     pub blocks: u64,
     /// Bytes in them.
     pub size_bytes: u64,
+    /// The record for which nothing is removed now, because it is not whole there.
+    pub waits_for: Option<String>,
 }
 
 /// What a node found when it last looked at all records, and what it moved since it started.
@@ -269,6 +272,7 @@ impl NodeState {
                     && row.away.is_empty()
                     && row.replication.looked_at.is_some()
                     && row.replication.below_target == 0
+                    && row.collection.waits_for.is_none()
             }
             Self::Down { member, .. } => !member,
         }
@@ -326,6 +330,7 @@ impl From<Collected> for CollectionRow {
             last_at: time(collected.ended_at_unix_ms),
             blocks: collected.blocks,
             size_bytes: collected.size_bytes,
+            waits_for: collected.waits_for.map(|record| record.to_string()),
         }
     }
 }
@@ -492,12 +497,19 @@ impl fmt::Display for ScrubRow {
 
 impl fmt::Display for CollectionRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.blocks {
-            0 => Ok(()),
-            blocks => write!(
+        if self.blocks > 0 {
+            let (blocks, bytes) = (self.blocks, self.size_bytes);
+            write!(
                 f,
-                "\n  {blocks} blocks, {} bytes, were freed that nothing needed",
-                self.size_bytes
+                "\n  {blocks} blocks, {bytes} bytes, were freed that nothing needed"
+            )?;
+        }
+        match &self.waits_for {
+            None => Ok(()),
+            Some(record) => write!(
+                f,
+                "\n  NOTHING IS FREED: record {record} is not whole here. Start the nodes that hold it; if nobody has \
+                 what is missing, list it in `lost_records` of medanchord.toml"
             ),
         }
     }
@@ -658,5 +670,28 @@ mod tests {
         assert_eq!(row.oldest_below_since, Some(clock::rfc3339(6000)));
         assert_eq!(row.bytes_to_fetch, 200);
         assert!(RecordsRow::of(&nodes[2..]).is_none());
+    }
+
+    #[test]
+    fn collection_that_stands_still_says_why_and_what_to_do() {
+        let collected = CollectionRow::from(Collected {
+            blocks: 3,
+            size_bytes: 4,
+            ..Collected::default()
+        });
+        let freed = "\n  3 blocks, 4 bytes, were freed that nothing needed";
+        assert_eq!(collected.to_string(), freed);
+        let waiting = CollectionRow {
+            waits_for: Some("bafy".to_owned()),
+            ..collected
+        };
+        assert_eq!(
+            waiting.to_string(),
+            format!(
+                "{freed}\n  NOTHING IS FREED: record bafy is not whole here. Start the nodes that hold it; if nobody has \
+                 what is missing, list it in `lost_records` of medanchord.toml"
+            )
+        );
+        assert_eq!(CollectionRow::from(Collected::default()).to_string(), "");
     }
 }

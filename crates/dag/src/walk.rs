@@ -126,16 +126,16 @@ impl Walked {
 }
 
 /// Names every block of the DAG below `root` to `see`, itself too, as far as it is known. Whether all of it is
-/// known: what is below an inner block that is not here, or bad, is not.
+/// known: what is below an inner block that is not here, or bad, or has no readable links, is not.
 ///
 /// # Errors
 ///
-/// When the store fails, or an inner block is not DAG-CBOR.
+/// When the store fails.
 pub fn reach(
     store: &dyn BlockStore,
     root: &Cid,
     mut see: impl FnMut(&Cid),
-) -> Result<bool, WalkError> {
+) -> Result<bool, StoreError> {
     let mut is_known = true;
     let mut seen = BTreeSet::from([*root]);
     let mut todo = vec![*root];
@@ -144,13 +144,14 @@ pub fn reach(
         if cid.codec() == Codec::Raw.code() {
             continue;
         }
-        match store.block(&cid) {
-            Ok(Some(block)) => {
-                let links = links(&block)?.into_iter();
-                todo.extend(links.filter(|link| seen.insert(*link)));
-            }
-            Ok(None) | Err(StoreError::Corrupt(_)) => is_known = false,
-            Err(error) => return Err(error.into()),
+        let links = match store.block(&cid) {
+            Ok(block) => block.and_then(|block| links(&block).ok()),
+            Err(StoreError::Corrupt(_)) => None,
+            Err(error) => return Err(error),
+        };
+        match links {
+            Some(links) => todo.extend(links.into_iter().filter(|link| seen.insert(*link))),
+            None => is_known = false,
         }
     }
     Ok(is_known)

@@ -241,6 +241,7 @@ impl Node {
             replica: Arc::clone(&replica),
             every: seconds(config.collect_every_seconds, collector::EVERY),
             keep_unanchored: seconds(config.keep_unanchored_seconds, collector::KEEP_UNANCHORED),
+            lost_records: config.lost_records()?,
         }));
         let leaders = Leaders {
             origin: config.origin.clone(),

@@ -6,8 +6,9 @@ use medanchor_anchor::{Read, State};
 use medanchor_dag::{Cid, Did, Effort, Marks};
 use medanchor_raft::Replica;
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,6 +25,7 @@ pub(crate) struct Collector {
     parts: CollectorParts,
     cycles: AtomicU64,
     ended_at_unix_ms: AtomicU64,
+    waits_for: Mutex<Option<Cid>>,
 }
 
 /// What a collector needs.
@@ -36,6 +38,8 @@ pub(crate) struct CollectorParts {
     pub(crate) every: Duration,
     /// How long a block that is not part of an anchored record stays at least.
     pub(crate) keep_unanchored: Duration,
+    /// Records that the operator knows to be lost: of these only what is known is kept.
+    pub(crate) lost_records: BTreeSet<Cid>,
 }
 
 impl Collector {
@@ -44,6 +48,7 @@ impl Collector {
             parts,
             cycles: AtomicU64::new(0),
             ended_at_unix_ms: AtomicU64::new(0),
+            waits_for: Mutex::default(),
         }
     }
 
@@ -55,6 +60,11 @@ impl Collector {
     /// When the last of them ended; 0: none has.
     pub(crate) fn ended_at_unix_ms(&self) -> u64 {
         self.ended_at_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// The record for which nothing is removed now, because what is below a block of it is not known.
+    pub(crate) fn waits_for(&self) -> Option<Cid> {
+        *self.lock()
     }
 
     /// Collects until `stop`; first the files that the process before has left without rows.
@@ -99,6 +109,7 @@ impl Collector {
         while let Some(last) = self.mark(&marks, after).await? {
             after = Some(last);
         }
+        *self.lock() = None;
         let (mut after, mut freed) = (None, (0_u64, 0_u64));
         loop {
             let marks = Arc::clone(&marks);
@@ -143,18 +154,29 @@ impl Collector {
                 .filter(|e| e.holders.contains(&this.parts.node))
             {
                 let (record, wrap) = (entry.anchored.record, entry.anchored.wrap);
+                let mut is_known = true;
                 for root in [record, wrap] {
-                    let is_known = marks.mark(&store, &root).context("read a record")?;
-                    // What is below a missing block would be taken for garbage.
-                    anyhow::ensure!(
-                        is_known,
-                        "`{record}` is not whole here: first it is repaired"
-                    );
+                    is_known &= marks.mark(&store, &root).context("read a record")?;
+                }
+                if !is_known {
+                    this.check_lost(record)?;
                 }
             }
             Ok(entries.last().map(|entry| entry.anchored.record))
         };
         self.step(step).await
+    }
+
+    /// What is below a missing block would be taken for garbage: that is for the operator to allow.
+    fn check_lost(&self, record: Cid) -> Result<()> {
+        if self.parts.lost_records.contains(&record) {
+            tracing::warn!(%record, "what only this lost record has is not kept");
+            return Ok(());
+        }
+        *self.lock() = Some(record);
+        anyhow::bail!(
+            "record `{record}` is not whole here: it is repaired first, or listed as lost in `lost_records`"
+        )
     }
 
     /// Does a part of a cycle, then rests.
@@ -170,6 +192,12 @@ impl Collector {
         let (done, rest) = spawn_blocking(step).await?;
         sleep(rest).await;
         done
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Cid>> {
+        self.waits_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::{files, remote::ForeignServer};
 use anyhow::{Context, Result};
 use medanchor_anchor::{SignatureKind, VerifierKey};
+use medanchor_dag::Cid;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -54,6 +56,10 @@ pub struct Config {
     /// anchored; absent: 86400, a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_unanchored_seconds: Option<u32>,
+    /// Records that are not whole on this node and of which nobody has what is missing, by CID: blocks that may have
+    /// been part of them are removed like others that nothing needs. Without this none is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_records: Vec<String>,
     /// For how many seconds this node's word that it holds a record is good, until it is anchored; absent: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_seconds: Option<u32>,
@@ -274,7 +280,21 @@ impl Config {
             .with_context(|| format!("`members` has no entry named `{}`", self.name))
     }
 
+    /// The records that the operator knows to be lost.
+    ///
+    /// # Errors
+    ///
+    /// When one is no CID.
+    pub fn lost_records(&self) -> Result<BTreeSet<Cid>> {
+        let parse = |text: &String| {
+            let parsed = text.parse::<Cid>();
+            parsed.with_context(|| format!("`lost_records`: `{text}` is not a record's CID"))
+        };
+        self.lost_records.iter().map(parse).collect()
+    }
+
     fn check(&self) -> Result<()> {
+        self.lost_records()?;
         for (name, seconds) in [
             ("reissue_after_seconds", self.reissue_after_seconds),
             ("scrub_every_seconds", self.scrub_every_seconds),
@@ -452,6 +472,7 @@ mod tests {
             scrub_every_seconds: None,
             collect_every_seconds: None,
             keep_unanchored_seconds: None,
+            lost_records: Vec::new(),
             hold_seconds: None,
             absent_after_seconds: None,
             replicate_every_seconds: None,
@@ -589,7 +610,13 @@ mod tests {
             keep_unanchored_seconds: Some(0),
             ..config()
         };
-        for wrong in [nameless, swarmless, spaced, restless, sleepless, heedless] {
+        let vague = Config {
+            lost_records: vec!["the one of yesterday".to_owned()],
+            ..config()
+        };
+        for wrong in [
+            nameless, swarmless, spaced, restless, sleepless, heedless, vague,
+        ] {
             let text = wrong.to_text().unwrap();
             assert!(Config::parse(&text).is_err(), "{text}");
         }

@@ -91,7 +91,7 @@ fn blocks(stage: &Stage) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn busy_collector(network: &Network) {
+pub(crate) fn busy_collector(network: &Network) {
     configure(network, |config| {
         config.collect_every_seconds = Some(1);
         config.keep_unanchored_seconds = Some(5);

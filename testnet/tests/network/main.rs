@@ -31,6 +31,7 @@ mod heads;
 mod idle;
 mod large;
 mod liar;
+mod lost;
 mod members;
 mod moves;
 mod refusals;

@@ -335,7 +335,7 @@ pub struct Replication {
     pub bytes_to_fetch: u64,
 }
 /// Blocks that a node has removed because no record and no promise needs them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Collection {
     /// Times that the whole store was looked at since the node started.
     #[prost(uint64, tag = "1")]
@@ -349,6 +349,9 @@ pub struct Collection {
     /// Bytes in them.
     #[prost(uint64, tag = "4")]
     pub size_bytes: u64,
+    /// The record for which nothing is removed now, because it is not whole there, CID in binary form; empty: none.
+    #[prost(bytes = "vec", tag = "5")]
+    pub waits_for: ::prost::alloc::vec::Vec<u8>,
 }
 /// How far a node has come with reading all its blocks again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

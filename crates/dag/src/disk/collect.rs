@@ -1,5 +1,5 @@
 use super::{DiskStore, digest_set::DigestSet, index::Removed, raw};
-use crate::{BlockStore, StoreError, WalkError, block::digest_of, reach};
+use crate::{BlockStore, StoreError, block::digest_of, reach};
 use cid::Cid;
 
 /// The blocks that are to stay. It takes a few for marked that are not: another cycle, which has another number, takes
@@ -30,8 +30,8 @@ impl Marks {
     ///
     /// # Errors
     ///
-    /// When the store fails, or an inner block is not DAG-CBOR.
-    pub fn mark(&self, store: &dyn BlockStore, root: &Cid) -> Result<bool, WalkError> {
+    /// When the store fails.
+    pub fn mark(&self, store: &dyn BlockStore, root: &Cid) -> Result<bool, StoreError> {
         reach(store, root, |cid| {
             if let Ok(digest) = digest_of(cid) {
                 self.0.insert(&digest);

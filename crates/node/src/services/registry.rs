@@ -263,6 +263,7 @@ impl RegistryService for Registry {
                 ended_at_unix_ms: self.collector.ended_at_unix_ms(),
                 blocks: figures.freed_blocks,
                 size_bytes: figures.freed_bytes,
+                waits_for: self.collector.waits_for(),
             },
             replication: self.replicator.progress(placing.as_ref()),
             peers: peers.collect(),

@@ -124,6 +124,9 @@ fn dag_is_marked_whole_or_not_at_all() {
     assert!(!is_here(&store, &other));
     store.remove(inner.cid()).unwrap();
     assert!(!marks.mark(&Peeking(&store), root.cid()).unwrap());
+    let unreadable = Block::new(Codec::DagCbor, vec![0xff]).unwrap();
+    store.put(from_ref(&unreadable)).unwrap();
+    assert!(!marks.mark(&Peeking(&store), unreadable.cid()).unwrap());
 }
 
 /// As a collection reads.
