@@ -29,6 +29,7 @@ use crate::{
     submit::Submitter,
     tile_routes::TileServer,
     tls,
+    unanchored::{self, Unanchored},
     witness::Witness,
     witness_routes,
 };
@@ -235,12 +236,15 @@ impl Node {
                 .unwrap_or(scrub::BYTES_PER_SECOND),
             every: seconds(config.scrub_every_seconds, scrub::EVERY),
         })?);
+        let keep_unanchored = seconds(config.keep_unanchored_seconds, collector::KEEP_UNANCHORED);
+        let unanchored_bytes = config.unanchored_bytes.unwrap_or(unanchored::LIMIT_BYTES);
+        let unanchored = Arc::new(Unanchored::new(unanchored_bytes, keep_unanchored));
         let collector = Arc::new(Collector::new(CollectorParts {
             node: key.did(),
             store: Arc::clone(&store),
             replica: Arc::clone(&replica),
             every: seconds(config.collect_every_seconds, collector::EVERY),
-            keep_unanchored: seconds(config.keep_unanchored_seconds, collector::KEEP_UNANCHORED),
+            keep_unanchored,
             lost_records: config.lost_records()?,
         }));
         let leaders = Leaders {
@@ -268,6 +272,7 @@ impl Node {
             holders: Arc::clone(&holders),
             publisher: Arc::clone(&publisher),
             gatherer,
+            unanchored: Arc::clone(&unanchored),
         });
         let replicator = Arc::new(Replicator::new(ReplicatorParts {
             node: key.did(),
@@ -317,6 +322,8 @@ impl Node {
                 store: Arc::clone(&store),
                 peer: Arc::clone(&peer),
                 uploads: Uploads::default(),
+                membership: Arc::clone(&membership),
+                unanchored,
             },
             holding: Holding {
                 holders,

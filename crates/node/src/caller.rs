@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection, by the certificate that was shown.
 
-use crate::{certificates::Holder, membership::Membership};
+use crate::{certificates::Holder, membership::Membership, tls::Organisation};
 use anyhow::{Context, Result};
 use medanchor_dag::Hash;
 use rustls::{pki_types::UnixTime, server::danger::ClientCertVerifier};
@@ -79,12 +79,7 @@ impl Callers {
         if let Some(node_id) = (self.members)(&Hash::of(certificate)) {
             return Caller::Member(node_id);
         }
-        let now = UnixTime::since_unix_epoch(Duration::from_millis(crate::clock::unix_ms()));
-        let own = self
-            .own_clients
-            .verify_client_cert(certificate, &[], now)
-            .is_ok();
-        if own && is_operator(certificate) {
+        if is_issued(&*self.own_clients, certificate) && is_operator(certificate) {
             Caller::Operator
         } else {
             Caller::Guest
@@ -97,6 +92,23 @@ pub(crate) fn certificate(extensions: &Extensions) -> Option<Hash> {
     let certificates = certificates(extensions);
     let first = certificates.as_deref().and_then(|chain| chain.first());
     first.map(|certificate| Hash::of(certificate))
+}
+
+/// The organisation of whoever calls, by its id: the one that issued the certificate that was shown.
+pub(crate) fn organisation(all: &[Organisation], extensions: &Extensions) -> Option<Hash> {
+    let certificates = certificates(extensions)?;
+    issuer(all, certificates.first()?)
+}
+
+fn issuer(all: &[Organisation], certificate: &CertificateDer<'_>) -> Option<Hash> {
+    let mut all = all.iter();
+    let issuer = all.find(|organisation| is_issued(&*organisation.clients, certificate));
+    issuer.map(|organisation| organisation.id)
+}
+
+fn is_issued(by: &dyn ClientCertVerifier, certificate: &CertificateDer<'_>) -> bool {
+    let now = UnixTime::since_unix_epoch(Duration::from_millis(crate::clock::unix_ms()));
+    by.verify_client_cert(certificate, &[], now).is_ok()
 }
 
 fn certificates(extensions: &Extensions) -> Option<Arc<Vec<CertificateDer<'static>>>> {
@@ -151,6 +163,25 @@ mod tests {
         let operator = other.issue(Holder::Operator, "o", &[]).unwrap();
         let callers = callers(&own.certificate_pem);
         assert_eq!(callers.holder(&operator.certificate), Caller::Guest);
+    }
+
+    #[test]
+    fn organisation_is_the_one_that_issued_the_certificate() {
+        // Even where another claims the same name.
+        let issuers = ["hospital-a", "hospital-a", "hospital-b"].map(|name| {
+            let (authority, own) = Authority::create(name).unwrap();
+            let clients = crate::tls::client_verifier(&own.certificate_pem).unwrap();
+            let id = Hash::of(&own.certificate);
+            (authority, Organisation { id, clients })
+        });
+        let (authorities, mut all): (Vec<_>, Vec<_>) = issuers.into_iter().unzip();
+        for (authority, organisation) in authorities.iter().zip(&all) {
+            let guest = authority.issue(Holder::Guest, "g", &[]).unwrap();
+            assert_eq!(issuer(&all, &guest.certificate), Some(organisation.id));
+        }
+        let guest = authorities[2].issue(Holder::Guest, "g", &[]).unwrap();
+        all.pop();
+        assert_eq!(issuer(&all, &guest.certificate), None);
     }
 
     #[test]

@@ -56,6 +56,10 @@ pub struct Config {
     /// anchored; absent: 86400, a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_unanchored_seconds: Option<u32>,
+    /// How many bytes the people and devices of one organisation may upload to this node in that time without a record
+    /// of theirs being anchored for it; absent: 64 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanchored_bytes: Option<u64>,
     /// Records that are not whole on this node and of which nobody has what is missing, by CID: blocks that may have
     /// been part of them are removed like others that nothing needs. Without this none is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -472,6 +476,7 @@ mod tests {
             scrub_every_seconds: None,
             collect_every_seconds: None,
             keep_unanchored_seconds: None,
+            unanchored_bytes: None,
             lost_records: Vec::new(),
             hold_seconds: None,
             absent_after_seconds: None,

@@ -394,7 +394,7 @@ impl Checked {
     }
 
     /// Length of the payload in bytes.
-    fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         match &self.signed.statement.body {
             Body::Anchored(anchored) => anchored.size,
             _ => 0,

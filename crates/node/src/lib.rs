@@ -49,6 +49,7 @@ mod submit;
 mod tile_routes;
 mod tls;
 mod tls_trust;
+mod unanchored;
 mod witness;
 mod witness_routes;
 

@@ -6,7 +6,7 @@ use crate::{
     files::{self, Mode},
     http::Server,
     remote::{ForeignServer, Remote, RemoteCosigner},
-    tls::Tls,
+    tls::{Organisation, Tls},
     tls_trust::ClientTrust,
 };
 use anyhow::{Context, Result};
@@ -52,6 +52,7 @@ pub(crate) struct Now {
     /// The nodes of all but this one that have an address.
     remotes: BTreeMap<u64, Arc<Remote>>,
     node_ids: BTreeMap<Hash, u64>,
+    organisations: Vec<Organisation>,
 }
 
 /// Whom a node believes about a log.
@@ -99,6 +100,7 @@ impl Membership {
             witnesses: Vec::new(),
             remotes: BTreeMap::new(),
             node_ids: BTreeMap::new(),
+            organisations: Vec::new(),
         };
         let membership = Self {
             founded: founded.clone(),
@@ -214,6 +216,7 @@ impl Membership {
             witnesses: self.witnesses(&chain)?,
             remotes: self.remotes(&entries, &before.remotes)?,
             node_ids: node_ids(&entries),
+            organisations: self.tls.organisations(&entries)?,
             chain,
             epochs,
             entries,
@@ -329,6 +332,11 @@ impl Membership {
 }
 
 impl Now {
+    /// The organisations that let clients in.
+    pub(crate) fn organisations(&self) -> &[Organisation] {
+        &self.organisations
+    }
+
     /// The member whose node shows this certificate.
     pub(crate) fn node_id(&self, certificate: &Hash) -> Option<u64> {
         self.node_ids.get(certificate).copied()

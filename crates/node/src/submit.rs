@@ -4,11 +4,13 @@ use crate::{
     gatherer::{Gathered, Gatherer},
     holders::{Checked, Holders, HoldingError, Placed},
     publisher::Publisher,
+    unanchored::Unanchored,
 };
 use medanchor_anchor::{
     AppendError, Appended, Body, Outcome, Prove, Read, ReadError, Receipt, SignedStatement, State,
     Strength, TablesError,
 };
+use medanchor_dag::Hash;
 use medanchor_raft::Replica;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ pub(crate) struct Submitter {
     pub(crate) holders: Arc<Holders>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) gatherer: Gatherer,
+    pub(crate) unanchored: Arc<Unanchored>,
 }
 
 /// Why a statement has no receipt.
@@ -38,9 +41,11 @@ pub(crate) enum SubmitError {
 }
 
 impl Submitter {
-    /// Records a statement. `strength` is what to wait for; `None`: until it is durable on a quorum.
+    /// Records a statement that an organisation sends. `strength` is what to wait for; `None`: until it is durable on a
+    /// quorum.
     pub(crate) async fn submit(
         &self,
+        by: Option<Hash>,
         signed: SignedStatement,
         strength: Option<Strength>,
     ) -> Result<(Appended, Option<Receipt>), SubmitError> {
@@ -48,7 +53,7 @@ impl Submitter {
             return Err(AppendError::Rejected("bad-signature").into());
         }
         let appended = match &signed.statement.body {
-            Body::Anchored(_) if !self.is_known(&signed)? => self.anchor(signed).await?,
+            Body::Anchored(_) if !self.is_known(&signed)? => self.anchor(by, signed).await?,
             _ => self.gatherer.append(Gathered::AsItIs(signed)).await?,
         };
         let receipt = match strength {
@@ -59,19 +64,29 @@ impl Submitter {
     }
 
     /// Pins before it anchors (I1). It goes on when the caller gives up, who finds it further when the call is made again.
-    async fn anchor(&self, signed: SignedStatement) -> Result<Appended, SubmitError> {
+    async fn anchor(
+        &self,
+        by: Option<Hash>,
+        signed: SignedStatement,
+    ) -> Result<Appended, SubmitError> {
         let turn = self.gatherer.turn(signed.statement.hash()).await;
         if self.is_known(&signed)? {
             return self.gatherer.append(Gathered::AsItIs(signed)).await;
         }
         let (replica, holders) = (Arc::clone(&self.replica), Arc::clone(&self.holders));
-        let gatherer = self.gatherer.clone();
+        let (gatherer, unanchored) = (self.gatherer.clone(), Arc::clone(&self.unanchored));
         let anchoring = tokio::spawn(async move {
             let _turn = turn;
             // This node must have it whole, or nobody could fetch it from here.
             let checked = holders.check(signed).await?;
             let placed = place(&replica, checked)?;
-            gatherer.append(Gathered::ToHold(placed)).await
+            let payload_bytes = placed.checked.size();
+            let appended = gatherer.append(Gathered::ToHold(placed)).await?;
+            // Once for each record: this is its turn, and it was not known before.
+            if appended.leaf.outcome == Outcome::Ok {
+                unanchored.anchored(by, payload_bytes);
+            }
+            Ok(appended)
         });
         let lost = |error: tokio::task::JoinError| AppendError::OutcomeUnknown(error.into());
         anchoring.await.map_err(lost)?

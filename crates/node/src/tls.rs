@@ -7,6 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::MemberEntry;
+use medanchor_dag::Hash;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::WebPkiServerVerifier,
@@ -18,6 +19,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{path::Path, sync::Arc};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
+
+/// An organisation, by whom it lets in.
+pub(crate) struct Organisation {
+    /// Hash of its authority's certificate.
+    pub(crate) id: Hash,
+    /// Accepts the certificates that its authority issued.
+    pub(crate) clients: Arc<dyn ClientCertVerifier>,
+}
 
 /// A node's certificate, and whom it trusts.
 pub(crate) struct Tls {
@@ -84,6 +93,22 @@ impl Tls {
     /// Accepts the certificates of everybody whom a member lets in now: the authorities in `ca.pem` without those
     /// of founders that were removed, and those of members that joined later.
     pub(crate) fn clients(&self, members: &[MemberEntry]) -> Result<Arc<dyn ClientCertVerifier>> {
+        verifier(self.authorities(members)?)
+    }
+
+    /// The same, each authority alone, by the hash of its certificate.
+    pub(crate) fn organisations(&self, members: &[MemberEntry]) -> Result<Vec<Organisation>> {
+        let authorities = self.authorities(members)?.into_iter();
+        let organisations = authorities.map(|authority| {
+            Ok(Organisation {
+                id: Hash::of(&authority),
+                clients: verifier(vec![authority])?,
+            })
+        });
+        organisations.collect()
+    }
+
+    fn authorities(&self, members: &[MemberEntry]) -> Result<Vec<CertificateDer<'static>>> {
         let removed: Vec<&str> = members
             .iter()
             .filter(|entry| !entry.is_active() && entry.contact.is_none())
@@ -93,7 +118,7 @@ impl Tls {
         authorities.retain(|authority| !is_of(authority, &removed));
         let joined = members.iter().filter(|entry| entry.is_active());
         authorities.extend(joined.filter_map(authority));
-        verifier(authorities)
+        Ok(authorities)
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>> {

@@ -40,6 +40,7 @@ mod scrub;
 mod stage;
 mod stream;
 mod target;
+mod unanchored;
 mod waiting;
 mod watch;
 mod wires;

@@ -3,7 +3,7 @@ use super::{
     registry::require_auditor,
 };
 use crate::{
-    caller::{Caller, Callers},
+    caller::{self, Caller, Callers},
     config::EntryReaders,
     membership::Membership,
     publisher::Publisher,
@@ -21,10 +21,11 @@ use medanchor_api::{
     },
     status,
 };
+use medanchor_dag::Hash;
 use medanchor_raft::Replica;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 /// The anchor log.
 pub(crate) struct Anchor {
@@ -45,8 +46,9 @@ impl AnchorService for Anchor {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
+        let by = self.organisation(request.extensions());
         let submit = parsed(Submit::try_from(request.into_inner()))?;
-        let submitted = submitted(&self.submitter, submit).await?;
+        let submitted = submitted(&self.submitter, by, submit).await?;
         Ok(Response::new(submitted.into()))
     }
 
@@ -57,13 +59,14 @@ impl AnchorService for Anchor {
         request: Request<Streaming<SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let submitter = Arc::clone(&self.submitter);
+        let by = self.organisation(request.extensions());
         let draining = self.draining.clone().cancelled_owned();
         let requests = request.into_inner().take_until(draining);
         let answers = requests.map(move |request| {
             let submitter = Arc::clone(&submitter);
             async move {
                 let submit = parsed(Submit::try_from(request?))?;
-                let submitted = submitted(&submitter, submit).await;
+                let submitted = submitted(&submitter, by, submit).await;
                 Ok(SubmitStreamResponse {
                     submitted: submitted.ok().map(Submitted::into),
                 })
@@ -205,6 +208,10 @@ impl Anchor {
             .ok_or_else(|| status(Code::NotFound, "not-found", "the log has no such leaf"))
     }
 
+    fn organisation(&self, extensions: &Extensions) -> Option<Hash> {
+        caller::organisation(self.membership.now().organisations(), extensions)
+    }
+
     fn find_here(&self, leaf: &LeafName) -> Result<Option<(LeafIndex, bool)>, Status> {
         let view = self.replica.view().map_err(read_status)?;
         let state = State::new(view.as_ref());
@@ -226,10 +233,14 @@ impl Anchor {
     }
 }
 
-async fn submitted(submitter: &Submitter, submit: Submit) -> Result<Submitted, Status> {
+async fn submitted(
+    submitter: &Submitter,
+    by: Option<Hash>,
+    submit: Submit,
+) -> Result<Submitted, Status> {
     let Submit { signed, strength } = submit;
     let (appended, receipt) = submitter
-        .submit(signed, strength)
+        .submit(by, signed, strength)
         .await
         .map_err(submit_status)?;
     Ok(Submitted {

@@ -2,7 +2,9 @@ use super::errors::{internal, parsed, store_status};
 use crate::{
     caller,
     fatal_store::FatalStore,
+    membership::Membership,
     places::{Place, Places},
+    unanchored::Unanchored,
 };
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use medanchor_api::{
@@ -16,7 +18,7 @@ use medanchor_api::{
 use medanchor_dag::{Block, BlockSource, BlockStore, Cid, Hash, SourceError, StoreError};
 use medanchor_ipfs::Peer;
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 /// Blocks in and out.
@@ -24,6 +26,8 @@ pub(crate) struct Blocks {
     pub(crate) store: Arc<FatalStore>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) uploads: Uploads,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) unanchored: Arc<Unanchored>,
 }
 
 /// Uploads at one time: each keeps a group of blocks in memory until it is on disk.
@@ -64,7 +68,8 @@ impl BlockService for Blocks {
         request: Request<Streaming<PutRequest>>,
     ) -> Result<Response<PutResponse>, Status> {
         let _place = self.uploads.begin(request.extensions())?;
-        let stored = self.store(request.into_inner());
+        let by = caller::organisation(self.membership.now().organisations(), request.extensions());
+        let stored = self.store(by, request.into_inner());
         let stored = timeout(UPLOAD_WITHIN, stored).await;
         let answer = stored.unwrap_or_else(|_| Err(too_slow()))?;
         Ok(Response::new(answer))
@@ -93,6 +98,7 @@ impl Blocks {
     /// Stores what comes until there is no more. All of it is fsynced when this returns.
     async fn store(
         &self,
+        by: Option<Hash>,
         mut incoming: impl Stream<Item = Result<PutRequest, Status>> + Unpin,
     ) -> Result<PutResponse, Status> {
         let mut group = Group::default();
@@ -107,24 +113,42 @@ impl Blocks {
             answer.size_bytes += block.bytes().len() as u64;
             group.add(block);
             if group.is_due() {
-                self.store_group(group.take()).await?;
+                self.store_group(by, group.take()).await?;
             }
         }
-        self.store_group(group.take()).await?;
+        self.store_group(by, group.take()).await?;
         Ok(answer)
     }
 
     /// Fsynced when this returns.
-    async fn store_group(&self, group: Vec<Block>) -> Result<(), Status> {
+    async fn store_group(&self, by: Option<Hash>, group: Vec<Block>) -> Result<(), Status> {
         if group.is_empty() {
             return Ok(());
         }
-        let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || store.put(&group))
-            .await
-            .map_err(internal)?
-            .map_err(store_status)
+        let (store, unanchored) = (Arc::clone(&self.store), Arc::clone(&self.unanchored));
+        let storing = tokio::task::spawn_blocking(move || {
+            let bytes = new_bytes(&store, &group).map_err(store_status)?;
+            if !unanchored.take(by, bytes, Instant::now()) {
+                return Err(over_quota());
+            }
+            store.put(&group).map_err(|error| {
+                unanchored.give_back(by, bytes);
+                store_status(error)
+            })
+        });
+        storing.await.map_err(internal)?
     }
+}
+
+/// Bytes of those blocks that are not here yet.
+fn new_bytes(store: &FatalStore, group: &[Block]) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for block in group {
+        if !store.unnoticed().has(block.cid())? {
+            bytes += (block.bytes().len() as u64).max(MIN_COST);
+        }
+    }
+    Ok(bytes)
 }
 
 /// Blocks that are stored together: one fsync for all of them.
@@ -180,6 +204,15 @@ fn too_slow() -> Status {
     )
 }
 
+fn over_quota() -> Status {
+    status(
+        Code::FailedPrecondition,
+        "over-quota",
+        "your organisation has uploaded as much to this node as it may without anchoring it: anchor what is there, or \
+         wait until it is removed (`unanchored_bytes` in the node's config)",
+    )
+}
+
 /// What they keep in memory: this many times a group and a block.
 const MAX_UPLOADS: usize = 32;
 const MAX_UPLOADS_OF_ONE: usize = 8;
@@ -190,6 +223,8 @@ const NEXT_WITHIN: Duration = Duration::from_secs(15);
 /// Blocks are fsynced in groups of about this many bytes.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const GROUP_BLOCKS: usize = 1024;
+/// To keep a block costs at least a row.
+const MIN_COST: u64 = 512;
 const IN_FLIGHT: usize = 16;
 
 #[cfg(test)]
