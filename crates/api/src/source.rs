@@ -47,6 +47,20 @@ impl Note {
     }
 }
 
+/// Why a node did not give a block.
+#[derive(Debug, thiserror::Error)]
+enum NotGiven {
+    /// It says that nobody has it.
+    #[error("not found")]
+    NotFound,
+    /// It says that it, or another one, may have it.
+    #[error("node `{node}`: {missing}")]
+    Missing { node: String, missing: Missing },
+    /// It says nothing of use.
+    #[error(transparent)]
+    Call(ClientError),
+}
+
 impl NodesSource {
     /// Fetches from all of the client's nodes.
     pub fn new(client: Client) -> Self {
@@ -76,6 +90,11 @@ impl NodesSource {
         }
     }
 
+    /// The nodes that are asked.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.client.node_names()
+    }
+
     /// The nodes that failed to serve a block, and why.
     pub fn notes(&self) -> Vec<(String, Note)> {
         self.client
@@ -85,23 +104,25 @@ impl NodesSource {
             .collect()
     }
 
-    /// First what the nodes hold themselves, so that each serves a share; then anyone who can get it.
+    /// First what the nodes hold themselves, so that each serves a share; then anyone who can get it. It is not
+    /// found when each of them then says that nobody has it.
     async fn fetch_from_any(&self, cid: &Cid) -> Result<Block, SourceError> {
-        let mut last = None;
+        let mut other_answer = None;
         for local_only in [true, false] {
+            other_answer = None;
             for (node, load) in self.in_turn() {
                 match self.fetch_from(node, load, cid, local_only).await {
-                    Ok(Some(block)) => return Ok(block),
-                    Ok(None) => (),
-                    Err(error) => last = Some(error),
+                    Ok(block) => return Ok(block),
+                    Err(NotGiven::NotFound) => (),
+                    Err(answer) => other_answer = Some(answer),
                 }
             }
         }
-        Err(match last {
+        Err(match other_answer {
             None => SourceError::NotFound(*cid),
-            Some(error) => SourceError::Unavailable {
+            Some(answer) => SourceError::Unavailable {
                 cid: *cid,
-                source: error.into(),
+                source: answer.into(),
             },
         })
     }
@@ -112,7 +133,7 @@ impl NodesSource {
         load: &Load,
         cid: &Cid,
         local_only: bool,
-    ) -> Result<Option<Block>, ClientError> {
+    ) -> Result<Block, NotGiven> {
         let _under_way = UnderWay::new(load);
         let mut answer = self.client.block_from(node, cid, local_only).await;
         if matches!(answer, Ok(Err(Missing::Corrupt))) {
@@ -121,20 +142,29 @@ impl NodesSource {
             answer = self.client.block_from(node, cid, false).await;
         }
         match answer {
-            Ok(Ok(block)) => Ok(Some(block)),
+            Ok(Ok(block)) => Ok(block),
             Ok(Err(missing)) => {
                 load.set_note(missing.into());
-                Ok(None)
-            }
-            Err(ClientError::InvalidAnswer { .. }) => {
-                load.set_note(Note::WrongBytes);
-                Ok(None)
+                Err(match missing {
+                    Missing::NotFound => NotGiven::NotFound,
+                    missing => NotGiven::Missing {
+                        node: self.name(node).to_owned(),
+                        missing,
+                    },
+                })
             }
             Err(error) => {
-                load.set_note(Note::Unreachable);
-                Err(error)
+                load.set_note(match error {
+                    ClientError::InvalidAnswer { .. } => Note::WrongBytes,
+                    _ => Note::Unreachable,
+                });
+                Err(NotGiven::Call(error))
             }
         }
+    }
+
+    fn name(&self, node: usize) -> &str {
+        self.names().nth(node).unwrap_or_default()
     }
 
     /// The nodes in the order to ask them.

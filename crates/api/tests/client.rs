@@ -208,11 +208,47 @@ async fn source_spreads_blocks_over_the_nodes() {
 }
 
 #[tokio::test]
-async fn block_that_nobody_has_is_not_found() {
-    let node = Node::start("a", Behaviour::Serve).await;
-    let source = NodesSource::new(client(&[&node]));
+async fn block_is_not_found_only_when_every_node_says_that_nobody_has_it() {
+    let one = Node::start("one", Behaviour::Serve).await;
+    // It does not answer the first time, when nodes are asked for what they hold themselves.
+    let busy = Node::start("busy", Behaviour::BusyFor(1)).await;
+    let source = NodesSource::new(client(&[&one, &busy]));
     let error = source.fetch(block(1).cid()).await.unwrap_err();
     assert!(matches!(error, SourceError::NotFound(_)), "{error:?}");
+
+    for (behaviour, note, cause) in [
+        (
+            Behaviour::OthersMayHaveIt,
+            Note::Unreachable,
+            "node `other`: could not be fetched in time",
+        ),
+        (
+            Behaviour::Corrupt,
+            Note::Corrupt,
+            "node `other`: the node's copy is corrupt",
+        ),
+        (
+            Behaviour::WrongBytes,
+            Note::WrongBytes,
+            "node `other` gave an invalid answer",
+        ),
+        (
+            Behaviour::Answer(Code::Internal),
+            Note::Unreachable,
+            "none of 1 nodes could serve the call",
+        ),
+    ] {
+        let other = Node::start("other", behaviour).await;
+        for nodes in [[&one, &other], [&other, &one]] {
+            let source = NodesSource::new(client(&nodes));
+            let error = source.fetch(block(1).cid()).await.unwrap_err();
+            let SourceError::Unavailable { source: said, .. } = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(said.to_string(), cause);
+            assert!(source.notes().contains(&("other".to_owned(), note)));
+        }
+    }
 }
 
 #[tokio::test]
@@ -237,6 +273,8 @@ enum Behaviour {
     BusyFor(usize),
     Corrupt,
     CorruptUntilRepaired,
+    /// It has nothing, and cannot reach nodes that may have something.
+    OthersMayHaveIt,
     WrongBytes,
 }
 
@@ -374,6 +412,9 @@ impl BlockService for Service {
                         GetResponse::from((*cid, Err(Missing::Corrupt)))
                     }
                     Behaviour::Corrupt => GetResponse::from((*cid, Err(Missing::Corrupt))),
+                    Behaviour::OthersMayHaveIt if !get.local_only => {
+                        GetResponse::from((*cid, Err(Missing::Unavailable)))
+                    }
                     Behaviour::WrongBytes => GetResponse {
                         cid: cid.to_bytes().into(),
                         data: bytes::Bytes::from_static(b"wrong"),

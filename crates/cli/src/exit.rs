@@ -3,7 +3,7 @@ use medanchor_anchor::{
     BatchConflictError, BatchConflictFormatError, EquivocationError, EquivocationFormatError,
     Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError,
 };
-use medanchor_api::{ClientError, ConfigError, LogReadError};
+use medanchor_api::{ClientError, ConfigError, LogReadError, NodesSource};
 use medanchor_dag::{CarError, ExportError, LinksError, RecordError, SignatureError, SourceError};
 use medanchor_envelope::OpenError;
 use std::{error::Error, io, process::ExitCode};
@@ -15,6 +15,8 @@ pub enum Exit {
     Done,
     /// 1: it failed.
     Failed,
+    /// 1 too: no node has it.
+    NotFound,
     /// 2: it was not given as it must be.
     Usage,
     /// 3: it is not permitted.
@@ -35,7 +37,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::Failed => 1,
+            Self::Failed | Self::NotFound => 1,
             Self::Usage => 2,
             Self::Denied => 3,
             Self::NotVerified => 4,
@@ -48,6 +50,7 @@ impl Exit {
         match self {
             Self::Done => "ok",
             Self::Failed => "failed",
+            Self::NotFound => "not-found",
             Self::Usage => "usage",
             Self::Denied => "denied",
             Self::NotVerified => "not-verified",
@@ -60,6 +63,7 @@ impl Exit {
         let all = [
             Self::Done,
             Self::Failed,
+            Self::NotFound,
             Self::Usage,
             Self::Denied,
             Self::NotVerified,
@@ -72,6 +76,10 @@ impl Exit {
     pub(crate) fn hint(self) -> Option<&'static str> {
         match self {
             Self::Done | Self::Failed => None,
+            Self::NotFound => Some(
+                "asking again alone changes nothing: check the CID; if the record is anchored, bring its blocks back with \
+                 `medanchor car import` or a lost node's disk",
+            ),
             Self::Usage => Some("see `medanchor help` and the help of the command"),
             Self::Denied => Some("ask whoever may permit it; asking again alone changes nothing"),
             Self::NotVerified => {
@@ -102,9 +110,10 @@ pub(crate) fn stable_code(error: &anyhow::Error) -> String {
 
 /// What two failures come to: what must not be used before what may come by itself, before what may not.
 pub(crate) fn graver(one: Exit, other: Exit) -> Exit {
-    const ORDER: [Exit; 6] = [
+    const ORDER: [Exit; 7] = [
         Exit::NotVerified,
         Exit::Unavailable,
+        Exit::NotFound,
         Exit::Failed,
         Exit::Denied,
         Exit::Usage,
@@ -113,6 +122,15 @@ pub(crate) fn graver(one: Exit, other: Exit) -> Exit {
     let both = [one, other];
     let gravest = ORDER.into_iter().find(|exit| both.contains(exit));
     gravest.unwrap_or(Exit::Failed)
+}
+
+/// Names the nodes that said so, when nobody has a block.
+pub(crate) fn said_by(nodes: &NodesSource, error: anyhow::Error) -> anyhow::Error {
+    if Exit::of(&error) != Exit::NotFound {
+        return error;
+    }
+    let names: Vec<&str> = nodes.names().collect();
+    error.context(format!("{} say that no node has it", names.join(", ")))
 }
 
 fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
@@ -197,7 +215,8 @@ fn of_log(error: &LogReadError) -> Exit {
 
 fn of_source(error: &SourceError) -> Exit {
     match error {
-        SourceError::NotFound(_) | SourceError::Unavailable { .. } => Exit::Unavailable,
+        SourceError::NotFound(_) => Exit::NotFound,
+        SourceError::Unavailable { .. } => Exit::Unavailable,
         SourceError::Store(_) => Exit::Failed,
     }
 }
@@ -242,11 +261,31 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_has_is_told_from_what_cannot_be_had_now() {
+        let cid = medanchor_dag::Cid::default();
+        let unavailable = SourceError::Unavailable {
+            cid,
+            source: "starting".into(),
+        };
+        for (error, code, name) in [
+            (SourceError::NotFound(cid), 1, "not-found"),
+            (unavailable, 5, "unavailable"),
+        ] {
+            let exported = anyhow::Error::from(ExportError::Source(error)).context("fetch it");
+            let exit = Exit::of(&exported);
+            assert_eq!((exit.code(), stable_code(&exported).as_str()), (code, name));
+            assert_eq!(Exit::named(name), Some(exit));
+            assert_eq!(exit.hint().unwrap().contains("try again"), code == 5);
+        }
+    }
+
+    #[test]
     fn gravest_failure_says_how_it_ended() {
         assert_eq!(graver(Exit::Done, Exit::Done), Exit::Done);
         assert_eq!(graver(Exit::Done, Exit::Denied), Exit::Denied);
         assert_eq!(graver(Exit::Denied, Exit::Unavailable), Exit::Unavailable);
         assert_eq!(graver(Exit::Failed, Exit::Denied), Exit::Failed);
+        assert_eq!(graver(Exit::NotFound, Exit::Unavailable), Exit::Unavailable);
         assert_eq!(
             graver(Exit::NotVerified, Exit::Unavailable),
             Exit::NotVerified

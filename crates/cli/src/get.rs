@@ -3,6 +3,7 @@ use crate::{
     byte_range::{chunks_of, part},
     c4gh::{Encrypting, PublicKey},
     clock, files,
+    exit::said_by,
     grant::Grant,
     patient::Patient,
     payload::{Payload, folder_of},
@@ -118,10 +119,19 @@ pub struct NotedNode {
 /// At the first check that fails: block hash, canonical form, signature, the receipt of the anchored leaf,
 /// the witnessed receipt of the release (I2), HPKE, commitment, chunks.
 pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
+    let nodes = Arc::new(NodesSource::new(session.client.clone()));
+    let got = Box::pin(get_from(&nodes, session, options)).await;
+    got.map_err(|error| said_by(&nodes, error))
+}
+
+async fn get_from(
+    nodes: &Arc<NodesSource>,
+    session: &Session,
+    options: &GetOptions,
+) -> Result<Got> {
     let keys = session.home.own_keys()?;
     let reader = options.c4gh_to.as_deref().map(c4gh_reader).transpose()?;
-    let nodes = Arc::new(NodesSource::new(session.client.clone()));
-    let opened = open(session, &keys, &nodes, &options.record, &options.asking).await?;
+    let opened = open(session, &keys, nodes, &options.record, &options.asking).await?;
     let Opened { record, opener, .. } = opened;
     let size = record.size_bytes();
     let range = options.range.map(|asked| {
@@ -133,7 +143,7 @@ pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
     });
     let range = range.transpose()?;
     let throttle = options.limit.map(|rate| Arc::new(Throttle::new(rate)));
-    let source = source(&nodes, &record, throttle.as_ref());
+    let source = source(nodes, &record, throttle.as_ref());
     let transfer = Arc::new(Transfer::new("fetching", 1));
     let mut got = Got {
         record: record.cid().to_string(),
@@ -192,7 +202,7 @@ pub async fn get(session: &Session, options: &GetOptions) -> Result<Got> {
         }
     }
     transfer.finish();
-    got.noted_nodes = noted(&nodes);
+    got.noted_nodes = noted(nodes);
     Ok(got)
 }
 

@@ -1,6 +1,6 @@
 use crate::{
     Asking, CliError, Exit, NotedNode, OwnKeys, Rate, Session,
-    exit::{graver, stable_code},
+    exit::{graver, said_by, stable_code},
     files,
     get::{Opened, noted, open, source},
     grant::Grant,
@@ -191,7 +191,7 @@ impl Many<'_> {
         let nodes = Arc::new(self.nodes.for_another());
         let done = self.fetch(record, &path, &nodes).await;
         self.nodes.learn(&nodes);
-        done
+        done.map_err(|error| said_by(&nodes, error))
     }
 
     async fn fetch(&self, record: &Cid, path: &Path, nodes: &Arc<NodesSource>) -> Result<Done> {

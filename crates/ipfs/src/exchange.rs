@@ -385,8 +385,8 @@ async fn drive(exchange: Arc<Exchange>, pending: Arc<Pending>) -> Result<Block, 
                 continue;
             }
             Step::NotFound => exchange.not_found(BTreeSet::new()),
-            Step::NoAnswer(silent) => exchange.not_found(silent),
-            Step::NoPeers(left) => Failure::Unanswered(exchange.unanswered(left)),
+            // When there is nobody else to have it, this one has spoken for all.
+            Step::NoAnswer(silent) | Step::NoPeers(silent) => exchange.not_found(silent),
         };
         if !dialling {
             return Err(failure);

@@ -52,7 +52,7 @@ fn records_go_into_a_car_and_back_onto_nodes_that_lost_every_block() {
     lose_all_blocks(&mut stage);
     let copy = stage.path("copy");
     let lost = get(&stage.clinician, &records[2], "TREAT", &copy).unwrap();
-    assert_refused(&lost, 5, "unavailable");
+    assert_refused(&lost, 1, "not-found");
     let refused = stage.path("never.car");
     let asked = [
         "car",
@@ -61,7 +61,7 @@ fn records_go_into_a_car_and_back_onto_nodes_that_lost_every_block() {
         "-o",
         refused.to_str().unwrap(),
     ];
-    assert_refused(&device.run(asked).unwrap(), 5, "unavailable");
+    assert_refused(&device.run(asked).unwrap(), 1, "not-found");
     assert!(!refused.exists());
 
     // A damaged one is refused before anything is sent.

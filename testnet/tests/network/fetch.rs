@@ -87,12 +87,15 @@ fn dead_and_corrupt_nodes_stop_no_get_and_what_failed_is_named() {
     asked.push(nobodys);
     fs::remove_file(folder.join(cids[1])).unwrap();
     let ran = stage.get(&asked, &folder).unwrap();
-    assert_refused(&ran, 5, "unavailable");
+    assert_refused(&ran, 1, "not-found");
     let counts = ["records", "kept", "fetched"].map(|name| count(&ran, name));
     assert_eq!(counts, [4, 2, 1], "{}", ran.json);
     let failed = ran.json["failed"].as_array().unwrap();
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0]["record"], nobodys);
+    let names = ["hospital-a", "hospital-b", "hospital-c"];
+    let said = failed[0]["error"].as_str().unwrap();
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
     assert_complete(&folder, &records);
     let manifest = manifest(&folder);
     let line = manifest.iter().find(|line| line["record"] == nobodys);

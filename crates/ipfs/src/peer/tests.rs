@@ -628,7 +628,7 @@ async fn shared_subtrees_are_fetched_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fetch_without_any_peer_fails_at_once_and_local_blocks_are_still_read() {
+async fn what_a_peer_that_is_alone_lacks_is_not_found_and_what_it_has_is_read() {
     let block = raw(1, 10);
     let alone = Plan::new(1)
         .start(store_of(std::slice::from_ref(&block)))
@@ -636,7 +636,7 @@ async fn fetch_without_any_peer_fails_at_once_and_local_blocks_are_still_read() 
     assert_eq!(alone.fetch(block.cid()).await.unwrap(), block);
     assert!(matches!(
         alone.fetch(raw(2, 10).cid()).await,
-        Err(SourceError::Unavailable { .. })
+        Err(SourceError::NotFound(_))
     ));
     let sha1 = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
         .parse()
