@@ -2,8 +2,9 @@ use crate::{
     ByteRange, CliError, OwnKeys, Rate, Session,
     byte_range::{chunks_of, part},
     c4gh::{Encrypting, PublicKey},
-    clock, files,
+    clock,
     exit::said_by,
+    files,
     grant::Grant,
     patient::Patient,
     payload::{Payload, folder_of},
@@ -166,23 +167,24 @@ async fn get_from(
         output: options.output.clone(),
         noted_nodes: Vec::new(),
     };
-    match (&options.output, &range) {
-        (Some(output), None) if reader.is_none() => {
-            transfer.is_known(size);
+    let chunk_bytes = opener.chunk_plaintext_bytes();
+    let (chunks, bytes) = match &range {
+        Some(range) => (chunks_of(range, chunk_bytes), range.clone()),
+        None => (0..record.chunk_count(), 0..size),
+    };
+    match &options.output {
+        Some(output) if reader.is_none() => {
+            // Whole chunks come.
+            let end = size.min(chunks.end.saturating_mul(chunk_bytes));
+            transfer.is_known(end - chunks.start.saturating_mul(chunk_bytes));
             let places = Arc::new(Semaphore::new(WINDOW));
             let (folder, bar) = (folder_of(output), Arc::clone(&transfer));
-            let payload = Payload::open(folder, record, opener, places, bar)?;
+            let payload = Payload::open(folder, record, range, opener, places, bar)?;
             let whole = payload.complete(source, output).await?;
-            got.sha256 = Some(whole.sha256.to_string());
+            got.sha256 = got.range.is_none().then(|| whole.sha256.to_string());
             (got.blocks_fetched, got.blocks_kept) = (whole.blocks_fetched, whole.blocks_kept);
         }
-        (output, _) => {
-            let chunk_bytes = opener.chunk_plaintext_bytes();
-            let chunks = match &range {
-                Some(range) => chunks_of(range, chunk_bytes),
-                None => 0..record.chunk_count(),
-            };
-            let bytes = range.unwrap_or(0..size);
+        output => {
             transfer.is_known(bytes.end - bytes.start);
             if !matches!(record.chunks(), Chunks::Inline(_)) {
                 got.blocks_fetched = chunks.end - chunks.start;

@@ -215,7 +215,7 @@ impl Many<'_> {
         let size_bytes = record.size_bytes();
         let source = source(nodes, &record, self.throttle.as_ref());
         let (places, transfer) = (Arc::clone(&self.places), Arc::clone(&self.transfer));
-        let payload = Payload::open(folder, record, opener, places, transfer)?;
+        let payload = Payload::open(folder, record, None, opener, places, transfer)?;
         let whole = payload.complete(source, path).await?;
         let complete = Complete {
             size_bytes,

@@ -1,4 +1,4 @@
-use crate::{files, progress::Transfer};
+use crate::{byte_range::chunks_of, files, progress::Transfer};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::{
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fmt,
     fs::{self, File, TryLockError},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
@@ -22,14 +23,19 @@ use std::{
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// A payload on its way into a file, block by block, each in its place as soon as it is there and opened.
+/// A payload, or a part of it, on its way into a file, block by block, each in its place as soon as it is there and
+/// opened.
 ///
-/// Until it is whole it is in `<CID>.partial` beside the file. Nothing else is kept of an attempt: what is in that
-/// file counts when it seals to the very block that the record names, so that a killed process, a power loss or
-/// a damaged file costs the blocks that are not there, and nothing else.
+/// Until it is whole it is in `<CID>.partial` beside the file, a part in `<CID>.<A>-<B>.partial`. Nothing else is kept
+/// of an attempt: what is in that file counts when it seals to the very block that the record names, so that a killed
+/// process, a power loss or a damaged file costs the blocks that are not there, and nothing else.
 pub(crate) struct Payload {
     record: Arc<Record>,
     opener: Opener,
+    /// The bytes that are wanted, and the chunks that they are in. What these have before and after them is kept
+    /// behind them until the end.
+    bytes: Range<u64>,
+    chunks: Range<u64>,
     /// Plaintext bytes in a full chunk.
     chunk_bytes: u64,
     file: File,
@@ -53,15 +59,20 @@ pub(crate) struct Whole {
 }
 
 impl Payload {
-    /// Goes on with what is in `folder` of this record's payload. No other process writes it meanwhile.
+    /// Goes on with what is in `folder` of this record's payload, or of these bytes of it. No other process writes it
+    /// meanwhile.
     pub(crate) fn open(
         folder: &Path,
         record: Arc<Record>,
+        part: Option<Range<u64>>,
         opener: Opener,
         places: Arc<Semaphore>,
         transfer: Arc<Transfer>,
     ) -> Result<Self> {
-        let path = partial(folder, record.cid());
+        let path = match &part {
+            None => partial(folder, record.cid()),
+            Some(part) => partial_of_part(folder, record.cid(), part),
+        };
         let context = || format!("open `{}`", path.display());
         let mut options = files::secret();
         let options = options.read(true).create(true).truncate(false);
@@ -73,8 +84,15 @@ impl Payload {
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(context),
         }
+        let chunk_bytes = opener.chunk_plaintext_bytes();
+        let chunks = match &part {
+            None => 0..record.chunk_count(),
+            Some(part) => chunks_of(part, chunk_bytes),
+        };
         Ok(Self {
-            chunk_bytes: opener.chunk_plaintext_bytes(),
+            bytes: part.unwrap_or(0..record.size_bytes()),
+            chunks,
+            chunk_bytes,
             len_before: file.metadata().with_context(context)?.len(),
             record,
             opener,
@@ -104,7 +122,7 @@ impl Payload {
                 Chunks::Inline(sealed) => {
                     stream::iter([Ok((0, Piece::Inline(sealed.clone())))]).boxed()
                 }
-                _ => named_chunks(Arc::clone(source), &self.record, 0..u64::MAX)
+                _ => named_chunks(Arc::clone(source), &self.record, self.chunks.clone())
                     .map_ok(|(index, cid)| (index, Piece::Block(cid)))
                     .boxed(),
             };
@@ -130,7 +148,8 @@ impl Payload {
             Piece::Inline(sealed) => sealed,
             Piece::Block(cid) => {
                 let (len, this) = (self.plain_len(index), Arc::clone(&self));
-                if self.offset(index).saturating_add(len) <= self.len_before
+                let [before, wanted] = self.sections(index);
+                if before.end().max(wanted.end()) <= self.len_before
                     && spawn_blocking(move || this.holds(index, &cid)).await?
                 {
                     self.transfer.kept(len);
@@ -156,8 +175,11 @@ impl Payload {
             return false;
         };
         let mut plain = vec![0; usize::try_from(self.plain_len(index)).unwrap_or(0)];
-        let read = self.file.read_exact_at(&mut plain, self.offset(index));
-        read.is_ok()
+        let read = |section: Section| {
+            let bytes = plain.get_mut(section.of_chunk).unwrap_or_default();
+            self.file.read_exact_at(bytes, section.offset).is_ok()
+        };
+        self.sections(index).into_iter().all(read)
             && self
                 .opener
                 .is_chunk(index, self.is_last(index), &plain, &digest)
@@ -166,8 +188,11 @@ impl Payload {
     fn write(&self, index: u64, sealed: &[u8]) -> Result<()> {
         let opened = self.opener.open_chunk(index, self.is_last(index), sealed);
         let plain = opened.context("open the payload")?;
-        let written = self.file.write_all_at(&plain, self.offset(index));
-        written.with_context(|| format!("write `{}`", self.path.display()))?;
+        for Section { of_chunk, offset } in self.sections(index) {
+            let bytes = plain.get(of_chunk).unwrap_or_default();
+            let written = self.file.write_all_at(bytes, offset);
+            written.with_context(|| format!("write `{}`", self.path.display()))?;
+        }
         self.transfer.came(u64::try_from(plain.len())?);
         Ok(())
     }
@@ -175,7 +200,7 @@ impl Payload {
     /// Every chunk was opened in its place.
     fn finish(&self, output: &Path) -> Result<Whole> {
         let context = || format!("write `{}`", output.display());
-        let size = self.record.size_bytes();
+        let size = self.bytes.end - self.bytes.start;
         self.file.set_len(size).with_context(context)?;
         let sha256 = sha256_of(&self.path)?;
         self.file.sync_all().with_context(context)?;
@@ -184,7 +209,7 @@ impl Payload {
         files::sync_folder(folder_of(output)).with_context(context)?;
         let blocks = match self.record.chunks() {
             Chunks::Inline(_) => 0,
-            _ => self.record.chunk_count(),
+            _ => self.chunks.end - self.chunks.start,
         };
         let fetched = self.fetched.load(Ordering::Relaxed);
         Ok(Whole {
@@ -198,13 +223,53 @@ impl Payload {
         index.saturating_add(1) == self.record.chunk_count()
     }
 
-    fn offset(&self, index: u64) -> u64 {
+    /// Where a chunk stands in the file: what is before the wanted bytes, behind the last chunk, and the rest in its
+    /// place.
+    fn sections(&self, index: u64) -> [Section; 2] {
+        let (begin, len) = (self.begin(index), self.plain_len(index));
+        let before = self.bytes.start.saturating_sub(begin).min(len);
+        let last = self.chunks.end.saturating_sub(1);
+        let end = self.begin(last).saturating_add(self.plain_len(last));
+        let behind = end.saturating_sub(self.bytes.start);
+        // A chunk fits into memory.
+        let within = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        [
+            Section {
+                of_chunk: 0..within(before),
+                offset: behind,
+            },
+            Section {
+                of_chunk: within(before)..within(len),
+                offset: begin.saturating_sub(self.bytes.start),
+            },
+        ]
+    }
+
+    /// The first byte of a chunk.
+    fn begin(&self, index: u64) -> u64 {
         index.saturating_mul(self.chunk_bytes)
     }
 
     fn plain_len(&self, index: u64) -> u64 {
-        let left = self.record.size_bytes().saturating_sub(self.offset(index));
+        let left = self.record.size_bytes().saturating_sub(self.begin(index));
         left.min(self.chunk_bytes)
+    }
+}
+
+/// Bytes of a chunk, and where they stand in the file.
+struct Section {
+    of_chunk: Range<usize>,
+    offset: u64,
+}
+
+impl Section {
+    /// Where they end in the file.
+    fn end(&self) -> u64 {
+        let len = u64::try_from(self.of_chunk.len()).unwrap_or(u64::MAX);
+        match len {
+            0 => 0,
+            len => self.offset.saturating_add(len),
+        }
     }
 }
 
@@ -217,6 +282,12 @@ enum Piece {
 /// Where a payload is until it is whole.
 pub(crate) fn partial(folder: &Path, record: &Cid) -> PathBuf {
     folder.join(format!("{record}.partial"))
+}
+
+/// Where a part of it is until then.
+fn partial_of_part(folder: &Path, record: &Cid, part: &Range<u64>) -> PathBuf {
+    let (first, last) = (part.start, part.end.saturating_sub(1));
+    folder.join(format!("{record}.{first}-{last}.partial"))
 }
 
 /// The folder that a file is in.
@@ -335,6 +406,72 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn part_of_a_payload_that_is_cut_off_goes_on_with_every_block_that_came() {
+        let sealed = Sealed::new(6 * CHUNK + 5);
+        let chunk = CHUNK as u64;
+        // The part, the chunks that it has bytes of, and one of them of which the file then has a damaged byte.
+        for (part, chunks, damaged) in [
+            (0..1, 0..1, 0),
+            (chunk - 1..chunk + 1, 0..2, 0),
+            (chunk + 7..4 * chunk + 9, 1..5, 1),
+            (chunk + 7..4 * chunk + 9, 1..5, 4),
+            (2 * chunk..4 * chunk, 2..4, 3),
+            (5 * chunk + 3..6 * chunk + 5, 5..7, 6),
+            (0..6 * chunk + 5, 0..7, 2),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (output, wanted) = (folder.path().join("output"), part.clone());
+            let path = partial_of_part(folder.path(), sealed.record.cid(), &part);
+            let fetch = async || {
+                let source = sealed.source(usize::MAX);
+                let payload = sealed.open_part(folder.path(), Some(part.clone())).unwrap();
+                let whole = payload.complete(source.clone(), &output).await.unwrap();
+                let place = |at: u64| usize::try_from(at).unwrap();
+                let of_part = place(wanted.start)..place(wanted.end);
+                assert!(
+                    fs::read(&output).unwrap() == sealed.plain[of_part],
+                    "{wanted:?}"
+                );
+                assert!(!path.exists());
+                let fetched: Vec<_> = source.fetched.lock().unwrap().clone();
+                assert_eq!(whole.blocks_fetched, fetched.len() as u64);
+                assert_eq!(
+                    whole.blocks_kept + whole.blocks_fetched,
+                    chunks.end - chunks.start
+                );
+                let mut fetched: Vec<_> = fetched
+                    .iter()
+                    .map(|cid| sealed.index_of(cid) as u64)
+                    .collect();
+                fetched.sort_unstable();
+                fetched
+            };
+            assert_eq!(fetch().await, chunks.clone().collect::<Vec<_>>());
+
+            // All of it came, and the process was killed before the end.
+            let payload = sealed.open_part(folder.path(), Some(part.clone())).unwrap();
+            let payload = Arc::new(payload);
+            let source: Arc<dyn BlockSource> = sealed.source(usize::MAX);
+            payload.pieces(&source).await.unwrap();
+            drop(payload);
+            assert_eq!(fetch().await, [0_u64; 0]);
+
+            // The same, and a byte of one chunk is not what it was: its last one, which may be behind the part.
+            let payload = Arc::new(sealed.open_part(folder.path(), Some(part.clone())).unwrap());
+            payload.pieces(&source).await.unwrap();
+            for section in payload.sections(damaged) {
+                if section.end() > 0 {
+                    let (mut byte, at) = ([0], section.end() - 1);
+                    payload.file.read_exact_at(&mut byte, at).unwrap();
+                    payload.file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+                }
+            }
+            drop(payload);
+            assert_eq!(fetch().await, [damaged]);
+        }
+    }
+
+    #[tokio::test]
     async fn payload_inside_its_record_and_an_empty_one_are_written_too() {
         for size in [0, 1, 9000] {
             let sealed = Sealed::new(size);
@@ -345,6 +482,11 @@ mod tests {
             assert_eq!((whole.blocks_kept, whole.blocks_fetched), (0, 0));
             assert_eq!(fs::read(&output).unwrap(), sealed.plain);
         }
+        let (sealed, folder) = (Sealed::new(9000), tempfile::tempdir().unwrap());
+        let output = folder.path().join("output");
+        let payload = sealed.open_part(folder.path(), Some(10..8999)).unwrap();
+        payload.complete(sealed.source(0), &output).await.unwrap();
+        assert_eq!(fs::read(&output).unwrap(), sealed.plain[10..8999]);
     }
 
     #[tokio::test]
@@ -355,7 +497,8 @@ mod tests {
         let places = Arc::new(Semaphore::new(8));
         let transfer = Arc::new(Transfer::new("fetching", 1));
         let record = Arc::clone(&other.record);
-        let payload = Payload::open(folder.path(), record, sealed.opener(), places, transfer);
+        let opener = sealed.opener();
+        let payload = Payload::open(folder.path(), record, None, opener, places, transfer);
         let error = payload.unwrap().complete(other.source(usize::MAX), &output);
         let error = error.await.unwrap_err();
         assert_eq!(crate::Exit::of(&error), crate::Exit::NotVerified);
@@ -446,12 +589,16 @@ mod tests {
         }
 
         fn open(&self, folder: &Path) -> Result<Payload> {
+            self.open_part(folder, None)
+        }
+
+        fn open_part(&self, folder: &Path, part: Option<Range<u64>>) -> Result<Payload> {
             let (places, transfer) = (
                 Arc::new(Semaphore::new(8)),
                 Arc::new(Transfer::new("fetching", 1)),
             );
             let record = Arc::clone(&self.record);
-            Payload::open(folder, record, self.opener(), places, transfer)
+            Payload::open(folder, record, part, self.opener(), places, transfer)
         }
 
         fn payload(&self, folder: &Path) -> Payload {

@@ -1,9 +1,12 @@
-use crate::stage::{Stage, assert_refused, configure, done, until};
+use crate::{
+    stage::{Stage, assert_refused, configure, done, until},
+    wires::Wires,
+};
 use medanchor_testnet::{Network, Ran};
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Stdio},
 };
@@ -12,15 +15,22 @@ use std::{
 fn killed_get_goes_on_with_every_block_that_came() {
     let (stage, records) = stage_with_records();
     let big = &records[0];
+    let wires = Wires::default();
+    wires.before(&stage.clinician);
     let folder = stage.path("fetched");
     let partial = folder.join(format!("{}.partial", big.cid));
     let mut get = stage.spawn_get(&[&big.cid], &folder, SLOWLY);
-    until("blocks have come", || len(&partial) > 10 * CHUNK);
+    until("blocks have come", || on_disk(&partial) > 10 * CHUNK);
     get.kill().unwrap();
     assert_eq!(get.wait().unwrap().signal(), Some(9), "it was over already");
     assert!(!folder.join(&big.cid).exists(), "it is not whole");
     let held = held(&partial, &big.payload);
-    assert!(held >= 10, "{held}");
+    // Each of those on their way may have been written in part.
+    assert!(held + UNDER_WAY > 10, "{held}");
+    // Of all that came on the wire it has lost the blocks that were on their way, and what is no block is less than
+    // one.
+    let came = wires.bytes() / SEALED_CHUNK;
+    assert!(came <= held + UNDER_WAY + 1, "{held} of {came}");
     let blocks = big.payload.len().div_ceil(CHUNK);
     assert!(held < blocks, "{held}");
 
@@ -31,24 +41,41 @@ fn killed_get_goes_on_with_every_block_that_came() {
     assert!(fs::read(folder.join(&big.cid)).unwrap() == big.payload);
     assert!(!partial.exists());
 
-    // One file, without a manifest, goes on likewise.
-    let copy = folder.join("copy");
-    let mut get = stage
-        .clinician
-        .command(["get", &big.cid, "-o", copy.to_str().unwrap()])
-        .args(SLOWLY)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    until("blocks have come", || len(&partial) > 5 * CHUNK);
-    get.kill().unwrap();
-    get.wait().unwrap();
-    assert!(!copy.exists(), "it is not whole");
-    let arguments = ["get", &big.cid, "-o", copy.to_str().unwrap()];
-    let got = done(stage.clinician.run(arguments));
-    assert!(count(&got, "blocks_kept") >= 5, "{}", got.json);
-    assert!(fs::read(copy).unwrap() == big.payload);
+    // One file, without a manifest, goes on likewise, and so does a part.
+    let (first, last) = (3 * CHUNK - 7, 40 * CHUNK + 7);
+    let range = format!("{first}-{last}");
+    for (part, wanted, blocks) in [
+        (&[][..], &big.payload[..], blocks),
+        (&["--range", &range], &big.payload[first..=last], 39),
+    ] {
+        let copy = stage.path("copy");
+        let get = ["get", &big.cid, "-o", copy.to_str().unwrap()];
+        let get: Vec<&str> = get.into_iter().chain(part.iter().copied()).collect();
+        let partial = match part {
+            [] => format!("{}.partial", big.cid),
+            _ => format!("{}.{range}.partial", big.cid),
+        };
+        let partial = stage.path(&partial);
+        let mut getting = stage
+            .clinician
+            .command(&get)
+            .args(SLOWLY)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("blocks have come", || on_disk(&partial) > 10 * CHUNK);
+        getting.kill().unwrap();
+        getting.wait().unwrap();
+        assert!(!copy.exists(), "it is not whole");
+        let got = done(stage.clinician.run(&get));
+        let [kept, fetched] = ["blocks_kept", "blocks_fetched"].map(|name| count(&got, name));
+        assert_eq!(kept + fetched, blocks);
+        assert!(kept + UNDER_WAY > 10, "{}", got.json);
+        assert!(fs::read(&copy).unwrap() == wanted);
+        assert!(!partial.exists());
+        fs::remove_file(copy).unwrap();
+    }
 }
 
 #[test]
@@ -248,11 +275,20 @@ fn count(ran: &Ran, field: &str) -> usize {
     usize::try_from(number.unwrap()).unwrap()
 }
 
+/// Bytes of a file that are there: it may have holes.
+fn on_disk(file: &Path) -> usize {
+    fs::metadata(file).map_or(0, |file| usize::try_from(file.blocks() * 512).unwrap())
+}
+
 fn len(file: &Path) -> usize {
     fs::metadata(file).map_or(0, |file| usize::try_from(file.len()).unwrap())
 }
 
 /// Plaintext in a full chunk.
 const CHUNK: usize = (1 << 18) - 16;
+/// With its tag.
+const SEALED_CHUNK: usize = 1 << 18;
+/// Blocks of one record that are fetched at a time.
+const UNDER_WAY: usize = 8;
 /// Slow enough to act meanwhile.
 const SLOWLY: [&str; 2] = ["--limit", "3M"];
