@@ -53,6 +53,24 @@ impl ProvedRecord {
     }
 }
 
+/// What the device said of a record when it had it anchored, proved by the receipt of its leaf: no block is read.
+pub(crate) async fn said_of(session: &Session, record: &Cid) -> Result<Anchored> {
+    let (leaf, strength) = (LeafName::Record(*record), Strength::Published);
+    let (_, receipt) = patiently(async || session.client.receipt(leaf, strength).await)
+        .await
+        .context("fetch the record's receipt")?;
+    session.keep_up(&receipt.checkpoint, strength).await;
+    let mut said = None;
+    session.check(&receipt, strength, |verified| {
+        if let Some(Body::Anchored(anchored)) = opened(verified) {
+            said = Some(anchored);
+        }
+        verified.leaf.record == Some(*record)
+    })?;
+    let said = said.filter(|anchored| anchored.record == *record);
+    said.context("the log keeps no longer what its device said of it")
+}
+
 /// What the device said, where the receipt shows it.
 fn opened(verified: &Verified<'_>) -> Option<Body> {
     let opening = verified.opening?;

@@ -1,10 +1,11 @@
 use crate::{
-    CliError, NotedNode, Session,
+    CliError, Exit, FailedRecord, NotedNode, Session,
     anchored::ProvedRecord,
-    chain::{Chain, fetch_record},
+    chain::{Broken, Chain, fetch_record},
+    exit::{graver, said_by},
     files, progress,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use futures::{
     Stream, StreamExt, TryStreamExt,
     stream::{self, BoxStream},
@@ -21,6 +22,7 @@ use std::{
     fmt,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
 };
 use tempfile::NamedTempFile;
@@ -52,10 +54,16 @@ pub enum CarContent {
 /// A CAR that was written.
 #[derive(Clone, Debug, Serialize)]
 pub struct CarExported {
+    /// Whether it has every record that was asked for.
+    pub ok: bool,
+    /// `ok`, or what the failures come to: see [`Exit`].
+    pub code: &'static str,
     /// The file; absent, standard output.
     pub output: Option<PathBuf>,
     /// The records: the roots.
     pub records: Vec<CarRecord>,
+    /// Records of the stream that are not in it, and why.
+    pub failed: Vec<FailedRecord>,
     /// Blocks in it.
     pub blocks: u64,
     /// How long it is.
@@ -88,14 +96,23 @@ pub struct CarRecord {
 }
 
 /// Writes records with all their blocks into a CAR (`docs/formats.md`, CAR files). Nothing is opened: the
-/// blocks stay sealed.
+/// blocks stay sealed. A record of a stream that cannot be had stops no other.
 ///
 /// # Errors
 ///
-/// When a record is not anchored, or a block cannot be fetched or is not what it must be. A file is written
-/// whole or not at all.
+/// When a record that was named is not anchored, or a block of it cannot be fetched or is not what it must be, or no
+/// record of the stream can be had. A file is written whole or not at all.
 pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result<CarExported> {
     let source = Arc::new(NodesSource::new(session.client.clone()));
+    let exported = export_from(&source, session, options).await;
+    exported.map_err(|error| said_by(&source, error))
+}
+
+async fn export_from(
+    source: &Arc<NodesSource>,
+    session: &Session,
+    options: &CarExportOptions,
+) -> Result<CarExported> {
     let chain = match &options.content {
         CarContent::Records(records) => Chain {
             records: distinct(records),
@@ -108,19 +125,47 @@ pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result
     if chain.records.len() > MAX_CAR_ROOTS {
         return Err(CliError::Usage(TOO_MANY.to_owned()).into());
     }
-    let proved = prove(session, &source, &chain.records).await?;
-    let total = proved.iter().map(|proved| proved.row.payload_size_bytes);
-    let car = CarFile {
-        roots: chain.records,
-        bar: progress::bytes("exporting", Some(total.sum())),
+    let is_stream = matches!(options.content, CarContent::Stream { .. });
+    let mut failures = Vec::new();
+    if let Some(Broken { record, error }) = chain.broken {
+        failures.push((record, error));
+    }
+    let mut proved = Vec::new();
+    let mut proving = pin!(prove(session, source, &chain.records));
+    while let Some((record, one)) = proving.next().await {
+        match one {
+            Ok(one) => proved.push(one),
+            Err(error) if is_stream => failures.push((record, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let written = loop {
+        if proved.is_empty() {
+            let first = failures.into_iter().next().map(|(_, error)| error);
+            return Err(first.unwrap_or_else(|| CliError::Usage(NONE.to_owned()).into()));
+        }
+        match write(source, &proved, options.output.clone()).await {
+            Ok(written) => break written,
+            // The roots stand first in a CAR: it is begun anew without this one, where that is possible.
+            Err((Some(record), error)) if is_stream && options.output.is_some() => {
+                proved.retain(|one| one.record != record);
+                failures.push((record, error));
+            }
+            Err((_, error)) => return Err(error),
+        }
     };
-    let heads = proved.iter().map(|proved| (proved.record, proved.wrap));
-    let blocks = blocks(Arc::clone(&source), heads.collect());
-    let written = car.write_all(blocks, options.output.clone()).await?;
+    let exits = failures.iter().map(|(_, error)| Exit::of(error));
+    let exit = exits.fold(Exit::Done, graver);
+    let failed = failures
+        .into_iter()
+        .map(|(record, error)| FailedRecord::new(&record, &said_by(source, error)));
     let notes = source.notes().into_iter();
     Ok(CarExported {
+        ok: exit == Exit::Done,
+        code: exit.name(),
         output: options.output.clone(),
         records: proved.into_iter().map(|proved| proved.row).collect(),
+        failed: failed.collect(),
         blocks: written.blocks,
         size_bytes: written.size_bytes,
         gaps_and_forks: chain.gaps_and_forks,
@@ -132,6 +177,22 @@ pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result
             })
             .collect(),
     })
+}
+
+/// Writes a CAR of these records. An error names the record that it is of, if it is of one.
+async fn write(
+    source: &Arc<NodesSource>,
+    proved: &[Proved],
+    output: Option<PathBuf>,
+) -> Result<Written, (Option<Cid>, Error)> {
+    let total = proved.iter().map(|proved| proved.row.payload_size_bytes);
+    let car = CarFile {
+        roots: proved.iter().map(|proved| proved.record).collect(),
+        bar: progress::bytes("exporting", Some(total.sum())),
+    };
+    let heads = proved.iter().map(|proved| (proved.record, proved.wrap));
+    let blocks = blocks(Arc::clone(source), heads.collect());
+    car.write_all(blocks, output).await
 }
 
 fn distinct(records: &[Cid]) -> Vec<Cid> {
@@ -148,33 +209,33 @@ struct Proved {
 }
 
 /// Has each record proved by the receipt of its leaf.
-async fn prove(
-    session: &Session,
-    source: &Arc<NodesSource>,
-    records: &[Cid],
-) -> Result<Vec<Proved>> {
-    stream::iter(records.iter().copied())
-        .map(async |cid| {
-            let record = fetch_record(source.as_ref(), &cid).await?;
-            let proved = ProvedRecord::of(session, &record)
-                .await
-                .with_context(|| format!("prove that record `{cid}` is anchored"))?;
-            Ok(Proved {
-                record: cid,
-                wrap: proved.wrap,
-                row: CarRecord {
-                    record: cid.to_string(),
-                    wrap: proved.wrap.to_string(),
-                    stream: record.header().stream.to_string(),
-                    seq: record.seq(),
-                    payload_size_bytes: record.size_bytes(),
-                    anchored_index: proved.leaf_index,
-                },
-            })
-        })
+fn prove<'a>(
+    session: &'a Session,
+    source: &'a Arc<NodesSource>,
+    records: &'a [Cid],
+) -> impl Stream<Item = (Cid, Result<Proved>)> + 'a {
+    stream::iter(records)
+        .map(move |cid| async move { (*cid, prove_one(session, source, cid).await) })
         .buffered(RECORDS_AT_ONCE)
-        .try_collect()
+}
+
+async fn prove_one(session: &Session, source: &Arc<NodesSource>, cid: &Cid) -> Result<Proved> {
+    let record = fetch_record(source.as_ref(), cid).await?;
+    let proved = ProvedRecord::of(session, &record)
         .await
+        .with_context(|| format!("prove that record `{cid}` is anchored"))?;
+    Ok(Proved {
+        record: *cid,
+        wrap: proved.wrap,
+        row: CarRecord {
+            record: cid.to_string(),
+            wrap: proved.wrap.to_string(),
+            stream: record.header().stream.to_string(),
+            seq: record.seq(),
+            payload_size_bytes: record.size_bytes(),
+            anchored_index: proved.leaf_index,
+        },
+    })
 }
 
 /// The record's durable wrap.
@@ -193,23 +254,34 @@ async fn fetch_wrap(source: &dyn BlockSource, record: &Record, cid: &Cid) -> Res
     Err(CliError::NotVerified(problem).into())
 }
 
-/// All blocks of records with these wraps, each record's DAG depth first and its wrap behind it.
-fn blocks(source: Arc<NodesSource>, heads: Vec<(Cid, Cid)>) -> BoxStream<'static, Result<Block>> {
+/// All blocks of records with these wraps, each record's DAG depth first and its wrap behind it. An error names the
+/// record.
+fn blocks(
+    source: Arc<NodesSource>,
+    heads: Vec<(Cid, Cid)>,
+) -> BoxStream<'static, Result<Block, (Cid, Error)>> {
     let for_heads = Arc::clone(&source);
     stream::iter(heads)
-        .map(move |(record, wrap)| {
+        .map(move |(cid, wrap)| {
             let source = Arc::clone(&for_heads);
             async move {
-                let record = fetch_record(source.as_ref(), &record).await?;
-                let wrap = fetch_wrap(source.as_ref(), &record, &wrap).await?;
-                Ok::<_, anyhow::Error>((record, wrap))
+                let fetched = async {
+                    let record = fetch_record(source.as_ref(), &cid).await?;
+                    let wrap = fetch_wrap(source.as_ref(), &record, &wrap).await?;
+                    Ok((record, wrap))
+                };
+                fetched.await.map_err(|error| (cid, error))
             }
         })
         .buffered(RECORDS_AT_ONCE)
         .map_ok(move |(record, wrap)| {
-            let context = format!("fetch the blocks of record `{}`", record.cid());
+            let cid = *record.cid();
             export_blocks(Arc::clone(&source) as _, &record, WINDOW)
-                .map(move |block| block.with_context(|| context.clone()))
+                .map(move |block| {
+                    let block =
+                        block.with_context(|| format!("fetch the blocks of record `{cid}`"));
+                    block.map_err(|error| (cid, error))
+                })
                 .chain(stream::iter([Ok(wrap)]))
         })
         .try_flatten()
@@ -231,9 +303,9 @@ impl CarFile {
     /// Blocks come from the nodes in parallel; a thread writes them in order.
     async fn write_all(
         self,
-        mut blocks: impl Stream<Item = Result<Block>> + Unpin,
+        mut blocks: impl Stream<Item = Result<Block, (Cid, Error)>> + Unpin,
         output: Option<PathBuf>,
-    ) -> Result<Written> {
+    ) -> Result<Written, (Option<Cid>, Error)> {
         let (sender, receiver) = mpsc::channel(WINDOW);
         let writer = spawn_blocking(move || self.write(receiver, output.as_deref()));
         let sent = async {
@@ -248,8 +320,11 @@ impl CarFile {
         };
         let sent = sent.await;
         drop(sender);
-        let written = writer.await.context("write the car")?;
-        sent.and(written)
+        let written = writer.await.context("write the car");
+        match sent {
+            Err((record, error)) => Err((Some(record), error)),
+            Ok(()) => written.flatten().map_err(|error| (None, error)),
+        }
     }
 
     fn write(self, blocks: mpsc::Receiver<Next>, output: Option<&Path>) -> Result<Written> {
@@ -322,6 +397,13 @@ impl fmt::Display for CarExported {
                 "record    {record} ({payload_size_bytes} bytes, leaf {anchored_index})"
             )?;
         }
+        for failed in &self.failed {
+            writeln!(
+                f,
+                "failed    {}  {}: {}",
+                failed.record, failed.code, failed.error
+            )?;
+        }
         if let Some(count) = self.gaps_and_forks.filter(|count| *count > 0) {
             writeln!(
                 f,
@@ -345,6 +427,7 @@ impl fmt::Display for CarExported {
 }
 
 const TOO_MANY: &str = "a car has at most 100,000 records: name fewer of them, and export the others into a car of their own";
+const NONE: &str = "no record is named";
 /// Blocks of a record fetched at once, and blocks that wait to be written.
 const WINDOW: usize = 8;
 const RECORDS_AT_ONCE: usize = 8;

@@ -1,5 +1,6 @@
 use crate::{
     Asking, CliError, Exit, NotedNode, OwnKeys, Rate, Session,
+    chain::Broken,
     exit::{graver, said_by, stable_code},
     files,
     get::{Opened, noted, open, source},
@@ -73,7 +74,7 @@ pub struct GotMany {
     pub noted_nodes: Vec<NotedNode>,
 }
 
-/// A record that could not be fetched.
+/// A record that could not be had.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailedRecord {
     /// The record.
@@ -97,7 +98,7 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
     files::create_folder(folder).with_context(|| format!("make `{}`", folder.display()))?;
     let _alone = lock(folder)?;
     let mut manifest = Manifest::open(folder)?;
-    let records = selected(session, &keys, &manifest, options).await?;
+    let (records, broken) = selected(session, &keys, &manifest, options).await?;
     for record in &records {
         if manifest.state(record).is_none() {
             manifest.set(record, State::Missing);
@@ -128,7 +129,7 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
         ok: true,
         code: Exit::Done.name(),
         manifest: manifest.path().to_owned(),
-        records: u64::try_from(records.len())?,
+        records: u64::try_from(records.len() + usize::from(broken.is_some()))?,
         fetched: 0,
         kept: 0,
         failed: Vec::new(),
@@ -139,6 +140,10 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
         noted_nodes: Vec::new(),
     };
     let (mut saved, mut exit) = (Instant::now(), Exit::Done);
+    if let Some(Broken { record, error }) = broken {
+        exit = Exit::of(&error);
+        manifest.set(&record, got.note(&record, Err(error)));
+    }
     while let Some((record, done)) = fetches.next().await {
         if let Err(error) = &done {
             exit = graver(exit, Exit::of(error));
@@ -227,6 +232,16 @@ impl Many<'_> {
     }
 }
 
+impl FailedRecord {
+    pub(crate) fn new(record: &Cid, error: &anyhow::Error) -> Self {
+        Self {
+            record: record.to_string(),
+            code: stable_code(error),
+            error: format!("{error:#}"),
+        }
+    }
+}
+
 impl GotMany {
     /// Counts one record, and gives its state.
     fn note(&mut self, record: &Cid, done: Result<Done>) -> State {
@@ -242,29 +257,29 @@ impl GotMany {
                 State::Complete(complete)
             }
             Err(error) => {
-                let (code, error) = (stable_code(&error), format!("{error:#}"));
-                self.failed.push(FailedRecord {
-                    record: record.to_string(),
-                    code: code.clone(),
-                    error: error.clone(),
-                });
+                let failed = FailedRecord::new(record, &error);
+                let (code, error) = (failed.code.clone(), failed.error.clone());
+                self.failed.push(failed);
                 State::Failed { code, error }
             }
         }
     }
 }
 
-/// The records to fetch, each once.
+/// The records to fetch, each once, and where a stream that was selected breaks off.
 async fn selected(
     session: &Session,
     keys: &OwnKeys,
     manifest: &Manifest,
     options: &GetManyOptions,
-) -> Result<BTreeSet<Cid>> {
+) -> Result<(BTreeSet<Cid>, Option<Broken>)> {
     let mut records = BTreeSet::from_iter(options.records.iter().copied());
     let selects = !options.selection.is_empty();
+    let mut broken = None;
     if selects {
-        records.extend(options.selection.records(session).await?);
+        let selected = options.selection.records(session).await?;
+        records.extend(selected.records);
+        broken = selected.broken;
     }
     if options.granted {
         let (purpose, role) = (&options.asking.purpose, &options.asking.role);
@@ -278,9 +293,10 @@ async fn selected(
         records.extend(manifest.incomplete());
     }
     let problem = match records.len() {
+        0 if broken.is_some() => return Ok((records, broken)),
         0 if selects => "no record is selected",
         0 => "there is nothing to fetch: name records, or a folder whose manifest lacks some",
-        1..=MAX_RECORDS => return Ok(records),
+        1..=MAX_RECORDS => return Ok((records, broken)),
         _ => "at most 100,000 records are fetched into one folder",
     };
     Err(CliError::Usage(problem.to_owned()).into())

@@ -1,4 +1,8 @@
-use crate::{Exit, Session, chain::Chain, clock};
+use crate::{
+    Exit, Session,
+    chain::{Chain, Link},
+    clock,
+};
 use anyhow::Result;
 use futures::TryStreamExt;
 use medanchor_anchor::{Body, Outcome};
@@ -56,19 +60,18 @@ impl Selection {
             && self.until.is_none()
     }
 
-    /// The records. Who may read what is for whoever releases their keys to say.
-    pub(crate) async fn records(&self, session: &Session) -> Result<Vec<Cid>> {
+    /// The records, as a chain where they are of a stream. Who may read what is for whoever releases their keys to say.
+    pub(crate) async fn records(&self, session: &Session) -> Result<Chain> {
         match &self.stream {
             Some((device, stream)) => {
                 let source = NodesSource::new(session.client.clone());
-                let wanted = |record: &medanchor_dag::Record| {
-                    let header = record.header();
-                    self.has(&header.custody, header.class, header.captured_at_unix_ms)
-                };
-                let chain = Chain::of(session, &source, device, stream, wanted).await?;
-                Ok(chain.records)
+                let wanted = |link: &Link| self.has(&link.custody, link.class, link.captured_at);
+                Chain::of(session, &source, device, stream, wanted).await
             }
-            None => self.of_the_log(session).await,
+            None => Ok(Chain {
+                records: self.of_the_log(session).await?,
+                ..Chain::default()
+            }),
         }
     }
 

@@ -16,6 +16,7 @@ mod audit;
 mod author;
 mod away;
 mod blind;
+mod broken;
 mod c4gh;
 mod car;
 mod collect;
