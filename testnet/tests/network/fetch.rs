@@ -256,7 +256,7 @@ fn held(file: &Path, payload: &[u8]) -> usize {
     chunks.filter(|(held, chunk)| held == chunk).count()
 }
 
-fn block_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn block_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();

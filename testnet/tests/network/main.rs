@@ -27,6 +27,7 @@ mod equivocation;
 mod fetch;
 mod folder;
 mod founding;
+mod frozen;
 mod full;
 mod heads;
 mod idle;
