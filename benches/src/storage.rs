@@ -481,7 +481,7 @@ fn small(
             while collecting.load(Ordering::Relaxed) {
                 let effort = Effort::begin();
                 after = store.collect(after.as_ref(), 256, &marks)?.last;
-                std::thread::sleep(effort.rest());
+                std::thread::sleep(effort.rest(REST));
                 steps += 1;
             }
             Ok::<_, StoreError>(steps)
@@ -553,6 +553,8 @@ fn count_u64(items: usize) -> u64 {
     u64::try_from(items).unwrap_or(u64::MAX)
 }
 
+/// How long a node's collection rests, without being told.
+const REST: u32 = 110;
 const CHUNK_BYTES: usize = 1 << CHUNK_LOG2;
 /// How many fsyncs the store runs at once.
 const SYNCS: usize = 8;

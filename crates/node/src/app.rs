@@ -244,6 +244,7 @@ impl Node {
             store: Arc::clone(&store),
             replica: Arc::clone(&replica),
             every: seconds(config.collect_every_seconds, collector::EVERY),
+            rest: config.collect_rest.unwrap_or(collector::REST),
             keep_unanchored,
             lost_records: config.lost_records()?,
         }));

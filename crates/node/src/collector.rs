@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Marks every block of the records that this node said it holds, then removes what is neither marked, nor promised,
-/// nor was put or looked for lately. It takes about a hundredth of a thread's time.
+/// nor was put or looked for lately. It rests most of the time, so that nobody who reads notices it.
 pub(crate) struct Collector {
     parts: CollectorParts,
     cycles: AtomicU64,
@@ -36,6 +36,8 @@ pub(crate) struct CollectorParts {
     pub(crate) replica: Arc<Replica>,
     /// From the end of a cycle to the beginning of the next.
     pub(crate) every: Duration,
+    /// How many times as long as the processor worked on a step it rests.
+    pub(crate) rest: u32,
     /// How long a block that is not part of an anchored record stays at least.
     pub(crate) keep_unanchored: Duration,
     /// Records that the operator knows to be lost: of these only what is known is kept.
@@ -187,7 +189,8 @@ impl Collector {
         let this = Arc::clone(self);
         let step = move || {
             let effort = Effort::begin();
-            (work(&this), effort.rest())
+            let done = work(&this);
+            (done, effort.rest(this.parts.rest))
         };
         let (done, rest) = spawn_blocking(step).await?;
         sleep(rest).await;
@@ -241,6 +244,8 @@ impl Aging {
 
 /// From the end of a cycle to the beginning of the next, without being told.
 pub(crate) const EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How many times as long as it worked it rests, without being told: less than a hundredth of a thread's time is work.
+pub(crate) const REST: u32 = 110;
 /// How long a block stays that is not part of an anchored record, without being told.
 pub(crate) const KEEP_UNANCHORED: Duration = Duration::from_secs(24 * 3600);
 /// How often it is looked whether there is something to do.

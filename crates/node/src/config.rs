@@ -52,6 +52,10 @@ pub struct Config {
     /// absent: 21600, six hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collect_every_seconds: Option<u32>,
+    /// How many times as long as the processor worked it rests meanwhile: less frees room sooner, and slows down those
+    /// who read; absent: 110, so that 99 reads of 100 do not notice it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collect_rest: Option<u32>,
     /// How many seconds a block stays at least that is not part of an anchored record: in this time an upload must be
     /// anchored; absent: 86400, a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -475,6 +479,7 @@ mod tests {
             scrub_bytes_per_second: None,
             scrub_every_seconds: None,
             collect_every_seconds: None,
+            collect_rest: None,
             keep_unanchored_seconds: None,
             unanchored_bytes: None,
             lost_records: Vec::new(),

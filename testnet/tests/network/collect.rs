@@ -94,6 +94,7 @@ fn blocks(stage: &Stage) -> Vec<(String, u64)> {
 pub(crate) fn busy_collector(network: &Network) {
     configure(network, |config| {
         config.collect_every_seconds = Some(1);
+        config.collect_rest = Some(1);
         config.keep_unanchored_seconds = Some(5);
         config.hold_seconds = Some(5);
     });

@@ -95,6 +95,7 @@ pub(crate) fn impatient(network: &Network) {
             absent_after_seconds: Some(2),
             replicate_every_seconds: Some(1),
             collect_every_seconds: Some(1),
+            collect_rest: Some(1),
             keep_unanchored_seconds: Some(1),
             hold_seconds: Some(5),
             ..config.clone()

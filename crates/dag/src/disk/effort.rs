@@ -5,8 +5,8 @@ use std::{
 
 /// A step of work on the whole store that nobody waits for, such as a collection's, on this thread.
 ///
-/// While such a step runs, whoever reads at the same time may be slowed down. So few reads fall into one when it
-/// [rests](Effort::rest) that 99 of 100 notice nothing.
+/// While such a step runs, whoever reads at the same time may be slowed down. When it [rests](Effort::rest) more than
+/// 99 times as long, so few reads fall into one that 99 of 100 notice nothing.
 #[derive(Debug)]
 pub struct Effort {
     began: Instant,
@@ -23,12 +23,13 @@ impl Effort {
         }
     }
 
-    /// Ends the step. How long to wait before the next: many times as long as the processor worked on it, because to
+    /// Ends the step. How long to wait before the next: so many times as long as the processor worked on it, because to
     /// wait for the disk slows down nobody.
-    pub fn rest(self) -> Duration {
+    pub fn rest(self, times: u32) -> Duration {
         let used = self.used.zip(used_by_this_thread());
         let worked = used.map(|(before, now)| now.saturating_sub(before));
-        worked.unwrap_or_else(|| self.began.elapsed()) * REST
+        let worked = worked.unwrap_or_else(|| self.began.elapsed());
+        worked.saturating_mul(times)
     }
 }
 
@@ -41,8 +42,6 @@ fn used_by_this_thread() -> Option<Duration> {
     Some(Duration::from_nanos(nanoseconds))
 }
 
-const REST: u32 = 110;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,13 +52,13 @@ mod tests {
         for _ in 0..10 {
             let effort = Effort::begin();
             thread::sleep(Duration::from_millis(20));
-            shortest = shortest.min(effort.rest());
+            shortest = shortest.min(effort.rest(100));
         }
-        assert!(shortest < Duration::from_millis(20) * REST, "{shortest:?}");
+        assert!(shortest < Duration::from_secs(2), "{shortest:?}");
 
         let effort = Effort::begin();
         let before = used_by_this_thread().unwrap();
         while used_by_this_thread().unwrap() < before + Duration::from_millis(5) {}
-        assert!(effort.rest() >= Duration::from_millis(5) * REST);
+        assert!(effort.rest(100) >= Duration::from_millis(500));
     }
 }
