@@ -19,7 +19,9 @@ fn what_members_decided_need_not_be_waited_for() {
     assert_eq!(set.json["strength"], "committed");
     assert_eq!(set.json["receipt"], Value::Null);
     let statement = set.text("statement").unwrap();
-    let proved = done(stage.hospital.run(["log", "prove", &statement]));
+    let receipt = stage.path("receipt");
+    let proving = ["log", "prove", &statement, "-o", receipt.to_str().unwrap()];
+    let proved = done(stage.hospital.run(proving));
     assert_eq!(proved.json["leaf_index"], set.json["leaf_index"]);
 }
 
