@@ -4,6 +4,7 @@ mod context;
 mod custody;
 mod form;
 mod holding;
+mod legal_hold;
 mod member;
 mod placement;
 mod principal;
@@ -127,6 +128,8 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::WitnessRemoved(body) => witness::removed(context, body),
         Body::Placed(body) => placement::placed(context, body),
         Body::Holding(body) => holding::holding(context, body),
+        Body::LegalHoldPlaced(body) => legal_hold::placed(context, body),
+        Body::LegalHoldReleased(body) => legal_hold::released(context, body),
     }
 }
 
@@ -174,7 +177,10 @@ fn append(
     tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
     tree::append(tables, index, &bytes)?;
     for write in writes {
-        tables.put(write.table, &write.key, &write.value)?;
+        match &write.value {
+            Some(value) => tables.put(write.table, &write.key, value)?,
+            None => tables.remove(write.table, &write.key)?,
+        }
     }
     Ok(Appended { index, leaf })
 }

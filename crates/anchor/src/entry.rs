@@ -1,5 +1,6 @@
 use crate::{
-    Anchored, Consented, Custody, Founded, LeafIndex, MemberEntry, Nonce, PrincipalKind, Table,
+    Anchored, Consented, Custody, Founded, LeafIndex, LegalHold, MemberEntry, Nonce, PrincipalKind,
+    Table,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
@@ -106,12 +107,13 @@ pub struct StreamEntry {
     pub since: LeafIndex,
 }
 
-/// A row that an accepted statement sets.
+/// A row that an accepted statement sets, or removes.
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) table: Table,
     pub(crate) key: Vec<u8>,
-    pub(crate) value: Vec<u8>,
+    /// `None`: the row is removed.
+    pub(crate) value: Option<Vec<u8>>,
 }
 
 impl Write {
@@ -120,7 +122,16 @@ impl Write {
         Self {
             table,
             key: key.into(),
-            value: to_canonical(entry),
+            value: Some(to_canonical(entry)),
+        }
+    }
+
+    /// Removes a row.
+    pub(crate) fn removal(table: Table, key: Vec<u8>) -> Self {
+        Self {
+            table,
+            key,
+            value: None,
         }
     }
 
@@ -129,7 +140,7 @@ impl Write {
         Self {
             table,
             key: key.into(),
-            value: number.to_be_bytes().to_vec(),
+            value: Some(number.to_be_bytes().to_vec()),
         }
     }
 
@@ -172,6 +183,17 @@ pub(crate) fn usage_key(org: &Did) -> Vec<u8> {
 
 pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {
     [custody.as_bytes().as_slice(), consent.as_slice()].concat()
+}
+
+pub(crate) fn legal_hold_key(hold: &LegalHold) -> Vec<u8> {
+    let held = legally_held_key(&hold.org, &hold.custody, hold.record.as_ref());
+    [held.as_slice(), hold.hold.as_slice()].concat()
+}
+
+/// What the keys of all legal holds begin with that an organisation has on a record or, if none is given, on a custody key.
+pub(crate) fn legally_held_key(org: &Did, custody: &CustodyId, record: Option<&Cid>) -> Vec<u8> {
+    let record = record.map_or_else(|| vec![0; 32], record_key);
+    [org.as_bytes().as_slice(), custody.as_bytes(), &record].concat()
 }
 
 pub(crate) fn stream_key(device: &Did, stream: &StreamId) -> Vec<u8> {

@@ -22,6 +22,7 @@ mod damage;
 mod entry;
 mod equivocation;
 mod leaf;
+mod legal_hold;
 mod member;
 mod note;
 mod outside_witness;
@@ -56,6 +57,7 @@ pub use entry::{
 };
 pub use equivocation::{Equivocated, Equivocation, EquivocationError, EquivocationFormatError};
 pub use leaf::{Leaf, LeafIndex, Opening, Outcome};
+pub use legal_hold::{LegalHold, LegalHoldEntry, LegalHoldPlaced};
 pub use member::{Contact, MemberAdded, MemberEntry, MemberRemoved};
 pub use note::{
     NoteError, NoteSignature, SignatureKind, SignedNote, Signer, VerifierKey, VerifierKeyError,

@@ -59,6 +59,15 @@ pub struct PlacementRule {
     pub at_home: bool,
 }
 
+impl PlacementRule {
+    /// Whether a member's node may have a record whose custody key is `owner`'s.
+    fn is_open_to(&self, member: &Member, owner: Option<&Did>) -> bool {
+        let is_listed = self.only.is_empty() || self.only.contains(&member.org);
+        let is_home = !self.at_home || owner == Some(&member.org);
+        is_listed && is_home
+    }
+}
+
 impl Placement {
     /// Whether an organisation may have anchored so many bytes.
     pub(crate) fn lets_anchor(&self, org: &Did, bytes: u64) -> bool {
@@ -153,15 +162,11 @@ impl Placing {
         Class::ALL.iter().all(|class| {
             let rule = self.rule(*class);
             let members = self.members.iter();
-            let may_hold = members.filter(|one| self.may_hold(rule, one, Some(&one.org)));
+            let may_hold = members.filter(|one| {
+                rule.is_open_to(one, Some(&one.org)) && self.placement.weight(one) > 0
+            });
             may_hold.count() >= usize::from(rule.copies)
         })
-    }
-
-    fn may_hold(&self, rule: &PlacementRule, member: &Member, owner: Option<&Did>) -> bool {
-        let is_listed = rule.only.is_empty() || rule.only.contains(&member.org);
-        let is_home = !rule.at_home || owner == Some(&member.org);
-        is_listed && is_home && self.placement.weight(member) > 0
     }
 }
 
@@ -171,7 +176,7 @@ pub struct Places<'p> {
     record: Cid,
     copies: usize,
     placement: &'p Placement,
-    /// The members that may hold it.
+    /// The members that its rule is open to, whatever they weigh.
     members: Vec<&'p Member>,
 }
 
@@ -185,7 +190,7 @@ impl<'p> Places<'p> {
             copies: rule.copies.into(),
             placement: &placing.placement,
             members: members
-                .filter(|member| placing.may_hold(rule, member, owner))
+                .filter(|member| rule.is_open_to(member, owner))
                 .collect(),
         }
     }
@@ -197,7 +202,19 @@ impl<'p> Places<'p> {
 
     /// Whether a node is a member's that may hold it.
     pub fn may_hold(&self, node: &Did) -> bool {
+        let mut members = self.eligible();
+        members.any(|member| member.node == *node)
+    }
+
+    /// Whether a node is a member's that its rule is open to, if only for a legal hold: it may weigh nothing.
+    pub fn is_open_to(&self, node: &Did) -> bool {
         self.members.iter().any(|member| member.node == *node)
+    }
+
+    /// The members that may hold it.
+    fn eligible(&self) -> impl Iterator<Item = &'p Member> {
+        let members = self.members.iter().copied();
+        members.filter(|member| self.placement.weight(member) > 0)
     }
 
     /// Those of `holders` that are members' nodes which may hold it.
@@ -211,8 +228,7 @@ impl<'p> Places<'p> {
     /// The score is that of rendezvous hashing (Thaler and Ravishankar, 1998), weighted: a node draws as many tickets
     /// as it weighs, and its highest counts. Of zones, those that have the fewest before come first.
     pub fn in_order(&self, is_there: impl Fn(&Member) -> bool) -> Vec<&'p Member> {
-        let members = self.members.iter().copied();
-        let mut left: Vec<&Member> = members.filter(|one| is_there(one)).collect();
+        let mut left: Vec<&Member> = self.eligible().filter(|one| is_there(one)).collect();
         left.sort_by_cached_key(|member| {
             let weight = self.placement.weight(member);
             Reverse(score(&self.record, &member.node, weight))

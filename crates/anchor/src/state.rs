@@ -1,10 +1,11 @@
 use crate::{
     AccessRequest, Anchored, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
-    InclusionProof, Leaf, LeafIndex, Member, MemberEntry, Nonce, Opening, Placement, Places,
-    Placing, PrincipalEntry, RecordEntry, StreamEntry, Table, TablesError, View, WitnessEntry,
+    InclusionProof, Leaf, LeafIndex, LegalHold, LegalHoldEntry, Member, MemberEntry, Nonce,
+    Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry, Row, StreamEntry, Table,
+    TablesError, View, WitnessEntry,
     entry::{
-        FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, record_key,
-        stream_key, usage_key,
+        FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, legal_hold_key,
+        legally_held_key, record_key, stream_key, usage_key,
     },
     tree,
 };
@@ -165,13 +166,7 @@ impl<'v> State<'v> {
     ///
     /// When the storage fails.
     pub fn consents(&self, custody: &CustodyId) -> Result<Vec<ConsentEntry>, TablesError> {
-        let until = successor(custody.as_bytes());
-        let rows = self.0.range(
-            Table::Consents,
-            custody.as_bytes(),
-            until.as_deref(),
-            usize::MAX,
-        )?;
+        let rows = self.beginning_with(Table::Consents, custody.as_bytes(), usize::MAX)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
@@ -213,6 +208,56 @@ impl<'v> State<'v> {
             .0
             .range(Table::Records, &from.unwrap_or_default(), None, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Up to `limit` legal holds in force after the one given, those of an organisation together.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn legal_holds(
+        &self,
+        after: Option<&LegalHold>,
+        limit: usize,
+    ) -> Result<Vec<LegalHoldEntry>, TablesError> {
+        let from = after.map(|hold| following(&legal_hold_key(hold)));
+        let rows = self
+            .0
+            .range(Table::LegalHolds, &from.unwrap_or_default(), None, limit)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Every legal hold that an organisation has in force.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn legal_holds_of(&self, org: &Did) -> Result<Vec<LegalHoldEntry>, TablesError> {
+        let rows = self.beginning_with(Table::LegalHolds, org.as_bytes(), usize::MAX)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Whether an organisation has a legal hold on a record or on its custody key.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn is_legally_held(&self, org: &Did, anchored: &Anchored) -> Result<bool, TablesError> {
+        for record in [None, Some(&anchored.record)] {
+            let key = legally_held_key(org, &anchored.custody, record);
+            if !self.beginning_with(Table::LegalHolds, &key, 1)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A legal hold, if it is in force.
+    pub(crate) fn legal_hold(
+        &self,
+        hold: &LegalHold,
+    ) -> Result<Option<LegalHoldEntry>, TablesError> {
+        self.entry(Table::LegalHolds, &legal_hold_key(hold))
     }
 
     /// The head of a device's stream.
@@ -455,6 +500,17 @@ impl<'v> State<'v> {
             requester_org: requester_org.map_or(0, |org| org.since),
             devices,
         }))
+    }
+
+    /// Up to `limit` rows whose keys begin so.
+    fn beginning_with(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, TablesError> {
+        let until = successor(prefix);
+        self.0.range(table, prefix, until.as_deref(), limit)
     }
 
     fn entry<T: DeserializeOwned>(

@@ -1,5 +1,8 @@
 use crate::verified;
-use crate::{Holding, MemberAdded, MemberRemoved, Placement, WitnessAdded, WitnessRemoved};
+use crate::{
+    Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement, WitnessAdded,
+    WitnessRemoved,
+};
 use cid::Cid;
 use ipld_core::ipld::Ipld;
 use medanchor_dag::{
@@ -61,6 +64,10 @@ pub enum Body {
     Placed(Box<Placement>),
     /// A node holds records that it did not, or gives some back: signed by the node.
     Holding(Holding),
+    /// A member keeps records until it says otherwise: signed by its organisation.
+    LegalHoldPlaced(LegalHoldPlaced),
+    /// It no longer has to: signed by the same organisation.
+    LegalHoldReleased(LegalHold),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -103,6 +110,10 @@ pub enum Kind {
     Placed,
     /// [`Body::Holding`]
     Holding,
+    /// [`Body::LegalHoldPlaced`]
+    LegalHoldPlaced,
+    /// [`Body::LegalHoldReleased`]
+    LegalHoldReleased,
 }
 
 /// 16 random bytes.
@@ -617,6 +628,8 @@ impl Body {
             Self::WitnessRemoved(_) => Kind::WitnessRemoved,
             Self::Placed(_) => Kind::Placed,
             Self::Holding(_) => Kind::Holding,
+            Self::LegalHoldPlaced(_) => Kind::LegalHoldPlaced,
+            Self::LegalHoldReleased(_) => Kind::LegalHoldReleased,
         }
     }
 
@@ -660,6 +673,8 @@ impl Body {
             Kind::WitnessRemoved => Self::WitnessRemoved(parse(body)?),
             Kind::Placed => Self::Placed(parse(body)?),
             Kind::Holding => Self::Holding(parse(body)?),
+            Kind::LegalHoldPlaced => Self::LegalHoldPlaced(parse(body)?),
+            Kind::LegalHoldReleased => Self::LegalHoldReleased(parse(body)?),
         })
     }
 }
@@ -685,6 +700,8 @@ impl fmt::Display for Kind {
             Self::WitnessRemoved => "witness-removed",
             Self::Placed => "placed",
             Self::Holding => "holding",
+            Self::LegalHoldPlaced => "legal-hold-placed",
+            Self::LegalHoldReleased => "legal-hold-released",
         })
     }
 }
@@ -711,6 +728,8 @@ impl Serialize for Body {
             Self::WitnessRemoved(body) => body.serialize(serializer),
             Self::Placed(body) => body.serialize(serializer),
             Self::Holding(body) => body.serialize(serializer),
+            Self::LegalHoldPlaced(body) => body.serialize(serializer),
+            Self::LegalHoldReleased(body) => body.serialize(serializer),
         }
     }
 }

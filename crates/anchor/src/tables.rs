@@ -31,11 +31,13 @@ pub enum Table {
     Requests,
     /// Node id (u64) to the member's entry. Rows are never deleted.
     Members,
+    /// Organisation (32-byte key), custody id, record digest or 32 zero bytes, and id of the hold to the legal hold.
+    LegalHolds,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -49,6 +51,7 @@ impl Table {
         Self::Streams,
         Self::Requests,
         Self::Members,
+        Self::LegalHolds,
     ];
 
     /// The name that is written to disk.
@@ -67,6 +70,7 @@ impl Table {
             Self::Streams => "streams-1",
             Self::Requests => "requests-1",
             Self::Members => "members-1",
+            Self::LegalHolds => "legal-holds-1",
         }
     }
 }

@@ -9,17 +9,17 @@
 use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
     Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
-    Holding, InclusionProof, Kind, Leaf, Opening, PlacedNode, Placement, PlacementRule,
-    PolicyChain, PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote,
-    SignedStatement, StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved,
-    cosign,
+    Holding, InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode,
+    Placement, PlacementRule, PolicyChain, PrincipalKind, Quota, Receipt, Refused, SignedBatchHead,
+    SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy, Withdrawn,
+    WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
         enrolled, founded, joining, key, node_key, standing, stream_id, watching,
     },
     tree,
 };
-use medanchor_dag::{Hash, Record, from_canonical, to_canonical};
+use medanchor_dag::{Cid, Hash, Record, from_canonical, to_canonical};
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -281,6 +281,11 @@ fn statements() -> Vec<Statement> {
             holds: vec![record],
             gives_back: vec![cid("other")],
         }),
+        Body::LegalHoldPlaced(LegalHoldPlaced {
+            legal_hold: legal_hold(Some(record)),
+            matter: "7 O 123/26".to_owned(),
+        }),
+        Body::LegalHoldReleased(legal_hold(None)),
     ];
     bodies
         .into_iter()
@@ -289,6 +294,15 @@ fn statements() -> Vec<Statement> {
             body => Statement::new(ORIGIN, body, [7; 16], BEGINNING + HOUR),
         })
         .collect()
+}
+
+fn legal_hold(record: Option<Cid>) -> LegalHold {
+    LegalHold {
+        hold: consent_id("matter"),
+        org: did("hospital-a"),
+        custody: custody_id("patient"),
+        record,
+    }
 }
 
 fn placement() -> Placement {

@@ -1,7 +1,9 @@
 use crate::{CliError, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
-use medanchor_anchor::{Body, Leaf, LeafIndex, Opening, Receipt, SignedStatement, Strength};
+use medanchor_anchor::{
+    Body, Leaf, LeafIndex, LegalHold, Opening, Receipt, SignedStatement, Strength,
+};
 use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
 use std::{
@@ -212,6 +214,17 @@ fn summary(body: &Body) -> String {
             let (holds, gives_back) = (body.holds.len(), body.gives_back.len());
             format!("{} holds {holds}, gives back {gives_back}", body.node)
         }
+        Body::LegalHoldPlaced(body) => legal_hold(&body.legal_hold),
+        Body::LegalHoldReleased(body) => legal_hold(body),
+    }
+}
+
+fn legal_hold(hold: &LegalHold) -> String {
+    let id = hex::encode(hold.hold.as_slice());
+    let (org, custody) = (hold.org, hold.custody);
+    match hold.record {
+        Some(record) => format!("{id} by {org} on {record}"),
+        None => format!("{id} by {org} on all under {custody}"),
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Records
         | Table::Headers
         | Table::Streams
-        | Table::Requests => true,
+        | Table::Requests
+        | Table::LegalHolds => true,
     }
 }
 

@@ -1,8 +1,8 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Holding, Member,
-    MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PrincipalKind,
-    Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
+    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Holding, LegalHold,
+    Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule,
+    PrincipalKind, Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -38,6 +38,8 @@ fn is_body(statement: &Statement) -> bool {
         Body::WitnessRemoved(body) => is_verifier_key(&body.key) && body.quorum >= 1,
         Body::Placed(body) => is_placement(body),
         Body::Holding(body) => is_holding(body),
+        Body::LegalHoldPlaced(body) => is_legal_hold(&body.legal_hold) && is_matter(&body.matter),
+        Body::LegalHoldReleased(body) => is_legal_hold(body),
     }
 }
 
@@ -115,6 +117,14 @@ fn is_holding(body: &Holding) -> bool {
     (1..=Holding::MAX_RECORDS).contains(&records().count())
         && records().all(is_dag_cbor)
         && are_distinct(records())
+}
+
+fn is_legal_hold(body: &LegalHold) -> bool {
+    body.record.iter().all(is_dag_cbor)
+}
+
+fn is_matter(text: &str) -> bool {
+    (1..=256).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
 /// An IP address and a port, in the one way to write them.

@@ -9,6 +9,7 @@
 mod access;
 mod consent;
 mod custody;
+mod legal_hold;
 mod log;
 mod member;
 mod placement;

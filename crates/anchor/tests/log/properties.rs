@@ -1,6 +1,6 @@
 use medanchor_anchor::{
-    Applied, Batch, Body, Class, CustodyKind, Entry, Kind, Leaf, Log, MemoryTables, PrincipalKind,
-    SignedStatement, State, Status,
+    Applied, Batch, Body, Class, CustodyKind, Entry, Holding, Kind, Leaf, LegalHold,
+    LegalHoldPlaced, Log, MemoryTables, PrincipalKind, SignedStatement, State, Status,
     testing::{
         self, MEMBERS, World, cid, consented, custody, did, enrolled, key, node_key, standing,
     },
@@ -29,6 +29,9 @@ enum Act {
     Custody(Index),
     Consent(Index),
     Withdraw,
+    PlaceLegalHold(Index, Index),
+    ReleaseLegalHold(Index, Index),
+    Hold(Index, Index, bool),
     Anchor(Index, u64),
     Release(Index),
     Refuse,
@@ -45,6 +48,9 @@ fn act() -> impl Strategy<Value = Act> {
         index().prop_map(Act::Custody),
         index().prop_map(Act::Consent),
         Just(Act::Withdraw),
+        (index(), index()).prop_map(|(org, what)| Act::PlaceLegalHold(org, what)),
+        (index(), index()).prop_map(|(org, what)| Act::ReleaseLegalHold(org, what)),
+        (index(), index(), any::<bool>()).prop_map(|(by, name, gives)| Act::Hold(by, name, gives)),
         (index(), 0..4_u64).prop_map(|(name, seq)| Act::Anchor(name, seq)),
         index().prop_map(Act::Release),
         Just(Act::Refuse),
@@ -82,6 +88,25 @@ fn perform(world: &mut World, act: &Act, author: &SigningKey) -> SignedStatement
             consent: testing::consent_id("study"),
             custody: testing::custody_id("patient-1"),
         }),
+        Act::PlaceLegalHold(org, what) => Body::LegalHoldPlaced(LegalHoldPlaced {
+            legal_hold: legal_hold(org, what),
+            matter: "7 O 123/26".to_owned(),
+        }),
+        Act::ReleaseLegalHold(org, what) => Body::LegalHoldReleased(legal_hold(org, what)),
+        Act::Hold(by, name, gives) => {
+            let records = vec![cid(&format!("record-{}", name.index(4)))];
+            let (holds, gives_back) = match gives {
+                true => (Vec::new(), records),
+                false => (records, Vec::new()),
+            };
+            let node = node_key(MEMBERS[by.index(MEMBERS.len())]);
+            let body = Body::Holding(Holding {
+                node: node.did(),
+                holds,
+                gives_back,
+            });
+            return world.statement(body).sign(&[&node]);
+        }
         Act::Anchor(name, seq) => {
             let name = format!("record-{}", name.index(4));
             let mut body = world.anchored(&name, "holter", "patient-1", Class::Ecg);
@@ -125,6 +150,16 @@ fn perform(world: &mut World, act: &Act, author: &SigningKey) -> SignedStatement
         }
     };
     world.statement(body).sign(&[author])
+}
+
+fn legal_hold(org: &Index, what: &Index) -> LegalHold {
+    let records = [None, Some(cid("record-0")), Some(cid("record-1"))];
+    LegalHold {
+        hold: testing::consent_id("matter"),
+        org: did(MEMBERS[org.index(2)]),
+        custody: testing::custody_id("patient-1"),
+        record: records[what.index(records.len())],
+    }
 }
 
 /// Signed by each of them once.
