@@ -1,5 +1,6 @@
 //! Keeps every record on as many nodes as the log says, also after some are lost or others have joined: fetches what
-//! this node is to hold, most endangered first, says so in the log, and gives back what others hold in its place.
+//! this node is to hold, most endangered first, says so in the log, and gives back what others hold in its place. What
+//! its organisation has a legal hold on it fetches too, and keeps.
 
 use crate::{
     clock, gatherer::Gathered, holders::Holders, lag::Lag, presence::Presence, submit::Submitter,
@@ -7,12 +8,13 @@ use crate::{
 use anyhow::{Context, Result};
 use medanchor_anchor::{
     Anchored, Body, Holding, Member, Outcome, Places, Placing, Read, RecordEntry, State, Statement,
+    TablesError,
 };
 use medanchor_api::{
     Replicated,
     pb::registry::{CheckRecordRequest, registry_service_client::RegistryServiceClient},
 };
-use medanchor_dag::{Cid, Did};
+use medanchor_dag::{Cid, CustodyId, Did};
 use std::{
     collections::{BTreeMap, BTreeSet},
     slice,
@@ -67,7 +69,12 @@ struct Situation {
     away: BTreeSet<Did>,
     /// Those that have been away for so long that others take their share.
     absent: BTreeSet<Did>,
+    /// What this node's organisation has legal holds on.
+    legally_held: LegallyHeld,
 }
+
+/// All records of a custody key, or one.
+type LegallyHeld = BTreeSet<(CustodyId, Option<Cid>)>;
 
 /// How far one look has led.
 enum Round {
@@ -167,9 +174,11 @@ impl Replicator {
     /// `None` while this node does not reach a majority of the members.
     fn situation(&self, presence: &mut Presence) -> Result<Option<Situation>> {
         let view = self.parts.holders.replica.view()?;
-        let Some(placing) = State::new(view.as_ref()).placing()? else {
+        let state = State::new(view.as_ref());
+        let Some(placing) = state.placing()? else {
             return Ok(None);
         };
+        let legally_held = legally_held(&state, &placing, &self.parts.node)?;
         let connected = self.parts.holders.peer.connected();
         let is_there =
             |member: &Member| member.node == self.parts.node || connected.contains(&member.peer_id);
@@ -184,6 +193,7 @@ impl Replicator {
             placing,
             away,
             absent,
+            legally_held,
         }))
     }
 
@@ -453,6 +463,13 @@ impl Situation {
         wanted.truncate(places.copies());
         wanted
     }
+
+    /// Whether this node's organisation has to keep a record.
+    fn is_legally_held(&self, anchored: &Anchored) -> bool {
+        let (custody, record) = (anchored.custody, anchored.record);
+        let held = &self.legally_held;
+        held.contains(&(custody, None)) || held.contains(&(custody, Some(record)))
+    }
 }
 
 impl Plan {
@@ -478,11 +495,13 @@ impl Plan {
         self.found.records += 1;
         self.found.below_target += u64::from(is_below);
         self.found.awaited += u64::from(is_below && !is_lost);
-        if !is_lost && entry.at > settled {
+        let is_kept = situation.is_legally_held(&entry.anchored);
+        if !is_lost && !is_kept && entry.at > settled {
             return is_below;
         }
         let wanted = situation.wanted(places);
-        let is_wanted = wanted.iter().any(|member| member.node == *node);
+        let is_wanted =
+            wanted.iter().any(|member| member.node == *node) || is_kept && places.is_open_to(node);
         let is_holder = entry.holders.contains(node);
         let mut others = wanted.iter();
         if is_wanted && !is_holder {
@@ -496,6 +515,7 @@ impl Plan {
             }
         } else if is_holder
             && !is_wanted
+            && !is_kept
             && wanted.len() == places.copies()
             && others.all(|member| entry.holders.contains(&member.node))
         {
@@ -506,6 +526,21 @@ impl Plan {
         }
         is_below
     }
+}
+
+/// What a node's organisation has legal holds on.
+fn legally_held(
+    state: &State<'_>,
+    placing: &Placing,
+    node: &Did,
+) -> Result<LegallyHeld, TablesError> {
+    let mut members = placing.members().iter();
+    let Some(own) = members.find(|member| member.node == *node) else {
+        return Ok(LegallyHeld::new());
+    };
+    let entries = state.legal_holds_of(&own.org)?.into_iter();
+    let holds = entries.map(|entry| entry.legal_hold);
+    Ok(holds.map(|hold| (hold.custody, hold.record)).collect())
 }
 
 /// The next ones that share their syncs and a leaf; a large record goes alone.
@@ -554,8 +589,8 @@ const MAX_GROUP_BYTES: u64 = 16 << 20;
 mod tests {
     use super::*;
     use medanchor_anchor::{
-        Class, CustodyKind, PrincipalKind,
-        testing::{MEMBERS, World, cid, founded, node_key},
+        Class, CustodyKind, LegalHold, LegalHoldPlaced, PlacedNode, Placement, PrincipalKind,
+        testing::{MEMBERS, World, cid, consent_id, custody_id, founded, key, node_key},
     };
 
     const COPIES: u8 = 2;
@@ -591,17 +626,56 @@ mod tests {
             }
         }
 
+        /// Name of the member whose node has this place in the order.
+        fn member(&self, place: usize) -> &'static str {
+            let mut members = MEMBERS.into_iter();
+            let is_it = |name: &&str| node_key(name).did() == self.order[place];
+            members.find(is_it).unwrap()
+        }
+
+        /// The organisation of that node has all records of the patient to keep.
+        fn keep(&mut self, place: usize) {
+            let org = key(self.member(place));
+            let legal_hold = LegalHold {
+                hold: consent_id("matter"),
+                org: org.did(),
+                custody: custody_id("patient"),
+                record: None,
+            };
+            let matter = "7 O 123/26".to_owned();
+            let body = LegalHoldPlaced { legal_hold, matter };
+            self.world.accept(Body::LegalHoldPlaced(body), &[&org]);
+        }
+
         /// The node with this place in the order gives its copy back.
         fn give_back(&mut self, place: usize) {
-            let node = self.order[place];
-            let mut keys = MEMBERS.iter().map(|member| node_key(member));
-            let key = keys.find(|key| key.did() == node).unwrap();
+            let key = node_key(self.member(place));
+            let node = key.did();
             let body = Holding {
                 node,
                 holds: Vec::new(),
                 gives_back: vec![self.record],
             };
             self.world.accept(Body::Holding(body), &[&key]);
+        }
+
+        /// That node is to hold nothing.
+        fn weigh_nothing(&mut self, place: usize) {
+            let name = self.member(place);
+            let members = self.world.state().members().unwrap();
+            let member = members.iter().find(|member| member.name == name).unwrap();
+            let weightless = PlacedNode {
+                node_id: member.node_id,
+                weight: 0,
+                zone: None,
+            };
+            let rules = Placement {
+                nodes: vec![weightless],
+                ..Placement::default()
+            };
+            let keys = MEMBERS.map(key);
+            let authors: Vec<_> = keys.iter().collect();
+            self.world.accept(Body::Placed(Box::new(rules)), &authors);
         }
 
         /// What the node with this place has to do while these are absent.
@@ -611,9 +685,11 @@ mod tests {
 
         fn plan_while(&self, place: usize, away: &[usize], absent: &[usize], settled: u64) -> Plan {
             let state = self.world.state();
+            let placing = state.placing().unwrap().unwrap();
             let nodes = |places: &[usize]| places.iter().map(|place| self.order[*place]).collect();
             let situation = Situation {
-                placing: state.placing().unwrap().unwrap(),
+                legally_held: legally_held(&state, &placing, &self.order[place]).unwrap(),
+                placing,
                 away: nodes(away),
                 absent: nodes(absent),
             };
@@ -678,6 +754,32 @@ mod tests {
         assert_eq!(stage.figures(0, &[]), (0, 1, 0));
         // The one that will give it back keeps it until the first has it.
         assert_eq!(stage.figures(2, &[]), (0, 0, 0));
+    }
+
+    #[test]
+    fn legal_hold_keeps_a_copy_that_nobody_else_needs() {
+        let mut stage = Stage::new();
+        stage.keep(2);
+        let all = [0, 1, 2].map(|place| stage.figures(place, &[]));
+        assert_eq!(all, [(0, 0, 0); 3]);
+    }
+
+    #[test]
+    fn legal_hold_fetches_a_copy_beside_those_that_are_to_be() {
+        let mut stage = Stage::new();
+        stage.give_back(2);
+        stage.keep(2);
+        let all = [0, 1, 2].map(|place| stage.figures(place, &[]));
+        assert_eq!(all, [(0, 0, 0), (0, 0, 0), (0, 1, 0)]);
+        assert_eq!(
+            stage.plan(2, &[], 0).found.to_fetch,
+            1,
+            "also when it is new"
+        );
+        // Its copy is none of those that are to be.
+        stage.weigh_nothing(2);
+        assert_eq!(stage.figures(2, &[]), (0, 1, 0));
+        assert_eq!(stage.figures(2, &[0]), (1, 1, 0));
     }
 
     #[test]
