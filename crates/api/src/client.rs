@@ -1,8 +1,8 @@
 use crate::{
     AnchoredRecord, AsOf, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey,
-    CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedPrincipal, MAX_CIDS,
-    Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck, Stored, StreamHead, Submit,
-    Submitted, block, convert,
+    CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedLegalHold,
+    ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck,
+    Stored, StreamHead, Submit, Submitted, block, convert,
     error::Failure,
     log,
     pb::{
@@ -21,9 +21,10 @@ use futures::{
     stream::{self, BoxStream},
 };
 use medanchor_anchor::{
-    ConsentEntry, LeafIndex, PolicyChain, PrincipalKind, Receipt, SignedStatement, Strength,
+    ConsentEntry, LeafIndex, LegalHold, PolicyChain, PrincipalKind, Receipt, SignedStatement,
+    Strength,
 };
-use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, StreamId};
+use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, StreamId, to_canonical};
 use std::{
     fmt,
     future::Future,
@@ -549,6 +550,35 @@ impl Client {
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_consents(request).await
+        })
+        .await
+    }
+
+    /// Legal holds in force, at most [`crate::MAX_ROWS`] after `after`, those of an organisation together. For operators
+    /// and auditors.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn legal_holds(
+        &self,
+        after: Option<&LegalHold>,
+    ) -> Result<AsOf<Vec<ListedLegalHold>>, ClientError> {
+        let request = registry_pb::ListLegalHoldsRequest {
+            after: after.map_or_else(Vec::new, to_canonical),
+            limit: registry::MAX_ROWS,
+        };
+        let parse = |response: registry_pb::ListLegalHoldsResponse| {
+            let value = rows(
+                "legal_holds",
+                response.legal_holds,
+                ListedLegalHold::try_from,
+            )?;
+            let tree_size = response.tree_size;
+            Ok(AsOf { tree_size, value })
+        };
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_legal_holds(request).await
         })
         .await
     }

@@ -29,10 +29,11 @@ pub use hold::HoldCall;
 pub use log::{LeafEntry, LeafName, ReceiptOf, Submit, Submitted};
 pub use log_reader::{LogReadError, LogReader};
 pub use registry::{
-    Alarm, AnchoredRecord, BelowTarget, Collected, ListedCustody, ListedMember, ListedPrincipal,
-    MAX_ROWS, Members, NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed, StreamHead,
-    consents_asked_for, custody_kind, custody_kind_name, principal_kind, principal_kind_name,
-    record_asked_for, record_to_check, standing_name, stream_asked_for,
+    Alarm, AnchoredRecord, BelowTarget, Collected, ListedCustody, ListedLegalHold, ListedMember,
+    ListedPrincipal, MAX_ROWS, Members, NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed,
+    StreamHead, consents_asked_for, custody_kind, custody_kind_name, legal_holds_after,
+    principal_kind, principal_kind_name, record_asked_for, record_to_check, standing_name,
+    stream_asked_for,
 };
 pub use source::{NodesSource, Note};
 pub use status::{CODE_KEY, overloaded, stable_code, status};

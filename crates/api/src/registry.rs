@@ -1,6 +1,7 @@
 use crate::{AsOf, ConvertError, convert, pb::registry as pb};
 use medanchor_anchor::{
-    Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, Placement, PrincipalKind, Status,
+    Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, LegalHold, Placement, PrincipalKind,
+    Status,
 };
 use medanchor_dag::{Cid, CustodyId, Did, RawBlocks, StreamId, from_canonical, to_canonical};
 
@@ -87,6 +88,17 @@ pub struct ListedCustody {
     pub writers: Vec<Did>,
     /// Leaf that last changed it.
     pub leaf_index: LeafIndex,
+}
+
+/// A legal hold in force, as a node's state has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedLegalHold {
+    /// What is kept, and by whom.
+    pub legal_hold: LegalHold,
+    /// Leaf that placed it.
+    pub leaf_index: LeafIndex,
+    /// Why; empty when the leaf's opening was deleted.
+    pub matter: String,
 }
 
 /// An anchored record, as a node's state has it.
@@ -181,6 +193,8 @@ pub struct RecordCheck {
     pub verified_since_unix_ms: u64,
     /// Short names of the members that said in the log that they hold it.
     pub holders: Vec<String>,
+    /// Short names of the members that keep it by a legal hold.
+    pub legal_holders: Vec<String>,
 }
 
 /// How far a node has come with reading all its blocks again.
@@ -537,6 +551,13 @@ impl TryFrom<pb::CheckRecordResponse> for RecordCheck {
         }
         let holders = check.holders.into_iter();
         let holders = holders.map(|name| convert::text("holders", name, MAX_NAME_BYTES));
+        if check.legal_holders.len() > MAX_HOLDERS {
+            let (field, limit) = ("legal_holders", MAX_HOLDERS);
+            return Err(ConvertError::TooMany { field, limit });
+        }
+        let legal_holders = check.legal_holders.into_iter();
+        let legal_holders =
+            legal_holders.map(|name| convert::text("legal_holders", name, MAX_NAME_BYTES));
         Ok(Self {
             holder: check.holder,
             blocks: check.blocks,
@@ -549,6 +570,7 @@ impl TryFrom<pb::CheckRecordResponse> for RecordCheck {
             to_give_back: check.to_give_back,
             verified_since_unix_ms: check.verified_since_unix_ms,
             holders: holders.collect::<Result<_, _>>()?,
+            legal_holders: legal_holders.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -567,8 +589,49 @@ impl From<RecordCheck> for pb::CheckRecordResponse {
             to_give_back: check.to_give_back,
             verified_since_unix_ms: check.verified_since_unix_ms,
             holders: check.holders,
+            legal_holders: check.legal_holders,
         }
     }
+}
+
+/// The legal hold after which the list goes on; `None` at its beginning.
+///
+/// # Errors
+///
+/// [`ConvertError`] when it is malformed.
+pub fn legal_holds_after(
+    request: &pb::ListLegalHoldsRequest,
+) -> Result<Option<LegalHold>, ConvertError> {
+    match request.after.as_slice() {
+        [] => Ok(None),
+        bytes => legal_hold("after", bytes).map(Some),
+    }
+}
+
+impl TryFrom<pb::LegalHold> for ListedLegalHold {
+    type Error = ConvertError;
+
+    fn try_from(entry: pb::LegalHold) -> Result<Self, ConvertError> {
+        Ok(Self {
+            legal_hold: legal_hold("legal_hold", &entry.legal_hold)?,
+            leaf_index: entry.leaf_index,
+            matter: convert::text("matter", entry.matter, MAX_MATTER_BYTES)?,
+        })
+    }
+}
+
+impl From<ListedLegalHold> for pb::LegalHold {
+    fn from(entry: ListedLegalHold) -> Self {
+        Self {
+            legal_hold: to_canonical(&entry.legal_hold),
+            leaf_index: entry.leaf_index,
+            matter: entry.matter,
+        }
+    }
+}
+
+fn legal_hold(field: &'static str, bytes: &[u8]) -> Result<LegalHold, ConvertError> {
+    from_canonical(bytes, MAX_BODY_BYTES).map_err(|error| ConvertError::malformed(field, error))
 }
 
 impl TryFrom<pb::GetRecordResponse> for AnchoredRecord {
@@ -900,5 +963,7 @@ const MAX_SENTENCE_BYTES: usize = 2048;
 const MAX_NAME_BYTES: usize = 64;
 /// 64 characters of 4 bytes.
 const MAX_TEXT_BYTES: usize = 256;
+/// 256 characters of 4 bytes.
+const MAX_MATTER_BYTES: usize = 1024;
 /// A statement's body is smaller than the statement.
 const MAX_BODY_BYTES: usize = medanchor_anchor::Statement::MAX_BYTES;

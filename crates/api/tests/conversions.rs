@@ -4,8 +4,9 @@
 use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
-    LeafEntry, ListedCustody, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf, RecordCheck,
-    Replicated, Scrubbed, Submit, Submitted, access_request, consents_asked_for, has_cids,
+    LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf,
+    RecordCheck, Replicated, Scrubbed, Submit, Submitted, access_request, consents_asked_for,
+    has_cids, legal_holds_after,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -143,6 +144,11 @@ proptest! {
             holders: texts.clone(),
             tree_size: number,
         });
+        let _ = ListedLegalHold::try_from(registry::LegalHold {
+            legal_hold: bytes.clone(),
+            leaf_index: number,
+            matter: text(0),
+        });
         let _ = NodeStatus::try_from(registry::StatusResponse {
             did: text(0),
             origin: text(1),
@@ -151,6 +157,7 @@ proptest! {
         });
         let _ = record_asked_for(&registry::GetRecordRequest { record: bytes.clone() });
         let _ = consents_asked_for(&registry::ListConsentsRequest { custody: bytes.clone() });
+        let _ = legal_holds_after(&registry::ListLegalHoldsRequest { after: bytes.clone(), limit: 0 });
         let _ = stream_asked_for(&registry::GetStreamRequest {
             device: text(0),
             stream: bytes,

@@ -182,6 +182,36 @@ pub struct Consent {
     pub leaf_index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLegalHoldsRequest {
+    /// Continue after this one, as the answer before gave it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub after: ::prost::alloc::vec::Vec<u8>,
+    /// At most this many; 0 means 1000, which is also the most.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLegalHoldsResponse {
+    /// The legal holds.
+    #[prost(message, repeated, tag = "1")]
+    pub legal_holds: ::prost::alloc::vec::Vec<LegalHold>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "2")]
+    pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LegalHold {
+    /// What is kept, by whom: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub legal_hold: ::prost::alloc::vec::Vec<u8>,
+    /// Leaf that placed it.
+    #[prost(uint64, tag = "2")]
+    pub leaf_index: u64,
+    /// Why; empty when the leaf's opening was deleted.
+    #[prost(string, tag = "3")]
+    pub matter: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRecordRequest {
     /// Record CID, binary form.
     #[prost(bytes = "vec", tag = "1")]
@@ -297,10 +327,10 @@ pub struct Replication {
     /// When it ended, unix ms; 0: there was none yet.
     #[prost(uint64, tag = "1")]
     pub looked_at_unix_ms: u64,
-    /// Records with fewer copies than they are to have on nodes that it reached then.
+    /// Records with fewer copies than they are to have on nodes that are there.
     #[prost(uint64, tag = "2")]
     pub below_target: u64,
-    /// Of these the one that is so for longest, CID in binary form; empty when there is none.
+    /// Of these the one that was anchored first, CID in binary form; empty when there is none.
     #[prost(bytes = "vec", tag = "3")]
     pub oldest_below_target: ::prost::alloc::vec::Vec<u8>,
     /// When it was anchored, unix ms.
@@ -321,21 +351,9 @@ pub struct Replication {
     /// Records that it has given back.
     #[prost(uint64, tag = "9")]
     pub given_back: u64,
-    /// Since when the oldest one has been below its target, as this node saw it, unix ms.
-    #[prost(uint64, tag = "10")]
-    pub oldest_since_unix_ms: u64,
-    /// Records that it looked at: all that are anchored.
-    #[prost(uint64, tag = "11")]
-    pub records: u64,
-    /// Of those below target: they have enough copies when nodes come back that are away, and not yet given up.
-    #[prost(uint64, tag = "12")]
-    pub awaited: u64,
-    /// Bytes of the payloads of the records that this node is to fetch.
-    #[prost(uint64, tag = "13")]
-    pub bytes_to_fetch: u64,
 }
 /// Blocks that a node has removed because no record and no promise needs them.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Collection {
     /// Times that the whole store was looked at since the node started.
     #[prost(uint64, tag = "1")]
@@ -349,9 +367,6 @@ pub struct Collection {
     /// Bytes in them.
     #[prost(uint64, tag = "4")]
     pub size_bytes: u64,
-    /// The record for which nothing is removed now, because it is not whole there, CID in binary form; empty: none.
-    #[prost(bytes = "vec", tag = "5")]
-    pub waits_for: ::prost::alloc::vec::Vec<u8>,
 }
 /// How far a node has come with reading all its blocks again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -377,9 +392,6 @@ pub struct CheckRecordRequest {
     /// The record: CID, binary form.
     #[prost(bytes = "vec", tag = "1")]
     pub record: ::prost::alloc::vec::Vec<u8>,
-    /// Only look whether its blocks are there, and read none but those with links.
-    #[prost(bool, tag = "2")]
-    pub look: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRecordResponse {
@@ -389,13 +401,13 @@ pub struct CheckRecordResponse {
     /// Blocks of it that are here and good.
     #[prost(uint64, tag = "2")]
     pub blocks: u64,
-    /// Bytes in those that were read.
+    /// Bytes in them.
     #[prost(uint64, tag = "3")]
     pub size_bytes: u64,
     /// Blocks of it that are bad or not here, as far as they are known: what is below them is not. 0: it is here, whole.
     #[prost(uint64, tag = "4")]
     pub missing: u64,
-    /// When they were read, or looked for, unix ms.
+    /// When they were read, unix ms.
     #[prost(uint64, tag = "5")]
     pub checked_at_unix_ms: u64,
     /// How many nodes of this network are to hold it.
@@ -407,15 +419,9 @@ pub struct CheckRecordResponse {
     /// Whether this node is about to fetch it.
     #[prost(bool, tag = "8")]
     pub to_fetch: bool,
-    /// Whether this node is about to give it back.
-    #[prost(bool, tag = "9")]
-    pub to_give_back: bool,
-    /// Since then every block of it that is here was read and found good, or came and was hashed, unix ms. 0: not known.
-    #[prost(uint64, tag = "10")]
-    pub verified_since_unix_ms: u64,
-    /// Short names of the members that said in the log that they hold it.
-    #[prost(string, repeated, tag = "11")]
-    pub holders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Short names of the members that keep it by a legal hold.
+    #[prost(string, repeated, tag = "9")]
+    pub legal_holders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Evidence that somebody lies, until an operator has seen it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -658,6 +664,36 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// ListLegalHolds lists the legal holds that were not released, those of an organisation together.
+        pub async fn list_legal_holds(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLegalHoldsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLegalHoldsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/ListLegalHolds",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "ListLegalHolds",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// GetRecord gives what the log holds of a record.
         pub async fn get_record(
             &mut self,
@@ -737,8 +773,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// CheckRecord has this node read every block of a record and its wrap on its own disk, or only look whether they are
-        /// there, and say which it has. Not linearizable: it also answers when no quorum can be reached.
+        /// CheckRecord has this node read every block of a record and its wrap on its own disk, and say which it has. Not
+        /// linearizable: it also answers when no quorum can be reached.
         pub async fn check_record(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckRecordRequest>,
@@ -815,6 +851,14 @@ pub mod registry_service_server {
             tonic::Response<super::ListConsentsResponse>,
             tonic::Status,
         >;
+        /// ListLegalHolds lists the legal holds that were not released, those of an organisation together.
+        async fn list_legal_holds(
+            &self,
+            request: tonic::Request<super::ListLegalHoldsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLegalHoldsResponse>,
+            tonic::Status,
+        >;
         /// GetRecord gives what the log holds of a record.
         async fn get_record(
             &self,
@@ -837,8 +881,8 @@ pub mod registry_service_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
-        /// CheckRecord has this node read every block of a record and its wrap on its own disk, or only look whether they are
-        /// there, and say which it has. Not linearizable: it also answers when no quorum can be reached.
+        /// CheckRecord has this node read every block of a record and its wrap on its own disk, and say which it has. Not
+        /// linearizable: it also answers when no quorum can be reached.
         async fn check_record(
             &self,
             request: tonic::Request<super::CheckRecordRequest>,
@@ -1097,6 +1141,52 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListConsentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/ListLegalHolds" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListLegalHoldsSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ListLegalHoldsRequest>
+                    for ListLegalHoldsSvc<T> {
+                        type Response = super::ListLegalHoldsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListLegalHoldsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_legal_holds(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListLegalHoldsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

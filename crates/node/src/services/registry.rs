@@ -11,17 +11,19 @@ use crate::{
     scrub::Scrubber,
 };
 use medanchor_anchor::{
-    Body, CustodyEntry, LeafIndex, MemberEntry, PrincipalEntry, Read, State, TablesError, View,
+    Anchored, Body, CustodyEntry, LeafIndex, LegalHoldEntry, MemberEntry, PrincipalEntry, Read,
+    State, TablesError, View,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedMember, ListedPrincipal, MAX_ROWS,
-    NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead, consents_asked_for, overloaded,
+    Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedLegalHold, ListedMember,
+    ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead,
+    consents_asked_for, legal_holds_after, overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetRecordRequest, GetRecordResponse,
         GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
-        ListCustodiesRequest, ListCustodiesResponse, ListMembersRequest, ListMembersResponse,
-        ListPrincipalsRequest, ListPrincipalsResponse, StatusRequest, StatusResponse,
-        registry_service_server::RegistryService,
+        ListCustodiesRequest, ListCustodiesResponse, ListLegalHoldsRequest, ListLegalHoldsResponse,
+        ListMembersRequest, ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse,
+        StatusRequest, StatusResponse, registry_service_server::RegistryService,
     },
     principal_kind_name, record_asked_for, record_to_check, status, stream_asked_for,
 };
@@ -184,6 +186,25 @@ impl RegistryService for Registry {
         }))
     }
 
+    async fn list_legal_holds(
+        &self,
+        request: Request<ListLegalHoldsRequest>,
+    ) -> Result<Response<ListLegalHoldsResponse>, Status> {
+        require_auditor(Callers::is_auditor(request.extensions()))?;
+        let after = parsed(legal_holds_after(request.get_ref()))?;
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let limit = page(request.get_ref().limit);
+        let entries = state.legal_holds(after.as_ref(), limit);
+        let entries = entries.map_err(tables_status)?.into_iter();
+        let legal_holds = entries.map(|entry| Ok(legal_hold(&state, entry)?.into()));
+        let legal_holds = legal_holds.collect::<Result<_, _>>();
+        Ok(Response::new(ListLegalHoldsResponse {
+            legal_holds: legal_holds.map_err(tables_status)?,
+            tree_size: tree_size(&state)?,
+        }))
+    }
+
     async fn get_record(
         &self,
         request: Request<GetRecordRequest>,
@@ -279,7 +300,7 @@ impl RegistryService for Registry {
         let (cid, raw) = parsed(record_to_check(request.get_ref()))?;
         let place = Arc::clone(self.checks.of(raw)).try_acquire_owned();
         let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
-        let (entry, copies, holders, tree_size) = {
+        let (entry, copies, holders, legal_holders, tree_size) = {
             let view = self.replica.view().map_err(read_status)?;
             let state = State::new(view.as_ref());
             let entry = state.record(&cid).map_err(tables_status)?;
@@ -291,7 +312,9 @@ impl RegistryService for Registry {
             let members = placing.members().iter();
             let holders = members.filter(|member| entry.holders.contains(&member.node));
             let holders = holders.map(|member| member.name.clone()).collect();
-            (entry, copies, holders, tree_size(&state)?)
+            let legal_holders = legal_holders(&state, &entry.anchored);
+            let legal_holders = legal_holders.map_err(tables_status)?;
+            (entry, copies, holders, legal_holders, tree_size(&state)?)
         };
         // From before any block is looked for.
         let read_since = self.scrubber.progress().read_since_unix_ms;
@@ -320,6 +343,7 @@ impl RegistryService for Registry {
             // What came after that was not read again since it came.
             verified_since_unix_ms: read_since.filter(|since| *since > entry.at).unwrap_or(0),
             holders,
+            legal_holders,
         };
         Ok(Response::new(check.into()))
     }
@@ -395,6 +419,31 @@ fn label(state: &State<'_>, enrolled_at: LeafIndex) -> Result<String, TablesErro
         Some(Body::Enrolled(enrolled)) => enrolled.label.unwrap_or_default(),
         _ => String::new(),
     })
+}
+
+/// Why it was placed stands in the opening alone, likewise.
+fn legal_hold(state: &State<'_>, entry: LegalHoldEntry) -> Result<ListedLegalHold, TablesError> {
+    let opening = state.opening(entry.since)?;
+    let body = opening.map(|opening| opening.0.signed.statement.body);
+    Ok(ListedLegalHold {
+        legal_hold: entry.legal_hold,
+        leaf_index: entry.since,
+        matter: match body {
+            Some(Body::LegalHoldPlaced(placed)) => placed.matter,
+            _ => String::new(),
+        },
+    })
+}
+
+/// Short names of the members that keep a record by a legal hold.
+fn legal_holders(state: &State<'_>, anchored: &Anchored) -> Result<Vec<String>, TablesError> {
+    let mut names = Vec::new();
+    for member in state.members()? {
+        if state.is_legally_held(&member.org, anchored)? {
+            names.push(member.name);
+        }
+    }
+    Ok(names)
 }
 
 fn listed_member(entry: MemberEntry) -> medanchor_api::pb::registry::Member {
