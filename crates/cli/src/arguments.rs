@@ -1,4 +1,4 @@
-use crate::{ByteRange, Moment, Rate, Wait};
+use crate::{ByteRange, LegallyHeld, Moment, Rate, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
 use medanchor_api::LeafName;
@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Consents.
     #[command(subcommand)]
     Consent(ConsentCommand),
+    /// Legal holds: what the user's organisation, a member, keeps whatever else happens.
+    #[command(subcommand)]
+    LegalHold(LegalHoldCommand),
     /// Seal a payload, store it and have it anchored.
     Put(PutArguments),
     /// Ask for a record's key.
@@ -380,7 +383,7 @@ pub(crate) enum ConsentCommand {
         /// The custody key.
         custody: CustodyId,
         /// The consent, as `consent give` printed it.
-        #[arg(value_parser = consent_id)]
+        #[arg(value_parser = random_id)]
         consent: [u8; 16],
         #[command(flatten)]
         wait: WaitArguments,
@@ -390,6 +393,51 @@ pub(crate) enum ConsentCommand {
         /// The custody key.
         custody: CustodyId,
     },
+}
+
+/// `medanchor legal-hold`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LegalHoldCommand {
+    /// Have the own organisation's node keep records, and fetch those that it does not have, until the hold is released.
+    Place {
+        #[command(flatten)]
+        held: LegallyHeldArguments,
+        /// Why, such as a court's reference; never a patient's name.
+        #[arg(long)]
+        matter: String,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Release a hold of the own organisation.
+    Release {
+        /// The hold, as `legal-hold place` printed it.
+        #[arg(value_parser = random_id)]
+        hold: [u8; 16],
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// List those in force, of all organisations.
+    List,
+}
+
+/// What a legal hold is on.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct LegallyHeldArguments {
+    /// This record.
+    #[arg(long, value_name = "CID")]
+    pub(crate) record: Option<Cid>,
+    /// All records of this custody key, those anchored later included.
+    #[arg(long, value_name = "ID")]
+    pub(crate) custody: Option<CustodyId>,
+}
+
+impl LegallyHeldArguments {
+    /// One of the two is given.
+    pub(crate) fn held(&self) -> Option<LegallyHeld> {
+        let record = self.record.map(LegallyHeld::Record);
+        record.or_else(|| self.custody.map(LegallyHeld::Custody))
+    }
 }
 
 /// `medanchor put`.
@@ -728,7 +776,7 @@ fn leaf_name(text: &str) -> Result<LeafName, String> {
     }
 }
 
-fn consent_id(text: &str) -> Result<[u8; 16], String> {
+fn random_id(text: &str) -> Result<[u8; 16], String> {
     let mut id = [0; 16];
     hex::decode_to_slice(text, &mut id).map_err(|_| "not 32 hexadecimal digits".to_owned())?;
     Ok(id)
@@ -764,6 +812,10 @@ mod tests {
             format!("consent give {CUSTODY} --party {DID} --purpose HRESCH --class waveform.ecg"),
             format!("consent withdraw {CUSTODY} {CUSTODY}"),
             format!("consent list {CUSTODY}"),
+            format!("legal-hold place --custody {CUSTODY} --matter 7-O-123/26"),
+            format!("legal-hold place --record {CID} --matter 7-O-123/26 --wait published"),
+            format!("legal-hold release {CUSTODY}"),
+            "legal-hold list --json".to_owned(),
             format!("put - --custody {CUSTODY} --class telemetry --suite aes-256-gcm"),
             format!("put ecg.dat --custody {CUSTODY} --class waveform.ecg --chunk-log2 20"),
             format!("put ecg.dat --custody {CUSTODY} --class log --wait committed"),
@@ -841,6 +893,9 @@ mod tests {
             &format!("get {CID} -o out --purpose TREAT --wait committed"),
             &format!("device enrol {DID} --wait durable"),
             &format!("consent give {CUSTODY} --party {DID}"),
+            "legal-hold place --matter 7-O-123/26",
+            &format!("legal-hold place --record {CID} --custody {CUSTODY} --matter x"),
+            &format!("legal-hold place --record {CID}"),
             &format!("get {CID} -o x.c4gh --format c4gh"),
             &format!("get {CID} --into x --format c4gh --to reader.pub"),
             &format!("put x --key own.sec --custody {CUSTODY} --class other"),

@@ -4,8 +4,8 @@ use crate::{
     Selection, Session, Wait,
     arguments::{
         AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
-        CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LogArguments, LogCommand,
-        MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments,
+        CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LegalHoldCommand, LogArguments,
+        LogCommand, MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments,
         VerifyArguments, WitnessCommand,
     },
     equivocation::is_equivocation,
@@ -119,6 +119,7 @@ async fn execute_with_nodes(
         Command::Org(command) => principal(session, PrincipalKind::Organisation, command).await?,
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
         Command::Consent(command) => consent(session, command).await?,
+        Command::LegalHold(command) => legal_hold(session, command).await?,
         Command::Put(put) => match one_input(put) {
             Some(input) => {
                 let options = put_options(put, input);
@@ -203,6 +204,9 @@ fn wait(command: &Command) -> Wait {
                 WitnessCommand::Add { wait, .. } | WitnessCommand::Remove { wait, .. },
             )
             | AdminCommand::Placement(PlacementCommand::Set { wait, .. }),
+        )
+        | Command::LegalHold(
+            LegalHoldCommand::Place { wait, .. } | LegalHoldCommand::Release { wait, .. },
         ) => wait.wait,
         Command::Device(command)
         | Command::Person(command)
@@ -340,6 +344,19 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
         ConsentCommand::List { custody } => {
             Box::new(operations::list_consents(session, *custody).await?)
         }
+    })
+}
+
+async fn legal_hold(session: &Session, command: &LegalHoldCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        LegalHoldCommand::Place { held, matter, .. } => {
+            let held = held.held().context("neither a record nor a custody key")?;
+            Box::new(operations::place_legal_hold(session, held, matter).await?)
+        }
+        LegalHoldCommand::Release { hold, .. } => {
+            Box::new(operations::release_legal_hold(session, *hold).await?)
+        }
+        LegalHoldCommand::List => Box::new(operations::list_legal_holds(session).await?),
     })
 }
 

@@ -34,6 +34,7 @@ mod home;
 mod key;
 mod known;
 mod lasting;
+mod legal_hold;
 mod lines;
 mod log;
 mod log_access;
@@ -84,6 +85,7 @@ pub use get::{Asking, GetOptions, Got, NotedNode};
 pub use get_many::{FailedRecord, GetManyOptions, GotMany};
 pub use home::Home;
 pub use key::KeyShown;
+pub use legal_hold::{LegalHoldChanged, LegalHoldList, LegalHoldRow, LegallyHeld};
 pub use log::{LeafProved, LeafRow, LeafShown, LogList};
 pub use log_access::LogSource;
 pub use log_consistency::Consistent;
@@ -124,6 +126,7 @@ pub mod operations {
         get::get,
         get_many::get_many,
         key::{new_key, show_key},
+        legal_hold::{list_legal_holds, place_legal_hold, release_legal_hold},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,
         member::{list_members, member_removal},

@@ -3,7 +3,7 @@ use anyhow::{Context, Result};
 use medanchor_api::{Client, ClientError, RecordCheck};
 use medanchor_dag::{Cid, RawBlocks};
 use serde::Serialize;
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// Where a record is, as each node says after it has looked for all its blocks, or read them, on its own disk.
 #[derive(Clone, Debug, Serialize)]
@@ -16,6 +16,8 @@ pub struct RecordStatus {
     pub target: u32,
     /// Nodes that answer for it and have it whole.
     pub whole: u32,
+    /// Short names of the members that keep it by a legal hold.
+    pub legal_holders: Vec<String>,
     /// Every node of `client.toml`, in order.
     pub nodes: Vec<RecordCopy>,
 }
@@ -85,12 +87,14 @@ pub async fn status_of_record(session: &Session, record: &Cid, read: bool) -> Re
     let newest = known.max_by_key(|checked| checked.found.tree_size);
     let holders = newest.map_or_else(Vec::new, |newest| newest.found.holders.clone());
     let mut target = None;
+    let mut legal_holders = BTreeSet::new();
     let mut failure: Option<ClientError> = None;
     let mut nodes = Vec::new();
     for (node, answer) in names.into_iter().zip(answers) {
         match answer {
             Ok(checked) => {
                 target = target.max(Some(checked.found.copies));
+                legal_holders.extend(checked.found.legal_holders.iter().cloned());
                 nodes.push(RecordCopy::new(node, checked));
             }
             Err(error) => {
@@ -112,6 +116,7 @@ pub async fn status_of_record(session: &Session, record: &Cid, read: bool) -> Re
                 record: record.to_string(),
                 target,
                 whole,
+                legal_holders: legal_holders.into_iter().collect(),
                 nodes,
             })
         }
@@ -256,6 +261,9 @@ impl fmt::Display for RecordStatus {
         let below = if self.ok { "" } else { ": BELOW TARGET" };
         let (record, whole, target) = (&self.record, self.whole, self.target);
         write!(f, "{record}\n{whole} of {target} copies{below}")?;
+        if !self.legal_holders.is_empty() {
+            write!(f, "\nlegal hold by {}", self.legal_holders.join(", "))?;
+        }
         for node in &self.nodes {
             write!(f, "\n{node}")?;
         }
