@@ -32,6 +32,7 @@ mod full;
 mod heads;
 mod idle;
 mod large;
+mod legal_hold;
 mod liar;
 mod lost;
 mod members;

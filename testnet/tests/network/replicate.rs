@@ -135,12 +135,12 @@ fn organisation_without_room_is_refused_and_goes_on_when_it_gets_more() {
     assert!(stage.read(&record) == payload(1));
 }
 
-fn payload(number: usize) -> Vec<u8> {
+pub(crate) fn payload(number: usize) -> Vec<u8> {
     vec![u8::try_from(number % 251).unwrap(); 150_000 + number * 3000]
 }
 
 /// Names of the nodes that say they have the record whole, and answer for it.
-fn whole<'n>(stage: &Stage, record: &str) -> BTreeSet<&'n str> {
+pub(crate) fn whole<'n>(stage: &Stage, record: &str) -> BTreeSet<&'n str> {
     let status = stage.hospital.run(["status", record]).unwrap();
     let nodes = status.json["nodes"].as_array().unwrap();
     let has = |name: &&str| {
@@ -150,7 +150,7 @@ fn whole<'n>(stage: &Stage, record: &str) -> BTreeSet<&'n str> {
     ALL.into_iter().filter(has).collect()
 }
 
-fn holders(stage: &Stage, record: &str) -> Vec<String> {
+pub(crate) fn holders(stage: &Stage, record: &str) -> Vec<String> {
     let author = Author::of(&stage.hospital);
     let cid: Cid = record.parse().unwrap();
     let record = author.block_on(author.session.client.record(&cid)).unwrap();
