@@ -327,10 +327,10 @@ pub struct Replication {
     /// When it ended, unix ms; 0: there was none yet.
     #[prost(uint64, tag = "1")]
     pub looked_at_unix_ms: u64,
-    /// Records with fewer copies than they are to have on nodes that are there.
+    /// Records with fewer copies than they are to have on nodes that it reached then.
     #[prost(uint64, tag = "2")]
     pub below_target: u64,
-    /// Of these the one that was anchored first, CID in binary form; empty when there is none.
+    /// Of these the one that is so for longest, CID in binary form; empty when there is none.
     #[prost(bytes = "vec", tag = "3")]
     pub oldest_below_target: ::prost::alloc::vec::Vec<u8>,
     /// When it was anchored, unix ms.
@@ -351,9 +351,21 @@ pub struct Replication {
     /// Records that it has given back.
     #[prost(uint64, tag = "9")]
     pub given_back: u64,
+    /// Since when the oldest one has been below its target, as this node saw it, unix ms.
+    #[prost(uint64, tag = "10")]
+    pub oldest_since_unix_ms: u64,
+    /// Records that it looked at: all that are anchored.
+    #[prost(uint64, tag = "11")]
+    pub records: u64,
+    /// Of those below target: they have enough copies when nodes come back that are away, and not yet given up.
+    #[prost(uint64, tag = "12")]
+    pub awaited: u64,
+    /// Bytes of the payloads of the records that this node is to fetch.
+    #[prost(uint64, tag = "13")]
+    pub bytes_to_fetch: u64,
 }
 /// Blocks that a node has removed because no record and no promise needs them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Collection {
     /// Times that the whole store was looked at since the node started.
     #[prost(uint64, tag = "1")]
@@ -367,6 +379,9 @@ pub struct Collection {
     /// Bytes in them.
     #[prost(uint64, tag = "4")]
     pub size_bytes: u64,
+    /// The record for which nothing is removed now, because it is not whole there, CID in binary form; empty: none.
+    #[prost(bytes = "vec", tag = "5")]
+    pub waits_for: ::prost::alloc::vec::Vec<u8>,
 }
 /// How far a node has come with reading all its blocks again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -392,6 +407,9 @@ pub struct CheckRecordRequest {
     /// The record: CID, binary form.
     #[prost(bytes = "vec", tag = "1")]
     pub record: ::prost::alloc::vec::Vec<u8>,
+    /// Only look whether its blocks are there, and read none but those with links.
+    #[prost(bool, tag = "2")]
+    pub look: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRecordResponse {
@@ -401,13 +419,13 @@ pub struct CheckRecordResponse {
     /// Blocks of it that are here and good.
     #[prost(uint64, tag = "2")]
     pub blocks: u64,
-    /// Bytes in them.
+    /// Bytes in those that were read.
     #[prost(uint64, tag = "3")]
     pub size_bytes: u64,
     /// Blocks of it that are bad or not here, as far as they are known: what is below them is not. 0: it is here, whole.
     #[prost(uint64, tag = "4")]
     pub missing: u64,
-    /// When they were read, unix ms.
+    /// When they were read, or looked for, unix ms.
     #[prost(uint64, tag = "5")]
     pub checked_at_unix_ms: u64,
     /// How many nodes of this network are to hold it.
@@ -419,8 +437,17 @@ pub struct CheckRecordResponse {
     /// Whether this node is about to fetch it.
     #[prost(bool, tag = "8")]
     pub to_fetch: bool,
+    /// Whether this node is about to give it back.
+    #[prost(bool, tag = "9")]
+    pub to_give_back: bool,
+    /// Since then every block of it that is here was read and found good, or came and was hashed, unix ms. 0: not known.
+    #[prost(uint64, tag = "10")]
+    pub verified_since_unix_ms: u64,
+    /// Short names of the members that said in the log that they hold it.
+    #[prost(string, repeated, tag = "11")]
+    pub holders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Short names of the members that keep it by a legal hold.
-    #[prost(string, repeated, tag = "9")]
+    #[prost(string, repeated, tag = "12")]
     pub legal_holders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Evidence that somebody lies, until an operator has seen it.
@@ -773,8 +800,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// CheckRecord has this node read every block of a record and its wrap on its own disk, and say which it has. Not
-        /// linearizable: it also answers when no quorum can be reached.
+        /// CheckRecord has this node read every block of a record and its wrap on its own disk, or only look whether they are
+        /// there, and say which it has. Not linearizable: it also answers when no quorum can be reached.
         pub async fn check_record(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckRecordRequest>,
@@ -881,8 +908,8 @@ pub mod registry_service_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
-        /// CheckRecord has this node read every block of a record and its wrap on its own disk, and say which it has. Not
-        /// linearizable: it also answers when no quorum can be reached.
+        /// CheckRecord has this node read every block of a record and its wrap on its own disk, or only look whether they are
+        /// there, and say which it has. Not linearizable: it also answers when no quorum can be reached.
         async fn check_record(
             &self,
             request: tonic::Request<super::CheckRecordRequest>,
