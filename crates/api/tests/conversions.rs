@@ -291,9 +291,13 @@ fn record_check_is_read_back_as_it_was_sent() {
         to_give_back: true,
         verified_since_unix_ms: 7,
         holders: vec!["a".to_owned(), "b".to_owned()],
+        legal_holders: vec!["c".to_owned()],
     };
     let mut sent = registry::CheckRecordResponse::from(check.clone());
     assert_eq!(RecordCheck::try_from(sent.clone()).unwrap(), check);
+    let mut too_many = sent.clone();
+    too_many.legal_holders = vec!["a".to_owned(); 65];
+    assert!(RecordCheck::try_from(too_many).is_err());
     sent.holders = vec!["a".to_owned(); 65];
     assert!(RecordCheck::try_from(sent).is_err());
 }
