@@ -165,11 +165,9 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if read.is_pending() {
-            self.unread.drained(self.stream.id().val());
-        }
-        read
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.unread.read(self.stream.id().val(), read);
+        Poll::Ready(Ok(read))
     }
 }
 

@@ -1,6 +1,6 @@
 use futures::{AsyncRead, AsyncWrite, ready};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,7 +27,8 @@ pub(crate) struct Unread(Arc<Mutex<Frames>>);
 
 #[derive(Debug, Default)]
 struct Frames {
-    by_stream: BTreeMap<u32, usize>,
+    /// How many bytes of each frame are not read yet.
+    by_stream: BTreeMap<u32, VecDeque<u32>>,
     count: usize,
 }
 
@@ -76,7 +77,7 @@ impl<C> Followed<C> {
         }
         if kind == DATA {
             self.body_left = u32::from_be_bytes([l0, l1, l2, l3]);
-            self.unread.received(stream)?;
+            self.unread.received(stream, self.body_left)?;
         }
         Ok(())
     }
@@ -94,12 +95,12 @@ impl Unread {
     }
 
     /// A frame came. Of a stream that is not open Yamux keeps none.
-    fn received(&self, stream: u32) -> Result<(), TooMany> {
+    fn received(&self, stream: u32, length: u32) -> Result<(), TooMany> {
         let mut frames = self.frames();
-        let Some(count) = frames.by_stream.get_mut(&stream) else {
+        let Some(unread) = frames.by_stream.get_mut(&stream) else {
             return Ok(());
         };
-        *count += 1;
+        unread.push_back(length);
         frames.count += 1;
         match frames.count <= MAX_FRAMES {
             true => Ok(()),
@@ -107,18 +108,30 @@ impl Unread {
         }
     }
 
-    /// A stream has read all that came.
-    pub(crate) fn drained(&self, stream: u32) {
+    /// So many bytes of a stream were read.
+    pub(crate) fn read(&self, stream: u32, bytes: usize) {
         let mut frames = self.frames();
-        let count = frames.by_stream.get_mut(&stream).map(std::mem::take);
-        frames.count -= count.unwrap_or_default();
+        let Some(unread) = frames.by_stream.get_mut(&stream) else {
+            return;
+        };
+        let (mut bytes, mut gone) = (u32::try_from(bytes).unwrap_or(u32::MAX), 0);
+        while let Some(first) = unread.front_mut() {
+            if *first > bytes {
+                *first -= bytes;
+                break;
+            }
+            bytes -= *first;
+            unread.pop_front();
+            gone += 1;
+        }
+        frames.count -= gone;
     }
 
     /// A stream is gone, with all that came.
     pub(crate) fn closed(&self, stream: u32) {
         let mut frames = self.frames();
-        let count = frames.by_stream.remove(&stream);
-        frames.count -= count.unwrap_or_default();
+        let unread = frames.by_stream.remove(&stream);
+        frames.count -= unread.map_or(0, |unread| unread.len());
     }
 
     fn frames(&self) -> MutexGuard<'_, Frames> {
@@ -198,7 +211,8 @@ mod tests {
 
     fn counted(unread: &Unread) -> (usize, usize) {
         let frames = unread.frames();
-        assert_eq!(frames.by_stream.values().sum::<usize>(), frames.count);
+        let count = frames.by_stream.values().map(VecDeque::len).sum::<usize>();
+        assert_eq!(count, frames.count);
         (frames.by_stream.len(), frames.count)
     }
 
@@ -222,9 +236,16 @@ mod tests {
             let unread = Unread::default();
             read(&bytes, at_once, &unread).unwrap();
             assert_eq!(counted(&unread), (2, 4), "{at_once}");
-            unread.drained(3);
-            unread.drained(7);
+            unread.read(3, 1);
+            unread.read(7, 1);
+            assert_eq!(counted(&unread), (2, 3));
+            unread.read(3, 1);
             assert_eq!(counted(&unread), (2, 2));
+            // A part of a frame is a frame, and an empty one goes with the next.
+            unread.read(1, looks_like.len() - 1);
+            assert_eq!(counted(&unread), (2, 1));
+            unread.read(1, 1);
+            assert_eq!(counted(&unread), (2, 0));
             unread.closed(1);
             assert_eq!(counted(&unread), (1, 0));
         }
@@ -237,7 +258,7 @@ mod tests {
         let one = frame(DATA, 0, 1, b"x");
         read(&one.repeat(MAX_FRAMES), 1 << 16, &unread).unwrap();
         assert!(read(&one, 1 << 16, &unread).is_err());
-        unread.drained(1);
+        unread.read(1, 2);
         read(&one, 1 << 16, &unread).unwrap();
 
         let numbers = 0..u32::try_from(MAX_STREAMS).unwrap();

@@ -2,6 +2,7 @@ use crate::{
     fetch::block_files,
     stage::{Stage, done, put_arguments, until},
 };
+use serde_json::Value;
 use std::{
     fs,
     process::{Child, Stdio},
@@ -29,11 +30,11 @@ fn frozen_node_stops_no_get_no_put_and_no_fetch_between_nodes() {
     let (empty, full) = (others[0].clone(), others[2].clone());
     assert!(empty.0 == 0 && full.0 > 40, "{others:?}");
 
-    // While somebody gets it from all of them.
+    // While somebody gets it from all of them. If it was just asked for something, it is noted as unreachable.
     let got = stage.freeze_during(&full.1, |stage| stage.spawn_slow_get(&record, &[]));
-    let noted = got["noted_nodes"].as_array().unwrap();
-    let frozen = noted.iter().find(|noted| noted["node"] == full.1.as_str());
-    assert_eq!(frozen.unwrap()["note"], "unreachable", "{got}");
+    let mut noted = got["noted_nodes"].as_array().unwrap().iter();
+    let is_fair = |noted: &Value| noted["node"] == *full.1 && noted["note"] == "unreachable";
+    assert!(noted.all(is_fair), "{got}");
     assert!(fs::read(stage.path("copy")).unwrap() == payload);
 
     // While a node that has nothing fetches it from the others.
@@ -65,11 +66,7 @@ fn frozen_node_stops_no_get_no_put_and_no_fetch_between_nodes() {
 
 impl Stage {
     /// Freezes a node once some blocks have come, and has it go on when the command has ended well. What it printed.
-    fn freeze_during(
-        &mut self,
-        node: &str,
-        spawn: impl FnOnce(&Self) -> Child,
-    ) -> serde_json::Value {
+    fn freeze_during(&mut self, node: &str, spawn: impl FnOnce(&Self) -> Child) -> Value {
         let mut child = spawn(self);
         let folder = self.path("");
         until("blocks have come", || {
@@ -122,7 +119,7 @@ impl Stage {
 }
 
 /// What a command printed that ended well.
-fn ended(child: Child) -> serde_json::Value {
+fn ended(child: Child) -> Value {
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
