@@ -462,7 +462,7 @@ fn small(
     }
     report.median(&format!("start with {many} blocks"), "s", &opened);
     let store = DiskStore::open(&folder).context("open a store")?;
-    let times = arguments.choose(200_000, 20_000);
+    let times = arguments.choose(2_000_000, 20_000);
     // The first reads also fill the caches.
     drop(reads(&store, many, times)?);
     let quiet = reads(&store, many, times)?;
