@@ -19,6 +19,7 @@ use crate::{
     log_routes::{self, Requests},
     membership::{Believed, Membership, multiaddr},
     monitor::{Monitor, MonitorParts, OwnTree},
+    others_receipts::OthersReceipts,
     publisher::{self, Publisher, PublisherParts},
     replicator::{self, Replicator, ReplicatorParts},
     scrub::{self, Scrubber, ScrubberParts},
@@ -251,7 +252,12 @@ impl Node {
         let leaders = Leaders {
             origin: config.origin.clone(),
             members: leaders::members_of(Arc::clone(&replica)),
-            prove: Arc::clone(&publisher) as _,
+            prove: [
+                Arc::clone(&publisher) as _,
+                Arc::new(OthersReceipts {
+                    membership: Arc::clone(&membership),
+                }),
+            ],
             alarms: Arc::clone(&alarms),
             clock: Arc::new(clock::unix_ms),
         };

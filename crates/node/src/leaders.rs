@@ -2,6 +2,7 @@
 
 use crate::alarms::{self, AlarmKind, Alarms};
 use anyhow::{Context, Result};
+use futures::future::select_ok;
 use medanchor_anchor::{
     BatchConflict, LeafIndex, MemberEntry, Prove, Read, Receipt, SignedBatchHead, State, Strength,
 };
@@ -19,7 +20,8 @@ pub(crate) struct Leaders {
     pub(crate) origin: String,
     /// All that ever were members.
     pub(crate) members: Members,
-    pub(crate) prove: Arc<dyn Prove>,
+    /// Who may have the receipt that names a node: this node, and the others.
+    pub(crate) prove: [Arc<dyn Prove>; 2],
     pub(crate) alarms: Arc<Alarms>,
     /// Unix ms.
     pub(crate) clock: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -191,10 +193,12 @@ impl Leaders {
     }
 
     /// One that convinces anybody, if there is one: the newest checkpoint may have fewer co-signatures, since who has
-    /// raised an alarm signs no more.
+    /// raised an alarm signs no more. Whoever gives one first counts: a node that was lied to from its start on has none
+    /// of its own.
     async fn strongest_receipt(&self, index: LeafIndex) -> Option<Receipt> {
         for strength in [Strength::Published, Strength::Witnessed] {
-            if let Ok(receipt) = self.prove.receipt(index, strength).await {
+            let asked = self.prove.iter().map(|who| who.receipt(index, strength));
+            if let Ok((receipt, _)) = select_ok(asked).await {
                 return Some(receipt);
             }
         }
@@ -284,6 +288,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn proof_is_completed_by_others_when_this_node_can_prove_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = Running::start(folder.path(), None);
+        running.tell(conflict("one")).await;
+        until(|| running.alarms.active().len() == 1).await;
+        let id = running.alarms.active().remove(0).id;
+        until(|| running.prover.asked() > 0).await;
+        running.others.receipt.send_replace(Some(receipt()));
+        until(|| running.proof(&id).is_some()).await;
+    }
+
+    #[tokio::test]
     async fn known_conflict_is_no_work() {
         let folder = tempfile::tempdir().unwrap();
         let running = Running::start(folder.path(), Some(receipt()));
@@ -329,6 +345,7 @@ mod tests {
     struct Running {
         alarms: Arc<Alarms>,
         prover: Arc<Prover>,
+        others: Arc<Prover>,
         clock: Arc<AtomicU64>,
         tell: mpsc::Sender<Alarm>,
         stop: CancellationToken,
@@ -338,16 +355,18 @@ mod tests {
     impl Running {
         fn start(folder: &Path, receipt: Option<Receipt>) -> Self {
             let alarms = Arc::new(Alarms::open(folder).unwrap());
-            let prover = Arc::new(Prover {
-                receipt: watch::Sender::new(receipt),
-                asked: AtomicUsize::new(0),
+            let [prover, others] = [receipt, None].map(|receipt| {
+                Arc::new(Prover {
+                    receipt: watch::Sender::new(receipt),
+                    asked: AtomicUsize::new(0),
+                })
             });
             let clock = Arc::new(AtomicU64::new(0));
             let time = Arc::clone(&clock);
             let leaders = Leaders {
                 origin: ORIGIN.to_owned(),
                 members: Box::new(|| World::new().state().member_entries().unwrap()),
-                prove: Arc::clone(&prover) as _,
+                prove: [Arc::clone(&prover) as _, Arc::clone(&others) as _],
                 alarms: Arc::clone(&alarms),
                 clock: Arc::new(move || time.load(Ordering::Relaxed)),
             };
@@ -357,6 +376,7 @@ mod tests {
             Self {
                 alarms,
                 prover,
+                others,
                 clock,
                 tell,
                 stop,

@@ -35,6 +35,7 @@ mod leaders;
 mod log_routes;
 mod membership;
 mod monitor;
+mod others_receipts;
 mod places;
 mod presence;
 mod publisher;
