@@ -62,7 +62,7 @@ pub struct CarExported {
     pub output: Option<PathBuf>,
     /// The records: the roots.
     pub records: Vec<CarRecord>,
-    /// Records of the stream that are not in it, and why.
+    /// Records that are not in it, and why.
     pub failed: Vec<FailedRecord>,
     /// Blocks in it.
     pub blocks: u64,
@@ -96,12 +96,12 @@ pub struct CarRecord {
 }
 
 /// Writes records with all their blocks into a CAR (`docs/formats.md`, CAR files). Nothing is opened: the
-/// blocks stay sealed. A record of a stream that cannot be had stops no other.
+/// blocks stay sealed. A record that cannot be had stops no other: it is left out, and named.
 ///
 /// # Errors
 ///
-/// When a record that was named is not anchored, or a block of it cannot be fetched or is not what it must be, or no
-/// record of the stream can be had. A file is written whole or not at all.
+/// When none of the records can be had, or, where the CAR goes to standard output, a block of one that was begun. A file
+/// is written whole or not at all.
 pub async fn export_car(session: &Session, options: &CarExportOptions) -> Result<CarExported> {
     let source = Arc::new(NodesSource::new(session.client.clone()));
     let exported = export_from(&source, session, options).await;
@@ -125,7 +125,6 @@ async fn export_from(
     if chain.records.len() > MAX_CAR_ROOTS {
         return Err(CliError::Usage(TOO_MANY.to_owned()).into());
     }
-    let is_stream = matches!(options.content, CarContent::Stream { .. });
     let mut failures = Vec::new();
     if let Some(Broken { record, error }) = chain.broken {
         failures.push((record, error));
@@ -135,8 +134,7 @@ async fn export_from(
     while let Some((record, one)) = proving.next().await {
         match one {
             Ok(one) => proved.push(one),
-            Err(error) if is_stream => failures.push((record, error)),
-            Err(error) => return Err(error),
+            Err(error) => failures.push((record, error)),
         }
     }
     let written = loop {
@@ -147,7 +145,7 @@ async fn export_from(
         match write(source, &proved, options.output.clone()).await {
             Ok(written) => break written,
             // The roots stand first in a CAR: it is begun anew without this one, where that is possible.
-            Err((Some(record), error)) if is_stream && options.output.is_some() => {
+            Err((Some(record), error)) if options.output.is_some() => {
                 proved.retain(|one| one.record != record);
                 failures.push((record, error));
             }

@@ -5,7 +5,7 @@ use medanchor_testnet::Ran;
 use std::{collections::BTreeSet, fs, path::Path};
 
 #[test]
-fn record_of_a_stream_that_is_lost_stops_no_other() {
+fn record_that_is_lost_stops_no_other() {
     // What is lost stays lost: nobody looks for it.
     let mut stage = Stage::start_with(3, |network| {
         configure(network, |config| config.scrub_bytes_per_second = Some(0));
@@ -59,6 +59,14 @@ fn record_of_a_stream_that_is_lost_stops_no_other() {
     let left = [0, 2, 4].map(|number| records[number].clone());
     assert_eq!(roots(&partly), left);
     assert_eq!(exported.json["records"].as_array().unwrap().len(), 3);
+
+    let named = stage.path("named.car");
+    let output = ["-o", named.to_str().unwrap()];
+    let all = records.iter().map(String::as_str);
+    let arguments = ["car", "export"].into_iter().chain(all).chain(output);
+    let exported = stage.hospital.run(arguments).unwrap();
+    assert_refused(&exported, 1, "not-found");
+    assert_eq!((failed(&exported), roots(&named)), (lost, left.to_vec()));
 
     // Brought back from the first CAR, all of it is there.
     done(device.run(["car", "import", whole.to_str().unwrap()]));
