@@ -293,7 +293,6 @@ fn judge_record(
         controls_custody: grounds.custody.controller.as_ref() == Some(ask.requester),
         owns_device: owns_device(state, ask, record)?,
         consented: covered.is_ok(),
-        second_factor: ask.request.second_factor.is_some(),
     };
     match policies.answer(&facts) {
         Answer::Permitted(permitting) => {

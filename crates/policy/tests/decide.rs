@@ -423,7 +423,7 @@ fn clinic_under(policies: &str) -> Clinic {
 }
 
 #[test]
-fn forbid_beats_permit_and_is_named() {
+fn forbid_beats_permit_and_a_claimed_second_factor() {
     let mut clinic = clinic_under(
         r#"@id("all") permit (principal, action, resource);
            @id("never-alone") forbid (principal, action, resource)
@@ -440,8 +440,9 @@ fn forbid_beats_permit_and_is_named() {
             evidence: Hash::of(b"evidence"),
         });
     }
+    // Nobody has verified it.
     let request = request.statement.sign(&[&key("clara")]);
-    assert_eq!(short(&clinic.decide(&request).verdict), "all");
+    assert_eq!(short(&clinic.decide(&request).verdict), "forbidden");
 }
 
 /// Cedar skips a policy that fails, also a `forbid`; a decision must not.
