@@ -4,7 +4,6 @@ use crate::{
     ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck,
     Stored, StreamHead, Submit, Submitted, block, convert,
     error::Failure,
-    log,
     pb::{
         access::{
             self as access_pb, access_service_client::AccessServiceClient,
@@ -150,7 +149,7 @@ impl Client {
     ) -> Result<(LeafIndex, Receipt), ClientError> {
         let request = anchor_pb::ReceiptRequest::from(ReceiptOf { leaf, strength });
         let parse = |response: anchor_pb::ReceiptResponse| {
-            Ok((response.leaf_index, log::receipt(&response.receipt)?))
+            Ok((response.leaf_index, Receipt::try_from(response)?))
         };
         self.call(&request, APPEND_DEADLINE, parse, |channel, request| async {
             anchor(channel).receipt(request).await

@@ -230,6 +230,14 @@ impl From<AsOf<Option<LeafEntry>>> for pb::ListLeavesResponse {
     }
 }
 
+impl TryFrom<pb::ReceiptResponse> for Receipt {
+    type Error = ConvertError;
+
+    fn try_from(response: pb::ReceiptResponse) -> Result<Self, ConvertError> {
+        receipt(&response.receipt)
+    }
+}
+
 /// The receipt in an answer that must carry one.
 pub(crate) fn receipt(bytes: &[u8]) -> Result<Receipt, ConvertError> {
     optional_receipt(bytes)?.ok_or(ConvertError::Missing("receipt"))

@@ -266,9 +266,7 @@ mod tests {
     async fn proof_is_completed_once_there_is_a_receipt_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let running = Running::start(folder.path(), None);
-        running.tell(conflict("before")).await;
-        until(|| running.alarms.active().len() == 1).await;
-        let id = running.alarms.active().remove(0).id;
+        let id = running.raise("before").await;
         until(|| folder.path().join(format!("{id}.alarm")).exists()).await;
         running.stop().await;
 
@@ -291,9 +289,7 @@ mod tests {
     async fn proof_is_completed_by_others_when_this_node_can_prove_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let running = Running::start(folder.path(), None);
-        running.tell(conflict("one")).await;
-        until(|| running.alarms.active().len() == 1).await;
-        let id = running.alarms.active().remove(0).id;
+        let id = running.raise("one").await;
         until(|| running.prover.asked() > 0).await;
         running.others.receipt.send_replace(Some(receipt()));
         until(|| running.proof(&id).is_some()).await;
@@ -303,9 +299,7 @@ mod tests {
     async fn known_conflict_is_no_work() {
         let folder = tempfile::tempdir().unwrap();
         let running = Running::start(folder.path(), Some(receipt()));
-        running.tell(conflict("one")).await;
-        until(|| running.alarms.active().len() == 1).await;
-        let id = running.alarms.active().remove(0).id;
+        let id = running.raise("one").await;
         until(|| running.proof(&id).is_some()).await;
         let asked = running.prover.asked();
         running.tell(conflict("one")).await;
@@ -386,6 +380,13 @@ mod tests {
 
         async fn tell(&self, alarm: Alarm) {
             self.tell.send(alarm).await.unwrap();
+        }
+
+        /// The id of the first alarm, which is of a conflict.
+        async fn raise(&self, place: &str) -> String {
+            self.tell(conflict(place)).await;
+            until(|| self.alarms.active().len() == 1).await;
+            self.alarms.active().remove(0).id
         }
 
         /// The evidence of an alarm, once it convinces others.

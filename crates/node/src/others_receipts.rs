@@ -1,8 +1,7 @@
 //! Receipts from other members' nodes, for what this node must prove and cannot by its own tree: one that was shown
 //! another log than the rest has no published checkpoint that agrees with its own.
 
-use crate::membership::Membership;
-use crate::remote::Remote;
+use crate::{membership::Membership, remote::Remote};
 use anyhow::{Context, Result};
 use futures::future::{BoxFuture, select_ok};
 use medanchor_anchor::{LeafIndex, Prove, ReadError, Receipt, Strength};
@@ -40,8 +39,7 @@ impl OthersReceipts {
         request.set_timeout(ASK_WITHIN);
         let mut client = AnchorServiceClient::new(remote.channel.clone());
         let answer = client.receipt(request).await?.into_inner();
-        let text = String::from_utf8(answer.receipt).context("read the receipt")?;
-        let receipt: Receipt = text.parse().context("parse the receipt")?;
+        let receipt = Receipt::try_from(answer)?;
         let epochs = Arc::clone(&self.membership.now().epochs);
         let verified = receipt
             .verify(&*epochs, strength)

@@ -424,6 +424,9 @@ fn clinic_under(policies: &str) -> Clinic {
 
 #[test]
 fn forbid_beats_permit_and_a_claimed_second_factor() {
+    let mut clinic = clinic_under(r#"@id("all") permit (principal, action, resource);"#);
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "all");
     let mut clinic = clinic_under(
         r#"@id("all") permit (principal, action, resource);
            @id("never-alone") forbid (principal, action, resource)
