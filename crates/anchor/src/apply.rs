@@ -7,6 +7,7 @@ mod holding;
 mod legal_hold;
 mod member;
 mod placement;
+mod policy_set;
 mod principal;
 mod record;
 mod witness;
@@ -38,6 +39,8 @@ impl Log {
     pub const MAX_VALIDITY_MS: u64 = 24 * 60 * 60 * 1000;
     /// A statement that several organisations sign one after another, for this long.
     pub const MAX_MEMBER_VALIDITY_MS: u64 = 14 * Self::MAX_VALIDITY_MS;
+    /// A broker's clock may be this far ahead of log time when it decides, in ms.
+    pub const MAX_AHEAD_MS: u64 = 5_000;
 
     /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
     /// when the batch was proposed, whichever is later.
@@ -127,6 +130,7 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::WitnessAdded(body) => witness::added(context, body),
         Body::WitnessRemoved(body) => witness::removed(context, body),
         Body::Placed(body) => placement::placed(context, body),
+        Body::PolicySet(body) => policy_set::policy_set(context, body),
         Body::Holding(body) => holding::holding(context, body),
         Body::LegalHoldPlaced(body) => legal_hold::placed(context, body),
         Body::LegalHoldReleased(body) => legal_hold::released(context, body),

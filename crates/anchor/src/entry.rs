@@ -18,6 +18,18 @@ pub struct FoundedEntry {
     pub since: LeafIndex,
 }
 
+/// The access policy set in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessPolicyEntry {
+    /// Its CID.
+    pub policy: Cid,
+    /// Its canonical bytes; `None` of the one that the network was founded with.
+    pub set: Option<serde_bytes::ByteBuf>,
+    /// The leaf since which it is in force.
+    pub since: LeafIndex,
+}
+
 /// What the log says of a principal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +77,9 @@ pub struct CustodyEntry {
     pub since: LeafIndex,
     /// The leaf of the newest consent given or withdrawn under it.
     pub newest_consent: Option<LeafIndex>,
+    /// The leaf by which its controller first gave or withdrew a consent. Since then nobody else gives one, or names
+    /// another controller.
+    pub controlled_since: Option<LeafIndex>,
 }
 
 /// What the log says of a consent.
@@ -165,6 +180,8 @@ impl Write {
 
 /// Row of `Table::Meta`: how the network began.
 pub(crate) const FOUNDED: &[u8] = b"founded";
+/// Row of `Table::Meta`: the access policy set, once another than the founded one is in force.
+pub(crate) const ACCESS_POLICY: &[u8] = b"access-policy";
 /// Row of `Table::Meta`: co-signatures that a published checkpoint carries.
 pub(crate) const QUORUM: &[u8] = b"quorum";
 /// Row of `Table::Meta`: all that ever were outside witnesses. Absent while they are those of the founding.

@@ -27,6 +27,7 @@ mod member;
 mod note;
 mod outside_witness;
 mod placement;
+mod policy_set;
 mod ports;
 mod proof;
 mod receipt;
@@ -53,7 +54,8 @@ pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;
 pub use damage::Damage;
 pub use entry::{
-    ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry, Status, StreamEntry,
+    AccessPolicyEntry, ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry,
+    Status, StreamEntry,
 };
 pub use equivocation::{Equivocated, Equivocation, EquivocationError, EquivocationFormatError};
 pub use leaf::{Leaf, LeafIndex, Opening, Outcome};
@@ -64,6 +66,7 @@ pub use note::{
 };
 pub use outside_witness::{WitnessAdded, WitnessEntry, WitnessPlace, WitnessRemoved};
 pub use placement::{Holding, PlacedNode, Placement, PlacementRule, Places, Placing, Quota};
+pub use policy_set::PolicySet;
 pub use ports::{
     Append, AppendError, Appended, BoxError, Group, Prove, Read, ReadError, Submission,
 };

@@ -1,11 +1,11 @@
 use crate::{
-    AccessRequest, Anchored, Basis, ConsentEntry, ConsistencyProof, CustodyEntry, FoundedEntry,
-    InclusionProof, Leaf, LeafIndex, LegalHold, LegalHoldEntry, Member, MemberEntry, Nonce,
-    Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry, Row, StreamEntry, Table,
-    TablesError, View, WitnessEntry,
+    AccessPolicyEntry, AccessRequest, Anchored, Basis, ConsentEntry, ConsistencyProof,
+    CustodyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex, LegalHold, LegalHoldEntry, Member,
+    MemberEntry, Nonce, Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry, Row,
+    StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
-        FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key, legal_hold_key,
-        legally_held_key, record_key, stream_key, usage_key,
+        ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key,
+        legal_hold_key, legally_held_key, record_key, stream_key, usage_key,
     },
     tree,
 };
@@ -104,6 +104,23 @@ impl<'v> State<'v> {
     /// When the storage fails.
     pub fn quorum(&self) -> Result<u64, TablesError> {
         Ok(self.number(Table::Meta, QUORUM)?.unwrap_or(0))
+    }
+
+    /// The access policy set in force; `None` before leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn access_policy(&self) -> Result<Option<AccessPolicyEntry>, TablesError> {
+        if let Some(entry) = self.entry(Table::Meta, ACCESS_POLICY)? {
+            return Ok(Some(entry));
+        }
+        let founded = self.founded()?;
+        Ok(founded.map(|entry| AccessPolicyEntry {
+            policy: entry.founded.policy,
+            set: None,
+            since: entry.since,
+        }))
     }
 
     /// A principal.
@@ -469,13 +486,8 @@ impl<'v> State<'v> {
         request: &AccessRequest,
         requester: &Did,
     ) -> Result<Option<Basis>, TablesError> {
-        let Some(founded) = self.founded()? else {
+        let Some(of_requester) = self.requester_basis(requester)? else {
             return Ok(None);
-        };
-        let requester = self.principal(requester)?;
-        let requester_org = match &requester {
-            Some(requester) => self.principal(&requester.org)?,
-            None => None,
         };
         let mut custody = None;
         let mut devices = Vec::with_capacity(request.records.len());
@@ -493,12 +505,34 @@ impl<'v> State<'v> {
             None => None,
         };
         Ok(Some(Basis {
-            policy: founded.since,
             custody: custody.as_ref().map_or(0, |custody| custody.since),
             consent: custody.and_then(|custody| custody.newest_consent),
+            devices,
+            ..of_requester
+        }))
+    }
+
+    /// What a decision reads that tells of no record: the policy set and who asks. `None` before leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn requester_basis(&self, requester: &Did) -> Result<Option<Basis>, TablesError> {
+        let Some(policy) = self.access_policy()? else {
+            return Ok(None);
+        };
+        let requester = self.principal(requester)?;
+        let requester_org = match &requester {
+            Some(requester) => self.principal(&requester.org)?,
+            None => None,
+        };
+        Ok(Some(Basis {
+            policy: policy.since,
+            custody: 0,
+            consent: None,
             requester: requester.map_or(0, |requester| requester.since),
             requester_org: requester_org.map_or(0, |org| org.since),
-            devices,
+            devices: Vec::new(),
         }))
     }
 

@@ -1,7 +1,7 @@
 use crate::verified;
 use crate::{
-    Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement, WitnessAdded,
-    WitnessRemoved,
+    Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement, PolicySet,
+    WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -62,6 +62,8 @@ pub enum Body {
     WitnessRemoved(WitnessRemoved),
     /// Where records are held: signed by a majority of the members.
     Placed(Box<Placement>),
+    /// Another access policy set is in force: signed by a majority of the members.
+    PolicySet(PolicySet),
     /// A node holds records that it did not, or gives some back: signed by the node.
     Holding(Holding),
     /// A member keeps records until it says otherwise: signed by its organisation.
@@ -108,6 +110,8 @@ pub enum Kind {
     WitnessRemoved,
     /// [`Body::Placed`]
     Placed,
+    /// [`Body::PolicySet`]
+    PolicySet,
     /// [`Body::Holding`]
     Holding,
     /// [`Body::LegalHoldPlaced`]
@@ -131,7 +135,7 @@ pub struct Founded {
     pub quorum: u8,
     /// Nodes that hold a record before it is anchored; at most 32. While there are fewer members, nothing can be.
     pub copies: u8,
-    /// CID of the access policy set.
+    /// CID of the access policy set, until another one is in force.
     pub policy: Cid,
 }
 
@@ -420,6 +424,8 @@ pub struct Released {
     pub wraps: Vec<Hash>,
     /// What the decision read.
     pub basis: Basis,
+    /// Log time when it was decided, or the broker's clock where that was later, unix ms.
+    pub decided_at: u64,
     /// Log time, unix ms, until which this may be anchored and the wraps handed out.
     pub valid_until: u64,
 }
@@ -432,8 +438,10 @@ pub struct Refused {
     pub request: SignedStatement,
     /// The stable code: `[a-z-]{1,64}`.
     pub code: String,
-    /// What the decision read.
+    /// What the decision read; of a requester that may not know of the records, nothing about them.
     pub basis: Basis,
+    /// Log time when it was decided, or the broker's clock where that was later, unix ms.
+    pub decided_at: u64,
 }
 
 /// What a decision read: for each thing, the index of the leaf that last changed it. `apply` compares
@@ -443,7 +451,7 @@ pub struct Refused {
 pub struct Basis {
     /// The policy set in force.
     pub policy: u64,
-    /// The custody key's entry.
+    /// The custody key's entry; 0 when the basis tells of no record.
     pub custody: u64,
     /// The newest consent given or withdrawn under the custody key, absent when there was none.
     pub consent: Option<u64>,
@@ -453,6 +461,14 @@ pub struct Basis {
     pub requester_org: u64,
     /// Standing of each record's device, in the order of the request's records.
     pub devices: Vec<u64>,
+}
+
+impl Basis {
+    /// Whether it says who asked, and nothing of what was asked for: the same whether a record is absent or
+    /// forbidden.
+    pub fn tells_of_no_record(&self) -> bool {
+        self.custody == 0 && self.consent.is_none() && self.devices.is_empty()
+    }
 }
 
 /// A statement with its author's signature, or several authors'.
@@ -627,6 +643,7 @@ impl Body {
             Self::WitnessAdded(_) => Kind::WitnessAdded,
             Self::WitnessRemoved(_) => Kind::WitnessRemoved,
             Self::Placed(_) => Kind::Placed,
+            Self::PolicySet(_) => Kind::PolicySet,
             Self::Holding(_) => Kind::Holding,
             Self::LegalHoldPlaced(_) => Kind::LegalHoldPlaced,
             Self::LegalHoldReleased(_) => Kind::LegalHoldReleased,
@@ -647,7 +664,7 @@ impl Body {
 
     /// Whether a majority of the members has to sign it.
     pub fn needs_majority(&self) -> bool {
-        matches!(self, Self::Placed(_)) || self.changes_policy().is_some()
+        matches!(self, Self::Placed(_) | Self::PolicySet(_)) || self.changes_policy().is_some()
     }
 
     fn from_ipld(kind: Kind, body: Ipld) -> Result<Self, ipld_core::serde::SerdeError> {
@@ -672,6 +689,7 @@ impl Body {
             Kind::WitnessAdded => Self::WitnessAdded(parse(body)?),
             Kind::WitnessRemoved => Self::WitnessRemoved(parse(body)?),
             Kind::Placed => Self::Placed(parse(body)?),
+            Kind::PolicySet => Self::PolicySet(parse(body)?),
             Kind::Holding => Self::Holding(parse(body)?),
             Kind::LegalHoldPlaced => Self::LegalHoldPlaced(parse(body)?),
             Kind::LegalHoldReleased => Self::LegalHoldReleased(parse(body)?),
@@ -699,6 +717,7 @@ impl fmt::Display for Kind {
             Self::WitnessAdded => "witness-added",
             Self::WitnessRemoved => "witness-removed",
             Self::Placed => "placed",
+            Self::PolicySet => "policy-set",
             Self::Holding => "holding",
             Self::LegalHoldPlaced => "legal-hold-placed",
             Self::LegalHoldReleased => "legal-hold-released",
@@ -727,6 +746,7 @@ impl Serialize for Body {
             Self::WitnessAdded(body) => body.serialize(serializer),
             Self::WitnessRemoved(body) => body.serialize(serializer),
             Self::Placed(body) => body.serialize(serializer),
+            Self::PolicySet(body) => body.serialize(serializer),
             Self::Holding(body) => body.serialize(serializer),
             Self::LegalHoldPlaced(body) => body.serialize(serializer),
             Self::LegalHoldReleased(body) => body.serialize(serializer),

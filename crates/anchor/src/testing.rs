@@ -8,9 +8,9 @@
 use crate::{
     AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Checkpoint, Class,
     Consented, Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member,
-    MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome, Period, PrincipalKind, Receipt,
-    Released, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded,
-    cosign,
+    MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome, Period, PolicySet, PrincipalKind,
+    Receipt, Released, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn,
+    WitnessAdded, cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
@@ -394,6 +394,14 @@ impl World {
         }
     }
 
+    /// The members put another access policy set in force.
+    pub fn set_policy(&mut self, set: &[u8]) -> Appended {
+        let body = Body::PolicySet(PolicySet { set: set.to_vec() });
+        let keys = MEMBERS.map(key);
+        let authors: Vec<&SigningKey> = keys.iter().collect();
+        self.accept(body, &authors)
+    }
+
     /// An access request by `requester`.
     pub fn request(
         &mut self,
@@ -423,6 +431,7 @@ impl World {
         let basis = self.state().basis(body, requester);
         Released {
             request: request.clone(),
+            decided_at: self.now,
             policies: vec!["test".to_owned()],
             wraps: vec![Hash::of(b"wrap"); body.records.len()],
             basis: basis

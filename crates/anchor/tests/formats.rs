@@ -10,9 +10,9 @@ use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
     Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
     Holding, InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode,
-    Placement, PlacementRule, PolicyChain, PrincipalKind, Quota, Receipt, Refused, SignedBatchHead,
-    SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy, Withdrawn,
-    WitnessRemoved, cosign,
+    Placement, PlacementRule, PolicyChain, PolicySet, PrincipalKind, Quota, Receipt, Refused,
+    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
+    Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
         enrolled, founded, joining, key, node_key, standing, stream_id, watching,
@@ -252,6 +252,7 @@ fn statements() -> Vec<Statement> {
         request: request.clone(),
         code: "no-consent".to_owned(),
         basis: released.basis.clone(),
+        decided_at: released.decided_at,
     };
     let withdrawn = Withdrawn {
         consent: consent_id("study"),
@@ -276,6 +277,9 @@ fn statements() -> Vec<Statement> {
             quorum: 3,
         }),
         Body::Placed(Box::new(placement())),
+        Body::PolicySet(PolicySet {
+            set: b"a policy set".to_vec(),
+        }),
         Body::Holding(Holding {
             node: node_key("hospital-a").did(),
             holds: vec![record],

@@ -67,6 +67,8 @@ pub struct Members {
     pub copies: u32,
     /// Bytes that organisations with a quota have anchored, in the order of the quotas.
     pub usages: Vec<u64>,
+    /// The leaf since which the access policy set is in force; 0 for the founded one.
+    pub access_policy: LeafIndex,
 }
 
 /// A custody key, as a node's state has it.
@@ -454,6 +456,7 @@ impl TryFrom<pb::ListMembersResponse> for Members {
             placement,
             copies: response.copies,
             usages: response.usages,
+            access_policy: response.access_policy_leaf_index,
             witnesses: response.witnesses,
             tree_size: response.tree_size,
         })

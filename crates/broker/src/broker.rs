@@ -13,7 +13,7 @@ use medanchor_anchor::{
 };
 use medanchor_dag::{BlockSource, Hash, SigningKey};
 use medanchor_envelope::Wrap;
-use medanchor_policy::Policies;
+use medanchor_policy::PolicySets;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -34,8 +34,8 @@ pub struct BrokerParts {
     pub key: Arc<SigningKey>,
     /// The custody keys held here.
     pub custody: Arc<Custody>,
-    /// The policy set in force.
-    pub policies: Arc<Policies>,
+    /// Parses the policy sets that the log puts in force.
+    pub policies: Arc<PolicySets>,
     /// Puts statements into the log.
     pub append: Arc<dyn Append>,
     /// Reads the state.
@@ -161,6 +161,7 @@ impl Broker {
                         code: code.to_owned(),
                         reason,
                         basis: permit.basis,
+                        decided_at: permit.decided_at,
                     }));
                 }
                 Err(RewrapError::NotHeld) => return Err(ReleaseError::NotHeld),
@@ -221,6 +222,7 @@ impl Broker {
             request: request.signed.clone(),
             code: refusal.code.clone(),
             basis: refusal.basis,
+            decided_at: refusal.decided_at,
         }));
         let refused = self.parts.sign(body, self.now())?;
         let appended = self.parts.append.append(submission(&refused)).await?;
@@ -299,6 +301,7 @@ fn released(request: &Request, permit: Permit, wraps: &[Wrap]) -> Body {
         policies: permit.policies,
         wraps: wraps.iter().map(|wrap| Hash::new(wrap.hash())).collect(),
         basis: permit.basis,
+        decided_at: permit.decided_at,
         valid_until: permit.until,
     }))
 }

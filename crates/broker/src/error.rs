@@ -5,10 +5,11 @@ use medanchor_dag::{Did, SourceError};
 /// Why a request is not answered yet. No key was released; asking again with the same request is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
-    /// This node may not release under the custody key: send the request to one of these nodes.
+    /// This node may not answer it: it may not release under the custody key, or another broker has released keys on
+    /// this very request. Send the request to one of these nodes.
     #[error("not a broker of the custody key")]
     NotBroker {
-        /// The nodes that may.
+        /// The nodes that may, or the one that has.
         brokers: Vec<Did>,
     },
     /// This node is a broker of the custody key but does not hold its private half: send the request to

@@ -1,7 +1,7 @@
 use crate::{ReleaseError, answer::Declined, request::Request};
-use medanchor_anchor::{Basis, CustodyEntry, Kind, RecordEntry, State};
+use medanchor_anchor::{Basis, Body, RecordEntry, State};
 use medanchor_dag::{Did, Hash};
-use medanchor_policy::{Code, Policies, Verdict, decide};
+use medanchor_policy::{Code, Decision, PolicySets, Verdict, decide};
 
 /// What the state says of a request.
 pub(crate) enum Judgement {
@@ -21,6 +21,8 @@ pub(crate) struct Permit {
     pub(crate) until: u64,
     /// What the decision read.
     pub(crate) basis: Basis,
+    /// When it was made, unix ms.
+    pub(crate) decided_at: u64,
     /// The records, in the order of the request.
     pub(crate) records: Vec<RecordEntry>,
 }
@@ -33,11 +35,14 @@ pub(crate) struct Refusal {
     pub(crate) reason: String,
     /// What the decision read.
     pub(crate) basis: Basis,
+    /// When it was made, unix ms.
+    pub(crate) decided_at: u64,
 }
 
-/// Decides `request` as `broker`, on what the log says, at `now`, unix ms.
+/// Decides `request` as `broker`, on what the log says, at `now`, unix ms. A refusal that tells of no record is any
+/// node's to make; all else is for a broker of the custody key.
 pub(crate) fn judge(
-    policies: &Policies,
+    policies: &PolicySets,
     broker: &Did,
     state: State<'_>,
     request: &Request,
@@ -49,58 +54,78 @@ pub(crate) fn judge(
             "the requester is not enrolled: its organisation must enrol it first",
         )));
     }
-    if is_released(state, &request.hash)? {
-        return Ok(Judgement::Decline(Declined::new(
-            "already-released",
-            "another broker has released keys on this request: ask that one, or make a new request",
-        )));
+    match released_by(state, &request.hash)? {
+        Some(by) if by != *broker => return Err(ReleaseError::NotBroker { brokers: vec![by] }),
+        Some(_) => {
+            return Ok(Judgement::Decline(Declined::new(
+                "already-released",
+                "keys were released on this request, and the grant is over: make a new request",
+            )));
+        }
+        None => (),
     }
+    let decided_at = now.max(state.log_time()?);
+    let Decision { basis, verdict } = decide(&state, policies, &request.signed, decided_at)?;
+    let refusal = |code: Code, reason| Refusal {
+        code: code.to_string(),
+        reason,
+        basis: basis.clone(),
+        decided_at,
+    };
+    if let Verdict::Deny { code, reason } = &verdict
+        && !code.tells_of_records()
+    {
+        return Ok(Judgement::Refuse(refusal(*code, reason.clone())));
+    }
+    let records = records(state, request)?;
+    require_broker(state, broker, &records)?;
+    Ok(match verdict {
+        Verdict::Permit { policies, until } => Judgement::Permit(Permit {
+            policies,
+            until,
+            basis,
+            decided_at,
+            records,
+        }),
+        Verdict::Deny { code, reason } => Judgement::Refuse(refusal(code, reason)),
+    })
+}
+
+/// Those of the records that are known.
+fn records(state: State<'_>, request: &Request) -> Result<Vec<RecordEntry>, ReleaseError> {
     let mut records = Vec::with_capacity(request.body.records.len());
     for record in &request.body.records {
         records.extend(state.record(record)?);
     }
-    if let Some(custody) = custody_of(state, &records)?
-        && !custody.custody.brokers.contains(broker)
-    {
-        let brokers = custody.custody.brokers;
-        return Err(ReleaseError::NotBroker { brokers });
-    }
-    let decision = decide(
-        &state,
-        policies,
-        &request.signed,
-        now.max(state.log_time()?),
-    )?;
-    Ok(match decision.verdict {
-        Verdict::Permit { policies, until } => Judgement::Permit(Permit {
-            policies,
-            until,
-            basis: decision.basis,
-            records,
-        }),
-        Verdict::Deny { code, reason } => Judgement::Refuse(Refusal {
-            code: code.to_owned(),
-            reason,
-            basis: decision.basis,
-        }),
-    })
+    Ok(records)
 }
-/// The custody key of the first known record.
-fn custody_of(
+
+/// That the first record's custody key lists the broker.
+fn require_broker(
     state: State<'_>,
+    broker: &Did,
     records: &[RecordEntry],
-) -> Result<Option<CustodyEntry>, ReleaseError> {
-    match records.first() {
-        Some(record) => Ok(state.custody(&record.anchored.custody)?),
-        None => Ok(None),
+) -> Result<(), ReleaseError> {
+    let custody = match records.first() {
+        Some(record) => state.custody(&record.anchored.custody)?,
+        None => None,
+    };
+    let brokers = custody.map_or_else(Vec::new, |entry| entry.custody.brokers);
+    match brokers.contains(broker) {
+        true => Ok(()),
+        false => Err(ReleaseError::NotBroker { brokers }),
     }
 }
 
-/// Whether keys were released on this request, by whichever broker.
-fn is_released(state: State<'_>, request: &Hash) -> Result<bool, ReleaseError> {
+/// The broker that released keys on this request.
+fn released_by(state: State<'_>, request: &Hash) -> Result<Option<Did>, ReleaseError> {
     let Some(index) = state.request(request)? else {
-        return Ok(false);
+        return Ok(None);
     };
-    let leaf = state.leaf(index)?;
-    Ok(leaf.is_some_and(|leaf| leaf.kind == Kind::Released))
+    let Some(opening) = state.opening(index)? else {
+        return Ok(None);
+    };
+    let signed = opening.0.signed;
+    let is_release = matches!(signed.statement.body, Body::Released(_));
+    Ok(signed.author().copied().filter(|_| is_release))
 }

@@ -139,6 +139,9 @@ pub(crate) enum AdminCommand {
     /// Where records are held: how many copies, by whom, and how much each organisation may store.
     #[command(subcommand)]
     Placement(PlacementCommand),
+    /// What decides who may have which keys. It takes a majority of the members to change it.
+    #[command(subcommand)]
+    AccessPolicy(AccessPolicyCommand),
 }
 
 /// A change of the trust policy that is drafted.
@@ -250,6 +253,42 @@ pub(crate) enum PlacementCommand {
         output: PathBuf,
     },
     /// Show a draft, and sign it in the name of the own organisation.
+    Approve {
+        /// The file, which is replaced by the signed one.
+        draft: PathBuf,
+    },
+    /// Submit a draft that a majority of the members has signed.
+    Set {
+        /// The draft, or several copies with a signature each.
+        #[arg(required = true)]
+        drafts: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+}
+
+/// `medanchor admin access-policy`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum AccessPolicyCommand {
+    /// Show the policy set in force, by the log's receipt.
+    Show {
+        /// Also write `policies.cedar` and `schema.cedarschema` into this folder, made if absent.
+        #[arg(short, long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
+    /// Check another policy set, draft it, and sign the draft.
+    Draft {
+        /// The policies, in Cedar. Absent: the set that this version ships.
+        #[arg(long, value_name = "FILE")]
+        policies: Option<PathBuf>,
+        /// Their schema. Absent: the one that this version ships.
+        #[arg(long, value_name = "FILE")]
+        schema: Option<PathBuf>,
+        /// Where to put the draft; the file must not exist yet.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Show a draft, check its policies, and sign it in the name of the own organisation.
     Approve {
         /// The file, which is replaced by the signed one.
         draft: PathBuf,

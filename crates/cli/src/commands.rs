@@ -3,10 +3,10 @@ use crate::{
     Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions, PutOptions, Report,
     Selection, Session, Wait,
     arguments::{
-        AdminCommand, Arguments, CarCommand, CarExportArguments, Command, ConsentCommand,
-        CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LegalHoldCommand, LogArguments,
-        LogCommand, MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments,
-        VerifyArguments, WitnessCommand,
+        AccessPolicyCommand, AdminCommand, Arguments, CarCommand, CarExportArguments, Command,
+        ConsentCommand, CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LegalHoldCommand,
+        LogArguments, LogCommand, MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand,
+        PutArguments, VerifyArguments, WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -177,6 +177,9 @@ async fn execute_with_nodes(
         Command::Admin(AdminCommand::Member(command)) => member(session, command).await?,
         Command::Admin(AdminCommand::Witness(command)) => witness(session, command).await?,
         Command::Admin(AdminCommand::Placement(command)) => placement(session, command).await?,
+        Command::Admin(AdminCommand::AccessPolicy(command)) => {
+            access_policy(session, command).await?
+        }
         Command::Status { record: None, .. } => Box::new(operations::status(session).await?),
         Command::Status {
             record: Some(record),
@@ -203,7 +206,8 @@ fn wait(command: &Command) -> Wait {
             | AdminCommand::Witness(
                 WitnessCommand::Add { wait, .. } | WitnessCommand::Remove { wait, .. },
             )
-            | AdminCommand::Placement(PlacementCommand::Set { wait, .. }),
+            | AdminCommand::Placement(PlacementCommand::Set { wait, .. })
+            | AdminCommand::AccessPolicy(AccessPolicyCommand::Set { wait, .. }),
         )
         | Command::LegalHold(
             LegalHoldCommand::Place { wait, .. } | LegalHoldCommand::Release { wait, .. },
@@ -315,6 +319,29 @@ async fn placement(session: &Session, command: &PlacementCommand) -> Result<Box<
         PlacementCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
         PlacementCommand::Set { drafts, .. } => {
             Box::new(operations::submit_change(session, Kind::Placed, drafts).await?)
+        }
+    })
+}
+
+async fn access_policy(
+    session: &Session,
+    command: &AccessPolicyCommand,
+) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        AccessPolicyCommand::Show { output } => {
+            Box::new(operations::show_access_policy(session, output.as_deref()).await?)
+        }
+        AccessPolicyCommand::Draft {
+            policies,
+            schema,
+            output,
+        } => {
+            let body = operations::access_policy(policies.as_deref(), schema.as_deref())?;
+            Box::new(operations::draft_change(session, body, output).await?)
+        }
+        AccessPolicyCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
+        AccessPolicyCommand::Set { drafts, .. } => {
+            Box::new(operations::submit_change(session, Kind::PolicySet, drafts).await?)
         }
     })
 }

@@ -7,6 +7,7 @@
 //! Out of scope: formats and checks (`medanchor-anchor`, `medanchor-dag`, `medanchor-envelope`) and the
 //! wire (`medanchor-api`).
 
+mod access_policy;
 mod anchored;
 mod arguments;
 mod byte_range;
@@ -71,6 +72,7 @@ mod verify;
 mod wait;
 mod witness;
 
+pub use access_policy::ShownAccessPolicy;
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
@@ -117,6 +119,7 @@ pub use witness::{WitnessList, WitnessRow};
 /// The commands as functions.
 pub mod operations {
     pub use crate::{
+        access_policy::{access_policy, show_access_policy},
         car_export::export_car,
         car_import::import_car,
         conflict::{is_conflict, verify_conflict},

@@ -115,7 +115,7 @@ pub async fn prove_leaf(
 }
 
 /// A receipt of a leaf, verified, and that it is of that leaf.
-async fn proved(
+pub(crate) async fn proved(
     session: &Session,
     leaf: LeafName,
     strength: Strength,
@@ -210,6 +210,7 @@ fn summary(body: &Body) -> String {
             let (nodes, rules) = (body.nodes.len(), body.rules.len());
             format!("{rules} rules, {nodes} nodes with a weight or zone")
         }
+        Body::PolicySet(body) => body.cid().to_string(),
         Body::Holding(body) => {
             let (holds, gives_back) = (body.holds.len(), body.gives_back.len());
             format!("{} holds {holds}, gives back {gives_back}", body.node)

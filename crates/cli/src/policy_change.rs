@@ -1,8 +1,10 @@
-//! What members decide together: who keeps the log, which outside witnesses co-sign it, where records are held. Each is
+//! What members decide together: who keeps the log, which outside witnesses co-sign it, where records are held, what decides who may have
+//! which keys. Each is
 //! a statement that a majority of the members signs, one after the other in a file, or each in a copy.
 
 use crate::{
-    CliError, Recorded, Session, clock, files, placement::RulesFile, policy::update_policy,
+    CliError, Recorded, Session, access_policy, clock, files, placement::RulesFile,
+    policy::update_policy,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Kind, Log, Placement, SignedStatement, Statement};
@@ -17,7 +19,7 @@ use std::{
 /// A draft of a change, and who has signed it so far.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyDraft {
-    /// `member-added`, `member-removed`, `witness-added`, `witness-removed` or `placed`.
+    /// `member-added`, `member-removed`, `witness-added`, `witness-removed`, `placed` or `policy-set`.
     pub change: String,
     /// The organisation that joins or is removed.
     pub org: Option<String>,
@@ -33,6 +35,10 @@ pub struct PolicyDraft {
     pub url: Option<String>,
     /// Where records are held from then on.
     pub placement: Option<Placement>,
+    /// CID of the access policy set from then on.
+    pub access_policy: Option<String>,
+    /// Its policies, in Cedar.
+    pub policies: Option<String>,
     /// Co-signatures that a published checkpoint carries from then on, where that changes.
     pub quorum: Option<u8>,
     /// What is weak in the policy that would follow, as far as the present one is known here.
@@ -48,7 +54,7 @@ pub struct PolicyDraft {
 /// The policy has changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyChanged {
-    /// `member-added`, `member-removed`, `witness-added`, `witness-removed` or `placed`.
+    /// `member-added`, `member-removed`, `witness-added`, `witness-removed`, `placed` or `policy-set`.
     pub change: String,
     /// Where the log has it; the receipt is by the policy before the change.
     #[serde(flatten)]
@@ -83,6 +89,8 @@ pub fn approve(session: &Session, file: &Path) -> Result<PolicyDraft> {
     let keys = session.home.own_keys()?;
     let drafted = read(file)?;
     check_origin(session, &drafted)?;
+    // What cannot be shown is not signed.
+    draft(session, &drafted, file)?;
     let own = drafted.statement.clone().sign(&[&keys.signing]);
     let signed = merge(drafted, own)?;
     files::replace(file, &signed.to_bytes())
@@ -201,6 +209,8 @@ fn draft(session: &Session, signed: &SignedStatement, file: &Path) -> Result<Pol
         witness: None,
         url: None,
         placement: None,
+        access_policy: None,
+        policies: None,
         quorum: body.changes_policy(),
         policy_warnings: warnings.iter().map(ToString::to_string).collect(),
         not_after: clock::rfc3339(not_after),
@@ -223,6 +233,11 @@ fn draft(session: &Session, signed: &SignedStatement, file: &Path) -> Result<Pol
         }
         Body::WitnessRemoved(body) => draft.witness = Some(body.key.clone()),
         Body::Placed(body) => draft.placement = Some(body.as_ref().clone()),
+        Body::PolicySet(body) => {
+            let set = access_policy::parse(body)?;
+            draft.access_policy = Some(set.cid().to_string());
+            draft.policies = Some(set.text().to_owned());
+        }
         _ => (),
     }
     Ok(draft)
@@ -249,6 +264,9 @@ impl fmt::Display for PolicyDraft {
         }
         if let Some(placement) = &self.placement {
             write!(f, "{}", RulesFile::unnamed(placement))?;
+        }
+        if let (Some(cid), Some(policies)) = (&self.access_policy, &self.policies) {
+            writeln!(f, "set       {cid}\n\n{policies}\n")?;
         }
         writeln!(f, "not after {}", self.not_after)?;
         for signer in &self.signed_by {

@@ -205,6 +205,7 @@ mod tests {
                 requester_org: 0,
                 devices: Vec::new(),
             },
+            decided_at: 0,
         }));
         assert!(refuses(&refused, &own.statement.hash()));
         assert!(!refuses(&refused, &others.statement.hash()));

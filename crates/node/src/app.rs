@@ -49,7 +49,6 @@ use medanchor_api::pb::{
 use medanchor_broker::{Broker, BrokerParts, Custody};
 use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
-use medanchor_policy::Policies;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
@@ -188,12 +187,6 @@ impl Node {
         let membership = Membership::open(folder, config, &founded, Some(key.did()))?;
         membership.check_own()?;
         let own = own_member(&membership)?;
-        let policies = Policies::default_set().context("load the access policy set")?;
-        anyhow::ensure!(
-            policies.cid() == founded.policy,
-            "the network was founded with access policy set `{}`, which this version does not have",
-            founded.policy
-        );
         let (tls, clients) = (membership.tls(), membership.clients());
         let services = Arc::clone(clients);
         let listener = Listener::bind(config.listen, tls, services, Limits::SERVICES).await?;
@@ -297,7 +290,7 @@ impl Node {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
             custody: Arc::clone(&custody),
-            policies: Arc::new(policies),
+            policies: Arc::default(),
             append: Arc::clone(&replica) as _,
             read: Arc::clone(&replica) as _,
             prove: Arc::clone(&publisher) as _,
@@ -340,7 +333,6 @@ impl Node {
                 broker,
                 replica: Arc::clone(&replica),
                 membership: Arc::clone(&membership),
-                node: key.did(),
             },
             custody: CustodyKeys {
                 custody,

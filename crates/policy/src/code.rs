@@ -10,7 +10,7 @@ pub enum Code {
     BadSignature,
     /// The request's time is over: sign a new one.
     RequestExpired,
-    /// The policy set at hand is not the one that the network has agreed on.
+    /// This version cannot decide by the policy set that the network has agreed on.
     PolicyMismatch,
     /// The requester is not enrolled.
     NotEnrolled,
@@ -70,6 +70,12 @@ impl Code {
         Self::Forbidden,
         Self::PolicyError,
     ];
+
+    /// Whether who is denied may know of the records. Until it is clear that it may, a record that is there and one
+    /// that is not must look the same.
+    pub fn tells_of_records(self) -> bool {
+        self > Self::NotPermitted
+    }
 
     /// The text that is written.
     pub fn as_str(self) -> &'static str {

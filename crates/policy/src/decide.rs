@@ -1,5 +1,5 @@
 use crate::{
-    Code, Policies,
+    Code, Policies, PolicySets,
     consent::{Use, coverage, names},
     facts::Facts,
     policies::Answer,
@@ -10,7 +10,10 @@ use medanchor_anchor::{
     SignedStatement, State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A decision and what it read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +37,8 @@ pub enum Verdict {
     },
     /// No record may be released.
     Deny {
-        /// A [`Code`].
-        code: &'static str,
+        /// The stable code.
+        code: Code,
         /// Which condition failed and what would change it, without any patient's data.
         reason: String,
     },
@@ -49,20 +52,29 @@ pub enum Verdict {
 /// When the storage fails. Every other error is a denial.
 pub fn decide(
     state: &State<'_>,
-    policies: &Policies,
+    sets: &PolicySets,
     request: &SignedStatement,
     now: u64,
 ) -> Result<Decision, TablesError> {
-    let basis = basis(state, request)?;
-    let verdict = match judge(state, policies, request, now) {
-        Ok((policies, until)) => Verdict::Permit { policies, until },
-        Err(Stop::Denied(code, reason)) => Verdict::Deny {
-            code: code.as_str(),
-            reason,
-        },
+    let (code, reason) = match judge(state, sets, request, now) {
+        Ok((policies, until)) => {
+            return Ok(Decision {
+                basis: basis(state, request)?,
+                verdict: Verdict::Permit { policies, until },
+            });
+        }
+        Err(Stop::Denied(code, reason)) => (code, reason),
         Err(Stop::Tables(error)) => return Err(error),
     };
-    Ok(Decision { basis, verdict })
+    // INVARIANT: who may not know of the records learns nothing of them from the basis either.
+    let basis = match code.tells_of_records() {
+        true => basis(state, request)?,
+        false => requester_basis(state, request)?,
+    };
+    Ok(Decision {
+        basis,
+        verdict: Verdict::Deny { code, reason },
+    })
 }
 
 /// Why a decision ends early.
@@ -103,29 +115,29 @@ struct Grounds {
 /// Every condition, from who asks to each record: the policies that permit all of them, and until when.
 fn judge(
     state: &State<'_>,
-    policies: &Policies,
+    sets: &PolicySets,
     request: &SignedStatement,
     now: u64,
 ) -> Result<(Vec<String>, u64), Stop> {
-    require_policy(state, policies)?;
+    let policies = policies_in_force(state, sets)?;
     let ask = authenticate(state, request, now)?;
     let (records, grounds) = common_grounds(state, &ask)?;
     let (mut permitting, mut until) = (BTreeSet::new(), ask.not_after);
     for record in &records {
-        let permitted = judge_record(state, policies, &ask, record, &grounds)?;
+        let permitted = judge_record(state, &policies, &ask, record, &grounds)?;
         permitting.extend(permitted.policies);
         until = until.min(permitted.until);
     }
     Ok((permitting.into_iter().collect(), until))
 }
 
-fn require_policy(state: &State<'_>, policies: &Policies) -> Result<(), Stop> {
-    match state.founded()? {
-        Some(network) if network.founded.policy == policies.cid() => Ok(()),
-        _ => deny(
+fn policies_in_force(state: &State<'_>, sets: &PolicySets) -> Result<Arc<Policies>, Stop> {
+    match sets.in_force(state)? {
+        Some(policies) => Ok(policies),
+        None => deny(
             Code::PolicyMismatch,
-            "the node's policy set is not the one that the network has agreed on: its operator must load \
-             that one",
+            "this version of the node cannot decide by the policy set that the network has agreed on: its operator \
+             must update the node, or the members set another one",
         ),
     }
 }
@@ -378,14 +390,15 @@ fn basis(state: &State<'_>, signed: &SignedStatement) -> Result<Basis, TablesErr
         Some((request, requester)) => state.basis(request, requester)?,
         None => None,
     };
-    Ok(basis.unwrap_or_else(|| Basis {
-        policy: 0,
-        custody: 0,
-        consent: None,
-        requester: 0,
-        requester_org: 0,
-        devices: Vec::new(),
-    }))
+    Ok(basis.unwrap_or(OF_NOTHING))
+}
+
+fn requester_basis(state: &State<'_>, signed: &SignedStatement) -> Result<Basis, TablesError> {
+    let basis = match parts(signed) {
+        Some((_, requester)) => state.requester_basis(requester)?,
+        None => None,
+    };
+    Ok(basis.unwrap_or(OF_NOTHING))
 }
 
 /// The request and the requester, if it is an access request of a size that is allowed.
@@ -410,3 +423,13 @@ fn not_permitted<T>() -> Result<T, Stop> {
 fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Denied(code, reason.into()))
 }
+
+/// The basis of a decision on what is no access request.
+const OF_NOTHING: Basis = Basis {
+    policy: 0,
+    custody: 0,
+    consent: None,
+    requester: 0,
+    requester_org: 0,
+    devices: Vec::new(),
+};

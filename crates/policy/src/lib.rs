@@ -2,7 +2,7 @@
 //!
 //! Scope: whether the keys of some records may be released to a requester ([`decide`]), by its standing
 //! and role, the purpose of use with everything above it ([`purpose`]), the consents in the log, and a
-//! [Cedar](https://docs.cedarpolicy.com) policy set ([`Policies`]) that the network names by its CID.
+//! [Cedar](https://docs.cedarpolicy.com) policy set ([`Policies`]) that the log has put in force ([`PolicySets`]).
 //! Consent is data, never a policy: it is matched here and reaches Cedar as one fact among others.
 //!
 //! Whatever is not permitted is denied, and so is everything whose decision meets an error (I8). A
@@ -16,8 +16,10 @@ mod consent;
 mod decide;
 mod facts;
 mod policies;
+mod policy_sets;
 pub mod purpose;
 
 pub use code::Code;
 pub use decide::{Decision, Verdict, decide};
 pub use policies::{Policies, PoliciesError};
+pub use policy_sets::PolicySets;

@@ -2,6 +2,7 @@ use crate::facts::Facts;
 use cedar_policy::{
     Authorizer, Decision, Entities, PolicyId, PolicySet, Schema, ValidationMode, Validator,
 };
+use medanchor_anchor::PolicySet as SetInLog;
 use medanchor_dag::{Block, CborError, Cid, Codec, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -9,8 +10,10 @@ use std::str::FromStr;
 /// A Cedar policy set with its schema, strictly validated, named by the CID of its canonical bytes.
 #[derive(Clone, Debug)]
 pub struct Policies {
+    text: String,
     set: PolicySet,
     schema: Schema,
+    schema_text: String,
     block: Block,
 }
 
@@ -54,7 +57,7 @@ pub(crate) enum Answer {
 
 impl Policies {
     /// The most bytes that a policy set's canonical form may have.
-    pub const MAX_BYTES: usize = 256 * 1024;
+    pub const MAX_BYTES: usize = SetInLog::MAX_BYTES;
 
     /// The policy set that networks begin with, compiled in.
     ///
@@ -83,13 +86,20 @@ impl Policies {
             return Err(PoliciesError::Unsupported);
         }
         let block = Block::new(Codec::DagCbor, bytes).map_err(|_| PoliciesError::Unsupported)?;
+        let schema_text = schema.to_owned();
         let (schema, _) = Schema::from_cedarschema_str(schema)
             .map_err(|error| PoliciesError::Schema(Box::new(error)))?;
         let parsed = PolicySet::from_str(policies)
             .map_err(|error| PoliciesError::Policies(Box::new(error)))?;
         let set = named(&parsed)?;
         validate(&set, &schema)?;
-        Ok(Self { set, schema, block })
+        Ok(Self {
+            text: policies.to_owned(),
+            set,
+            schema,
+            schema_text,
+            block,
+        })
     }
 
     /// Parses the canonical bytes `{ v: 1, schema, policies }`.
@@ -108,6 +118,16 @@ impl Policies {
     /// The CID by which a network names it.
     pub fn cid(&self) -> Cid {
         *self.block.cid()
+    }
+
+    /// Its policies, in Cedar.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Their schema, in Cedar's own syntax.
+    pub fn schema_text(&self) -> &str {
+        &self.schema_text
     }
 
     /// Its canonical bytes, as a block.

@@ -11,6 +11,7 @@
     reason = "what goes wrong here is a failed test"
 )]
 
+mod access;
 mod alone;
 mod audit;
 mod author;

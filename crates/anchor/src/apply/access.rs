@@ -3,7 +3,7 @@ use super::{
     form::request_of,
 };
 use crate::{
-    AccessRequest, Kind, Outcome, Refused, Released, SignedStatement, Table,
+    AccessRequest, Kind, Log, Outcome, Refused, Released, SignedStatement, Table,
     entry::{Write, hash_key},
 };
 use medanchor_dag::{CustodyId, Did};
@@ -23,18 +23,23 @@ pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Wri
     let basis = context.state.basis(request, requester)?;
     let stands = basis.as_ref() == Some(&body.basis) && body.valid_until >= context.at;
     require(stands, Outcome::Stale)?;
+    require_decided(context, body.decided_at)?;
     let requester = context.active(requester)?;
     context.active(&requester.org)?;
     Ok(vec![answers(context, &body.request)])
 }
 
-/// Signed by a listed broker of the first known record's custody key or, when none is known, by any node.
+/// Signed by a listed broker of the first known record's custody key, or by any node when it tells of no record: who
+/// refuses must not show whether there is one.
 pub(super) fn refused(context: &Context<'_>, body: &Refused) -> Result<Vec<Write>, Refusal> {
     let (request, _) = parts(&body.request)?;
-    match first_custody(context, request)? {
-        Some(custody) => require_broker(context, &custody)?,
-        None => require_node(context)?,
+    if body.basis.tells_of_no_record() {
+        require_node(context)?;
+    } else {
+        let custody = first_custody(context, request)?.ok_or(Outcome::Unknown)?;
+        require_broker(context, &custody)?;
     }
+    require_decided(context, body.decided_at)?;
     if is_released(context, &body.request)? {
         return Ok(Vec::new());
     }
@@ -83,6 +88,12 @@ fn require_node(context: &Context<'_>) -> Result<(), Refusal> {
     let mut members = context.network()?.members().iter();
     let signed = members.any(|member| context.is_signed_by(&member.node));
     require(signed, Outcome::Forbidden)
+}
+
+/// A broker whose clock is wrong decides nothing: a consent that begins later would count already.
+fn require_decided(context: &Context<'_>, decided_at: u64) -> Result<(), Refusal> {
+    let latest = context.at.saturating_add(Log::MAX_AHEAD_MS);
+    require(decided_at <= latest, Outcome::Stale)
 }
 
 /// Whether keys were released on this request before. A refusal does not settle it: a consent may follow.

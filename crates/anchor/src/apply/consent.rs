@@ -2,21 +2,25 @@ use super::context::{Context, Refusal, require};
 use crate::{ConsentEntry, Consented, CustodyEntry, Outcome, Withdrawn, entry::Write};
 use medanchor_dag::CustodyId;
 
-/// Given by the custody's controller or its owner. Giving it again replaces it.
+/// Given by the custody's controller, or by its owner for a controller that has not taken it into its own hands. Giving
+/// it again replaces it.
 pub(super) fn consented(context: &Context<'_>, body: &Consented) -> Result<Vec<Write>, Refusal> {
-    let custody = controlled(context, &body.custody)?;
+    let (custody, by) = controlled(context, &body.custody)?;
+    // INVARIANT: what the person whose data it is has withdrawn, nobody else gives again.
+    let may_give = by == By::Controller || custody.controlled_since.is_none();
+    require(may_give, Outcome::Forbidden)?;
     context.require_known(&body.parties)?;
     let given = ConsentEntry {
         consented: body.clone(),
         withdrawn: false,
         since: context.index,
     };
-    Ok(changed(context, custody, &given))
+    Ok(changed(context, custody, by, &given))
 }
 
 /// Withdrawn by the custody's controller or its owner, whoever gave it.
 pub(super) fn withdrawn(context: &Context<'_>, body: &Withdrawn) -> Result<Vec<Write>, Refusal> {
-    let custody = controlled(context, &body.custody)?;
+    let (custody, by) = controlled(context, &body.custody)?;
     let given = context.state.consent(&body.custody, &body.consent)?;
     let given = given.ok_or(Outcome::Unknown)?;
     require(!given.withdrawn, Outcome::Conflict)?;
@@ -25,23 +29,43 @@ pub(super) fn withdrawn(context: &Context<'_>, body: &Withdrawn) -> Result<Vec<W
         since: context.index,
         ..given
     };
-    Ok(changed(context, custody, &withdrawn))
+    Ok(changed(context, custody, by, &withdrawn))
+}
+
+/// Who speaks for the custody key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Controller,
+    Owner,
 }
 
 /// The custody key, if one who may give and withdraw consent under it has signed.
-fn controlled(context: &Context<'_>, custody: &CustodyId) -> Result<CustodyEntry, Refusal> {
+fn controlled(context: &Context<'_>, custody: &CustodyId) -> Result<(CustodyEntry, By), Refusal> {
     let entry = context.state.custody(custody)?.ok_or(Outcome::Unknown)?;
     let controller = entry.custody.controller;
-    match controller.filter(|controller| context.is_signed_by(controller)) {
-        Some(controller) => context.require_authority(&controller)?,
-        None => context.require_authority(&entry.custody.owner)?,
+    let by = match controller.filter(|controller| context.is_signed_by(controller)) {
+        Some(controller) => {
+            context.require_authority(&controller)?;
+            By::Controller
+        }
+        None => {
+            context.require_authority(&entry.custody.owner)?;
+            By::Owner
+        }
     };
-    Ok(entry)
+    Ok((entry, by))
 }
 
-fn changed(context: &Context<'_>, custody: CustodyEntry, consent: &ConsentEntry) -> Vec<Write> {
+fn changed(
+    context: &Context<'_>,
+    custody: CustodyEntry,
+    by: By,
+    consent: &ConsentEntry,
+) -> Vec<Write> {
+    let taken = (by == By::Controller).then_some(context.index);
     let custody = CustodyEntry {
         newest_consent: Some(context.index),
+        controlled_since: custody.controlled_since.or(taken),
         ..custody
     };
     vec![Write::consent(consent), Write::custody(&custody)]

@@ -15,17 +15,18 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     require(are_nodes, Outcome::Unknown)?;
     context.require_known(body.writers.iter().chain(&body.controller))?;
     require_holders(context, body)?;
-    let newest_consent = follows(context, body)?;
+    let before = follows(context, body)?;
     Ok(vec![Write::custody(&CustodyEntry {
         custody: body.clone(),
         since: context.index,
-        newest_consent,
+        newest_consent: before.as_ref().and_then(|entry| entry.newest_consent),
+        controlled_since: before.and_then(|entry| entry.controlled_since),
     })])
 }
 
 /// A new id begins with epoch 0; a known one goes on with the next epoch, the same owner and kind, and
-/// the consents given under it.
-fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<u64>, Refusal> {
+/// the consents given under it. A controller that has spoken for itself is replaced by nobody else.
+fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<CustodyEntry>, Refusal> {
     let Some(before) = context.state.custody(&body.custody)? else {
         require(body.epoch == 0, Outcome::Conflict)?;
         return Ok(None);
@@ -34,7 +35,13 @@ fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<u64>, Refusal
         && before.custody.owner == body.owner
         && before.custody.kind == body.kind;
     require(follows, Outcome::Conflict)?;
-    Ok(before.newest_consent)
+    if before.controlled_since.is_some()
+        && before.custody.controller != body.controller
+        && let Some(controller) = &before.custody.controller
+    {
+        context.require_authority(controller)?;
+    }
+    Ok(Some(before))
 }
 
 fn require_holders(context: &Context<'_>, body: &Custody) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 use super::context::Refusal;
 use crate::{
     AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Holding, LegalHold,
-    Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule,
+    Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet,
     PrincipalKind, Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
@@ -37,6 +37,7 @@ fn is_body(statement: &Statement) -> bool {
         Body::WitnessAdded(body) => is_witness_added(body),
         Body::WitnessRemoved(body) => is_verifier_key(&body.key) && body.quorum >= 1,
         Body::Placed(body) => is_placement(body),
+        Body::PolicySet(body) => (1..=PolicySet::MAX_BYTES).contains(&body.set.len()),
         Body::Holding(body) => is_holding(body),
         Body::LegalHoldPlaced(body) => is_legal_hold(&body.legal_hold) && is_matter(&body.matter),
         Body::LegalHoldReleased(body) => is_legal_hold(body),

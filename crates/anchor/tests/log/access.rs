@@ -1,6 +1,6 @@
 use crate::{Change, outcome, rejected};
 use medanchor_anchor::{
-    Applied, Body, Class, CustodyKind, Kind, Outcome, PrincipalKind, Refused, Released,
+    Applied, Body, Class, CustodyKind, Kind, Log, Outcome, PrincipalKind, Refused, Released,
     SignedStatement, Statement,
     testing::{BEGINNING, HOUR, MEMBERS, ORIGIN, World, cid, key, node_key},
 };
@@ -33,6 +33,7 @@ fn refusal(world: &World, request: &SignedStatement) -> Body {
         request: request.clone(),
         code: "no-consent".to_owned(),
         basis: world.released(request).basis,
+        decided_at: world.now,
     }))
 }
 
@@ -59,7 +60,10 @@ fn request_alone_is_not_for_the_log() {
 /// I5: whatever a decision rests on, a change of it between decision and leaf makes the release stale.
 #[test]
 fn release_on_what_changed_meanwhile_is_stale() {
-    let changes: [Change<World>; 7] = [
+    let changes: [Change<World>; 8] = [
+        ("policy set", |world| {
+            world.set_policy(b"another");
+        }),
         ("consent withdrawn", |world| {
             world.withdraw("study", "patient-1");
         }),
@@ -226,21 +230,69 @@ fn refusal_is_recorded_and_does_not_settle_the_request() {
     assert_eq!(world.state().request(&hash).unwrap(), Some(released.index));
 }
 
+/// Who refuses shows nothing: whatever was asked for, a refusal that tells of no record is any node's.
 #[test]
-fn refusal_comes_from_a_broker_or_for_unknown_records_from_any_node() {
+fn refusal_that_tells_of_no_record_comes_from_any_node_and_any_other_from_a_broker() {
     let (mut world, record) = world();
-    let known = ask(&mut world, &[cid("absent"), record]);
-    let body = refusal(&world, &known);
-    let by_other = world.say(body.clone(), &[&node_key(THIRD)]);
-    assert_eq!(outcome(&by_other), Outcome::Forbidden);
-    world.accept(body, &[&node_key(OWNER)]);
-    let unknown = ask(&mut world, &[cid("absent")]);
-    let body = refusal(&world, &unknown);
-    assert_eq!(
-        outcome(&world.say(body.clone(), &[&key(OWNER)])),
-        Outcome::Forbidden
-    );
-    world.accept(body, &[&node_key(THIRD)]);
+    for records in [
+        vec![record],
+        vec![cid("absent")],
+        vec![cid("absent"), record],
+    ] {
+        let request = ask(&mut world, &records);
+        let told = refusal(&world, &request);
+        let expected = match records.contains(&record) {
+            true => Outcome::Forbidden,
+            false => Outcome::Unknown,
+        };
+        let by_other = world.say(told.clone(), &[&node_key(THIRD)]);
+        assert_eq!(outcome(&by_other), expected);
+        if records.contains(&record) {
+            world.accept(told, &[&node_key(OWNER)]);
+        }
+
+        let untold = untold(&world, &request);
+        for author in [key(OWNER), key("rita")] {
+            let by_no_node = world.say(untold.clone(), &[&author]);
+            assert_eq!(outcome(&by_no_node), Outcome::Forbidden);
+        }
+        world.accept(untold, &[&node_key(THIRD)]);
+    }
+}
+
+/// A refusal that says nothing of the records.
+fn untold(world: &World, request: &SignedStatement) -> Body {
+    let requester = request.author().unwrap();
+    Body::Refused(Box::new(Refused {
+        request: request.clone(),
+        code: "not-permitted".to_owned(),
+        basis: world.state().requester_basis(requester).unwrap().unwrap(),
+        decided_at: world.now,
+    }))
+}
+
+/// What begins later must not count already because a broker's clock is ahead.
+#[test]
+fn decision_from_the_future_is_stale() {
+    for (ahead, expected) in [
+        (Log::MAX_AHEAD_MS, Outcome::Ok),
+        (Log::MAX_AHEAD_MS + 1, Outcome::Stale),
+        (u64::MAX - BEGINNING, Outcome::Stale),
+    ] {
+        let (mut world, record) = world();
+        let request = ask(&mut world, &[record]);
+        let mut body = world.released(&request);
+        body.decided_at += ahead;
+        assert_eq!(outcome(&release(&mut world, body)), expected);
+        let (mut world, record) = self::world();
+        let request = ask(&mut world, &[record]);
+        let Body::Refused(mut body) = refusal(&world, &request) else {
+            unreachable!()
+        };
+        body.decided_at += ahead;
+        let refused = world.say(Body::Refused(body), &[&node_key(OWNER)]);
+        assert_eq!(outcome(&refused), expected);
+    }
 }
 
 #[test]

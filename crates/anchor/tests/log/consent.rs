@@ -34,8 +34,8 @@ fn withdrawal(name: &str) -> Body {
 fn consent_is_given_by_controller_or_owner_only() {
     let mut world = world();
     let mut give = |author: &str| outcome(&world.say(Body::Consented(consent()), &[&key(author)]));
-    assert_eq!(give("patient"), Outcome::Ok);
     assert_eq!(give(OWNER), Outcome::Ok);
+    assert_eq!(give("patient"), Outcome::Ok);
     assert_eq!(give(PARTNER), Outcome::Forbidden);
 }
 
@@ -76,6 +76,61 @@ fn consent_is_withdrawn_once_and_may_be_given_again() {
     world.accept(Body::Consented(consent()), &[&key("patient")]);
     let entries = world.state().consents(&custody_id("patient-1")).unwrap();
     assert_eq!((entries.len(), entries[0].withdrawn), (1, false));
+}
+
+/// Once the patient has given or withdrawn a consent itself, its hospital gives none for it, neither that one nor a new one. It
+/// may still withdraw.
+#[test]
+fn what_the_controller_has_taken_into_its_hands_is_not_given_by_the_owner() {
+    type First = fn(&mut World);
+    let firsts: [First; 2] = [
+        |world| {
+            world.accept(Body::Consented(consent()), &[&key(OWNER)]);
+            world.accept(withdrawal("study"), &[&key("patient")]);
+        },
+        |world| {
+            world.accept(Body::Consented(consent()), &[&key("patient")]);
+        },
+    ];
+    for first in firsts {
+        let mut world = world();
+        first(&mut world);
+        let other = consented("other", "patient-1", PARTNER, "HRESCH");
+        for body in [consent(), other] {
+            let by_owner = world.say(Body::Consented(body.clone()), &[&key(OWNER)]);
+            assert_eq!(outcome(&by_owner), Outcome::Forbidden);
+            world.accept(Body::Consented(body), &[&key("patient")]);
+        }
+        world.accept(withdrawal("other"), &[&key(OWNER)]);
+    }
+}
+
+#[test]
+fn controller_that_has_spoken_is_replaced_only_by_itself() {
+    let next = |controller: Option<&str>| {
+        let mut rotated = custody("patient-1", OWNER, CustodyKind::Person);
+        rotated.epoch = 1;
+        rotated.controller = controller.map(did);
+        let attest = |holder| Attestation::sign(holder, rotated.custody, 1, &rotated.key);
+        rotated.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
+        Body::Custody(rotated)
+    };
+    let mut world = world();
+    world.enrol("heir", PrincipalKind::Person, OWNER, &["patient"]);
+    world.accept(Body::Consented(consent()), &[&key("patient")]);
+    for controller in [None, Some("heir")] {
+        let by_owner = world.say(next(controller), &[&key(OWNER)]);
+        assert_eq!(outcome(&by_owner), Outcome::Forbidden);
+    }
+    world.accept(next(Some("heir")), &[&key(OWNER), &key("patient")]);
+    let by_owner = world.say(Body::Consented(consent()), &[&key(OWNER)]);
+    assert_eq!(outcome(&by_owner), Outcome::Forbidden);
+    world.accept(Body::Consented(consent()), &[&key("heir")]);
+
+    // Of one that never has, the owner is trusted to know who it is.
+    let mut world = self::world();
+    world.enrol("heir", PrincipalKind::Person, OWNER, &["patient"]);
+    world.accept(next(Some("heir")), &[&key(OWNER)]);
 }
 
 #[test]

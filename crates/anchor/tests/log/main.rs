@@ -13,6 +13,7 @@ mod legal_hold;
 mod log;
 mod member;
 mod placement;
+mod policy_set;
 mod principal;
 mod properties;
 mod record;

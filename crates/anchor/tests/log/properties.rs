@@ -37,6 +37,7 @@ enum Act {
     Refuse,
     Join(Index),
     Leave(Index),
+    SetPolicy(Index),
     Repeat(Index),
 }
 
@@ -56,6 +57,7 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Act::Refuse),
         index().prop_map(Act::Join),
         index().prop_map(Act::Leave),
+        index().prop_map(Act::SetPolicy),
         index().prop_map(Act::Repeat),
     ]
 }
@@ -122,9 +124,19 @@ fn perform(world: &mut World, act: &Act, author: &SigningKey) -> SignedStatement
             let request = world.request("anna", "clinician", "TREAT", &[cid("record-0")]);
             Body::Refused(Box::new(medanchor_anchor::Refused {
                 basis: world.released(&request).basis,
+                decided_at: world.now,
                 code: "not-permitted".into(),
                 request,
             }))
+        }
+        Act::SetPolicy(which) => {
+            let body = Body::PolicySet(medanchor_anchor::PolicySet {
+                set: vec![b"one set".to_vec(), b"another".to_vec()][which.index(2)].clone(),
+            });
+            return by_all(
+                world.statement(body),
+                [author, &key(MEMBERS[0]), &key(MEMBERS[1]), &key(MEMBERS[2])],
+            );
         }
         Act::Join(name) => {
             let name = ["hospital-b", "vendor", "hospital-e"][name.index(3)];

@@ -24,6 +24,9 @@ pub struct ListMembersResponse {
     /// Bytes that organisations with a quota have anchored, in the order of the quotas.
     #[prost(uint64, repeated, tag = "7")]
     pub usages: ::prost::alloc::vec::Vec<u64>,
+    /// The leaf since which the access policy set is in force: 0 for the one that the network was founded with.
+    #[prost(uint64, tag = "8")]
+    pub access_policy_leaf_index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Member {

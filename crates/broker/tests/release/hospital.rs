@@ -13,7 +13,7 @@ use medanchor_dag::{
     Block, BlockSource, BlockStore, Chunks, Cid, Class, Codec, Draft, MemoryStore, Record, sha256,
 };
 use medanchor_envelope::{Header, Identity, Opener, Recipient, Sealer, Suite, Wrap};
-use medanchor_policy::Policies;
+use medanchor_policy::{Policies, PolicySets};
 use std::{
     collections::VecDeque,
     sync::{
@@ -55,8 +55,12 @@ pub(crate) struct Hospital {
 }
 
 impl Hospital {
-    /// The patient consents to research by the institute.
     pub(crate) fn new() -> Self {
+        Self::with_brokers(&["hospital-a"])
+    }
+
+    /// The patient consents to research by the institute; these members' nodes may release.
+    pub(crate) fn with_brokers(brokers: &[&str]) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let store = open_custody(&folder, "custody.redb");
         let mut world = World::with_policy(policies().cid());
@@ -69,6 +73,7 @@ impl Hospital {
         let holders = [node_key("hospital-a"), key("hospital-a")];
         let mut custody = testing::custody("patient", "hospital-a", CustodyKind::Person);
         custody.key = public_key.to_vec();
+        custody.brokers = brokers.iter().map(|name| node_key(name).did()).collect();
         custody.held_by = holders
             .iter()
             .map(|holder| Attestation::sign(holder, id, 0, public_key))
@@ -121,7 +126,7 @@ impl Hospital {
             origin: ORIGIN.to_owned(),
             key: Arc::new(node_key(member)),
             custody: Arc::clone(custody.as_ref().unwrap()),
-            policies: Arc::new(policies()),
+            policies: Arc::new(PolicySets::default()),
             append: Arc::clone(&self.network) as Arc<dyn Append>,
             read: Arc::clone(&self.network) as Arc<dyn Read>,
             prove: Arc::clone(&self.network) as Arc<dyn Prove>,
@@ -182,6 +187,13 @@ impl Hospital {
         self.blocks.put(&[record.to_block(), wrap]).unwrap();
         world.accept(Body::Anchored(anchored), &[&key("ecg-1")]);
         *record.cid()
+    }
+
+    /// Somebody in a role that could be permitted, of an organisation that has nothing to do with the patient.
+    pub(crate) fn enrol_outsider(&self, name: &str) {
+        let mut world = self.network.world();
+        world.enrol("elsewhere", PrincipalKind::Organisation, "elsewhere", &[]);
+        world.enrol(name, PrincipalKind::Person, "elsewhere", &["researcher"]);
     }
 
     /// A request by somebody who holds the key of the same name.

@@ -289,6 +289,60 @@ async fn request_reaches_another_node_than_the_broker() {
     assert_eq!(hospital.leaves_of(Kind::Released), []);
 }
 
+/// Which node answers, and what its leaf says, is the same for a record that does not exist and one that is forbidden.
+#[tokio::test]
+async fn node_that_is_no_broker_refuses_what_the_requester_may_not_know_of() {
+    let hospital = Hospital::new();
+    let forbidden = hospital.put(PAYLOAD);
+    hospital.enrol_outsider("omar");
+    let mut bodies = Vec::new();
+    for record in [forbidden, testing::cid("absent")] {
+        let request = hospital.request("omar", "HRESCH", &[record]);
+        let denied = denial(hospital.broker_of("hospital-b").release(request).await);
+        assert_eq!(denied.code, "not-permitted");
+        let signed = denied.receipt.unwrap().opening.unwrap().0.signed;
+        assert_eq!(
+            signed.author(),
+            Some(&testing::node_key("hospital-b").did())
+        );
+        let Body::Refused(body) = signed.statement.body else {
+            panic!("not refused");
+        };
+        assert!(body.basis.tells_of_no_record());
+        bodies.push((body.code, body.basis, body.decided_at, denied.reason));
+    }
+    assert_eq!(bodies[0], bodies[1]);
+}
+
+/// A broker that did not release is no place to hear that the request is used up: the one that did has the grant.
+#[tokio::test]
+async fn retry_at_another_broker_is_sent_to_the_one_that_released() {
+    let hospital = Hospital::with_brokers(&["hospital-a", "hospital-b"]);
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    grant(hospital.broker().release(request.clone()).await);
+    let other = hospital.without_keys();
+    let answer = other.broker_of("hospital-b").release(request).await;
+    let Err(ReleaseError::NotBroker { brokers }) = answer else {
+        panic!("answered: {answer:?}");
+    };
+    assert_eq!(brokers, [testing::node_key("hospital-a").did()]);
+}
+
+#[tokio::test]
+async fn decision_says_when_it_was_made() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    hospital.wait(1_000);
+    let request = hospital.request("ines", "HRESCH", &records);
+    let answer = grant(hospital.broker().release(request).await);
+    let opening = answer.receipt.opening.unwrap();
+    let Body::Released(released) = opening.0.signed.statement.body else {
+        panic!("not released");
+    };
+    assert_eq!(released.decided_at, testing::BEGINNING + 1_000);
+}
+
 #[tokio::test]
 async fn unknown_record_is_denied() {
     let hospital = Hospital::new();

@@ -1,6 +1,6 @@
 use super::errors::{append_status, internal, parsed, read_status, tables_status};
 use crate::{membership::Membership, remote::Remote};
-use medanchor_anchor::{Body, Read, SignedStatement, State};
+use medanchor_anchor::{Read, State};
 use medanchor_api::{
     Decision, Denied, Granted, access_request,
     pb::access::{
@@ -13,14 +13,13 @@ use medanchor_broker::{Answer, Broker, ReleaseError};
 use medanchor_dag::Did;
 use medanchor_raft::Replica;
 use std::{sync::Arc, time::Duration};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
 /// Decides access requests, or hands them to a broker that may.
 pub(crate) struct Access {
     pub(crate) broker: Arc<Broker>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) membership: Arc<Membership>,
-    pub(crate) node: Did,
 }
 
 #[tonic::async_trait]
@@ -29,66 +28,43 @@ impl AccessService for Access {
         &self,
         request: Request<RequestRequest>,
     ) -> Result<Response<RequestResponse>, Status> {
+        let was_forwarded = request.metadata().contains_key(FORWARDED);
         let wire = request.into_inner();
         let signed = parsed(access_request(&wire))?;
-        let mut brokers = self.brokers_of(&signed)?;
-        if brokers.is_empty() {
-            // This replica may be behind.
-            self.replica.barrier().await.map_err(read_status)?;
-            brokers = self.brokers_of(&signed)?;
+        // Decided here in any case: a refusal must not show by its way whether there is such a record.
+        match self.broker.release(signed).await {
+            Err(ReleaseError::NotBroker { brokers }) if !was_forwarded => {
+                let remotes = self.remotes(&brokers)?;
+                forward(remotes, wire).await
+            }
+            answer => Ok(Response::new(
+                decision(answer.map_err(release_status)?).into(),
+            )),
         }
-        // A request for what no broker is known for is refused here, like any other refusal.
-        if brokers.is_empty() || brokers.contains(&self.node) {
-            let decision = self.decide(signed).await?;
-            return Ok(Response::new(decision.into()));
-        }
-        let remotes = self.remotes(&brokers)?;
-        forward(remotes, wire).await
     }
 }
 
 impl Access {
-    async fn decide(&self, signed: SignedStatement) -> Result<Decision, Status> {
-        let answer = self.broker.release(signed).await.map_err(release_status)?;
-        Ok(match answer {
-            Answer::Grant(grant) => Decision::Granted(Granted {
-                wraps: grant.wraps.into_iter().map(Into::into).collect(),
-                receipt: grant.receipt,
-            }),
-            Answer::Denial(denial) => Decision::Denied(Denied {
-                code: denial.code,
-                reason: denial.reason,
-                receipt: denial.receipt,
-            }),
-        })
-    }
-
-    /// The nodes that may release under the custody key of the first record.
-    fn brokers_of(&self, signed: &SignedStatement) -> Result<Vec<Did>, Status> {
-        let Body::AccessRequest(body) = &signed.statement.body else {
-            let sentence = "this is not an access request";
-            return Err(status(Code::InvalidArgument, "malformed", sentence));
-        };
-        let view = self.replica.view().map_err(read_status)?;
-        let state = State::new(view.as_ref());
-        let Some(cid) = body.records.first() else {
-            return Ok(Vec::new());
-        };
-        let Some(record) = state.record(cid).map_err(tables_status)? else {
-            return Ok(Vec::new());
-        };
-        let custody = state
-            .custody(&record.anchored.custody)
-            .map_err(tables_status)?;
-        Ok(custody.map_or_else(Vec::new, |entry| entry.custody.brokers))
-    }
-
     fn remotes(&self, brokers: &[Did]) -> Result<Vec<Arc<Remote>>, Status> {
         let view = self.replica.view().map_err(read_status)?;
         let members = State::new(view.as_ref()).members().map_err(tables_status)?;
         let brokers = members.iter().filter(|m| brokers.contains(&m.node));
         let remotes = brokers.filter_map(|member| self.membership.to(member.node_id));
         Ok(remotes.collect())
+    }
+}
+
+fn decision(answer: Answer) -> Decision {
+    match answer {
+        Answer::Grant(grant) => Decision::Granted(Granted {
+            wraps: grant.wraps.into_iter().map(Into::into).collect(),
+            receipt: grant.receipt,
+        }),
+        Answer::Denial(denial) => Decision::Denied(Denied {
+            code: denial.code,
+            reason: denial.reason,
+            receipt: denial.receipt,
+        }),
     }
 }
 
@@ -105,6 +81,8 @@ async fn forward(
     for remote in remotes {
         let mut request = Request::new(wire.clone());
         request.set_timeout(FORWARD_WITHIN);
+        let by_a_node = MetadataValue::from_static("1");
+        request.metadata_mut().insert(FORWARDED, by_a_node);
         let answer = AccessServiceClient::new(remote.channel.clone())
             .request(request)
             .await;
@@ -155,6 +133,8 @@ fn release_status(error: ReleaseError) -> Status {
     }
 }
 
+/// Header of a request that a node passes on: it is not passed on again.
+const FORWARDED: &str = "medanchor-forwarded";
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

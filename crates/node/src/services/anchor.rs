@@ -98,6 +98,7 @@ impl AnchorService for Anchor {
                 | Kind::WitnessAdded
                 | Kind::WitnessRemoved
                 | Kind::Placed
+                | Kind::PolicySet
                 | Kind::Holding
         );
         if !privileged && !knows_it && !public {

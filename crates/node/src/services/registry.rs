@@ -89,6 +89,7 @@ impl RegistryService for Registry {
         let witnesses = state.witnesses().map_err(tables_status)?.len();
         let placement = state.placement().map_err(tables_status)?;
         let founded = state.founded().map_err(tables_status)?;
+        let policy = state.access_policy().map_err(tables_status)?;
         let usages = placement.quotas.iter().map(|quota| state.usage(&quota.org));
         let usages = usages.collect::<Result<_, _>>().map_err(tables_status)?;
         Ok(Response::new(ListMembersResponse {
@@ -99,6 +100,7 @@ impl RegistryService for Registry {
             placement: to_canonical(&placement),
             copies: founded.map_or(0, |entry| entry.founded.copies.into()),
             usages,
+            access_policy_leaf_index: policy.map_or(0, |entry| entry.since),
         }))
     }
 

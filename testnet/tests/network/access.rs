@@ -1,0 +1,138 @@
+//! Who decides, by which policies, and what a requester learns by asking.
+
+use crate::stage::{Stage, assert_refused, did, done, enrol, get};
+use medanchor_testnet::{Home, Ran};
+use std::{fs, path::Path};
+
+/// Has a policy set signed by two of three members, and submits it. `policies` absent: the set that is shipped.
+fn set_policies(stage: &Stage, policies: Option<&Path>) -> Ran {
+    let draft = stage.path("policy-set");
+    let _ = fs::remove_file(&draft);
+    let output = draft.to_str().unwrap();
+    let mut drafting = vec!["admin", "access-policy", "draft", "--output", output];
+    if let Some(policies) = policies {
+        drafting.extend(["--policies", policies.to_str().unwrap()]);
+    }
+    done(stage.hospital.run(drafting));
+    let set = ["admin", "access-policy", "set", output];
+    assert_refused(&stage.hospital.run(set).unwrap(), 2, "usage");
+    let other = stage.network.operator(1).unwrap();
+    let approved = done(other.run(["admin", "access-policy", "approve", output]));
+    assert_eq!(approved.json["signed_by"].as_array().unwrap().len(), 2);
+    assert!(approved.text("policies").unwrap().contains("@id"));
+    done(stage.hospital.run(set))
+}
+
+#[test]
+fn policies_that_the_members_set_decide_at_once() {
+    let stage = Stage::start(3);
+    let device = stage.device("holter");
+    let record = done(Ok(stage.put(&device, &stage.file("payload", b"one beat"))));
+    let record = record.text("record").unwrap();
+    assert_eq!(stage.read(&record), b"one beat");
+    let founded = done(stage.clinician.run(["admin", "access-policy", "show"]));
+    assert_eq!(founded.json["leaf_index"], 0);
+
+    // What is not sound is not even drafted.
+    let broken = stage.file(
+        "broken.cedar",
+        b"permit (principal, action, resource) when { context.rol == \"x\" };",
+    );
+    let draft = stage.path("broken");
+    let arguments = [
+        "admin",
+        "access-policy",
+        "draft",
+        "--policies",
+        broken.to_str().unwrap(),
+    ];
+    let output = ["--output", draft.to_str().unwrap()];
+    let ran = stage.hospital.run(arguments.iter().chain(&output)).unwrap();
+    assert_refused(&ran, 2, "usage");
+    assert!(!draft.exists());
+
+    let nobody = br#"@id("closed-for-audit") forbid (principal, action, resource);"#;
+    let changed = set_policies(&stage, Some(&stage.file("nobody.cedar", nobody)));
+    let copy = stage.path("copy");
+    fs::remove_file(&copy).unwrap();
+    // Keys that were released before are the requester's to keep; a new request is decided anew.
+    let record_2 = done(Ok(stage.put(&device, &stage.file("next", b"the next"))));
+    let record_2 = record_2.text("record").unwrap();
+    let denied = get(&stage.clinician, &record_2, "TREAT", &copy).unwrap();
+    assert_refused(&denied, 3, "forbidden");
+    assert!(
+        denied.errors.contains("closed-for-audit"),
+        "{}",
+        denied.errors
+    );
+
+    let folder = stage.path("shown");
+    let show = [
+        "admin",
+        "access-policy",
+        "show",
+        "--output",
+        folder.to_str().unwrap(),
+    ];
+    let shown = done(stage.clinician.run(show));
+    assert_eq!(shown.json["leaf_index"], changed.json["leaf_index"]);
+    assert_eq!(fs::read(folder.join("policies.cedar")).unwrap(), nobody);
+
+    set_policies(&stage, None);
+    done(get(&stage.clinician, &record_2, "TREAT", &copy));
+    assert_eq!(fs::read(&copy).unwrap(), b"the next");
+    let again = done(stage.clinician.run(["admin", "access-policy", "show"]));
+    assert_eq!(again.json["access_policy"], founded.json["access_policy"]);
+}
+
+/// The hospital's node alone may release; the researcher asks its own institute's.
+#[test]
+fn request_finds_its_broker_from_any_node_and_a_refusal_shows_no_record() {
+    let mut stage = Stage::start(3);
+    let device = stage.device("holter");
+    let record = done(Ok(stage.put(&device, &stage.file("payload", b"one beat"))));
+    let record = record.text("record").unwrap();
+    let second = done(Ok(stage.put(&device, &stage.file("next", b"the next"))));
+    let second = second.text("record").unwrap();
+    let researcher = stage.network.invite(1, "researcher").unwrap();
+    let operator = stage.network.operator(1).unwrap();
+    enrol(&operator, "person", &researcher, "researcher");
+    let absent = "bafyreibnhhg5fo3k3ikq5fy7vcs7nfpq3sgoa3xkghzyjt7z2lyphnarnq";
+    let ask = |who: &Home, record: &str| {
+        let arguments = ["request", record, "--purpose", "HRESCH"];
+        who.run(arguments).unwrap()
+    };
+
+    let refusals = [ask(&researcher, &record), ask(&researcher, absent)];
+    for refusal in &refusals {
+        assert_refused(refusal, 3, "not-permitted");
+    }
+    assert_eq!(refusals[0].json["reason"], refusals[1].json["reason"]);
+
+    let party = did(&researcher);
+    let give = [
+        "consent",
+        "give",
+        &stage.custody,
+        "--party",
+        &party,
+        "--purpose",
+        "HRESCH",
+    ];
+    done(stage.hospital.run(give));
+    ask(&researcher, &record).success().unwrap();
+    let copy = stage.path("copy");
+    done(get(&researcher, &record, "HRESCH", &copy));
+    assert_eq!(fs::read(&copy).unwrap(), b"one beat");
+
+    // Without its broker nobody releases, and that is what is said: no refusal. What is forbidden stays a refusal.
+    stage.network.process("hospital-a").unwrap().kill().unwrap();
+    let unavailable = ask(&researcher, &second);
+    assert_refused(&unavailable, 5, "no-broker");
+    let outsider = stage.network.invite(2, "outsider").unwrap();
+    let operator = stage.network.operator(2).unwrap();
+    enrol(&operator, "person", &outsider, "researcher");
+    for record in [second.as_str(), absent] {
+        assert_refused(&ask(&outsider, record), 3, "not-permitted");
+    }
+}
