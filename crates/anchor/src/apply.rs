@@ -10,6 +10,7 @@ mod placement;
 mod policy_set;
 mod principal;
 mod record;
+mod replay;
 mod witness;
 
 use crate::{
@@ -181,10 +182,7 @@ fn append(
     tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
     tree::append(tables, index, &bytes)?;
     for write in writes {
-        match &write.value {
-            Some(value) => tables.put(write.table, &write.key, value)?,
-            None => tables.remove(write.table, &write.key)?,
-        }
+        write.apply(tables)?;
     }
     Ok(Appended { index, leaf })
 }

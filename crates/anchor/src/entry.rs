@@ -1,6 +1,6 @@
 use crate::{
     Anchored, Consented, Custody, Founded, LeafIndex, LegalHold, MemberEntry, Nonce, PrincipalKind,
-    Table,
+    Table, Tables, TablesError,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
@@ -132,6 +132,14 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// Sets the row, or removes it.
+    pub(crate) fn apply(&self, tables: &mut dyn Tables) -> Result<(), TablesError> {
+        match &self.value {
+            Some(value) => tables.put(self.table, &self.key, value),
+            None => tables.remove(self.table, &self.key),
+        }
+    }
+
     /// Sets an entry.
     pub(crate) fn entry<T: Serialize>(table: Table, key: impl Into<Vec<u8>>, entry: &T) -> Self {
         Self {

@@ -68,6 +68,28 @@ impl InclusionProof {
     }
 }
 
+impl InclusionProof {
+    /// The root of the tree that ends with this leaf, given a proof that [verifies](Self::verify): its path there has the
+    /// same siblings, without those to the right.
+    pub fn prefix_root(&self, leaf_hash: &Hash, index: LeafIndex, size: u64) -> Hash {
+        let mut at = index;
+        let mut last = size.saturating_sub(1);
+        let mut hash = *leaf_hash;
+        for sibling in &self.0 {
+            if at & 1 == 1 || at == last {
+                hash = node_hash(sibling, &hash);
+                while at & 1 == 0 && at != 0 {
+                    at >>= 1;
+                    last >>= 1;
+                }
+            }
+            at >>= 1;
+            last >>= 1;
+        }
+        hash
+    }
+}
+
 impl ConsistencyProof {
     /// Checks that the tree of `old` leaves under `old_root` is a prefix of the tree of `new` leaves
     /// under `new_root` (RFC 9162 section 2.1.4.2). The empty tree is a prefix of every tree.

@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Consents.
     #[command(subcommand)]
     Consent(ConsentCommand),
+    /// What was decided, and why.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Legal holds: what the user's organisation, a member, keeps whatever else happens.
     #[command(subcommand)]
     LegalHold(LegalHoldCommand),
@@ -264,6 +267,20 @@ pub(crate) enum PlacementCommand {
         drafts: Vec<PathBuf>,
         #[command(flatten)]
         wait: WaitArguments,
+    },
+}
+
+/// `medanchor audit`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Make a recorded release or refusal again, from the log before it alone, and say on what it rests.
+    ///
+    /// Reads every leaf before it, with the openings that decisions read: for operators and auditors of members. Ends with
+    /// 4 when the log gives another decision.
+    Explain {
+        /// The leaf: its index, or the SHA-256 of its statement.
+        #[arg(value_parser = leaf_name)]
+        leaf: LeafName,
     },
 }
 

@@ -3,10 +3,10 @@ use crate::{
     Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions, PutOptions, Report,
     Selection, Session, Wait,
     arguments::{
-        AccessPolicyCommand, AdminCommand, Arguments, CarCommand, CarExportArguments, Command,
-        ConsentCommand, CustodyCommand, EnrolArguments, GetArguments, KeyCommand, LegalHoldCommand,
-        LogArguments, LogCommand, MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand,
-        PutArguments, VerifyArguments, WitnessCommand,
+        AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, CarCommand, CarExportArguments,
+        Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments, KeyCommand,
+        LegalHoldCommand, LogArguments, LogCommand, MemberCommand, PlacementCommand, PolicyCommand,
+        PrincipalCommand, PutArguments, VerifyArguments, WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -120,6 +120,9 @@ async fn execute_with_nodes(
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
         Command::Consent(command) => consent(session, command).await?,
         Command::LegalHold(command) => legal_hold(session, command).await?,
+        Command::Audit(AuditCommand::Explain { leaf }) => {
+            Box::new(operations::explain(session, *leaf).await?)
+        }
         Command::Put(put) => match one_input(put) {
             Some(input) => {
                 let options = put_options(put, input);

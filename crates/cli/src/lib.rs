@@ -10,6 +10,7 @@
 mod access_policy;
 mod anchored;
 mod arguments;
+mod audit_explain;
 mod byte_range;
 mod c4gh;
 mod car_export;
@@ -73,6 +74,7 @@ mod wait;
 mod witness;
 
 pub use access_policy::ShownAccessPolicy;
+pub use audit_explain::{BasisRow, Explained};
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
@@ -120,6 +122,7 @@ pub use witness::{WitnessList, WitnessRow};
 pub mod operations {
     pub use crate::{
         access_policy::{access_policy, show_access_policy},
+        audit_explain::explain,
         car_export::export_car,
         car_import::import_car,
         conflict::{is_conflict, verify_conflict},

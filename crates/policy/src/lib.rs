@@ -18,8 +18,10 @@ mod facts;
 mod policies;
 mod policy_sets;
 pub mod purpose;
+mod replay;
 
 pub use code::Code;
 pub use decide::{Decision, Verdict, decide};
 pub use policies::{Policies, PoliciesError};
 pub use policy_sets::PolicySets;
+pub use replay::{Agreement, Replay, Replayed};

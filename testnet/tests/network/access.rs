@@ -78,6 +78,32 @@ fn policies_that_the_members_set_decide_at_once() {
     assert_eq!(shown.json["leaf_index"], changed.json["leaf_index"]);
     assert_eq!(fs::read(folder.join("policies.cedar")).unwrap(), nobody);
 
+    // Both decisions come out the same from the log alone, each by the policies of its time.
+    let denied_at = denied.json["leaf_index"].as_u64().unwrap().to_string();
+    let explain = |leaf: &str| stage.hospital.run(["audit", "explain", leaf]);
+    let explained = done(explain(&denied_at));
+    assert_eq!(explained.json["agreement"], "same", "{}", explained.json);
+    assert_eq!(explained.json["denied"], "forbidden");
+    assert_eq!(
+        explained.json["basis"]["policy"],
+        changed.json["leaf_index"]
+    );
+    let released_at = (0..stage.tree_size()).map(|leaf| leaf.to_string());
+    let released_at = released_at.rev().find(|leaf| {
+        let shown = done(stage.hospital.run(["log", "show", leaf]));
+        shown.json["kind"] == "released"
+    });
+    let explained = done(explain(&released_at.unwrap()));
+    assert_eq!(explained.json["agreement"], "same", "{}", explained.json);
+    assert_eq!(explained.json["policies"][0], "clinician-treats");
+    assert_eq!(explained.json["basis"]["policy"], 0);
+    assert_refused(&explain("0").unwrap(), 2, "usage");
+    let no_auditor = stage
+        .clinician
+        .run(["audit", "explain", &denied_at])
+        .unwrap();
+    assert_ne!(no_auditor.code, 0);
+
     set_policies(&stage, None);
     done(get(&stage.clinician, &record_2, "TREAT", &copy));
     assert_eq!(fs::read(&copy).unwrap(), b"the next");

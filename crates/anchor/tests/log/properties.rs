@@ -224,6 +224,8 @@ proptest! {
         for (index, leaf) in (0..).zip(&leaves) {
             let proof = state.inclusion_proof(index, size).unwrap();
             prop_assert!(proof.verify(&tree::leaf_hash(leaf), index, size, &root).is_ok());
+            let prefix = proof.prefix_root(&tree::leaf_hash(leaf), index, size);
+            prop_assert_eq!(prefix, state.root_at(index + 1).unwrap());
             let opening = state.opening(index).unwrap().unwrap();
             prop_assert_eq!(opening.commitment(), Leaf::from_bytes(leaf).unwrap().opening);
         }

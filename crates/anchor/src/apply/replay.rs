@@ -1,0 +1,62 @@
+use super::{
+    context::{Context, Network, Refusal},
+    judge,
+};
+use crate::{
+    Body, Entry, Leaf, LeafIndex, Log, RecordEntry, State, Table, Tables, TablesError,
+    entry::{Write, record_key},
+};
+use medanchor_dag::Hash;
+
+impl Log {
+    /// Takes over what a leaf says took effect, into tables that hold what the leaves before it said of members,
+    /// principals, custody keys and consents, and not all else. Whether it could: a statement other than `anchored` is
+    /// judged again, and one that is not accepted on what is here changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn replay(
+        tables: &mut dyn Tables,
+        index: LeafIndex,
+        leaf: &Leaf,
+        entry: &Entry,
+    ) -> Result<bool, TablesError> {
+        let statement = &entry.signed.statement;
+        let writes = match &statement.body {
+            Body::Anchored(anchored) => {
+                let record = RecordEntry {
+                    anchored: anchored.clone(),
+                    index,
+                    at: leaf.at,
+                    holders: Vec::new(),
+                };
+                let key = record_key(&anchored.record);
+                vec![Write::entry(Table::Records, key, &record)]
+            }
+            _ => {
+                let state = State::new(&*tables);
+                let network = Network::load(state, &[], leaf.at)?;
+                let bytes = statement.to_bytes();
+                let context = Context {
+                    state,
+                    network: network.as_ref(),
+                    signed: &entry.signed,
+                    size_bytes: bytes.len(),
+                    hash: Hash::of(&bytes),
+                    index,
+                    at: leaf.at,
+                };
+                match judge(&context) {
+                    Ok(writes) => writes,
+                    Err(Refusal::Tables(error)) => return Err(error),
+                    Err(Refusal::Leaf(_) | Refusal::Rejected(_)) => return Ok(false),
+                }
+            }
+        };
+        for write in &writes {
+            write.apply(tables)?;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,217 @@
+use crate::{Code, Decision, PolicySets, Verdict, decide};
+use medanchor_anchor::{
+    AccessRequest, Basis, Body, Kind, Leaf, LeafIndex, Log, MemoryTables, Opening, Outcome,
+    SignedStatement, State, TablesError,
+};
+
+/// Decides again what a `released` or `refused` statement says was decided, from the leaves before it alone.
+///
+/// It is given them in order. Of a decision that was made while others were recorded it is not known which leaf was the last
+/// that it saw: it is any from the size that the requester had seen on. What it read is known, by its basis.
+#[derive(Debug)]
+pub struct Replay {
+    recorded: Recorded,
+    tables: MemoryTables,
+    sets: PolicySets,
+    /// Something that a decision may read has changed since the last one.
+    is_stale: bool,
+    newest: Option<Decision>,
+    on_same_basis: Option<Decision>,
+    missing: Vec<LeafIndex>,
+}
+
+/// What the log says was decided.
+#[derive(Debug)]
+struct Recorded {
+    signed: SignedStatement,
+    request: AccessRequest,
+    basis: Basis,
+    decided_at: u64,
+    answer: RecordedAnswer,
+}
+
+#[derive(Debug)]
+enum RecordedAnswer {
+    Released { policies: Vec<String>, until: u64 },
+    Refused { code: String },
+}
+
+/// How a decision that was made again compares with the recorded one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The decision, made again.
+    pub decision: Decision,
+    /// How it compares.
+    pub agrees: Agreement,
+    /// Leaves that a decision may read, and whose openings are not to be had or say what could not have taken effect.
+    pub missing: Vec<LeafIndex>,
+}
+
+/// Whether a decision that was made again is the recorded one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// It is, basis and all.
+    Same,
+    /// The policies permit what the broker refused for the record's bytes, which are not in the log.
+    RefusedForBytes,
+    /// It is not: the broker decided wrongly, or what it rests on is missing here.
+    Differs,
+}
+
+impl Replay {
+    /// Of a `released` or `refused` statement; `None` of any other.
+    pub fn of(signed: &SignedStatement) -> Option<Self> {
+        let (request, basis, decided_at, answer) = match &signed.statement.body {
+            Body::Released(body) => {
+                let answer = RecordedAnswer::Released {
+                    policies: body.policies.clone(),
+                    until: body.valid_until,
+                };
+                (&body.request, &body.basis, body.decided_at, answer)
+            }
+            Body::Refused(body) => {
+                let code = body.code.clone();
+                let answer = RecordedAnswer::Refused { code };
+                (&body.request, &body.basis, body.decided_at, answer)
+            }
+            _ => return None,
+        };
+        let Body::AccessRequest(asked) = &request.statement.body else {
+            return None;
+        };
+        Some(Self {
+            recorded: Recorded {
+                signed: request.clone(),
+                request: asked.clone(),
+                basis: basis.clone(),
+                decided_at,
+                answer,
+            },
+            tables: MemoryTables::default(),
+            sets: PolicySets::default(),
+            is_stale: true,
+            newest: None,
+            on_same_basis: None,
+            missing: Vec::new(),
+        })
+    }
+
+    /// Takes the next leaf.
+    ///
+    /// # Errors
+    ///
+    /// When the tables in memory fail, which they do not.
+    pub fn take(
+        &mut self,
+        index: LeafIndex,
+        leaf: &Leaf,
+        opening: Option<&Opening>,
+    ) -> Result<(), TablesError> {
+        if self.reads(leaf) {
+            let is_taken = match opening {
+                Some(opening) => Log::replay(&mut self.tables, index, leaf, &opening.0)?,
+                None => false,
+            };
+            if !is_taken {
+                self.missing.push(index);
+            }
+            self.is_stale = true;
+        }
+        let seen = index.saturating_add(1);
+        if self.is_stale && seen >= self.recorded.request.at {
+            self.decide()?;
+        }
+        Ok(())
+    }
+
+    /// Ends with the leaf before the one that records the decision.
+    ///
+    /// # Errors
+    ///
+    /// As [`Replay::take`].
+    pub fn finish(mut self) -> Result<Replayed, TablesError> {
+        if self.is_stale {
+            self.decide()?;
+        }
+        let decision = self.on_same_basis.take().or_else(|| self.newest.take());
+        let decision = match decision {
+            Some(decision) => decision,
+            None => self.decide()?,
+        };
+        Ok(Replayed {
+            agrees: self.recorded.agrees(&decision),
+            decision,
+            missing: self.missing,
+        })
+    }
+
+    /// Whether a decision on the request may read what the leaf says.
+    fn reads(&self, leaf: &Leaf) -> bool {
+        if leaf.outcome != Outcome::Ok {
+            return false;
+        }
+        match leaf.kind {
+            Kind::Founded
+            | Kind::Enrolled
+            | Kind::Suspended
+            | Kind::Reinstated
+            | Kind::Revoked
+            | Kind::Custody
+            | Kind::Consented
+            | Kind::Withdrawn
+            | Kind::MemberAdded
+            | Kind::MemberRemoved
+            | Kind::PolicySet => true,
+            Kind::Anchored => leaf
+                .record
+                .is_some_and(|record| self.recorded.request.records.contains(&record)),
+            _ => false,
+        }
+    }
+
+    fn decide(&mut self) -> Result<Decision, TablesError> {
+        let Recorded {
+            signed, decided_at, ..
+        } = &self.recorded;
+        let state = State::new(&self.tables);
+        let decision = decide(&state, &self.sets, signed, *decided_at)?;
+        if decision.basis == self.recorded.basis {
+            self.on_same_basis = Some(decision.clone());
+        }
+        self.newest = Some(decision.clone());
+        self.is_stale = false;
+        Ok(decision)
+    }
+}
+
+impl Recorded {
+    fn agrees(&self, decision: &Decision) -> Agreement {
+        if decision.basis != self.basis {
+            return Agreement::Differs;
+        }
+        let is_same = match (&self.answer, &decision.verdict) {
+            (RecordedAnswer::Released { policies, until }, Verdict::Permit { .. }) => {
+                let permit = Verdict::Permit {
+                    policies: policies.clone(),
+                    until: *until,
+                };
+                decision.verdict == permit
+            }
+            (RecordedAnswer::Refused { code }, Verdict::Deny { code: again, .. }) => {
+                code == again.as_str()
+            }
+            (RecordedAnswer::Refused { code }, Verdict::Permit { .. }) => {
+                let is_policys = Code::ALL.iter().any(|known| known.as_str() == code);
+                return match is_policys {
+                    true => Agreement::Differs,
+                    false => Agreement::RefusedForBytes,
+                };
+            }
+            (RecordedAnswer::Released { .. }, Verdict::Deny { .. }) => false,
+        };
+        match is_same {
+            true => Agreement::Same,
+            false => Agreement::Differs,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What was decided is decided again, from the log alone.
+#![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
+
+use medanchor_anchor::{
+    Appended, Body, Class, CustodyKind, Kind, LeafIndex, PrincipalKind, Refused, Released,
+    SignedStatement,
+    testing::{MEMBERS, World, consented, custody, did, key, node_key},
+};
+use medanchor_dag::{Cid, Hash};
+use medanchor_policy::{Agreement, Policies, PolicySets, Replay, Replayed, Verdict, decide};
+
+const HOSPITAL: &str = MEMBERS[0];
+const INSTITUTE: &str = MEMBERS[1];
+
+/// A patient's ECG at a hospital, and a researcher elsewhere.
+fn clinic() -> (World, Cid) {
+    let mut world = World::with_policy(Policies::default_set().unwrap().cid());
+    let person = PrincipalKind::Person;
+    world.enrol("holter", PrincipalKind::Device, HOSPITAL, &["device"]);
+    world.enrol("patient", person, HOSPITAL, &["patient"]);
+    world.enrol("clara", person, HOSPITAL, &["clinician"]);
+    world.enrol("rita", person, INSTITUTE, &["researcher"]);
+    let mut own = custody("patient-1", HOSPITAL, CustodyKind::Person);
+    own.controller = Some(did("patient"));
+    world.accept(Body::Custody(own), &[&key(HOSPITAL)]);
+    let ecg = world.anchor("ecg-1", "holter", "patient-1", Class::Ecg);
+    world.anchor("ecg-2", "holter", "patient-1", Class::Ecg);
+    (world, ecg)
+}
+
+fn consent(world: &mut World) -> Appended {
+    let study = consented("study", "patient-1", INSTITUTE, "HRESCH");
+    world.accept(Body::Consented(study), &[&key(HOSPITAL)])
+}
+
+/// What a broker says on the state as it is now.
+fn decided(world: &World, request: &SignedStatement) -> Body {
+    let decision = decide(&world.state(), &PolicySets::default(), request, world.now).unwrap();
+    let (request, basis, decided_at) = (request.clone(), decision.basis, world.now);
+    match decision.verdict {
+        Verdict::Permit { policies, until } => Body::Released(Box::new(Released {
+            wraps: vec![Hash::of(b"wrap")],
+            valid_until: until,
+            request,
+            policies,
+            basis,
+            decided_at,
+        })),
+        Verdict::Deny { code, .. } => Body::Refused(Box::new(Refused {
+            code: code.to_string(),
+            request,
+            basis,
+            decided_at,
+        })),
+    }
+}
+
+fn record(world: &mut World, body: Body) -> LeafIndex {
+    world.accept(body, &[&node_key(HOSPITAL)]).index
+}
+
+/// Replays the decision of a leaf, without the openings of some.
+fn replay_without(world: &World, index: LeafIndex, redacted: &[LeafIndex]) -> Replayed {
+    let state = world.state();
+    let signed = state.opening(index).unwrap().unwrap().0.signed;
+    let mut replay = Replay::of(&signed).unwrap();
+    for index in 0..index {
+        let leaf = state.leaf(index).unwrap().unwrap();
+        let opening = state.opening(index).unwrap();
+        let opening = opening.filter(|_| !redacted.contains(&index));
+        replay.take(index, &leaf, opening.as_ref()).unwrap();
+    }
+    replay.finish().unwrap()
+}
+
+fn replay(world: &World, index: LeafIndex) -> Replayed {
+    replay_without(world, index, &[])
+}
+
+#[test]
+fn releases_and_refusals_come_out_the_same_whatever_followed() {
+    let (mut world, ecg) = clinic();
+    consent(&mut world);
+    let mut leaves = Vec::new();
+    for (who, role, purpose) in [
+        ("rita", "researcher", "HRESCH"),
+        ("rita", "researcher", "HMARKT"),
+        ("rita", "clinician", "TREAT"),
+        ("clara", "clinician", "TREAT"),
+        ("clara", "clinician", "BTG"),
+        ("patient", "patient", "PATRQT"),
+    ] {
+        let request = world.request(who, role, purpose, &[ecg]);
+        let body = decided(&world, &request);
+        leaves.push(record(&mut world, body));
+    }
+    world.withdraw("study", "patient-1");
+    world.stand(Kind::Revoked, "clara", HOSPITAL);
+    world.set_policy(b"no policy set");
+    let request = world.request("patient", "patient", "PATRQT", &[ecg]);
+    let body = decided(&world, &request);
+    leaves.push(record(&mut world, body));
+    for leaf in leaves {
+        let replayed = replay(&world, leaf);
+        assert_eq!(
+            replayed.agrees,
+            Agreement::Same,
+            "leaf {leaf}: {replayed:?}"
+        );
+        assert!(replayed.missing.is_empty());
+    }
+}
+
+/// A broker decides on the log as it is, and others go on writing.
+#[test]
+fn refusal_that_was_overtaken_comes_out_the_same() {
+    let (mut world, ecg) = clinic();
+    let given = consented("care", "patient-1", INSTITUTE, "TREAT");
+    world.accept(Body::Consented(given), &[&key(HOSPITAL)]);
+    let request = world.request("rita", "researcher", "HRESCH", &[ecg]);
+    let body = decided(&world, &request);
+    consent(&mut world);
+    let leaf = record(&mut world, body);
+    let replayed = replay(&world, leaf);
+    assert_eq!(replayed.agrees, Agreement::Same, "{replayed:?}");
+    // The same words on the newer log would be a lie.
+    let request = world.request("rita", "researcher", "HRESCH", &[ecg]);
+    let Body::Released(permitted) = decided(&world, &request) else {
+        unreachable!()
+    };
+    let lie = Refused {
+        code: "purpose-not-covered".to_owned(),
+        request,
+        basis: permitted.basis,
+        decided_at: permitted.decided_at,
+    };
+    let leaf = record(&mut world, Body::Refused(Box::new(lie)));
+    assert_eq!(replay(&world, leaf).agrees, Agreement::Differs);
+}
+
+#[test]
+fn decisions_that_the_log_does_not_give_are_found() {
+    let (mut world, ecg) = clinic();
+    // Released without consent: the log takes it, for it never runs the policies.
+    let request = world.request("clara", "clinician", "HRESCH", &[ecg]);
+    let Body::Refused(refused) = decided(&world, &request) else {
+        unreachable!()
+    };
+    let released = Released {
+        policies: vec!["clinician-treats".to_owned()],
+        wraps: vec![Hash::of(b"wrap")],
+        valid_until: request.statement.not_after_unix_ms.unwrap(),
+        request,
+        basis: refused.basis,
+        decided_at: refused.decided_at,
+    };
+    let wrongly = record(&mut world, Body::Released(Box::new(released)));
+    let replayed = replay(&world, wrongly);
+    assert_eq!(replayed.agrees, Agreement::Differs);
+    assert!(matches!(replayed.decision.verdict, Verdict::Deny { .. }));
+
+    // Any node may say that it is not permitted; that does not make it true.
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let requester = *request.author().unwrap();
+    let untrue = Refused {
+        basis: world.state().requester_basis(&requester).unwrap().unwrap(),
+        code: "not-permitted".to_owned(),
+        request,
+        decided_at: world.now,
+    };
+    let untrue = world.accept(Body::Refused(Box::new(untrue)), &[&node_key(INSTITUTE)]);
+    assert_eq!(replay(&world, untrue.index).agrees, Agreement::Differs);
+
+    // Another policy's name, and a longer grant.
+    for change in [
+        |body: &mut Released| body.policies = vec!["patient-sees-own-data".to_owned()],
+        |body: &mut Released| body.valid_until += 1,
+    ] {
+        let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+        let Body::Released(mut body) = decided(&world, &request) else {
+            unreachable!()
+        };
+        change(&mut body);
+        let changed = record(&mut world, Body::Released(body));
+        assert_eq!(replay(&world, changed).agrees, Agreement::Differs);
+    }
+}
+
+#[test]
+fn refusal_for_bytes_is_the_brokers_own() {
+    let (mut world, ecg) = clinic();
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let Body::Released(permitted) = decided(&world, &request) else {
+        unreachable!()
+    };
+    let refused = Refused {
+        code: "wrap-unusable".to_owned(),
+        request,
+        basis: permitted.basis,
+        decided_at: permitted.decided_at,
+    };
+    let leaf = record(&mut world, Body::Refused(Box::new(refused)));
+    assert_eq!(replay(&world, leaf).agrees, Agreement::RefusedForBytes);
+}
+
+#[test]
+fn openings_that_are_gone_are_named() {
+    let (mut world, ecg) = clinic();
+    let given = consent(&mut world).index;
+    let request = world.request("rita", "researcher", "HRESCH", &[ecg]);
+    let body = decided(&world, &request);
+    let leaf = record(&mut world, body);
+    let replayed = replay_without(&world, leaf, &[given]);
+    assert_eq!(replayed.agrees, Agreement::Differs);
+    assert_eq!(replayed.missing, [given]);
+    // What no decision reads is not missed.
+    let other = world
+        .state()
+        .record(&medanchor_anchor::testing::cid("ecg-2"));
+    let other = other.unwrap().unwrap().index;
+    let replayed = replay_without(&world, leaf, &[other]);
+    assert_eq!(replayed.agrees, Agreement::Same);
+    assert!(replayed.missing.is_empty());
+}
+
+#[test]
+fn only_decisions_are_replayed() {
+    let (mut world, ecg) = clinic();
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    assert!(Replay::of(&request).is_none());
+}
