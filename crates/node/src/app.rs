@@ -189,6 +189,7 @@ impl Node {
         membership.check_own()?;
         let own = own_member(&membership)?;
         let policies = Policies::default_set().context("load the access policy set")?;
+        let policies = Arc::new(policies);
         anyhow::ensure!(
             policies.cid() == founded.policy,
             "the network was founded with access policy set `{}`, which this version does not have",
@@ -297,7 +298,7 @@ impl Node {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
             custody: Arc::clone(&custody),
-            policies: Arc::new(policies),
+            policies: Arc::clone(&policies),
             append: Arc::clone(&replica) as _,
             read: Arc::clone(&replica) as _,
             prove: Arc::clone(&publisher) as _,
@@ -361,6 +362,7 @@ impl Node {
                 membership,
                 alarms,
                 checks: Checks::default(),
+                policies,
             },
             followed: Followed {
                 publisher: Arc::clone(&publisher),
