@@ -11,6 +11,7 @@ mod anchored;
 mod arguments;
 mod byte_range;
 mod c4gh;
+mod c4gh_file;
 mod car_export;
 mod car_import;
 mod chain;
