@@ -97,7 +97,10 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
         report.step(f"{name} verifies the receipt", lambda: tools.verify(verifier, records.ecg))
         report.step(f"{name} refuses tampered receipts", lambda: tools.refuse_tampered(verifier, records.ecg))
     cars = Cars(people, records, folder)
-    if report.step("four records are exported as a CAR", cars.export) and cars.has_node():
+    exported = report.step("four records are exported as a CAR", cars.export)
+    if exported:
+        report.step("Kubo takes the CAR as its `dag import` does, and pins the four records", cars.into_kubo)
+    if exported and cars.has_node():
         report.step("@ipld/car reads the CAR, and writes the same bytes", cars.through_js)
         report.step("@ipld/car and we refuse a CAR with one changed bit", cars.refuse_changed)
         report.step("what @ipld/car wrote is imported", cars.import_back)
@@ -119,6 +122,7 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
     if report.step("nodes restart with a Kubo node among their peers", kubo.introduce):
         for record in records.all():
             report.step(f"Kubo pins {record.what}, all blocks", lambda: kubo.pin(record))
+            report.step("a CAR of it, as Kubo's `dag export` writes one, is imported", lambda: kubo.export(record, people))
         report.step("a node of ours fetches a block that Kubo alone has", lambda: kubo.give(tools))
 
 
@@ -448,6 +452,14 @@ class Cars:
         exported = self.people.run(self.people.device, "car", "export", *cids, "--out", self.car)
         return f"{exported['blocks']} blocks, {exported['size_bytes']} bytes"
 
+    def into_kubo(self) -> str:
+        swarm_key = self.people.network.folder / "hospital-a" / "swarm.key"
+        repo = ("--repo", self.folder / "kubo-import", "--swarm-key", swarm_key)
+        _, *pinned = checked([sys.executable, HERE / "kubo_pin.py", *repo, "--import", self.car]).splitlines()
+        for record, said in zip(self.records.all(), pinned, strict=True):
+            ensure(said.startswith(f"pinned {record.cid}: "), said)
+        return ", ".join(said.split(": ")[1].split(",")[0] for said in pinned)
+
     def has_node(self) -> bool:
         return (self.js / "node_modules").exists()
 
@@ -625,6 +637,17 @@ class Kubo:
     def pin(self, record: Record) -> str:
         said = checked([*self.command, *self.connect(), "--cid", record.cid]).splitlines()[-1]
         ensure(said.startswith(f"pinned {record.cid}: "), said)
+        return said
+
+    def export(self, record: Record, people: People) -> str:
+        theirs, ours = self.folder / "theirs.car", self.folder / "ours.car"
+        said = checked([*self.command, "--cid", record.cid, "--export", theirs]).splitlines()[-1]
+        people.run(people.device, "car", "export", record.cid, "--out", ours)
+        # Ours has the record's wrap behind it, which no record links.
+        ensure(ours.read_bytes().startswith(theirs.read_bytes()), "it has other blocks, or in another order")
+        imported = people.run(people.device, "car", "import", theirs)
+        (root,) = imported["roots"]
+        ensure(imported["ok"] and root["anchored_index"] == record.leaf, str(imported))
         return said
 
     def give(self, tools: Tools) -> str:
