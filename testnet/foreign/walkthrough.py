@@ -107,6 +107,7 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
         report.step("Kubo pins the four records from the CAR's blocks alone", cars.pin)
     crypt4gh = Crypt4gh(people, folder)
     report.step("crypt4gh decrypts what we export", lambda: crypt4gh.export(records.ecg))
+    report.step("crypt4gh decrypts an export that was killed and went on", lambda: crypt4gh.go_on(records.large))
     report.step("what crypt4gh encrypts is sealed, and comes out as it was", lambda: crypt4gh.bring_back(records.ecg))
     report.step("crypt4gh and we refuse a file with one changed bit", crypt4gh.refuse_changed)
     audit = Audit(network, folder, tools, people.custody)
@@ -397,7 +398,7 @@ class Crypt4gh:
     """GA4GH Crypt4GH, by its reference implementation."""
 
     def __init__(self, people: People, folder: Path):
-        self.people = people
+        self.people, self.folder = people, folder
         self.secret, self.public = folder / "c4gh.sec", folder / "c4gh.pub"
         self.ours, self.theirs, self.changed = folder / "ours.c4gh", folder / "theirs.c4gh", folder / "changed.c4gh"
         self.plain = folder / "c4gh.plain"
@@ -410,6 +411,24 @@ class Crypt4gh:
         plain = self.piped(self.ours, "decrypt", "--sk", self.secret)
         ensure(plain.returncode == 0 and plain.stdout == record.payload.read_bytes(), "another payload came out")
         return f"{len(plain.stdout)} bytes"
+
+    def go_on(self, record: Record) -> str:
+        network, whole = self.people.network, self.folder / "whole.c4gh"
+        get = ("get", record.cid, "--purpose", "HRESCH", "--format", "c4gh", "--to", self.public, "-o", whole)
+        home = network.folder / self.people.researcher
+        slowly = words([network.program, "medanchor", "--home", home, *get, "--limit", "8M"])
+        with subprocess.Popen(slowly, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as getting:
+            unfinished = None
+            while unfinished is None or unfinished.stat().st_size < LARGE_BYTES // 8:
+                ensure(getting.poll() is None, "it was over already")
+                unfinished = next(self.folder.glob("*.c4gh.partial"), None)
+                time.sleep(0.02)
+            getting.kill()
+        got = self.people.run(self.people.researcher, *get)
+        ensure(got["blocks_kept"] > 0 and got["blocks_fetched"] > 0, str(got))
+        plain = self.piped(whole, "decrypt", "--sk", self.secret)
+        ensure(plain.returncode == 0 and plain.stdout == record.payload.read_bytes(), "another payload came out")
+        return f"{got['blocks_kept']} blocks were there, {got['blocks_fetched']} were fetched"
 
     def bring_back(self, record: Record) -> str:
         theirs = self.piped(record.payload, "encrypt", "--sk", self.secret, "--recipient_pk", self.public)
