@@ -54,6 +54,8 @@ const helia = withBitswap(withLibp2pLight(createHeliaLight({ codecs: [dagCbor] }
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   connectionProtector: preSharedKey({ psk: readFileSync(args['swarm-key']) }),
+  // With its own limits for those that come in it refuses every handshake from the tenth on.
+  connectionManager: { inboundConnectionThreshold: Infinity, maxIncomingPendingConnections: Infinity },
   peerDiscovery: [],
   services: { identify: identify(), ping: ping() }
 }))

@@ -22,6 +22,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from multiformats import CID, multibase
 
+import car
 from blocks import UNAVAILABLE, Unavailable, check, cid_of, name_of, parse_cid, run, walk
 
 
@@ -36,9 +37,11 @@ def main() -> None:
         "--connect", metavar="MULTIADDR", action="append", default=[], help="a node to fetch from, with its /p2p/ id"
     )
     parser.add_argument("--cid", help="root of the DAG to pin")
+    parser.add_argument("--import", dest="car", type=absolute, metavar="CAR", help="take a CAR's blocks and pin its roots")
+    parser.add_argument("--export", type=absolute, metavar="CAR", help="write the pinned DAG into a CAR")
     parser.add_argument("--serve", action="store_true", help="serve blocks until standard input closes")
     args = parser.parse_args()
-    root = parse_cid(args.cid) if args.cid else None
+    roots = [parse_cid(args.cid)] if args.cid else []
 
     repo = Repository(args.repo)
     # Without a key Kubo then refuses to start, instead of joining the public network.
@@ -48,14 +51,18 @@ def main() -> None:
     kubo.create(args.swarm_key, args.listen)
     if args.add:
         repo.add(args.add)
+    if args.car:
+        roots += repo.take(args.car)
     kubo.start()
     report(f"peer {kubo.peer_id()}")
     for address in args.connect:
         kubo.connect(address)
-    if root:
+    for root in roots:
         kubo.pin(root)
         blocks, size = walk(root, repo.read)
         report(f"pinned {name_of(root)}: {blocks} blocks, {size} bytes, every hash checked")
+        if args.export:
+            report(f"exported {car.write(args.export, root, repo.read)} blocks")
     deadline.cancel()
     if args.serve:
         report(f"serving {kubo.address()}")
@@ -178,16 +185,31 @@ class Repository:
 
     def add(self, folder: Path) -> None:
         """Puts block files, named by their CIDs, where Kubo keeps its own. It must not be running."""
+        self.prepare()
+        for file in folder.iterdir():
+            cid, block = parse_cid(file.name), file.read_bytes()
+            check(cid_of(cid.codec.name, block) == cid, f"block {file.name} has another hash")
+            self.put(cid, block)
+
+    def take(self, path: Path) -> list[CID]:
+        """Puts the blocks of a CAR there likewise, as `ipfs dag import` does. Its roots, to be pinned."""
+        self.prepare()
+        with path.open("rb") as file:
+            roots, blocks = car.open_car(file)
+            for cid, block in blocks:
+                self.put(cid, block)
+        return roots
+
+    def prepare(self) -> None:
         blocks = self.folder / "blocks"
         blocks.mkdir(exist_ok=True)
         (blocks / "SHARDING").write_text(self.SHARDING + "\n")
         (blocks / "diskUsage.cache").unlink(missing_ok=True)
-        for file in folder.iterdir():
-            cid, block = parse_cid(file.name), file.read_bytes()
-            check(cid_of(cid.codec.name, block) == cid, f"block {file.name} has another hash")
-            path = self.path_of(cid)
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(block)
+
+    def put(self, cid: CID, block: bytes) -> None:
+        path = self.path_of(cid)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(block)
 
     def read(self, cid: CID) -> bytes:
         path = self.path_of(cid)

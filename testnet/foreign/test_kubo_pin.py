@@ -31,6 +31,26 @@ class KuboPin(unittest.TestCase):
         self.assertIn("peer 12D3KooW", pinned.stdout)
         self.assertIn(f"pinned {root}: 27 blocks, ", pinned.stdout)
 
+    def test_car_of_a_pinned_dag_is_pinned_from_it_alone(self):
+        root, file = self.dag(), self.folder / "dag.car"
+        made = self.run_alone("a", "--add", str(self.blocks), "--cid", root, "--export", str(file))
+        self.assertEqual(made.returncode, 0, made.stderr)
+        self.assertIn("exported 27 blocks", made.stdout)
+        taken = self.run_alone("b", "--import", str(file))
+        self.assertEqual(taken.returncode, 0, taken.stderr)
+        self.assertIn(f"pinned {root}: 27 blocks, ", taken.stdout)
+
+    def test_car_that_is_cut_off_or_changed_is_refused(self):
+        root, file = self.dag(), self.folder / "dag.car"
+        made = self.run_alone("a", "--add", str(self.blocks), "--cid", root, "--export", str(file))
+        self.assertEqual(made.returncode, 0, made.stderr)
+        whole = file.read_bytes()
+        for bad in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x01" + whole):
+            file.write_bytes(bad)
+            refused = self.run_alone("b", "--import", str(file))
+            self.assertEqual(refused.returncode, 4, refused.stderr)
+            self.assertNotIn("pinned", refused.stdout)
+
     def test_incomplete_dag_ends_at_the_deadline(self):
         root = self.dag()
         next(file for file in self.blocks.iterdir() if file.stat().st_size > 1000).unlink()
@@ -79,6 +99,10 @@ class KuboPin(unittest.TestCase):
             if line.startswith("serving "):
                 return line.split()[1]
         self.fail("node did not start")
+
+    def run_alone(self, repo: str, *options: str):
+        arguments = ["--repo", str(self.folder / repo), "--swarm-key", str(self.key), *options]
+        return subprocess.run([*TOOL, *arguments], capture_output=True, text=True, check=False)
 
     def pin(self, repo: str, key: Path, address: str, root: str, deadline: str = "60"):
         options = {

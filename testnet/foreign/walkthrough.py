@@ -97,13 +97,17 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
         report.step(f"{name} verifies the receipt", lambda: tools.verify(verifier, records.ecg))
         report.step(f"{name} refuses tampered receipts", lambda: tools.refuse_tampered(verifier, records.ecg))
     cars = Cars(people, records, folder)
-    if report.step("four records are exported as a CAR", cars.export) and cars.has_node():
+    exported = report.step("four records are exported as a CAR", cars.export)
+    if exported:
+        report.step("Kubo takes the CAR as its `dag import` does, and pins the four records", cars.into_kubo)
+    if exported and cars.has_node():
         report.step("@ipld/car reads the CAR, and writes the same bytes", cars.through_js)
         report.step("@ipld/car and we refuse a CAR with one changed bit", cars.refuse_changed)
         report.step("what @ipld/car wrote is imported", cars.import_back)
         report.step("Kubo pins the four records from the CAR's blocks alone", cars.pin)
     crypt4gh = Crypt4gh(people, folder)
     report.step("crypt4gh decrypts what we export", lambda: crypt4gh.export(records.ecg))
+    report.step("crypt4gh decrypts an export that was killed and went on", lambda: crypt4gh.go_on(records.large))
     report.step("what crypt4gh encrypts is sealed, and comes out as it was", lambda: crypt4gh.bring_back(records.ecg))
     report.step("crypt4gh and we refuse a file with one changed bit", crypt4gh.refuse_changed)
     audit = Audit(network, folder, tools, people.custody)
@@ -119,6 +123,7 @@ def show(network: "Network", args: argparse.Namespace, report: "Report") -> None
     if report.step("nodes restart with a Kubo node among their peers", kubo.introduce):
         for record in records.all():
             report.step(f"Kubo pins {record.what}, all blocks", lambda: kubo.pin(record))
+            report.step("a CAR of it, as Kubo's `dag export` writes one, is imported", lambda: kubo.export(record, people))
         report.step("a node of ours fetches a block that Kubo alone has", lambda: kubo.give(tools))
 
 
@@ -393,7 +398,7 @@ class Crypt4gh:
     """GA4GH Crypt4GH, by its reference implementation."""
 
     def __init__(self, people: People, folder: Path):
-        self.people = people
+        self.people, self.folder = people, folder
         self.secret, self.public = folder / "c4gh.sec", folder / "c4gh.pub"
         self.ours, self.theirs, self.changed = folder / "ours.c4gh", folder / "theirs.c4gh", folder / "changed.c4gh"
         self.plain = folder / "c4gh.plain"
@@ -406,6 +411,24 @@ class Crypt4gh:
         plain = self.piped(self.ours, "decrypt", "--sk", self.secret)
         ensure(plain.returncode == 0 and plain.stdout == record.payload.read_bytes(), "another payload came out")
         return f"{len(plain.stdout)} bytes"
+
+    def go_on(self, record: Record) -> str:
+        network, whole = self.people.network, self.folder / "whole.c4gh"
+        get = ("get", record.cid, "--purpose", "HRESCH", "--format", "c4gh", "--to", self.public, "-o", whole)
+        home = network.folder / self.people.researcher
+        slowly = words([network.program, "medanchor", "--home", home, *get, "--limit", "8M"])
+        with subprocess.Popen(slowly, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as getting:
+            unfinished = None
+            while unfinished is None or unfinished.stat().st_size < LARGE_BYTES // 8:
+                ensure(getting.poll() is None, "it was over already")
+                unfinished = next(self.folder.glob("*.c4gh.partial"), None)
+                time.sleep(0.02)
+            getting.kill()
+        got = self.people.run(self.people.researcher, *get)
+        ensure(got["blocks_kept"] > 0 and got["blocks_fetched"] > 0, str(got))
+        plain = self.piped(whole, "decrypt", "--sk", self.secret)
+        ensure(plain.returncode == 0 and plain.stdout == record.payload.read_bytes(), "another payload came out")
+        return f"{got['blocks_kept']} blocks were there, {got['blocks_fetched']} were fetched"
 
     def bring_back(self, record: Record) -> str:
         theirs = self.piped(record.payload, "encrypt", "--sk", self.secret, "--recipient_pk", self.public)
@@ -447,6 +470,14 @@ class Cars:
         cids = [record.cid for record in self.records.all()]
         exported = self.people.run(self.people.device, "car", "export", *cids, "--out", self.car)
         return f"{exported['blocks']} blocks, {exported['size_bytes']} bytes"
+
+    def into_kubo(self) -> str:
+        swarm_key = self.people.network.folder / "hospital-a" / "swarm.key"
+        repo = ("--repo", self.folder / "kubo-import", "--swarm-key", swarm_key)
+        _, *pinned = checked([sys.executable, HERE / "kubo_pin.py", *repo, "--import", self.car]).splitlines()
+        for record, said in zip(self.records.all(), pinned, strict=True):
+            ensure(said.startswith(f"pinned {record.cid}: "), said)
+        return ", ".join(said.split(": ")[1].split(",")[0] for said in pinned)
 
     def has_node(self) -> bool:
         return (self.js / "node_modules").exists()
@@ -625,6 +656,17 @@ class Kubo:
     def pin(self, record: Record) -> str:
         said = checked([*self.command, *self.connect(), "--cid", record.cid]).splitlines()[-1]
         ensure(said.startswith(f"pinned {record.cid}: "), said)
+        return said
+
+    def export(self, record: Record, people: People) -> str:
+        theirs, ours = self.folder / "theirs.car", self.folder / "ours.car"
+        said = checked([*self.command, "--cid", record.cid, "--export", theirs]).splitlines()[-1]
+        people.run(people.device, "car", "export", record.cid, "--out", ours)
+        # Ours has the record's wrap behind it, which no record links.
+        ensure(ours.read_bytes().startswith(theirs.read_bytes()), "it has other blocks, or in another order")
+        imported = people.run(people.device, "car", "import", theirs)
+        (root,) = imported["roots"]
+        ensure(imported["ok"] and root["anchored_index"] == record.leaf, str(imported))
         return said
 
     def give(self, tools: Tools) -> str:

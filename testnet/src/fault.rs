@@ -5,6 +5,7 @@
 mod disks;
 mod lies;
 mod steps;
+mod storage;
 
 use crate::{
     Network, NetworkOptions, interrupt::on_ctrl_c, load::Load, network::this_program,
@@ -77,7 +78,12 @@ fn tell(run: &mut Run, options: &FaultOptions, dir: &Path) -> Result<()> {
     let steps = STEPS.iter().filter(|step| wanted(step.name, step.in_brief));
     let steps: Vec<_> = steps.collect();
     steps::strike(run, dir, &faulty, &steps, &mut rng).context("a step of the write path")?;
-    Ok(())
+    let steps = storage::STEPS.iter();
+    let steps: Vec<_> = steps
+        .filter(|step| wanted(step.name, step.in_brief))
+        .collect();
+    storage::strike(run, dir, &faulty, &steps, &mut rng)
+        .context("a step of a move, a collection or a repair")
 }
 
 /// A network that runs, and those who use it.
@@ -139,6 +145,17 @@ impl Ground {
         node.set_program(&self.faulty);
         node.set_environment([(variable, value.as_ref())]);
         node.start()
+    }
+
+    /// Starts all hospitals anew, from the faulty program. Each dies where its order says.
+    fn take_orders(&mut self) -> Result<()> {
+        self.network.stop()?;
+        for name in self.hospitals() {
+            let order = steps::order(self, &name);
+            let order = order.to_str().context("name the file")?.to_owned();
+            self.start_faulty(&name, "MEDANCHOR_FAULT_KILL", &order)?;
+        }
+        self.network.start()
     }
 
     /// Starts a node that does not run, as it should be.

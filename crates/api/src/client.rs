@@ -2,7 +2,7 @@ use crate::{
     AnchoredRecord, AsOf, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey,
     CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedLegalHold,
     ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck,
-    Stored, StreamHead, Submit, Submitted, block, convert,
+    RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted, block, convert,
     error::Failure,
     pb::{
         access::{
@@ -23,7 +23,7 @@ use medanchor_anchor::{
     ConsentEntry, LeafIndex, LegalHold, PolicyChain, PrincipalKind, Receipt, SignedStatement,
     Strength,
 };
-use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, StreamId, to_canonical};
+use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, SigningKey, StreamId, to_canonical};
 use std::{
     fmt,
     future::Future,
@@ -601,6 +601,26 @@ impl Client {
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).get_record(request).await
+        })
+        .await
+    }
+
+    /// A page of the records that whoever signs may have now, in the role and for the purpose that the query names, from
+    /// `after` on. Each says which tree it was read from.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Denied`] when nothing is listed for who signs.
+    pub async fn records(
+        &self,
+        query: &RecordQuery,
+        key: &SigningKey,
+        after: Option<&RecordPlace>,
+    ) -> Result<AsOf<RecordPage>, ClientError> {
+        let request = query.sign(key, after);
+        let parse = AsOf::<RecordPage>::try_from;
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_records(request).await
         })
         .await
     }

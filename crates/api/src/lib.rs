@@ -14,6 +14,7 @@ mod hold;
 mod log;
 mod log_reader;
 mod propose;
+mod record_query;
 mod registry;
 mod source;
 mod status;
@@ -28,6 +29,7 @@ pub use error::{ClientError, NodeError};
 pub use hold::HoldCall;
 pub use log::{LeafEntry, LeafName, ReceiptOf, Submit, Submitted};
 pub use log_reader::{LogReadError, LogReader};
+pub use record_query::{RecordPage, RecordPlace, RecordQuery, records_asked_for};
 pub use registry::{
     Alarm, AnchoredRecord, BelowTarget, Collected, ListedCustody, ListedLegalHold, ListedMember,
     ListedPrincipal, MAX_ROWS, Members, NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed,

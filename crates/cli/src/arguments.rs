@@ -626,7 +626,8 @@ pub(crate) struct GetArguments {
     /// And this stream.
     #[arg(long, value_name = "ID", requires = "device")]
     pub(crate) stream: Option<StreamId>,
-    /// Of these only the records under this custody key. Without a stream, of the whole log, for operators.
+    /// Of these only the records under this custody key. Without a stream, of those that the user may have for the
+    /// purpose; an operator's, of the whole log.
     #[arg(long, value_name = "ID", conflicts_with = "output")]
     pub(crate) custody: Option<CustodyId>,
     /// Only the records of this class, likewise.

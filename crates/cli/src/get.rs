@@ -2,6 +2,7 @@ use crate::{
     ByteRange, CliError, OwnKeys, Rate, Session,
     byte_range::{chunks_of, part},
     c4gh::{Encrypting, PublicKey},
+    c4gh_file::C4ghFile,
     clock,
     exit::said_by,
     files,
@@ -30,7 +31,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tempfile::NamedTempFile;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
@@ -186,19 +186,31 @@ async fn get_from(
         }
         output => {
             transfer.is_known(bytes.end - bytes.start);
-            if !matches!(record.chunks(), Chunks::Inline(_)) {
-                got.blocks_fetched = chunks.end - chunks.start;
-            }
-            let plain = Plain {
+            let all = chunks.end - chunks.start;
+            let mut plain = Plain {
                 opener,
                 count: record.chunk_count(),
                 chunk_bytes,
                 chunks,
                 bytes,
-                reader,
                 transfer: Arc::clone(&transfer),
             };
-            let written = stream_out(source, &record, plain, output.as_deref());
+            let to = match (output, reader) {
+                (Some(output), Some(reader)) => {
+                    let (output, cid) = (output.clone(), *record.cid());
+                    let bytes = plain.bytes.clone();
+                    let open = move || C4ghFile::open(&output, &cid, &bytes, &reader, &keys);
+                    let file = spawn_blocking(open).await??;
+                    plain.leave_out(file.kept);
+                    To::C4gh(Box::new(file))
+                }
+                (_, reader) => To::Stdout(reader),
+            };
+            if !matches!(record.chunks(), Chunks::Inline(_)) {
+                got.blocks_fetched = plain.chunks.end - plain.chunks.start;
+                got.blocks_kept = all - got.blocks_fetched;
+            }
+            let written = stream_out(source, &record, plain, to);
             let sha256 = written.await?;
             got.sha256 = got.range.is_none().then(|| sha256.to_string());
         }
@@ -334,12 +346,11 @@ async fn stream_out(
     source: Arc<dyn BlockSource>,
     record: &Record,
     plain: Plain,
-    output: Option<&Path>,
+    to: To,
 ) -> Result<Hash> {
     let (sender, receiver) = mpsc::channel(WINDOW);
     let mut chunks = export(source, record, plain.chunks.clone(), WINDOW);
-    let output = output.map(Path::to_owned);
-    let writer = spawn_blocking(move || plain.write(receiver, output.as_deref()));
+    let writer = spawn_blocking(move || plain.write(receiver, to));
     let mut failure = None;
     while let Some(chunk) = chunks.next().await {
         match chunk {
@@ -372,47 +383,59 @@ struct Plain {
     /// Those that are written, and what of them.
     chunks: Range<u64>,
     bytes: Range<u64>,
-    /// To whom it is encrypted.
-    reader: Option<PublicKey>,
     transfer: Arc<Transfer>,
 }
 
+/// Where a payload goes.
+enum To {
+    /// To standard output, encrypted to a reader where there is one.
+    Stdout(Option<PublicKey>),
+    /// Into a file for a reader.
+    C4gh(Box<C4ghFile>),
+}
+
 impl Plain {
-    fn write(&self, sealed: mpsc::Receiver<(u64, Bytes)>, output: Option<&Path>) -> Result<Hash> {
-        let Some(path) = output else {
-            return self.write_to(sealed, &mut io::stdout().lock());
-        };
-        let context = || format!("write `{}`", path.display());
-        let mut file = NamedTempFile::new_in(folder_of(path)).with_context(context)?;
-        let sha256 = self.write_to(sealed, file.as_file_mut())?;
-        file.as_file().sync_all().with_context(context)?;
-        // Commit point: the file appears whole.
-        file.persist(path).with_context(context)?;
-        Ok(sha256)
+    /// The first bytes are there already.
+    fn leave_out(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.bytes.start = self.bytes.start.saturating_add(bytes);
+            self.chunks = match self.bytes.is_empty() {
+                true => self.chunks.end..self.chunks.end,
+                false => chunks_of(&self.bytes, self.chunk_bytes),
+            };
+            self.transfer.kept(bytes);
+        }
     }
 
-    fn write_to(
-        &self,
-        sealed: mpsc::Receiver<(u64, Bytes)>,
-        output: &mut dyn Write,
-    ) -> Result<Hash> {
-        let Some(reader) = &self.reader else {
-            return self.write_plain(sealed, output);
-        };
-        let encrypting = Encrypting::begin(output, reader);
-        let mut encrypting = encrypting.context("encrypt the payload")?;
-        let sha256 = self.write_plain(sealed, &mut encrypting)?;
-        encrypting.finish().context("encrypt the payload")?;
-        Ok(sha256)
+    /// SHA-256 of the payload, what was there already included.
+    fn write(&self, sealed: mpsc::Receiver<(u64, Bytes)>, to: To) -> Result<Hash> {
+        let mut hasher = Sha256::new();
+        let stdout = io::stdout();
+        match to {
+            To::Stdout(None) => self.write_plain(sealed, &mut hasher, &mut stdout.lock())?,
+            To::Stdout(Some(reader)) => {
+                let encrypting = Encrypting::begin(stdout.lock(), &reader);
+                let mut encrypting = encrypting.context("encrypt the payload")?;
+                self.write_plain(sealed, &mut hasher, &mut encrypting)?;
+                drop(encrypting.finish().context("encrypt the payload")?);
+            }
+            To::C4gh(mut file) => {
+                let C4ghFile {
+                    encrypting, hasher, ..
+                } = &mut *file;
+                self.write_plain(sealed, hasher, encrypting)?;
+                return file.finish();
+            }
+        }
+        Ok(Hash::new(hasher.finalize().into()))
     }
 
-    /// SHA-256 of what was written.
     fn write_plain(
         &self,
         mut sealed: mpsc::Receiver<(u64, Bytes)>,
+        hasher: &mut Sha256,
         output: &mut dyn Write,
-    ) -> Result<Hash> {
-        let mut hasher = Sha256::new();
+    ) -> Result<()> {
         let (mut next, mut size) = (self.chunks.start, 0);
         while let Some((index, chunk)) = sealed.blocking_recv() {
             let last = next + 1 == self.count;
@@ -434,7 +457,7 @@ impl Plain {
             let problem = format!("{came} of {count} chunks arrived");
             return Err(CliError::NotVerified(problem).into());
         }
-        Ok(Hash::new(hasher.finalize().into()))
+        Ok(())
     }
 }
 

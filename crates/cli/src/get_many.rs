@@ -277,7 +277,10 @@ async fn selected(
     let selects = !options.selection.is_empty();
     let mut broken = None;
     if selects {
-        let selected = options.selection.records(session).await?;
+        let selected = options
+            .selection
+            .records(session, keys, &options.asking)
+            .await?;
         records.extend(selected.records);
         broken = selected.broken;
     }

@@ -13,6 +13,7 @@ mod arguments;
 mod audit_explain;
 mod byte_range;
 mod c4gh;
+mod c4gh_file;
 mod car_export;
 mod car_import;
 mod chain;

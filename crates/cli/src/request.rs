@@ -133,7 +133,8 @@ fn refuses(body: &Body, request: &Hash) -> bool {
     }
 }
 
-async fn first_role(session: &Session, keys: &OwnKeys) -> Result<String> {
+/// The role that the user is enrolled with first.
+pub(crate) async fn first_role(session: &Session, keys: &OwnKeys) -> Result<String> {
     let own = session.principal(&keys.did()).await?;
     own.and_then(|own| own.roles.into_iter().next())
         .ok_or_else(|| {

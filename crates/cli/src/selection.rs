@@ -1,19 +1,22 @@
 use crate::{
-    Exit, Session,
+    Asking, CliError, Exit, OwnKeys, Session,
     chain::{Chain, Link},
     clock,
+    consent::check_purpose,
+    request::first_role,
+    session::patiently,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{Body, Outcome};
-use medanchor_api::NodesSource;
+use medanchor_api::{NodesSource, RecordQuery};
 use medanchor_dag::{Cid, Class, CustodyId, Did, StreamId};
 use std::{pin::pin, str::FromStr};
 
 /// Which records are meant, where they are not named one by one.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// Those of this device's stream; absent, of the whole log, which only operators may read.
+    /// Those of this device's stream; absent, of the whole log for an operator, for others of all that they may have.
     pub stream: Option<(Did, StreamId)>,
     /// Those under this custody key.
     pub custody: Option<CustodyId>,
@@ -61,33 +64,45 @@ impl Selection {
     }
 
     /// The records, as a chain where they are of a stream. Who may read what is for whoever releases their keys to say.
-    pub(crate) async fn records(&self, session: &Session) -> Result<Chain> {
+    pub(crate) async fn records(
+        &self,
+        session: &Session,
+        keys: &OwnKeys,
+        asking: &Asking,
+    ) -> Result<Chain> {
         match &self.stream {
             Some((device, stream)) => {
                 let source = NodesSource::new(session.client.clone());
                 let wanted = |link: &Link| self.has(&link.custody, link.class, link.captured_at);
                 Chain::of(session, &source, device, stream, wanted).await
             }
-            None => Ok(Chain {
-                records: self.of_the_log(session).await?,
-                ..Chain::default()
-            }),
+            None => {
+                let records = match self.of_the_log(session).await? {
+                    Some(records) => records,
+                    None => self.of_the_user(session, keys, asking).await?,
+                };
+                Ok(Chain {
+                    records,
+                    ..Chain::default()
+                })
+            }
         }
     }
 
-    async fn of_the_log(&self, session: &Session) -> Result<Vec<Cid>> {
+    /// Of all records; `None` for a user who may not list the log.
+    async fn of_the_log(&self, session: &Session) -> Result<Option<Vec<Cid>>> {
         let mut leaves = pin!(session.client.leaves(0, None));
         let mut records = Vec::new();
         loop {
             let entry = match leaves.try_next().await {
                 Ok(Some(entry)) => entry,
-                Ok(None) => return Ok(records),
+                Ok(None) => return Ok(Some(records)),
                 Err(error) => {
                     let error = anyhow::Error::from(error);
-                    return Err(match Exit::of(&error) {
-                        Exit::Denied => error.context(NOT_LISTED),
-                        _ => error.context("list the log"),
-                    });
+                    return match Exit::of(&error) {
+                        Exit::Denied => Ok(None),
+                        _ => Err(error.context("list the log")),
+                    };
                 }
             };
             let Some(opening) = entry.opening.filter(|_| entry.leaf.outcome == Outcome::Ok) else {
@@ -101,6 +116,56 @@ impl Selection {
         }
     }
 
+    /// Of the records that the user may have for the purpose, as a node says.
+    async fn of_the_user(
+        &self,
+        session: &Session,
+        keys: &OwnKeys,
+        asking: &Asking,
+    ) -> Result<Vec<Cid>> {
+        let Some(purpose) = &asking.purpose else {
+            let problem = "say what it is for with --purpose: of the records that you may have for it some are chosen";
+            return Err(CliError::Usage(problem.to_owned()).into());
+        };
+        check_purpose(purpose)?;
+        let role = match &asking.role {
+            Some(role) => role.clone(),
+            None => first_role(session, keys).await?,
+        };
+        let (mut records, mut after) = (Vec::new(), None);
+        loop {
+            let query = RecordQuery {
+                v: 1,
+                origin: session.origin.clone(),
+                who: keys.did(),
+                role: role.clone(),
+                purpose: purpose.clone(),
+                at: clock::unix_ms(),
+                custody: self.custody,
+                class: self.class,
+                from: self.from.map(|from| from.0),
+                until: self.until.map(|until| until.0),
+            };
+            let page = async || {
+                let page = session
+                    .client
+                    .records(&query, &keys.signing, after.as_ref());
+                page.await
+            };
+            let page = patiently(page).await.context("list the records")?.value;
+            records.extend(page.records);
+            match page.next {
+                // A node that goes back would never end.
+                Some(next) if Some(next) > after => after = Some(next),
+                Some(_) => {
+                    let problem = "a node lists the same records again".to_owned();
+                    return Err(CliError::NotVerified(problem).into());
+                }
+                None => return Ok(records),
+            }
+        }
+    }
+
     fn has(&self, custody: &CustodyId, class: Class, captured_at: u64) -> bool {
         self.custody.is_none_or(|wanted| wanted == *custody)
             && self.class.is_none_or(|wanted| wanted == class)
@@ -108,9 +173,6 @@ impl Selection {
             && self.until.is_none_or(|until| captured_at < until.0)
     }
 }
-
-const NOT_LISTED: &str = "list the records: the whole log is for operators. Name a stream with --device and --stream, or the \
-                          records";
 
 #[cfg(test)]
 mod tests {

@@ -253,6 +253,8 @@ impl DiskStore {
         if is_large {
             // The file goes first: after a crash the row without it is found again.
             self.files.set_aside(&digest)?;
+            #[cfg(medanchor_fault)]
+            crate::fault_step("bad-set-aside");
         }
         // Commit point: from here the block is listed as bad. Everything above may be lost.
         self.index.quarantine(&digest)
@@ -331,6 +333,8 @@ impl DiskStore {
         // Commit point: from here a restart finds the blocks. Everything above may be lost.
         let mended = self.index.insert(puts.iter().flat_map(|put| &put.rows))?;
         for digest in &mended {
+            #[cfg(medanchor_fault)]
+            crate::fault_step("bad-mended");
             // Best effort: what stays of the bad bytes is swept at the next start.
             let _ = self.files.discard(digest);
         }

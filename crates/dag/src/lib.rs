@@ -17,6 +17,8 @@ mod did;
 #[cfg(feature = "disk")]
 mod disk;
 mod export;
+#[cfg(medanchor_fault)]
+mod fault;
 mod header;
 mod id;
 mod import;
@@ -36,6 +38,8 @@ pub use disk::{
     Collected, DiskStore, Effort, Figures, Lease, Marks, OpenError, ScrubProgress, ScrubStep,
 };
 pub use export::{ExportError, chunk_cids, export, export_blocks, fetch_chunk, named_chunks};
+#[cfg(medanchor_fault)]
+pub use fault::step as fault_step;
 pub use header::HeaderFields;
 pub use id::{CustodyId, Hash, IdError, StreamId};
 pub use import::import;

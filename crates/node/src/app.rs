@@ -49,6 +49,7 @@ use medanchor_api::pb::{
 use medanchor_broker::{Broker, BrokerParts, Custody};
 use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
+use medanchor_policy::PolicySets;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
@@ -187,6 +188,7 @@ impl Node {
         let membership = Membership::open(folder, config, &founded, Some(key.did()))?;
         membership.check_own()?;
         let own = own_member(&membership)?;
+        let policies = Arc::new(PolicySets::default());
         let (tls, clients) = (membership.tls(), membership.clients());
         let services = Arc::clone(clients);
         let listener = Listener::bind(config.listen, tls, services, Limits::SERVICES).await?;
@@ -290,7 +292,7 @@ impl Node {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
             custody: Arc::clone(&custody),
-            policies: Arc::default(),
+            policies: Arc::clone(&policies),
             append: Arc::clone(&replica) as _,
             read: Arc::clone(&replica) as _,
             prove: Arc::clone(&publisher) as _,
@@ -353,6 +355,7 @@ impl Node {
                 membership,
                 alarms,
                 checks: Checks::default(),
+                policies,
             },
             followed: Followed {
                 publisher: Arc::clone(&publisher),

@@ -112,12 +112,18 @@ impl Collector {
             after = Some(last);
         }
         *self.lock() = None;
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("garbage-marked");
         let (mut after, mut freed) = (None, (0_u64, 0_u64));
         loop {
             let marks = Arc::clone(&marks);
             let step =
                 move |this: &Self| Ok(this.parts.store.collect(after.as_ref(), BATCH, &marks)?);
             let collected = self.step(step).await.context("remove blocks")?;
+            #[cfg(medanchor_fault)]
+            if collected.blocks > 0 {
+                medanchor_raft::fault_step("garbage-removed");
+            }
             freed.0 += collected.blocks;
             freed.1 += collected.bytes;
             after = collected.last;

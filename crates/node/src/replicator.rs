@@ -289,7 +289,15 @@ impl Replicator {
         };
         let came = group.iter().filter(|one| whole.contains(&one.record));
         let payload_bytes: u64 = came.map(|one| one.size).sum();
+        #[cfg(medanchor_fault)]
+        if payload_bytes > 0 {
+            medanchor_raft::fault_step("copy-fetched");
+        }
         let count = self.say(whole, Vec::new()).await?;
+        #[cfg(medanchor_fault)]
+        if count > 0 {
+            medanchor_raft::fault_step("copy-said");
+        }
         for anchored in group {
             self.planned().to_fetch.remove(&anchored.record);
         }
@@ -368,7 +376,15 @@ impl Replicator {
     }
 
     async fn say_given_back(&self, records: Vec<Cid>) -> Result<u64> {
+        #[cfg(medanchor_fault)]
+        if !records.is_empty() {
+            medanchor_raft::fault_step("others-checked");
+        }
         let count = self.say(Vec::new(), records.clone()).await?;
+        #[cfg(medanchor_fault)]
+        if count > 0 {
+            medanchor_raft::fault_step("copy-given-back");
+        }
         for record in &records {
             self.planned().to_give_back.remove(record);
         }

@@ -246,9 +246,15 @@ impl Scrubber {
 
     /// Fetches a block that is listed as bad from another node and keeps it. Whether it is here now.
     async fn repair(&self, cid: &Cid) -> bool {
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("bad-listed");
         // The peer replaces what the store says is corrupt, fsynced, before it returns.
         match self.parts.peer.fetch(cid).await {
-            Ok(_) => true,
+            Ok(_) => {
+                #[cfg(medanchor_fault)]
+                medanchor_raft::fault_step("block-repaired");
+                true
+            }
             Err(SourceError::Store(error)) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(%cid, error, "a bad block cannot be replaced");

@@ -8,6 +8,8 @@
 //! Whatever is not permitted is denied, and so is everything whose decision meets an error (I8). A
 //! decision depends on nothing but its arguments, so that anyone can repeat it later.
 //!
+//! [`Listing`] says the same of records that nobody has named: which of them a reader is told of.
+//!
 //! Out of scope: recording the decision and releasing the keys (`medanchor-broker`).
 #![deny(clippy::indexing_slicing)]
 
@@ -15,6 +17,7 @@ mod code;
 mod consent;
 mod decide;
 mod facts;
+mod listing;
 mod policies;
 mod policy_sets;
 pub mod purpose;
@@ -22,6 +25,7 @@ mod replay;
 
 pub use code::Code;
 pub use decide::{Decision, Verdict, decide};
+pub use listing::Listing;
 pub use policies::{Policies, PoliciesError};
 pub use policy_sets::PolicySets;
 pub use replay::{Agreement, Replay, Replayed};

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `MEDANCHOR_FAULT_LIE` | a leader that tells one follower something else: see [`Lie`] |
 //! | `MEDANCHOR_FAULT_DISK` | `FILE:FAULT:SYNC:SEED`: what becomes of a database's sync: see [`Disk`] |
-//! | `MEDANCHOR_FAULT_KILL` | a file: the node ends at the step of its work that the file names: see [`step`] |
+//! | `MEDANCHOR_FAULT_KILL` | a file: the node ends at the step of its work that the file names: see [`step`](medanchor_dag::fault_step) |
 //! | `MEDANCHOR_FAULT_REWRITE` | `TABLE:ROW`: the last byte of a row of the state is another one |
 
 mod disk;
@@ -17,10 +17,11 @@ use crate::types::NodeId;
 use disk::Disk;
 use medanchor_anchor::{Batch, Entry, SignedBatchHead, Table};
 use medanchor_api::pb::raft::{self as pb, entry::Payload};
+pub use medanchor_dag::fault_step as step;
 use medanchor_dag::{Hash, SigningKey};
 use redb::{Database, ReadableTable};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 #[cfg(not(debug_assertions))]
 compile_error!("a build with `--cfg medanchor_fault` lies and is never a release");
@@ -78,6 +79,7 @@ enum Lie {
 
 impl Liar {
     pub(crate) fn new(config: &ReplicaConfig) -> Self {
+        variable("MEDANCHOR_FAULT_KILL");
         let told = variable("MEDANCHOR_FAULT_LIE").unwrap_or_default();
         let twists = [
             ("-dropped", Twist::Dropped),
@@ -189,20 +191,6 @@ pub(crate) fn config(mut config: ReplicaConfig) -> ReplicaConfig {
         _ => (),
     }
     config
-}
-
-/// Ends the process at this step, as `kill -9` would, when the file that `MEDANCHOR_FAULT_KILL` names says so. The file
-/// goes first: once is enough.
-pub fn step(name: &str) {
-    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let file = FILE.get_or_init(|| variable("MEDANCHOR_FAULT_KILL").map(PathBuf::from));
-    if let Some(file) = file
-        && std::fs::read_to_string(file).is_ok_and(|told| told == name)
-        && std::fs::remove_file(file).is_ok()
-    {
-        tracing::warn!("the end: {name}");
-        std::process::abort();
-    }
 }
 
 /// A database on a disk that may fail.

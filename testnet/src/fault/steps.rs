@@ -112,13 +112,7 @@ fn strike_one_network(
     steps: &[&Step],
     rng: &mut Rng,
 ) -> Result<()> {
-    ground.network.stop()?;
-    for name in ground.hospitals() {
-        let order = order(ground, &name);
-        let order = order.to_str().context("name the file")?.to_owned();
-        ground.start_faulty(&name, "MEDANCHOR_FAULT_KILL", &order)?;
-    }
-    ground.network.start()?;
+    ground.take_orders()?;
     let load = ground.load(rng)?;
     let mut names = ground.hospitals();
     for step in steps {
@@ -197,7 +191,7 @@ impl Step {
 }
 
 /// Whether the node dies within some seconds, by itself.
-fn dies(ground: &mut Ground, name: &str) -> Result<bool> {
+pub(super) fn dies(ground: &mut Ground, name: &str) -> Result<bool> {
     let began = Instant::now();
     while began.elapsed() < COMES_WITHIN {
         if let Some(ended) = ground.network.process(name)?.ended()? {
@@ -256,7 +250,7 @@ fn remove_last(ground: &mut Ground) -> Result<()> {
 }
 
 /// The file that tells a node where to die.
-fn order(ground: &Ground, name: &str) -> PathBuf {
+pub(super) fn order(ground: &Ground, name: &str) -> PathBuf {
     ground.dir.join(format!("dies-{name}"))
 }
 

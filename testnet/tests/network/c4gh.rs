@@ -1,6 +1,14 @@
-use crate::stage::{Stage, assert_refused, done, put_arguments};
+use crate::{
+    stage::{Stage, assert_refused, done, put_arguments, until},
+    wires::Wires,
+};
 use medanchor_testnet::Ran;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 /// To and from GA4GH Crypt4GH; `testnet/foreign/run` has another implementation read and write it.
 #[test]
@@ -72,6 +80,98 @@ fn payload_leaves_and_comes_back_as_crypt4gh() {
     }
     assert_eq!(stage.anchored(), before);
 }
+
+#[test]
+fn killed_export_goes_on_behind_what_was_encrypted() {
+    let stage = Stage::start(3);
+    let device = stage.device("sequencer");
+    let (public, secret) = (stage.file("pub", PUBLIC), stage.file("sec", SECRET));
+    let payload: Vec<u8> = (0_u32..5_000_000).flat_map(u32::to_le_bytes).collect();
+    let file = stage.file("payload", &payload);
+    let record = done(Ok(stage.put(&device, &file))).text("record").unwrap();
+    let wires = Wires::default();
+    wires.before(&stage.clinician);
+
+    let (first, last) = (CHUNK * 3 - 7, CHUNK * 60 + 7);
+    let range = format!("{first}-{last}");
+    for (part, wanted) in [
+        (&[][..], &payload[..]),
+        (&["--range", &range], &payload[first..=last]),
+    ] {
+        let folder = stage.path(if part.is_empty() { "whole" } else { "part" });
+        fs::create_dir(&folder).unwrap();
+        let exported = folder.join("payload.c4gh");
+        let format = ["--format", "c4gh", "--to", public.to_str().unwrap()];
+        let get = [
+            "get",
+            &record,
+            "--purpose",
+            "TREAT",
+            "-o",
+            exported.to_str().unwrap(),
+        ];
+        let get: Vec<&str> = [&get[..], &format, part].concat();
+        let mut getting = stage.clinician.command(&get);
+        let mut getting = getting
+            .args(["--limit", "4M"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let unfinished = || -> Option<PathBuf> {
+            let mut files = fs::read_dir(&folder).unwrap().map(Result::unwrap);
+            files.next().map(|file| file.path())
+        };
+        let len = || unfinished().map_or(0, |file| fs::metadata(file).map_or(0, |file| file.len()));
+        until("segments are written", || len() > 20 * 65_564);
+        getting.kill().unwrap();
+        assert_eq!(
+            getting.wait().unwrap().signal(),
+            Some(9),
+            "it was over already"
+        );
+        assert!(!exported.exists(), "it is not whole");
+        let unfinished = unfinished().unwrap();
+        let cut_off = fs::read(&unfinished).unwrap();
+        assert!(!cut_off.windows(64).any(|window| window == &wanted[..64]));
+        // Whole segments behind the header, and the chunks that they have all of.
+        let kept_bytes = (cut_off.len() - 124) / 65_564 * 65_536;
+        let begin = if part.is_empty() { 0 } else { first };
+        let end = begin + wanted.len();
+        let fetched = end.div_ceil(CHUNK) - (begin + kept_bytes) / CHUNK;
+        let kept = end.div_ceil(CHUNK) - begin / CHUNK - fetched;
+        assert!(kept > 0 && fetched > UNDER_WAY, "{kept} and {fetched}");
+
+        let before = wires.bytes();
+        let got = done(stage.clinician.run(&get));
+        let counts = ["blocks_kept", "blocks_fetched"].map(|name| got.json[name].as_u64());
+        assert_eq!(counts, [Some(kept as u64), Some(fetched as u64)]);
+        let came = wires.bytes() - before;
+        assert!(came < (fetched + 4) * SEALED_CHUNK, "{came} for {fetched}");
+        assert!(!unfinished.exists());
+        let again = fs::read(&exported).unwrap();
+        let kept_len = 124 + kept_bytes / 65_536 * 65_564;
+        assert!(
+            again[..kept_len] == cut_off[..kept_len],
+            "what was there stays"
+        );
+        if part.is_empty() {
+            let sha256 = medanchor_dag::Hash::of(&payload).to_string();
+            assert_eq!(got.json["sha256"], sha256.as_str());
+        }
+        // Whoever has the reader's key finds all of it in there.
+        let put = put_arguments(&exported, &stage.custody);
+        let format = ["--format", "c4gh", "--key", secret.to_str().unwrap()];
+        let put = done(device.run(put.into_iter().chain(format)));
+        assert!(stage.read(&put.text("record").unwrap()) == wanted);
+    }
+}
+
+/// Plaintext in a block, and what it is when it is sealed, at `--chunk-log2 18`.
+const CHUNK: usize = 262_128;
+const SEALED_CHUNK: usize = 262_144;
+/// Blocks on their way at one time.
+const UNDER_WAY: usize = 8;
 
 fn from_hex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2);

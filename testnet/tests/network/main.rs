@@ -38,6 +38,7 @@ mod liar;
 mod lost;
 mod members;
 mod moves;
+mod partner;
 mod refusals;
 mod replicate;
 mod scrub;

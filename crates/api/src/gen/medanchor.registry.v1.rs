@@ -236,6 +236,30 @@ pub struct GetRecordResponse {
     pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRecordsRequest {
+    /// Who asks, in which role, for which purpose, and of which records: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub query: ::prost::alloc::vec::Vec<u8>,
+    /// Their signature on it, 64 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// Continue here, as the answer before gave it, 8 bytes; empty: from the beginning.
+    #[prost(bytes = "vec", tag = "3")]
+    pub after: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRecordsResponse {
+    /// The records, CID in binary form, ordered by digest. At most 4096, and none where a page has none.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Where the next page begins; empty: this was the last.
+    #[prost(bytes = "vec", tag = "2")]
+    pub next: ::prost::alloc::vec::Vec<u8>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "3")]
+    pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
     /// did:key of the device.
     #[prost(string, tag = "1")]
@@ -504,7 +528,8 @@ pub mod registry_service_client {
     /// answer says which tree size it was read from; the pages of a list are reads of their own.
     ///
     /// What may be read: members' nodes, and operators and auditors of their organisations, everything; everybody else
-    /// whom a member lets in, what they can name. A list that names nothing is answered with PERMISSION_DENIED.
+    /// whom a member lets in, what they can name, and the records that they may have. Any other list that names nothing is
+    /// answered with PERMISSION_DENIED.
     #[derive(Debug, Clone)]
     pub struct RegistryServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -751,6 +776,36 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// ListRecords lists the records whose keys would be released to whoever signed the request, and no others.
+        pub async fn list_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRecordsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/ListRecords",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "ListRecords",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// GetStream gives the head of a device's stream.
         pub async fn get_stream(
             &mut self,
@@ -897,6 +952,14 @@ pub mod registry_service_server {
             tonic::Response<super::GetRecordResponse>,
             tonic::Status,
         >;
+        /// ListRecords lists the records whose keys would be released to whoever signed the request, and no others.
+        async fn list_records(
+            &self,
+            request: tonic::Request<super::ListRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRecordsResponse>,
+            tonic::Status,
+        >;
         /// GetStream gives the head of a device's stream.
         async fn get_stream(
             &self,
@@ -927,7 +990,8 @@ pub mod registry_service_server {
     /// answer says which tree size it was read from; the pages of a list are reads of their own.
     ///
     /// What may be read: members' nodes, and operators and auditors of their organisations, everything; everybody else
-    /// whom a member lets in, what they can name. A list that names nothing is answered with PERMISSION_DENIED.
+    /// whom a member lets in, what they can name, and the records that they may have. Any other list that names nothing is
+    /// answered with PERMISSION_DENIED.
     #[derive(Debug)]
     pub struct RegistryServiceServer<T> {
         inner: Arc<T>,
@@ -1262,6 +1326,51 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetRecordSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/ListRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRecordsSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ListRecordsRequest>
+                    for ListRecordsSvc<T> {
+                        type Response = super::ListRecordsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRecordsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_records(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRecordsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,4 +1,7 @@
-use super::{C4ghError, MAGIC, NONCE, PublicKey, SecretKey, TAG, VERSION, aead, open, seal};
+use super::{
+    C4ghError, HEADER, MAGIC, NONCE, PublicKey, SecretKey, TAG, VERSION, aead, keys::FileKeys,
+    open, seal,
+};
 use ring::aead::LessSafeKey;
 use std::io::{self, Read};
 use zeroize::Zeroizing;
@@ -11,25 +14,19 @@ pub(super) struct Opened {
     pub(super) edits: Option<Vec<u64>>,
 }
 
-/// The header of a file for one reader.
-pub(super) fn write(
-    data_key: &[u8; 32],
-    writer: &SecretKey,
-    reader: &PublicKey,
-) -> io::Result<Vec<u8>> {
+/// The header of a file for one reader: the same again from the same keys.
+pub(super) fn write(keys: &FileKeys, reader: &PublicKey) -> io::Result<Vec<u8>> {
     let mut plain = Zeroizing::new(Vec::with_capacity(DATA_KEY_PACKET));
     plain.extend_from_slice(&DATA_KEY.to_le_bytes());
     plain.extend_from_slice(&CHACHA20_POLY1305.to_le_bytes());
-    plain.extend_from_slice(data_key);
-    let mut nonce = [0; NONCE];
-    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-    let own = writer.public();
-    let shared = writer.shared(reader, reader, &own);
+    plain.extend_from_slice(&*keys.data);
+    let own = keys.writer.public();
+    let shared = keys.writer.shared(reader, reader, &own);
     let shared = shared.ok_or_else(|| io::Error::other("the reader's key is no key"))?;
-    let sealed = aead(&shared).and_then(|key| seal(&key, nonce, &plain));
+    let sealed = aead(&shared).and_then(|key| seal(&key, keys.nonce, &plain));
     let sealed = sealed.ok_or_else(|| io::Error::other("cannot encrypt"))?;
     let len = u32::try_from(4 + 4 + 32 + sealed.len()).map_err(io::Error::other)?;
-    let mut header = Vec::new();
+    let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&VERSION.to_le_bytes());
     header.extend_from_slice(&1_u32.to_le_bytes());
@@ -170,6 +167,8 @@ const DATA_KEY: u32 = 0;
 const EDIT_LIST: u32 = 1;
 const CHACHA20_POLY1305: u32 = 0;
 const DATA_KEY_PACKET: usize = 40;
+/// Where the nonce of the packet of [`write`] is: behind the start, and length, method and writer's key.
+pub(super) const HEADER_NONCE: usize = 16 + 4 + 4 + 32;
 /// Length, method, key, nonce, tag.
 const MIN_PACKET: usize = 4 + 4 + 32 + NONCE + TAG;
 const MAX_PACKET: usize = 64 * 1024;

@@ -33,11 +33,9 @@ impl PublicKey {
 }
 
 impl SecretKey {
-    /// Draws one.
-    pub(crate) fn generate() -> Result<Self, getrandom::Error> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes)?;
-        Ok(Self(StaticSecret::from(*bytes)))
+    /// The key of these bytes.
+    pub(super) fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(StaticSecret::from(*bytes))
     }
 
     /// Reads a key without a passphrase as `crypt4gh-keygen --nocrypt` writes it.

@@ -6,11 +6,14 @@
 
 mod header;
 mod key;
+mod keys;
 mod read;
+mod unfinished;
 mod write;
 
 pub(crate) use key::{PublicKey, SecretKey};
 pub(crate) use read::Decrypting;
+pub(crate) use unfinished::Making;
 pub(crate) use write::Encrypting;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -62,10 +65,21 @@ fn open<'s>(key: &LessSafeKey, sealed: &'s mut [u8]) -> Option<&'s mut [u8]> {
     key.open_in_place(nonce, Aad::empty(), text).ok()
 }
 
+/// What a segment of ours is encrypted with: its number, so that none counts in another place. The key is of one file alone.
+fn segment_nonce(number: u64) -> [u8; NONCE] {
+    let mut nonce = [0; NONCE];
+    if let Some(low) = nonce.last_chunk_mut() {
+        *low = number.to_be_bytes();
+    }
+    nonce
+}
+
 const MAGIC: &[u8; 8] = b"crypt4gh";
 const VERSION: u32 = 1;
 const NONCE: usize = 12;
 const TAG: usize = 16;
+/// A header for one reader, without an edit list.
+const HEADER: usize = 124;
 /// Plaintext in a full segment.
 const SEGMENT: usize = 65_536;
 

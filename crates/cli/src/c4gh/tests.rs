@@ -15,7 +15,7 @@ fn decrypted(file: &[u8], key: &SecretKey) -> std::io::Result<Vec<u8>> {
 }
 
 fn key() -> SecretKey {
-    SecretKey::generate().unwrap()
+    keys::FileKeys::draw().unwrap().writer
 }
 
 fn plain(len: usize) -> Vec<u8> {
@@ -193,6 +193,112 @@ fn headers_that_contradict_themselves_or_a_limit_are_refused() {
         let mut other = file(std::slice::from_ref(&good), &[]);
         other[at] ^= 1;
         assert!(decrypted(&other, &reader).is_err(), "byte {at}");
+    }
+}
+
+/// A file of this plaintext, cut off or changed and gone on with: what it is then, and how much of it was kept.
+fn gone_on(file: &std::path::Path, plain: &[u8], making: &Making<'_>) -> u64 {
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut seen = Vec::new();
+    let mut see = |part: &[u8]| seen.extend_from_slice(part);
+    let (mut encrypting, kept) = making.go_on(options.open(file).unwrap(), &mut see).unwrap();
+    let at = usize::try_from(kept).unwrap();
+    assert!(seen == plain[..at], "what was kept is shown");
+    encrypting.write_all(&plain[at..]).unwrap();
+    encrypting.finish().unwrap();
+    kept
+}
+
+#[test]
+fn file_that_is_cut_off_anywhere_goes_on_behind_its_last_whole_segment() {
+    let (reader, folder) = (key(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("file");
+    let plain = plain(2 * SEGMENT + 10);
+    let public = reader.public();
+    let making = Making {
+        secret: &[7; 32],
+        content: b"record",
+        reader: &public,
+        size: plain.len() as u64,
+    };
+    assert_eq!(gone_on(&path, &plain, &making), 0);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(decrypted(&whole, &reader).unwrap() == plain);
+    let segment = NONCE + SEGMENT + TAG;
+    let kept_of = |len: usize| match len {
+        _ if len < HEADER => None,
+        _ if len == whole.len() => Some(plain.len()),
+        _ => Some((len - HEADER) / segment * SEGMENT),
+    };
+    let around = |at: usize| at.saturating_sub(1)..=(at + 1).min(whole.len());
+    let places = [
+        0,
+        57,
+        HEADER,
+        HEADER + segment,
+        HEADER + 2 * segment,
+        whole.len(),
+    ];
+    for len in places.into_iter().flat_map(around) {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let kept = gone_on(&path, &plain, &making);
+        assert_eq!(kept, kept_of(len).unwrap_or(0) as u64, "{len}");
+        let again = std::fs::read(&path).unwrap();
+        assert!(decrypted(&again, &reader).unwrap() == plain, "{len}");
+        // With the same keys it is the same file, else another one.
+        assert_eq!(again == whole, kept_of(len).is_some(), "{len}");
+    }
+}
+
+#[test]
+fn what_is_damaged_or_of_another_file_is_not_gone_on_with() {
+    let (reader, folder) = (key(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("file");
+    let plain = plain(3 * SEGMENT);
+    let public = reader.public();
+    let making = Making {
+        secret: &[7; 32],
+        content: b"record",
+        reader: &public,
+        size: plain.len() as u64,
+    };
+    gone_on(&path, &plain, &making);
+    let whole = std::fs::read(&path).unwrap();
+    let segment = NONCE + SEGMENT + TAG;
+    // Every byte of the header, one of each segment, and two segments in each other's place.
+    let mut damaged: Vec<(Vec<u8>, usize)> = Vec::new();
+    for at in (0..HEADER).chain([HEADER + 5, HEADER + segment + 500, whole.len() - 1]) {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        damaged.push((changed, at.saturating_sub(HEADER) / segment));
+    }
+    let (first, rest) = whole[HEADER..].split_at(segment);
+    let (second, third) = rest.split_at(segment);
+    damaged.push(([&whole[..HEADER], second, first, third].concat(), 0));
+    damaged.push(([&whole[..HEADER], first, third, second].concat(), 1));
+    damaged.push(([&whole[..], &[0; 99]].concat(), 3));
+    for (content, kept) in damaged {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(gone_on(&path, &plain, &making), (kept * SEGMENT) as u64);
+        let file = std::fs::read(&path).unwrap();
+        assert!(decrypted(&file, &reader).unwrap() == plain);
+    }
+    // Another's secret, another content, another reader.
+    let other = key().public();
+    for (secret, content, public) in [
+        (&[8; 32], &b"record"[..], &public),
+        (&[7; 32], b"another", &public),
+        (&[7; 32], b"record", &other),
+    ] {
+        std::fs::write(&path, &whole).unwrap();
+        let making = Making {
+            secret,
+            content,
+            reader: public,
+            size: plain.len() as u64,
+        };
+        assert_eq!(gone_on(&path, &plain, &making), 0);
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{NONCE, PublicKey, SEGMENT, SecretKey, aead, header, seal};
+use super::{PublicKey, SEGMENT, aead, header, keys::FileKeys, seal, segment_nonce};
 use ring::aead::LessSafeKey;
 use std::io::{self, Write};
 use zeroize::Zeroizing;
@@ -7,22 +7,28 @@ use zeroize::Zeroizing;
 pub(crate) struct Encrypting<W> {
     to: W,
     key: LessSafeKey,
+    /// Of the segment that is filled.
+    number: u64,
     segment: Zeroizing<Vec<u8>>,
 }
 
 impl<W: Write> Encrypting<W> {
     /// Writes the header for one reader. The writer's key is forgotten.
     pub(crate) fn begin(mut to: W, reader: &PublicKey) -> io::Result<Self> {
-        let mut data_key = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *data_key).map_err(io::Error::other)?;
-        let writer = SecretKey::generate().map_err(io::Error::other)?;
-        to.write_all(&header::write(&data_key, &writer, reader)?)?;
-        let key = aead(&data_key).ok_or_else(|| io::Error::other("cannot encrypt"))?;
-        Ok(Self {
+        let keys = FileKeys::draw()?;
+        to.write_all(&header::write(&keys, reader)?)?;
+        let key = aead(&keys.data).ok_or_else(|| io::Error::other("cannot encrypt"))?;
+        Ok(Self::behind(to, key, 0))
+    }
+
+    /// Goes on behind so many segments of this key.
+    pub(super) fn behind(to: W, key: LessSafeKey, segments: u64) -> Self {
+        Self {
             to,
             key,
+            number: segments,
             segment: Zeroizing::new(Vec::with_capacity(SEGMENT)),
-        })
+        }
     }
 
     /// Writes the last segment, which may be shorter than the others.
@@ -35,11 +41,11 @@ impl<W: Write> Encrypting<W> {
     }
 
     fn write_segment(&mut self) -> io::Result<()> {
-        let mut nonce = [0; NONCE];
-        getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let sealed = seal(&self.key, nonce, &self.segment);
+        // The key is this file's alone, and a segment's number is its own.
+        let sealed = seal(&self.key, segment_nonce(self.number), &self.segment);
         let sealed = sealed.ok_or_else(|| io::Error::other("cannot encrypt"))?;
         self.segment.clear();
+        self.number += 1;
         self.to.write_all(&sealed)
     }
 }

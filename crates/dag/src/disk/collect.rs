@@ -85,6 +85,8 @@ impl DiskStore {
             self.device.check()?;
             if !self.index.has_file(&digest)? {
                 self.files.remove_all(&[digest])?;
+                #[cfg(medanchor_fault)]
+                crate::fault_step("file-swept");
                 swept += 1;
             }
         }
@@ -98,7 +100,12 @@ impl DiskStore {
         let condemned = self.recent.condemn(digests);
         let removed = self.remove_rows(&condemned);
         self.recent.absolve();
-        self.remove_files(&removed?)
+        let removed = removed?;
+        #[cfg(medanchor_fault)]
+        if !removed.files.is_empty() {
+            crate::fault_step("rows-removed");
+        }
+        self.remove_files(&removed)
     }
 
     pub(super) fn remove_rows(&self, digests: &[[u8; 32]]) -> Result<Removed, StoreError> {

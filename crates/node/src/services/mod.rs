@@ -7,6 +7,7 @@ mod custody;
 mod errors;
 mod followed;
 mod hold;
+mod records;
 mod registry;
 
 pub(crate) use access::Access;

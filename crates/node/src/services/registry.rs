@@ -1,4 +1,7 @@
-use super::errors::{internal, parsed, read_status, tables_status};
+use super::{
+    errors::{internal, parsed, read_status, tables_status},
+    records,
+};
 use crate::{
     alarms::{Alarms, Raised},
     caller::Callers,
@@ -23,12 +26,15 @@ use medanchor_api::{
         GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
         ListCustodiesRequest, ListCustodiesResponse, ListLegalHoldsRequest, ListLegalHoldsResponse,
         ListMembersRequest, ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse,
-        StatusRequest, StatusResponse, registry_service_server::RegistryService,
+        ListRecordsRequest, ListRecordsResponse, StatusRequest, StatusResponse,
+        registry_service_server::RegistryService,
     },
-    principal_kind_name, record_asked_for, record_to_check, status, stream_asked_for,
+    principal_kind_name, record_asked_for, record_to_check, records_asked_for, status,
+    stream_asked_for,
 };
 use medanchor_dag::{CustodyId, Did, RawBlocks, ScrubProgress, to_canonical, walk};
 use medanchor_ipfs::Peer;
+use medanchor_policy::PolicySets;
 use medanchor_raft::{Replica, Role};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -49,13 +55,16 @@ pub(crate) struct Registry {
     pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) checks: Checks,
+    /// By which it is decided which records somebody is told of.
+    pub(crate) policies: Arc<PolicySets>,
 }
 
 /// Records that are read or looked for at a time because somebody asks: each keeps a thread and the disk busy. Whoever
-/// only looks does not wait for those who read.
+/// only looks does not wait for those who read, nor who asks for a list for either.
 pub(crate) struct Checks {
     reads: Arc<Semaphore>,
     looks: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
 }
 
 impl Checks {
@@ -72,6 +81,7 @@ impl Default for Checks {
         Self {
             reads: Arc::new(Semaphore::new(MAX_READS)),
             looks: Arc::new(Semaphore::new(MAX_LOOKS)),
+            lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }
     }
 }
@@ -225,6 +235,34 @@ impl RegistryService for Registry {
             tree_size: tree_size(&state)?,
         };
         Ok(Response::new(record.into()))
+    }
+
+    async fn list_records(
+        &self,
+        request: Request<ListRecordsRequest>,
+    ) -> Result<Response<ListRecordsResponse>, Status> {
+        let (query, after) = parsed(records_asked_for(request.get_ref()))?;
+        records::check(&query, &self.origin, clock::unix_ms())?;
+        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
+        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
+        self.replica.barrier().await.map_err(read_status)?;
+        let (replica, policies) = (Arc::clone(&self.replica), Arc::clone(&self.policies));
+        let page = tokio::task::spawn_blocking(move || {
+            // Whoever asked may be gone; the place is taken until this ends.
+            let _place = place;
+            let view = replica.view().map_err(read_status)?;
+            let state = State::new(view.as_ref());
+            let now = clock::unix_ms().max(state.log_time().map_err(tables_status)?);
+            let page = records::page(state, &policies, &query, after, now);
+            let page = page.map_err(tables_status)?.ok_or_else(records::nothing)?;
+            let tree_size = tree_size(&state)?;
+            Ok::<_, Status>(AsOf {
+                tree_size,
+                value: page,
+            })
+        });
+        let page = page.await.map_err(internal)??;
+        Ok(Response::new(page.into()))
     }
 
     async fn get_stream(
@@ -520,4 +558,5 @@ fn page(limit: u32) -> usize {
 
 const MAX_READS: usize = 2;
 const MAX_LOOKS: usize = 8;
+const MAX_LISTS: usize = 2;
 const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(500);

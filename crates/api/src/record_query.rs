@@ -1,0 +1,192 @@
+use crate::{AsOf, ConvertError, convert, pb::registry as pb};
+use medanchor_anchor::Anchored;
+use medanchor_dag::{
+    Cid, Class, CustodyId, Did, Hash, Signature, SigningKey, from_canonical, to_canonical,
+};
+use serde::{Deserialize, Serialize};
+
+/// Which records somebody asks to be told of, and in whose name: a certificate does not say that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordQuery {
+    /// 1.
+    pub v: u8,
+    /// The network's name.
+    pub origin: String,
+    /// Who asks.
+    pub who: Did,
+    /// The role acted in.
+    pub role: String,
+    /// The purpose of use.
+    pub purpose: String,
+    /// When it was signed, unix ms.
+    pub at: u64,
+    /// Only records under this custody key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custody: Option<CustodyId>,
+    /// Only records of this class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// Only records that were captured then or later, unix ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// Only records that were captured before, unix ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
+/// Where a page of records begins: behind all whose digest begins with this. It names no record.
+pub type RecordPlace = [u8; 8];
+
+/// A page of records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordPage {
+    /// The records. At most [`RecordQuery::MAX_PAGE`].
+    pub records: Vec<Cid>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<RecordPlace>,
+}
+
+impl RecordQuery {
+    /// Label of the signature.
+    pub const LABEL: &'static str = "medanchor/v1/record-query";
+    /// How far the clocks of who signs and of who answers may be apart, and how long it is good.
+    pub const GOOD_MS: u64 = 5 * 60 * 1000;
+    /// The most records in one page.
+    pub const MAX_PAGE: usize = 4096;
+
+    /// Whether a record is meant.
+    pub fn has(&self, anchored: &Anchored) -> bool {
+        self.custody.is_none_or(|wanted| wanted == anchored.custody)
+            && self.class.is_none_or(|wanted| wanted == anchored.class)
+            && self.from.is_none_or(|from| anchored.captured_at >= from)
+            && self.until.is_none_or(|until| anchored.captured_at < until)
+    }
+
+    /// Whether it was signed about now, unix ms.
+    pub fn is_fresh(&self, now: u64) -> bool {
+        self.at.abs_diff(now) <= Self::GOOD_MS
+    }
+
+    /// The request for a page of it, signed by who asks.
+    pub fn sign(&self, key: &SigningKey, after: Option<&RecordPlace>) -> pb::ListRecordsRequest {
+        let query = to_canonical(self);
+        let signature = key.sign(Self::LABEL, Hash::of(&query).as_bytes());
+        pb::ListRecordsRequest {
+            query,
+            signature: signature.as_bytes().to_vec(),
+            after: after.map(|after| after.to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The records asked for, and where the page begins.
+///
+/// # Errors
+///
+/// [`ConvertError`] when it is malformed, or not signed by who asks.
+pub fn records_asked_for(
+    request: &pb::ListRecordsRequest,
+) -> Result<(RecordQuery, Option<RecordPlace>), ConvertError> {
+    let query = from_canonical::<RecordQuery>(&request.query, MAX_QUERY_BYTES);
+    let query = query.map_err(|error| ConvertError::malformed("query", error))?;
+    if query.v != 1 {
+        return Err(ConvertError::malformed("query", "another version"));
+    }
+    let signature = Signature::new(convert::array("signature", &request.signature)?);
+    let digest = Hash::of(&request.query);
+    let verified = query
+        .who
+        .verify(RecordQuery::LABEL, digest.as_bytes(), &signature);
+    verified.map_err(|error| ConvertError::malformed("signature", error))?;
+    Ok((query, place("after", &request.after)?))
+}
+
+impl From<AsOf<RecordPage>> for pb::ListRecordsResponse {
+    fn from(AsOf { tree_size, value }: AsOf<RecordPage>) -> Self {
+        Self {
+            records: value.records.iter().map(Cid::to_bytes).collect(),
+            next: value.next.map(|next| next.to_vec()).unwrap_or_default(),
+            tree_size,
+        }
+    }
+}
+
+impl TryFrom<pb::ListRecordsResponse> for AsOf<RecordPage> {
+    type Error = ConvertError;
+
+    fn try_from(response: pb::ListRecordsResponse) -> Result<Self, ConvertError> {
+        let records = convert::cids("records", &response.records, RecordQuery::MAX_PAGE)?;
+        Ok(Self {
+            tree_size: response.tree_size,
+            value: RecordPage {
+                records,
+                next: place("next", &response.next)?,
+            },
+        })
+    }
+}
+
+fn place(field: &'static str, bytes: &[u8]) -> Result<Option<RecordPlace>, ConvertError> {
+    match bytes {
+        [] => Ok(None),
+        bytes => convert::array(field, bytes).map(Some),
+    }
+}
+
+const MAX_QUERY_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    #[test]
+    fn query_is_as_in_the_documentation() {
+        let query = RecordQuery {
+            v: 1,
+            origin: "test.example/medanchor".to_owned(),
+            who: SigningKey::from_seed(&[1; 32]).did(),
+            role: "researcher".to_owned(),
+            purpose: "HRESCH".to_owned(),
+            at: 1_800_000_000_000,
+            custody: Some(CustodyId::new([3; 16])),
+            class: Some(Class::Ecg),
+            from: Some(1_772_323_200_000),
+            until: None,
+        };
+        let mut hex = String::new();
+        for (number, byte) in to_canonical(&query).iter().enumerate() {
+            let line_ends = number > 0 && number % 50 == 0;
+            write!(hex, "{}{byte:02x}", if line_ends { "\n" } else { "" }).unwrap();
+        }
+        let documentation = include_str!("../../../docs/formats.md");
+        let example = format!("```hex record query\n{hex}\n```");
+        assert!(documentation.contains(&example), "{example}");
+        let signed = query.sign(&SigningKey::from_seed(&[1; 32]), None);
+        assert_eq!(records_asked_for(&signed).unwrap(), (query, None));
+    }
+
+    #[test]
+    fn page_survives_the_wire() {
+        let record = medanchor_dag::cid_of(medanchor_dag::Codec::DagCbor, &[7; 32]);
+        for (records, next) in [(vec![], None), (vec![record], Some([9; 8]))] {
+            let page = AsOf {
+                tree_size: 7,
+                value: RecordPage { records, next },
+            };
+            let sent = pb::ListRecordsResponse::from(page.clone());
+            assert_eq!(AsOf::try_from(sent).unwrap(), page);
+        }
+        let long = pb::ListRecordsResponse {
+            next: vec![0; 9],
+            ..Default::default()
+        };
+        assert!(AsOf::<RecordPage>::try_from(long).is_err());
+        let many = pb::ListRecordsResponse {
+            records: vec![record.to_bytes(); RecordQuery::MAX_PAGE + 1],
+            ..Default::default()
+        };
+        assert!(AsOf::<RecordPage>::try_from(many).is_err());
+    }
+}

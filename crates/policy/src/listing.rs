@@ -1,0 +1,154 @@
+use crate::{
+    Policies, PolicySets,
+    consent::{Use, coverage},
+    facts::Facts,
+    policies::Answer,
+    purpose,
+};
+use medanchor_anchor::{Anchored, ConsentEntry, Custody, CustodyKind, State, TablesError};
+use medanchor_dag::{CustodyId, Did};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+/// Tells which records somebody hears of who names none: those whose keys would be released now, if they were asked for one
+/// by one in this role and for this purpose. It asks for all that a release asks for, so that a list shows nothing that
+/// its reader could not open.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    state: State<'a>,
+    policies: Arc<Policies>,
+    reader: Reader<'a>,
+    now: u64,
+    /// What was read of a custody key; `None`: there is none.
+    grounds: BTreeMap<CustodyId, Option<Grounds>>,
+    /// The organisations of devices.
+    devices: BTreeMap<Did, Option<Did>>,
+}
+
+/// Who asks for a list, and what for.
+#[derive(Debug)]
+struct Reader<'a> {
+    did: Did,
+    org: Did,
+    role: &'a str,
+    purpose: &'a str,
+    purposes: Vec<&'static str>,
+}
+
+/// A custody key with the consents under it.
+#[derive(Debug)]
+struct Grounds {
+    custody: Custody,
+    consents: Vec<ConsentEntry>,
+}
+
+impl<'a> Listing<'a> {
+    /// A list for `did`, at `now`, log time or later. `None` where nothing is listed: it or its organisation is not
+    /// enrolled or not active, does not hold the role, the purpose is none, or this version cannot decide by the network's policies.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn of(
+        state: State<'a>,
+        sets: &PolicySets,
+        did: Did,
+        role: &'a str,
+        purpose: &'a str,
+        now: u64,
+    ) -> Result<Option<Self>, TablesError> {
+        let (Some(entry), Some(purposes), Some(policies)) = (
+            state.principal(&did)?,
+            purpose::chain(purpose),
+            sets.in_force(&state)?,
+        ) else {
+            return Ok(None);
+        };
+        let org = state.principal(&entry.org)?;
+        let may_act = entry.is_active() && org.is_some_and(|org| org.is_active());
+        if !may_act || !entry.roles.iter().any(|held| held == role) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            state,
+            policies,
+            reader: Reader {
+                did,
+                org: entry.org,
+                role,
+                purpose,
+                purposes,
+            },
+            now,
+            grounds: BTreeMap::new(),
+            devices: BTreeMap::new(),
+        }))
+    }
+
+    /// Whether this record is on it.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn has(&mut self, anchored: &Anchored) -> Result<bool, TablesError> {
+        let owns_device = self.device_org(&anchored.device)? == Some(self.reader.org);
+        let (state, reader) = (self.state, &self.reader);
+        let grounds = match self.grounds.entry(anchored.custody) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(Grounds::read(state, &anchored.custody)?),
+        };
+        let Some(Grounds { custody, consents }) = grounds else {
+            return Ok(false);
+        };
+        let asked = Use {
+            requester: &reader.did,
+            requester_org: &reader.org,
+            purpose: reader.purpose,
+            class: anchored.class,
+            captured_at: anchored.captured_at,
+            now: self.now,
+        };
+        let facts = Facts {
+            requester: reader.did,
+            record: anchored.record,
+            role: reader.role,
+            purposes: reader.purposes.clone(),
+            class: anchored.class,
+            custody_kind: custody.kind,
+            owns_custody: custody.owner == reader.org,
+            controls_custody: custody.controller.as_ref() == Some(&reader.did),
+            owns_device,
+            consented: coverage(consents, &asked).is_ok(),
+        };
+        // Whatever the policies say: who has nothing to do with a record does not hear that it exists.
+        let is_related = facts.custody_kind == CustodyKind::Open
+            || facts.owns_custody
+            || facts.controls_custody
+            || facts.owns_device
+            || facts.consented;
+        Ok(is_related && matches!(self.policies.answer(&facts), Answer::Permitted(_)))
+    }
+
+    fn device_org(&mut self, device: &Did) -> Result<Option<Did>, TablesError> {
+        if let Some(org) = self.devices.get(device) {
+            return Ok(*org);
+        }
+        let org = self.state.principal(device)?.map(|entry| entry.org);
+        self.devices.insert(*device, org);
+        Ok(org)
+    }
+}
+
+impl Grounds {
+    fn read(state: State<'_>, custody: &CustodyId) -> Result<Option<Self>, TablesError> {
+        let Some(entry) = state.custody(custody)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            custody: entry.custody,
+            consents: state.consents(custody)?,
+        }))
+    }
+}
