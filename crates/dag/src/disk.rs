@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock              held while the store is open
-//! blocks.redb       a row for every block; blocks of at most 16 KiB are inside their row
+//! blocks.redb       a row for every block; blocks of at most 16 KiB are inside a row
 //! blocks/<2>/<64>   larger blocks: file name = SHA-256 digest in hex, folder = its first two digits
 //! quarantine/<64>   larger blocks whose bytes are bad, until a good copy is put
 //! tmp/              files being written; whatever is here at the start is deleted
@@ -13,14 +13,19 @@
 //! file out of the way, and nobody is served either. It stays listed until it is put again.
 
 mod collect;
+mod database;
 mod device;
 mod digest_set;
 mod effort;
+mod figures;
 mod files;
 mod group;
 mod index;
+mod places;
 mod recent;
 mod scrub;
+mod tables;
+mod upgrade;
 
 use crate::{Block, BlockStore, Codec, StoreError, block::digest_of, cid_of};
 use cid::Cid;
@@ -31,14 +36,14 @@ use index::{Index, Row};
 use recent::Recent;
 use std::{
     fs::{self, File, TryLockError},
-    io,
+    io, iter,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 pub use collect::{Collected, Marks};
 pub use effort::Effort;
-pub use index::Figures;
+pub use figures::Figures;
 pub use recent::Lease;
 pub use scrub::{ScrubProgress, ScrubStep};
 
@@ -368,10 +373,16 @@ impl BlockStore for DiskStore {
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
         self.device.check()?;
+        let digests: Result<Vec<_>, _> = blocks.iter().map(|b| digest_of(b.cid())).collect();
+        let digests = digests?;
+        // Whoever puts a block relies on it: as when it is looked for. One that is just being removed is put again.
+        let noticed: Vec<_> = digests.iter().map(|d| self.recent.notice(d)).collect();
+        let may_have = self.index.may_have(&digests)?;
         let mut rows = Vec::new();
-        for block in blocks {
-            if !self.is_intact(block)? {
-                rows.push((digest_of(block.cid())?, block.bytes().clone()));
+        let known = iter::zip(noticed, may_have).map(|(noticed, may_have)| noticed && may_have);
+        for ((block, digest), known) in blocks.iter().zip(digests).zip(known) {
+            if !(known && self.is_intact(block)?) {
+                rows.push((digest, block.bytes().clone()));
             }
         }
         if rows.is_empty() {
@@ -432,7 +443,10 @@ const MAX_ROW_BYTES: usize = 16 * 1024;
 const RESERVE_MS: u64 = 10 * 1000;
 
 /// What is on disk, and its version.
-const FORMAT: &str = "blocks-1";
+const FORMAT: &str = "blocks-2";
+
+/// What an earlier version wrote: it had small blocks in a table by their digests.
+const FIRST_FORMAT: &str = "blocks-1";
 
 #[cfg(test)]
 mod tests;

@@ -19,8 +19,12 @@ pub(super) enum Step {
 /// remembered, and so that a test can make any of them fail.
 pub(super) struct Device {
     sync_failed: AtomicBool,
-    before: Box<dyn Fn(Step) -> io::Result<()> + Send + Sync>,
+    before: Fault,
+    after: Fault,
 }
+
+/// What a test makes of a step.
+type Fault = Box<dyn Fn(Step) -> io::Result<()> + Send + Sync>;
 
 impl Device {
     /// A disk that fails where `before` does.
@@ -28,12 +32,26 @@ impl Device {
         Self {
             sync_failed: AtomicBool::new(false),
             before: Box::new(before),
+            after: Box::new(|_| Ok(())),
+        }
+    }
+
+    /// A disk that says it has failed where `after` does, although it has done what it was to do.
+    #[cfg(test)]
+    pub(super) fn failing_after(
+        after: impl Fn(Step) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            after: Box::new(after),
+            ..Self::default()
         }
     }
 
     pub(super) fn write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         (self.before)(Step::Write)?;
-        write()
+        let written = write()?;
+        (self.after)(Step::Write)?;
+        Ok(written)
     }
 
     /// Runs an fsync. It is never tried twice: the second may succeed although bytes were lost.
@@ -41,7 +59,9 @@ impl Device {
         if self.has_failed() {
             return Err(earlier());
         }
-        let result = (self.before)(Step::Sync).and_then(|()| sync());
+        let result = (self.before)(Step::Sync)
+            .and_then(|()| sync())
+            .and_then(|()| (self.after)(Step::Sync));
         if result.is_err() {
             self.sync_failed.store(true, Ordering::SeqCst);
         }

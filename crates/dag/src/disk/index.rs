@@ -1,12 +1,22 @@
-use super::{FORMAT, OpenError, device::Device, is_large};
+use super::{
+    FORMAT, OpenError,
+    database::{Opened, open_database},
+    device::Device,
+    figures::Figures,
+    is_large,
+    places::{Changes, Places, merge},
+    tables::{
+        BAD, BLOCKS, BYTES, FOUND_BAD, FREED_BLOCKS, FREED_BYTES, LARGE, PLACES, PROGRESS,
+        PROMISED, REPAIRED, ROWS, SCRUB, TOTALS, change_total,
+    },
+    upgrade::prepare,
+};
 use crate::StoreError;
 use bytes::Bytes;
 use redb::{
-    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, TableDefinition, WriteTransaction, backends::FileBackend,
+    ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction,
 };
 use std::{
-    fs::File,
     io,
     ops::Bound,
     path::{Path, PathBuf},
@@ -19,7 +29,7 @@ pub(super) struct Index {
     path: PathBuf,
     device: Arc<Device>,
     /// `None` when it could not be opened again after a failed write.
-    database: RwLock<Option<Database>>,
+    opened: RwLock<Option<Opened>>,
 }
 
 /// What the index knows of a block.
@@ -31,25 +41,6 @@ pub(super) enum Row {
     Large,
     /// In quarantine: there are no good bytes.
     Bad,
-}
-
-/// What a store has, and what in it is not well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Blocks.
-    pub blocks: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-    /// Blocks that were ever found bad or missing, each time anew.
-    pub found_bad: u64,
-    /// How many of these were put again.
-    pub repaired: u64,
-    /// Blocks that are bad or missing now.
-    pub missing: u64,
-    /// Blocks that were ever removed because nothing needed them.
-    pub freed_blocks: u64,
-    /// Bytes in them.
-    pub freed_bytes: u64,
 }
 
 /// What was removed at once.
@@ -73,19 +64,23 @@ impl Index {
         if found != FORMAT {
             return Err(OpenError::Format { found });
         }
+        let opened = Opened::new(database).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             device,
-            database: RwLock::new(Some(database)),
+            opened: RwLock::new(Some(opened)),
         })
     }
 
     pub(super) fn row(&self, digest: &[u8; 32]) -> Result<Option<Row>, StoreError> {
-        self.with(|database| {
-            let view = database.begin_read()?;
-            if let Some(bytes) = view.open_table(SMALL)?.get(digest)? {
+        self.with(|opened| {
+            let (recent, view) = opened.view_with(|places| places.recent(digest))?;
+            if let Some(row) = place(recent, &view, digest)?
+                && let Some(bytes) = view.open_table(ROWS)?.get(row)?
+            {
                 return Ok(Some(Row::Small(bytes.value().to_vec())));
             }
+            // A row that is not there was removed by the commit that just ends.
             if view.open_table(LARGE)?.get(digest)?.is_some() {
                 return Ok(Some(Row::Large));
             }
@@ -94,9 +89,33 @@ impl Index {
         })
     }
 
+    /// Which of these may have a row. It has none for the others.
+    pub(super) fn may_have(&self, digests: &[[u8; 32]]) -> Result<Vec<bool>, StoreError> {
+        self.with(|opened| {
+            let (recent, view) = opened.view_with(|places| {
+                let recent = digests.iter().map(|digest| places.recent(digest));
+                recent.collect::<Vec<_>>()
+            })?;
+            let places = view.open_table(PLACES)?;
+            let large = view.open_table(LARGE)?;
+            let bad = view.open_table(BAD)?;
+            let mut found = Vec::with_capacity(digests.len());
+            for (digest, recent) in digests.iter().zip(recent) {
+                let has_row = match recent {
+                    Some(row) => row.is_some(),
+                    None => places.get(digest)?.is_some(),
+                };
+                let may_have =
+                    has_row || large.get(digest)?.is_some() || bad.get(digest)?.is_some();
+                found.push(may_have);
+            }
+            Ok(found)
+        })
+    }
+
     pub(super) fn figures(&self) -> Result<Figures, StoreError> {
-        self.with(|database| {
-            let view = database.begin_read()?;
+        self.with(|opened| {
+            let view = opened.view()?;
             let totals = view.open_table(TOTALS)?;
             let total = |name| -> Result<u64, redb::Error> {
                 Ok(totals.get(name)?.map_or(0, |total| total.value()))
@@ -119,10 +138,14 @@ impl Index {
         after: Option<&[u8; 32]>,
         limit: usize,
     ) -> Result<Vec<[u8; 32]>, StoreError> {
-        self.with(|database| {
-            let view = database.begin_read()?;
-            let mut digests = keys(&view.open_table(SMALL)?, after, limit)?;
-            digests.extend(keys(&view.open_table(LARGE)?, after, limit)?);
+        self.with(|opened| {
+            let (recent, view) = opened.view_with(|places| places.recent_after(after, limit))?;
+            let places = view.open_table(PLACES)?;
+            let mut digests = merge(recent, keys(&places, after)?, limit)?;
+            let large = view.open_table(LARGE)?;
+            for digest in keys(&large, after)?.take(limit) {
+                digests.push(digest?);
+            }
             digests.sort_unstable();
             digests.dedup();
             digests.truncate(limit);
@@ -136,20 +159,23 @@ impl Index {
         after: Option<&[u8; 32]>,
         limit: usize,
     ) -> Result<Vec<[u8; 32]>, StoreError> {
-        self.with(|database| keys(&database.begin_read()?.open_table(BAD)?, after, limit))
+        self.with(|opened| {
+            let bad = opened.view()?.open_table(BAD)?;
+            keys(&bad, after)?.take(limit).collect()
+        })
     }
 
     /// Moves a row among the bad ones, durably. Whether it was there.
     pub(super) fn quarantine(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
-        self.commit(|txn| {
-            let small = txn
-                .open_table(SMALL)?
-                .remove(digest)?
-                .map(|row| row.value().to_vec());
-            let large = txn
-                .open_table(LARGE)?
-                .remove(digest)?
-                .map(|row| row.value());
+        self.commit(|txn, places, changes| {
+            let mut rows = txn.open_table(ROWS)?;
+            let mut small = None;
+            if let Some(row) = places.find(&txn.open_table(PLACES)?, digest)? {
+                small = rows.remove(row)?.map(|bytes| bytes.value().to_vec());
+                changes.remove(digest);
+            }
+            let mut large = txn.open_table(LARGE)?;
+            let large = large.remove(digest)?.map(|length| length.value());
             let Some(bytes) = small.as_deref().map(length).or(large) else {
                 return Ok(false);
             };
@@ -164,13 +190,13 @@ impl Index {
 
     /// Adds rows among the bad ones for blocks that have none at all, durably. Their number.
     pub(super) fn expect(&self, digests: &[[u8; 32]]) -> Result<u64, StoreError> {
-        self.commit(|txn| {
-            let small = txn.open_table(SMALL)?;
+        self.commit(|txn, places, _| {
+            let small = txn.open_table(PLACES)?;
             let large = txn.open_table(LARGE)?;
             let mut bad = txn.open_table(BAD)?;
             let mut count = 0;
             for digest in digests {
-                if small.get(digest)?.is_none()
+                if places.find(&small, digest)?.is_none()
                     && large.get(digest)?.is_none()
                     && bad.get(digest)?.is_none()
                 {
@@ -184,15 +210,15 @@ impl Index {
     }
 
     pub(super) fn progress(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(SCRUB)?;
+        self.with(|opened| {
+            let table = opened.view()?.open_table(SCRUB)?;
             let saved = table.get(PROGRESS)?;
             Ok(saved.map(|saved| saved.value().to_vec()))
         })
     }
 
     pub(super) fn save_progress(&self, progress: &[u8]) -> Result<(), StoreError> {
-        self.commit(|txn| {
+        self.commit(|txn, _, _| {
             txn.open_table(SCRUB)?.insert(PROGRESS, progress)?;
             Ok(())
         })
@@ -203,8 +229,9 @@ impl Index {
         &self,
         blocks: impl Iterator<Item = &'a ([u8; 32], Bytes)>,
     ) -> Result<Vec<[u8; 32]>, StoreError> {
-        self.commit(|txn| {
-            let mut small = txn.open_table(SMALL)?;
+        self.commit(|txn, places, changes| {
+            let small = txn.open_table(PLACES)?;
+            let mut rows = txn.open_table(ROWS)?;
             let mut large = txn.open_table(LARGE)?;
             let mut bad = txn.open_table(BAD)?;
             let (mut count, mut bytes) = (0, 0);
@@ -214,7 +241,13 @@ impl Index {
                 let is_known = if is_large(block) {
                     large.insert(digest, length)?.is_some()
                 } else {
-                    small.insert(digest, block.as_ref())?.is_some()
+                    let known = match changes.row(digest) {
+                        Some(row) => Some(row),
+                        None => places.find(&small, digest)?,
+                    };
+                    let row = known.unwrap_or_else(|| changes.put(digest));
+                    rows.insert(row, block.as_ref())?;
+                    known.is_some()
                 };
                 if !is_known {
                     count += 1;
@@ -236,16 +269,17 @@ impl Index {
 
     /// Whether a block's bytes are in a file.
     pub(super) fn has_file(&self, digest: &[u8; 32]) -> Result<bool, StoreError> {
-        self.with(|database| {
-            let large = database.begin_read()?.open_table(LARGE)?;
+        self.with(|opened| {
+            let large = opened.view()?.open_table(LARGE)?;
             Ok(large.get(digest)?.is_some())
         })
     }
 
     /// Removes rows, durably and all at once, also those among the bad.
     pub(super) fn remove_all(&self, digests: &[[u8; 32]]) -> Result<Removed, StoreError> {
-        self.commit(|txn| {
-            let mut small = txn.open_table(SMALL)?;
+        self.commit(|txn, places, changes| {
+            let small = txn.open_table(PLACES)?;
+            let mut rows = txn.open_table(ROWS)?;
             let mut large = txn.open_table(LARGE)?;
             let mut bad = txn.open_table(BAD)?;
             let mut removed = Removed::default();
@@ -253,7 +287,11 @@ impl Index {
                 if bad.remove(digest)?.is_some() {
                     removed.bad.push(*digest);
                 }
-                let in_row = small.remove(digest)?.map(|row| length(row.value()));
+                let mut in_row = None;
+                if let Some(row) = places.find(&small, digest)? {
+                    in_row = rows.remove(row)?.map(|row| length(row.value()));
+                    changes.remove(digest);
+                }
                 let in_file = large.remove(digest)?.map(|row| row.value());
                 if in_file.is_some() {
                     removed.files.push(*digest);
@@ -274,21 +312,35 @@ impl Index {
 
     /// Until when blocks may have been promised, log time in unix ms.
     pub(super) fn promised(&self) -> Result<u64, StoreError> {
-        self.with(|database| {
-            let totals = database.begin_read()?.open_table(TOTALS)?;
+        self.with(|opened| {
+            let totals = opened.view()?.open_table(TOTALS)?;
             Ok(totals.get(PROMISED)?.map_or(0, |until| until.value()))
         })
     }
 
     pub(super) fn save_promised(&self, until_unix_ms: u64) -> Result<(), StoreError> {
-        self.commit(|txn| change_total(txn, PROMISED, |known| known.max(until_unix_ms)))
+        self.commit(|txn, _, _| change_total(txn, PROMISED, |known| known.max(until_unix_ms)))
+    }
+
+    /// The journal's rows.
+    #[cfg(test)]
+    pub(super) fn journal(&self) -> Vec<(u64, Vec<u8>)> {
+        self.with(|opened| {
+            let journal = opened.view()?.open_table(super::tables::JOURNAL)?;
+            let rows = journal.range::<u64>(..)?;
+            rows.map(|row| row.map(|(first, changes)| (first.value(), changes.value().to_vec())))
+                .collect::<Result<_, _>>()
+                .map_err(redb::Error::from)
+        })
+        .unwrap()
     }
 
     /// Makes it an index of another format.
     #[cfg(test)]
     pub(super) fn set_format(&self, format: &str) {
-        self.commit(|txn| {
-            txn.open_table(FORMATS)?.insert(FORMAT_KEY, format)?;
+        self.commit(|txn, _, _| {
+            let mut formats = txn.open_table(super::tables::FORMATS)?;
+            formats.insert(super::tables::FORMAT_KEY, format)?;
             Ok(())
         })
         .unwrap();
@@ -296,14 +348,9 @@ impl Index {
 
     fn commit<T>(
         &self,
-        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+        change: impl FnOnce(&WriteTransaction, &Places, &mut Changes) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let result = self.with(|database| {
-            let txn = database.begin_write()?;
-            let value = change(&txn)?;
-            txn.commit()?;
-            Ok(value)
-        });
+        let result = self.with(|opened| opened.commit(change));
         if result.is_err() {
             self.reopen()?;
         }
@@ -316,14 +363,11 @@ impl Index {
         if self.device.has_failed() {
             return Ok(());
         }
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        match open_database(&self.path, &self.device) {
-            Ok(opened) => {
-                *database = Some(opened);
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        drop(opened.take());
+        match open_database(&self.path, &self.device).and_then(Opened::new) {
+            Ok(new) => {
+                *opened = Some(new);
                 Ok(())
             }
             Err(error) => Err(self.device.give_up(io::Error::other(error))),
@@ -332,82 +376,40 @@ impl Index {
 
     fn with<T>(
         &self,
-        run: impl FnOnce(&Database) -> Result<T, redb::Error>,
+        run: impl FnOnce(&Opened) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or_else(closed)?;
-        run(database).map_err(|error| match error {
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        let opened = opened.as_ref().ok_or_else(closed)?;
+        run(opened).map_err(|error| match error {
             redb::Error::Io(error) => self.device.explain(error),
             other => StoreError::Io(Box::new(other)),
         })
     }
 }
 
-fn open_database(path: &Path, device: &Arc<Device>) -> Result<Database, redb::Error> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)?;
-    let file = IndexFile {
-        file: FileBackend::new(file)?,
-        device: Arc::clone(device),
-    };
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(file)?;
-    Ok(database)
-}
-
-/// Makes the tables that are missing. Returns the format.
-fn prepare(database: &Database) -> Result<String, redb::Error> {
-    let txn = database.begin_write()?;
-    let found = {
-        let mut format = txn.open_table(FORMATS)?;
-        let found = format
-            .get(FORMAT_KEY)?
-            .map(|found| found.value().to_owned());
-        if found.is_none() {
-            format.insert(FORMAT_KEY, FORMAT)?;
+/// The row of a block: where the recent places say nothing, the table does.
+fn place(
+    recent: Option<Option<u64>>,
+    view: &ReadTransaction,
+    digest: &[u8; 32],
+) -> Result<Option<u64>, redb::Error> {
+    match recent {
+        Some(row) => Ok(row),
+        None => {
+            let row = view.open_table(PLACES)?.get(digest)?;
+            Ok(row.map(|row| row.value()))
         }
-        found
-    };
-    if let Some(found) = found
-        && found != FORMAT
-    {
-        return Ok(found);
     }
-    // A store from before there was a quarantine gets its tables now.
-    txn.open_table(BAD)?;
-    txn.open_table(SCRUB)?;
-    txn.open_table(SMALL)?;
-    txn.open_table(LARGE)?;
-    txn.open_table(TOTALS)?;
-    txn.commit()?;
-    Ok(FORMAT.to_owned())
 }
 
 /// Keys of a table, in order.
 fn keys<V: redb::Value + 'static>(
     table: &ReadOnlyTable<[u8; 32], V>,
     after: Option<&[u8; 32]>,
-    limit: usize,
-) -> Result<Vec<[u8; 32]>, redb::Error> {
+) -> Result<impl Iterator<Item = Result<[u8; 32], redb::Error>>, redb::Error> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = table.range::<&[u8; 32]>((from, Bound::Unbounded))?;
-    rows.take(limit).map(|row| Ok(row?.0.value())).collect()
-}
-
-fn change_total(
-    txn: &WriteTransaction,
-    name: &str,
-    change: impl FnOnce(u64) -> u64,
-) -> Result<(), redb::Error> {
-    let mut totals = txn.open_table(TOTALS)?;
-    let total = totals.get(name)?.map_or(0, |total| total.value());
-    totals.insert(name, change(total))?;
-    Ok(())
+    Ok(rows.map(|row| Ok(row?.0.value())))
 }
 
 fn length(bytes: &[u8]) -> u64 {
@@ -417,61 +419,3 @@ fn length(bytes: &[u8]) -> u64 {
 fn closed() -> StoreError {
     StoreError::Io("index of the block store could not be opened again".into())
 }
-
-/// The index's file, on the store's device. The store's own lock keeps other processes out.
-#[derive(Debug)]
-struct IndexFile {
-    file: FileBackend,
-    device: Arc<Device>,
-}
-
-impl StorageBackend for IndexFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.device.write(|| self.file.set_len(len))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.device.sync(|| self.file.sync_data())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.device.write(|| self.file.write(offset, data))
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
-    }
-}
-
-/// SHA-256 digest -> the block's bytes.
-const SMALL: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("small");
-/// SHA-256 digest -> the file's length.
-const LARGE: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("large");
-/// SHA-256 digest of a block that is bad or missing -> the bad bytes, if they were in its row.
-const BAD: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("bad");
-/// How far the reading of the whole store has come: see `ScrubProgress`.
-const SCRUB: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("scrub");
-/// Totals over all rows, and over the store's life; and until when blocks were promised.
-const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
-const FORMATS: TableDefinition<'_, &str, &str> = TableDefinition::new("format");
-
-const BLOCKS: &str = "blocks";
-const BYTES: &str = "bytes";
-const FOUND_BAD: &str = "found-bad";
-const REPAIRED: &str = "repaired";
-const FREED_BLOCKS: &str = "freed-blocks";
-const FREED_BYTES: &str = "freed-bytes";
-/// Log time, unix ms, beyond which no block was promised to be kept.
-const PROMISED: &str = "promised-until";
-const PROGRESS: &str = "progress";
-const FORMAT_KEY: &str = "format";
-
-const CACHE_BYTES: usize = 64 << 20;

@@ -1,4 +1,6 @@
 mod collect;
+mod places;
+mod upgrade;
 
 use super::{device::Step, *};
 use crate::{Codec, MAX_BLOCK_BYTES, MemoryStore};
@@ -154,12 +156,12 @@ fn second_open_says_that_the_store_is_in_use() {
 fn store_of_another_format_is_refused() {
     let folder = folder();
     let store = open(&folder);
-    store.index.set_format("blocks-2");
+    store.index.set_format("blocks-3");
     drop(store);
     let refused = DiskStore::open(folder.path()).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "block store has format `blocks-2`, this program reads `blocks-1`"
+        "block store has format `blocks-3`, this program reads `blocks-2`"
     );
 }
 
@@ -430,59 +432,6 @@ fn scrub_says_since_when_all_blocks_were_read_only_when_it_has_read_all() {
     }
     let expected = [None, Some(5), Some(5), Some(5), Some(20), Some(20)];
     assert_eq!(seen, expected);
-}
-
-/// What `tests/stores/first` is, its README says.
-#[test]
-fn store_of_the_first_version_opens() {
-    let folder = folder();
-    let first = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/first");
-    copy_all(&first, folder.path());
-    let store = open(&folder);
-    let blocks = [0, 1, 100, 16_384, 16_385, 20_000].map(|len| {
-        let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
-        Block::new(Codec::Raw, bytes).unwrap()
-    });
-    for block in &blocks {
-        assert!(store.has(block.cid()).unwrap());
-        assert_eq!(store.block(block.cid()).unwrap().as_ref(), Some(block));
-    }
-    assert_eq!(store.cids(None, 9).unwrap().len(), blocks.len());
-    let bytes = blocks.iter().map(|block| block.bytes().len() as u64).sum();
-    let before = Figures {
-        blocks: 6,
-        bytes,
-        ..Figures::default()
-    };
-    assert_eq!(store.figures().unwrap(), before);
-    // What there was not yet in that version.
-    assert_eq!(store.promised(), 0);
-    assert_eq!(store.scrub_progress().unwrap(), ScrubProgress::default());
-    fs::remove_file(file_of(&folder, &blocks[5])).unwrap();
-    assert!(store.quarantine(blocks[5].cid()).unwrap());
-    assert_eq!(store.figures().unwrap().missing, 1);
-    store.put(&blocks).unwrap();
-    let after = Figures {
-        found_bad: 1,
-        repaired: 1,
-        ..before
-    };
-    assert_eq!(store.figures().unwrap(), after);
-    drop(store);
-    assert_eq!(open(&folder).figures().unwrap(), after);
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy_all(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), &to).unwrap();
-        }
-    }
 }
 
 #[test]
@@ -794,15 +743,33 @@ fn failing(
     kind: io::ErrorKind,
     counts: impl Fn(Step) -> bool + Send + Sync + 'static,
 ) -> (Device, Armed) {
+    let (fault, armed) = fault_at(at, kind, counts);
+    (Device::new(fault), armed)
+}
+
+/// A device whose step number `at` says that it failed, and did not.
+fn failing_after(at: usize, kind: io::ErrorKind) -> (Device, Armed) {
+    let (fault, armed) = fault_at(at, kind, |_| true);
+    (Device::failing_after(fault), armed)
+}
+
+fn fault_at(
+    at: usize,
+    kind: io::ErrorKind,
+    counts: impl Fn(Step) -> bool + Send + Sync + 'static,
+) -> (
+    impl Fn(Step) -> io::Result<()> + Send + Sync + 'static,
+    Armed,
+) {
     let armed = Armed::default();
     let is_armed = Arc::clone(&armed);
     let passed = AtomicUsize::new(0);
-    let device = Device::new(move |step| {
+    let fault = move |step| {
         let is_counted = is_armed.load(Ordering::SeqCst) && counts(step);
         if is_counted && passed.fetch_add(1, Ordering::SeqCst) == at {
             return Err(kind.into());
         }
         Ok(())
-    });
-    (device, armed)
+    };
+    (fault, armed)
 }

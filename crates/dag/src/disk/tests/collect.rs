@@ -314,8 +314,13 @@ fn nobody_waits_for_what_is_being_removed() {
         Ok(())
     });
     let store = Arc::new(DiskStore::open_on(folder.path(), device).unwrap());
+    // Its file has room then: while it gets longer, redb lets nobody begin to read.
+    let room: Vec<_> = (10..90).map(small).collect();
+    store.put(&room).unwrap();
     store.put(&kept).unwrap();
     store.put(&garbage).unwrap();
+    room.iter()
+        .for_each(|block| assert!(store.remove(block.cid()).unwrap()));
     age(&store);
     let marks = marked(&store, &kept);
     removing.set(Arc::downgrade(&store)).unwrap();
