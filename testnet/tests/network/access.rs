@@ -1,6 +1,7 @@
 //! Who decides, by which policies, and what a requester learns by asking.
 
 use crate::stage::{Stage, assert_refused, did, done, enrol, get};
+use medanchor_dag::{Codec, cid_of};
 use medanchor_testnet::{Home, Ran};
 use std::{fs, path::Path};
 
@@ -123,13 +124,13 @@ fn request_finds_its_broker_from_any_node_and_a_refusal_shows_no_record() {
     let researcher = stage.network.invite(1, "researcher").unwrap();
     let operator = stage.network.operator(1).unwrap();
     enrol(&operator, "person", &researcher, "researcher");
-    let absent = "bafyreibnhhg5fo3k3ikq5fy7vcs7nfpq3sgoa3xkghzyjt7z2lyphnarnq";
+    let absent = cid_of(Codec::DagCbor, &[7; 32]).to_string();
     let ask = |who: &Home, record: &str| {
         let arguments = ["request", record, "--purpose", "HRESCH"];
         who.run(arguments).unwrap()
     };
 
-    let refusals = [ask(&researcher, &record), ask(&researcher, absent)];
+    let refusals = [ask(&researcher, &record), ask(&researcher, &absent)];
     for refusal in &refusals {
         assert_refused(refusal, 3, "not-permitted");
     }
@@ -158,7 +159,7 @@ fn request_finds_its_broker_from_any_node_and_a_refusal_shows_no_record() {
     let outsider = stage.network.invite(2, "outsider").unwrap();
     let operator = stage.network.operator(2).unwrap();
     enrol(&operator, "person", &outsider, "researcher");
-    for record in [second.as_str(), absent] {
+    for record in [&second, &absent] {
         assert_refused(&ask(&outsider, record), 3, "not-permitted");
     }
 }
