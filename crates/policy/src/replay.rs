@@ -201,8 +201,8 @@ impl Recorded {
                 code == again.as_str()
             }
             (RecordedAnswer::Refused { code }, Verdict::Permit { .. }) => {
-                let is_policys = Code::ALL.iter().any(|known| known.as_str() == code);
-                return match is_policys {
+                let is_from_policies = Code::ALL.iter().any(|known| known.as_str() == code);
+                return match is_from_policies {
                     true => Agreement::Differs,
                     false => Agreement::RefusedForBytes,
                 };
