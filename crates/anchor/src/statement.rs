@@ -445,8 +445,9 @@ pub struct Refused {
 }
 
 /// What a decision read: for each thing, the index of the leaf that last changed it. `apply` compares
-/// it with the state, so that nothing is released on what was withdrawn meanwhile (I5).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// it with the state, so that nothing is released on what was withdrawn meanwhile (I5). The default is that nothing was
+/// read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Basis {
     /// The policy set in force.

@@ -42,52 +42,59 @@ impl InclusionProof {
         if index >= size {
             return Err(ProofError::OutOfRange);
         }
-        let mut at = index;
-        let mut last = size - 1;
         let mut hash = *leaf_hash;
+        let is_whole = self.climb(index, size - 1, |sibling, side| {
+            hash = match side {
+                Side::Left => node_hash(sibling, &hash),
+                Side::Right => node_hash(&hash, sibling),
+            };
+        });
+        if !is_whole {
+            return Err(ProofError::Length);
+        }
+        same_root(&hash, root)
+    }
+
+    /// The root of the tree that ends with this leaf, given a proof that [verifies](Self::verify): its path there has the
+    /// same siblings, without those to the right.
+    pub fn prefix_root(&self, leaf_hash: &Hash, index: LeafIndex, size: u64) -> Hash {
+        let mut hash = *leaf_hash;
+        self.climb(index, size.saturating_sub(1), |sibling, side| {
+            if side == Side::Left {
+                hash = node_hash(sibling, &hash);
+            }
+        });
+        hash
+    }
+
+    /// Gives each sibling on the way from the leaf `at` to the root of the tree whose last leaf is `last`. Whether the way
+    /// has just as many (RFC 9162 section 2.1.3.2).
+    fn climb(&self, mut at: u64, mut last: u64, mut step: impl FnMut(&Hash, Side)) -> bool {
         for sibling in &self.0 {
             if last == 0 {
-                return Err(ProofError::Length);
+                return false;
             }
             if at & 1 == 1 || at == last {
-                hash = node_hash(sibling, &hash);
+                step(sibling, Side::Left);
                 while at & 1 == 0 && at != 0 {
                     at >>= 1;
                     last >>= 1;
                 }
             } else {
-                hash = node_hash(&hash, sibling);
+                step(sibling, Side::Right);
             }
             at >>= 1;
             last >>= 1;
         }
-        if last != 0 {
-            return Err(ProofError::Length);
-        }
-        same_root(&hash, root)
+        last == 0
     }
 }
 
-impl InclusionProof {
-    /// The root of the tree that ends with this leaf, given a proof that [verifies](Self::verify): its path there has the
-    /// same siblings, without those to the right.
-    pub fn prefix_root(&self, leaf_hash: &Hash, index: LeafIndex, size: u64) -> Hash {
-        let mut at = index;
-        let mut last = size.saturating_sub(1);
-        let mut hash = *leaf_hash;
-        for sibling in &self.0 {
-            if at & 1 == 1 || at == last {
-                hash = node_hash(sibling, &hash);
-                while at & 1 == 0 && at != 0 {
-                    at >>= 1;
-                    last >>= 1;
-                }
-            }
-            at >>= 1;
-            last >>= 1;
-        }
-        hash
-    }
+/// Where a sibling stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
 }
 
 impl ConsistencyProof {

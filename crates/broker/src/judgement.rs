@@ -1,5 +1,5 @@
 use crate::{ReleaseError, answer::Declined, request::Request};
-use medanchor_anchor::{Basis, Body, RecordEntry, State};
+use medanchor_anchor::{Basis, Kind, RecordEntry, State};
 use medanchor_dag::{Did, Hash};
 use medanchor_policy::{Code, Decision, PolicySets, Verdict, decide};
 
@@ -54,7 +54,7 @@ pub(crate) fn judge(
             "the requester is not enrolled: its organisation must enrol it first",
         )));
     }
-    match released_by(state, &request.hash)? {
+    match released_by(state, broker, &request.hash)? {
         Some(by) if by != *broker => return Err(ReleaseError::NotBroker { brokers: vec![by] }),
         Some(_) => {
             return Ok(Judgement::Decline(Declined::new(
@@ -66,19 +66,10 @@ pub(crate) fn judge(
     }
     let decided_at = now.max(state.log_time()?);
     let Decision { basis, verdict } = decide(&state, policies, &request.signed, decided_at)?;
-    let refusal = |code: Code, reason| Refusal {
-        code: code.to_string(),
-        reason,
-        basis: basis.clone(),
-        decided_at,
-    };
-    if let Verdict::Deny { code, reason } = &verdict
-        && !code.tells_of_records()
-    {
-        return Ok(Judgement::Refuse(refusal(*code, reason.clone())));
-    }
     let records = records(state, request)?;
-    require_broker(state, broker, &records)?;
+    if !matches!(&verdict, Verdict::Deny { code, .. } if !code.tells_of_records()) {
+        require_broker(state, broker, &records)?;
+    }
     Ok(match verdict {
         Verdict::Permit { policies, until } => Judgement::Permit(Permit {
             policies,
@@ -87,7 +78,12 @@ pub(crate) fn judge(
             decided_at,
             records,
         }),
-        Verdict::Deny { code, reason } => Judgement::Refuse(refusal(code, reason)),
+        Verdict::Deny { code, reason } => Judgement::Refuse(Refusal {
+            code: code.to_string(),
+            reason,
+            basis,
+            decided_at,
+        }),
     })
 }
 
@@ -117,15 +113,20 @@ fn require_broker(
     }
 }
 
-/// The broker that released keys on this request.
-fn released_by(state: State<'_>, request: &Hash) -> Result<Option<Did>, ReleaseError> {
+/// The broker that released keys on this request; `broker` itself where the opening that says it is gone.
+fn released_by(
+    state: State<'_>,
+    broker: &Did,
+    request: &Hash,
+) -> Result<Option<Did>, ReleaseError> {
     let Some(index) = state.request(request)? else {
         return Ok(None);
     };
-    let Some(opening) = state.opening(index)? else {
+    let leaf = state.leaf(index)?;
+    if leaf.is_none_or(|leaf| leaf.kind != Kind::Released) {
         return Ok(None);
-    };
-    let signed = opening.0.signed;
-    let is_release = matches!(signed.statement.body, Body::Released(_));
-    Ok(signed.author().copied().filter(|_| is_release))
+    }
+    let opening = state.opening(index)?;
+    let author = opening.and_then(|opening| opening.0.signed.author().copied());
+    Ok(Some(author.unwrap_or(*broker)))
 }

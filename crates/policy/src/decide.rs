@@ -1,13 +1,14 @@
 use crate::{
     Code, Policies, PolicySets,
-    consent::{Use, coverage, names},
+    consent::names,
     facts::Facts,
+    grounds::{Asker, Grounds},
     policies::Answer,
     purpose,
 };
 use medanchor_anchor::{
-    AccessRequest, Basis, Body, ConsentEntry, Custody, CustodyKind, PrincipalEntry, RecordEntry,
-    SignedStatement, State, TablesError,
+    AccessRequest, Basis, Body, ConsentEntry, CustodyKind, RecordEntry, SignedStatement, State,
+    TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
 use std::{
@@ -89,27 +90,18 @@ impl From<TablesError> for Stop {
     }
 }
 
-/// Who asks, what for, and when.
+/// A request, and who makes it.
 struct Ask<'a> {
     request: &'a AccessRequest,
-    requester: &'a Did,
-    entry: PrincipalEntry,
-    purposes: Vec<&'static str>,
+    asker: Asker<'a>,
     /// The last moment of the request.
     not_after: u64,
-    now: u64,
 }
 
 /// What permits the use of one record, and until when.
 struct Permitted {
     policies: Vec<String>,
     until: u64,
-}
-
-/// A custody key with the consents under it.
-struct Grounds {
-    custody: Custody,
-    consents: Vec<ConsentEntry>,
 }
 
 /// Every condition, from who asks to each record: the policies that permit all of them, and until when.
@@ -198,11 +190,15 @@ fn authenticate<'a>(
     };
     Ok(Ask {
         request,
-        requester,
-        entry,
-        purposes,
+        asker: Asker {
+            did: *requester,
+            org: entry.org,
+            role: &request.role,
+            purpose: &request.purpose,
+            purposes,
+            now,
+        },
         not_after,
-        now,
     })
 }
 
@@ -218,7 +214,7 @@ fn common_grounds(state: &State<'_>, ask: &Ask<'_>) -> Result<(Vec<RecordEntry>,
         let id = record.anchored.custody;
         let grounds = match custodies.remove(&id) {
             Some(grounds) => grounds,
-            None => match grounds(state, &id)? {
+            None => match Grounds::read(state, &id)? {
                 Some(grounds) => grounds,
                 None => return not_permitted(),
             },
@@ -238,17 +234,6 @@ fn common_grounds(state: &State<'_>, ask: &Ask<'_>) -> Result<(Vec<RecordEntry>,
     }
 }
 
-fn grounds(state: &State<'_>, custody: &CustodyId) -> Result<Option<Grounds>, TablesError> {
-    let Some(entry) = state.custody(custody)? else {
-        return Ok(None);
-    };
-    let consents = state.consents(custody)?;
-    Ok(Some(Grounds {
-        custody: entry.custody,
-        consents,
-    }))
-}
-
 /// Whether the requester may know that the record exists: its organisation's key or device, its own
 /// data, open data, or data that somebody once consented to give it.
 fn is_related(
@@ -257,11 +242,11 @@ fn is_related(
     record: &RecordEntry,
     grounds: &Grounds,
 ) -> Result<bool, TablesError> {
-    let custody = &grounds.custody;
-    let is_named = |consent: &ConsentEntry| names(consent, ask.requester, &ask.entry.org);
+    let (custody, asker) = (&grounds.custody, &ask.asker);
+    let is_named = |consent: &ConsentEntry| names(consent, &asker.did, &asker.org);
     Ok(custody.kind == CustodyKind::Open
-        || custody.owner == ask.entry.org
-        || custody.controller.as_ref() == Some(ask.requester)
+        || custody.owner == asker.org
+        || custody.controller.as_ref() == Some(&asker.did)
         || grounds.consents.iter().any(is_named)
         || owns_device(state, ask, record)?)
 }
@@ -272,7 +257,7 @@ fn owns_device(
     record: &RecordEntry,
 ) -> Result<bool, TablesError> {
     let device = state.principal(&record.anchored.device)?;
-    Ok(device.is_some_and(|device| device.org == ask.entry.org))
+    Ok(device.is_some_and(|device| device.org == ask.asker.org))
 }
 
 /// The policies that permit one record, or why none does.
@@ -283,29 +268,8 @@ fn judge_record(
     record: &RecordEntry,
     grounds: &Grounds,
 ) -> Result<Permitted, Stop> {
-    let covered = coverage(
-        &grounds.consents,
-        &Use {
-            requester: ask.requester,
-            requester_org: &ask.entry.org,
-            purpose: &ask.request.purpose,
-            class: record.anchored.class,
-            captured_at: record.anchored.captured_at,
-            now: ask.now,
-        },
-    );
-    let facts = Facts {
-        requester: *ask.requester,
-        record: record.anchored.record,
-        role: &ask.request.role,
-        purposes: ask.purposes.clone(),
-        class: record.anchored.class,
-        custody_kind: grounds.custody.kind,
-        owns_custody: grounds.custody.owner == ask.entry.org,
-        controls_custody: grounds.custody.controller.as_ref() == Some(ask.requester),
-        owns_device: owns_device(state, ask, record)?,
-        consented: covered.is_ok(),
-    };
+    let owns_device = owns_device(state, ask, record)?;
+    let (facts, covered) = grounds.facts(&ask.asker, &record.anchored, owns_device);
     match policies.answer(&facts) {
         Answer::Permitted(permitting) => {
             let needs_consent = facts.consented && !is_permitted_without_consent(policies, &facts);
@@ -390,7 +354,7 @@ fn basis(state: &State<'_>, signed: &SignedStatement) -> Result<Basis, TablesErr
         Some((request, requester)) => state.basis(request, requester)?,
         None => None,
     };
-    Ok(basis.unwrap_or(OF_NOTHING))
+    Ok(basis.unwrap_or_default())
 }
 
 fn requester_basis(state: &State<'_>, signed: &SignedStatement) -> Result<Basis, TablesError> {
@@ -398,7 +362,7 @@ fn requester_basis(state: &State<'_>, signed: &SignedStatement) -> Result<Basis,
         Some((_, requester)) => state.requester_basis(requester)?,
         None => None,
     };
-    Ok(basis.unwrap_or(OF_NOTHING))
+    Ok(basis.unwrap_or_default())
 }
 
 /// The request and the requester, if it is an access request of a size that is allowed.
@@ -423,13 +387,3 @@ fn not_permitted<T>() -> Result<T, Stop> {
 fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Denied(code, reason.into()))
 }
-
-/// The basis of a decision on what is no access request.
-const OF_NOTHING: Basis = Basis {
-    policy: 0,
-    custody: 0,
-    consent: None,
-    requester: 0,
-    requester_org: 0,
-    devices: Vec::new(),
-};

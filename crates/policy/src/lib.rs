@@ -17,6 +17,7 @@ mod code;
 mod consent;
 mod decide;
 mod facts;
+mod grounds;
 mod listing;
 mod policies;
 mod policy_sets;

@@ -1,11 +1,10 @@
 use crate::{
     Policies, PolicySets,
-    consent::{Use, coverage},
-    facts::Facts,
+    grounds::{Asker, Grounds},
     policies::Answer,
     purpose,
 };
-use medanchor_anchor::{Anchored, ConsentEntry, Custody, CustodyKind, State, TablesError};
+use medanchor_anchor::{Anchored, CustodyKind, State, TablesError};
 use medanchor_dag::{CustodyId, Did};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -19,29 +18,11 @@ use std::{
 pub struct Listing<'a> {
     state: State<'a>,
     policies: Arc<Policies>,
-    reader: Reader<'a>,
-    now: u64,
+    reader: Asker<'a>,
     /// What was read of a custody key; `None`: there is none.
     grounds: BTreeMap<CustodyId, Option<Grounds>>,
     /// The organisations of devices.
     devices: BTreeMap<Did, Option<Did>>,
-}
-
-/// Who asks for a list, and what for.
-#[derive(Debug)]
-struct Reader<'a> {
-    did: Did,
-    org: Did,
-    role: &'a str,
-    purpose: &'a str,
-    purposes: Vec<&'static str>,
-}
-
-/// A custody key with the consents under it.
-#[derive(Debug)]
-struct Grounds {
-    custody: Custody,
-    consents: Vec<ConsentEntry>,
 }
 
 impl<'a> Listing<'a> {
@@ -74,14 +55,14 @@ impl<'a> Listing<'a> {
         Ok(Some(Self {
             state,
             policies,
-            reader: Reader {
+            reader: Asker {
                 did,
                 org: entry.org,
                 role,
                 purpose,
                 purposes,
+                now,
             },
-            now,
             grounds: BTreeMap::new(),
             devices: BTreeMap::new(),
         }))
@@ -97,31 +78,12 @@ impl<'a> Listing<'a> {
         let (state, reader) = (self.state, &self.reader);
         let grounds = match self.grounds.entry(anchored.custody) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(Grounds::read(state, &anchored.custody)?),
+            Entry::Vacant(unknown) => unknown.insert(Grounds::read(&state, &anchored.custody)?),
         };
-        let Some(Grounds { custody, consents }) = grounds else {
+        let Some(grounds) = grounds else {
             return Ok(false);
         };
-        let asked = Use {
-            requester: &reader.did,
-            requester_org: &reader.org,
-            purpose: reader.purpose,
-            class: anchored.class,
-            captured_at: anchored.captured_at,
-            now: self.now,
-        };
-        let facts = Facts {
-            requester: reader.did,
-            record: anchored.record,
-            role: reader.role,
-            purposes: reader.purposes.clone(),
-            class: anchored.class,
-            custody_kind: custody.kind,
-            owns_custody: custody.owner == reader.org,
-            controls_custody: custody.controller.as_ref() == Some(&reader.did),
-            owns_device,
-            consented: coverage(consents, &asked).is_ok(),
-        };
+        let (facts, _) = grounds.facts(reader, anchored, owns_device);
         // Whatever the policies say: who has nothing to do with a record does not hear that it exists.
         let is_related = facts.custody_kind == CustodyKind::Open
             || facts.owns_custody
@@ -138,17 +100,5 @@ impl<'a> Listing<'a> {
         let org = self.state.principal(device)?.map(|entry| entry.org);
         self.devices.insert(*device, org);
         Ok(org)
-    }
-}
-
-impl Grounds {
-    fn read(state: State<'_>, custody: &CustodyId) -> Result<Option<Self>, TablesError> {
-        let Some(entry) = state.custody(custody)? else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            custody: entry.custody,
-            consents: state.consents(custody)?,
-        }))
     }
 }

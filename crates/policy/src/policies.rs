@@ -10,10 +10,9 @@ use std::str::FromStr;
 /// A Cedar policy set with its schema, strictly validated, named by the CID of its canonical bytes.
 #[derive(Clone, Debug)]
 pub struct Policies {
-    text: String,
+    source: Wire,
     set: PolicySet,
     schema: Schema,
-    schema_text: String,
     block: Block,
 }
 
@@ -77,16 +76,16 @@ impl Policies {
     ///
     /// [`PoliciesError`] says which part to mend.
     pub fn parse(policies: &str, schema: &str) -> Result<Self, PoliciesError> {
-        let bytes = to_canonical(&Wire {
+        let source = Wire {
             v: VERSION,
             schema: schema.to_owned(),
             policies: policies.to_owned(),
-        });
+        };
+        let bytes = to_canonical(&source);
         if bytes.len() > Self::MAX_BYTES {
             return Err(PoliciesError::Unsupported);
         }
         let block = Block::new(Codec::DagCbor, bytes).map_err(|_| PoliciesError::Unsupported)?;
-        let schema_text = schema.to_owned();
         let (schema, _) = Schema::from_cedarschema_str(schema)
             .map_err(|error| PoliciesError::Schema(Box::new(error)))?;
         let parsed = PolicySet::from_str(policies)
@@ -94,10 +93,9 @@ impl Policies {
         let set = named(&parsed)?;
         validate(&set, &schema)?;
         Ok(Self {
-            text: policies.to_owned(),
+            source,
             set,
             schema,
-            schema_text,
             block,
         })
     }
@@ -122,12 +120,12 @@ impl Policies {
 
     /// Its policies, in Cedar.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.source.policies
     }
 
     /// Their schema, in Cedar's own syntax.
     pub fn schema_text(&self) -> &str {
-        &self.schema_text
+        &self.source.schema
     }
 
     /// Its canonical bytes, as a block.
@@ -186,7 +184,7 @@ fn validate(set: &PolicySet, schema: &Schema) -> Result<(), PoliciesError> {
     Err(PoliciesError::Invalid(errors.join("; ")))
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
     v: u8,

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The policy sets that the log puts in force, each parsed once.
 #[derive(Debug, Default)]
 pub struct PolicySets {
-    /// The newest: one is in force at a time.
-    parsed: Mutex<Option<Arc<Policies>>>,
+    /// The newest, for one is in force at a time, and what it is; nothing if this version cannot decide by it.
+    parsed: Mutex<Option<(Cid, Option<Arc<Policies>>)>>,
 }
 
 impl PolicySets {
@@ -22,15 +22,12 @@ impl PolicySets {
             return Ok(None);
         };
         let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = parsed.as_ref().filter(|known| known.cid() == entry.policy) {
-            return Ok(Some(Arc::clone(known)));
+        if let Some((_, known)) = parsed.as_ref().filter(|(cid, _)| *cid == entry.policy) {
+            return Ok(known.clone());
         }
-        let Some(policies) = parse(&entry) else {
-            return Ok(None);
-        };
-        let policies = Arc::new(policies);
-        *parsed = Some(Arc::clone(&policies));
-        Ok(Some(policies))
+        let policies = parse(&entry).map(Arc::new);
+        *parsed = Some((entry.policy, policies.clone()));
+        Ok(policies)
     }
 }
 

@@ -119,7 +119,7 @@ impl Replay {
         }
         let seen = index.saturating_add(1);
         if self.is_stale && seen >= self.recorded.request.at {
-            self.decide()?;
+            self.newest = Some(self.decide()?);
         }
         Ok(())
     }
@@ -130,14 +130,11 @@ impl Replay {
     ///
     /// As [`Replay::take`].
     pub fn finish(mut self) -> Result<Replayed, TablesError> {
-        if self.is_stale {
-            self.decide()?;
-        }
-        let decision = self.on_same_basis.take().or_else(|| self.newest.take());
-        let decision = match decision {
-            Some(decision) => decision,
-            None => self.decide()?,
+        let newest = match self.newest.take() {
+            Some(newest) if !self.is_stale => newest,
+            _ => self.decide()?,
         };
+        let decision = self.on_same_basis.unwrap_or(newest);
         Ok(Replayed {
             agrees: self.recorded.agrees(&decision),
             decision,
@@ -178,7 +175,6 @@ impl Replay {
         if decision.basis == self.recorded.basis {
             self.on_same_basis = Some(decision.clone());
         }
-        self.newest = Some(decision.clone());
         self.is_stale = false;
         Ok(decision)
     }

@@ -1,0 +1,76 @@
+use crate::{
+    Code,
+    consent::{Use, coverage},
+    facts::Facts,
+};
+use medanchor_anchor::{Anchored, ConsentEntry, Custody, State, TablesError};
+use medanchor_dag::{CustodyId, Did};
+
+/// A custody key with the consents under it: what the use of every record under it rests on.
+#[derive(Debug)]
+pub(crate) struct Grounds {
+    pub(crate) custody: Custody,
+    pub(crate) consents: Vec<ConsentEntry>,
+}
+
+/// Who asks, what for, and when.
+#[derive(Debug)]
+pub(crate) struct Asker<'a> {
+    pub(crate) did: Did,
+    pub(crate) org: Did,
+    pub(crate) role: &'a str,
+    pub(crate) purpose: &'a str,
+    /// The purpose and those above it.
+    pub(crate) purposes: Vec<&'static str>,
+    /// Log time or later, unix ms.
+    pub(crate) now: u64,
+}
+
+impl Grounds {
+    /// `None`: there is no such custody key.
+    pub(crate) fn read(
+        state: &State<'_>,
+        custody: &CustodyId,
+    ) -> Result<Option<Self>, TablesError> {
+        let Some(entry) = state.custody(custody)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            custody: entry.custody,
+            consents: state.consents(custody)?,
+        }))
+    }
+
+    /// What the policies may look at when one record is used, and until when consents cover that, or what they lack.
+    pub(crate) fn facts<'a>(
+        &self,
+        asker: &Asker<'a>,
+        anchored: &Anchored,
+        owns_device: bool,
+    ) -> (Facts<'a>, Result<u64, Code>) {
+        let covered = coverage(
+            &self.consents,
+            &Use {
+                requester: &asker.did,
+                requester_org: &asker.org,
+                purpose: asker.purpose,
+                class: anchored.class,
+                captured_at: anchored.captured_at,
+                now: asker.now,
+            },
+        );
+        let facts = Facts {
+            requester: asker.did,
+            record: anchored.record,
+            role: asker.role,
+            purposes: asker.purposes.clone(),
+            class: anchored.class,
+            custody_kind: self.custody.kind,
+            owns_custody: self.custody.owner == asker.org,
+            controls_custody: self.custody.controller.as_ref() == Some(&asker.did),
+            owns_device,
+            consented: covered.is_ok(),
+        };
+        (facts, covered)
+    }
+}
