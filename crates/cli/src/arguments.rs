@@ -158,6 +158,16 @@ pub(crate) struct DraftArguments {
     pub(crate) output: PathBuf,
 }
 
+/// A draft that members have signed, to be submitted.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SubmitArguments {
+    /// The draft, or several copies with a signature each.
+    #[arg(required = true)]
+    pub(crate) drafts: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArguments,
+}
+
 /// `medanchor admin member`.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum MemberCommand {
@@ -176,21 +186,9 @@ pub(crate) enum MemberCommand {
         draft: PathBuf,
     },
     /// Submit the request of a newcomer that a majority of the members has signed.
-    Add {
-        /// The request, or several copies with a signature each.
-        #[arg(required = true)]
-        drafts: Vec<PathBuf>,
-        #[command(flatten)]
-        wait: WaitArguments,
-    },
+    Add(SubmitArguments),
     /// Submit the draft of a removal that a majority of the other members has signed.
-    Remove {
-        /// The draft, or several copies with a signature each.
-        #[arg(required = true)]
-        drafts: Vec<PathBuf>,
-        #[command(flatten)]
-        wait: WaitArguments,
-    },
+    Remove(SubmitArguments),
 }
 
 /// `medanchor admin witness`.
@@ -224,21 +222,9 @@ pub(crate) enum WitnessCommand {
         draft: PathBuf,
     },
     /// Submit the draft of an addition that a majority of the members has signed.
-    Add {
-        /// The draft, or several copies with a signature each.
-        #[arg(required = true)]
-        drafts: Vec<PathBuf>,
-        #[command(flatten)]
-        wait: WaitArguments,
-    },
+    Add(SubmitArguments),
     /// Submit the draft of a removal that a majority of the members has signed.
-    Remove {
-        /// The draft, or several copies with a signature each.
-        #[arg(required = true)]
-        drafts: Vec<PathBuf>,
-        #[command(flatten)]
-        wait: WaitArguments,
-    },
+    Remove(SubmitArguments),
 }
 
 /// `medanchor admin placement`.
@@ -261,13 +247,7 @@ pub(crate) enum PlacementCommand {
         draft: PathBuf,
     },
     /// Submit a draft that a majority of the members has signed.
-    Set {
-        /// The draft, or several copies with a signature each.
-        #[arg(required = true)]
-        drafts: Vec<PathBuf>,
-        #[command(flatten)]
-        wait: WaitArguments,
-    },
+    Set(SubmitArguments),
 }
 
 /// `medanchor audit`.
@@ -311,13 +291,7 @@ pub(crate) enum AccessPolicyCommand {
         draft: PathBuf,
     },
     /// Submit a draft that a majority of the members has signed.
-    Set {
-        /// The draft, or several copies with a signature each.
-        #[arg(required = true)]
-        drafts: Vec<PathBuf>,
-        #[command(flatten)]
-        wait: WaitArguments,
-    },
+    Set(SubmitArguments),
 }
 
 /// `medanchor key`.

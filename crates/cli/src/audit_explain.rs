@@ -77,7 +77,7 @@ pub struct BasisRow {
 ///
 /// When no node answers, the openings are not for this user, the leaf records no decision, or something does not verify.
 pub async fn explain(session: &Session, leaf: LeafName) -> Result<Explained> {
-    let (receipt, _) = proved(session, leaf, Strength::Published).await?;
+    let (receipt, shown) = proved(session, leaf, Strength::Published).await?;
     let Some(opening) = &receipt.opening else {
         let problem =
             "the leaf's opening is not to be had: operators and auditors of members are given it";
@@ -89,13 +89,19 @@ pub async fn explain(session: &Session, leaf: LeafName) -> Result<Explained> {
         let problem = format!("leaf {} is `{kind}`: it records no decision", receipt.index);
         return Err(CliError::Usage(problem).into());
     };
-    read_leaves(session, &receipt, &mut replay).await?;
+    read_leaves(session, &receipt, shown.tree_size, &mut replay).await?;
     let replayed = replay.finish().context("decide again")?;
     explained(&receipt, signed, replayed).context("read the decision")
 }
 
-/// Gives every leaf before the receipt's to `replay`, and checks that together they are the log that it is of.
-async fn read_leaves(session: &Session, receipt: &Receipt, replay: &mut Replay) -> Result<()> {
+/// Gives every leaf before that of the receipt, which was verified, to `replay`, and checks that together they are the log
+/// that it is of.
+async fn read_leaves(
+    session: &Session,
+    receipt: &Receipt,
+    tree_size: u64,
+    replay: &mut Replay,
+) -> Result<()> {
     let mut tree = Recomputed::default();
     let mut counter = Counter::new("leaves", 0, receipt.index);
     let mut leaves = pin!(session.client.leaves(0, Some(receipt.index)));
@@ -111,10 +117,7 @@ async fn read_leaves(session: &Session, receipt: &Receipt, replay: &mut Replay) 
     counter.finish();
     let last = leaf_hash(&receipt.leaf.to_bytes());
     tree.push(last);
-    let strength = Strength::Published;
-    let checked = receipt.verify(&*session.policy(), strength)?;
-    let size = checked.checkpoint.checkpoint.size;
-    let root = receipt.proof.prefix_root(&last, receipt.index, size);
+    let root = receipt.proof.prefix_root(&last, receipt.index, tree_size);
     match tree.root() == root && tree.size() == receipt.index + 1 {
         true => Ok(()),
         false => {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use medanchor_dag::{Cid, Hash};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -42,17 +42,7 @@ impl C4ghFile {
         let (first, last) = (bytes.start, bytes.end.saturating_sub(1));
         let name = format!("{record}.{first}-{last}.{of_reader}.c4gh.partial");
         let path = folder_of(output).join(name);
-        let context = || format!("open `{}`", path.display());
-        let mut options = files::secret();
-        let options = options.read(true).create(true).truncate(false);
-        let file = options.open(&path).with_context(context)?;
-        match file.try_lock() {
-            Ok(()) => (),
-            Err(TryLockError::WouldBlock) => {
-                anyhow::bail!("another process is writing `{}`", path.display())
-            }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
-        }
+        let file = files::unfinished(&path)?;
         // What names the plaintext: the record does, and which of its bytes.
         let content = [
             record.to_bytes().as_slice(),

@@ -202,19 +202,15 @@ fn wait(command: &Command) -> Wait {
         | Command::Consent(
             ConsentCommand::Give { wait, .. } | ConsentCommand::Withdraw { wait, .. },
         )
-        | Command::Admin(
-            AdminCommand::Member(
-                MemberCommand::Add { wait, .. } | MemberCommand::Remove { wait, .. },
-            )
-            | AdminCommand::Witness(
-                WitnessCommand::Add { wait, .. } | WitnessCommand::Remove { wait, .. },
-            )
-            | AdminCommand::Placement(PlacementCommand::Set { wait, .. })
-            | AdminCommand::AccessPolicy(AccessPolicyCommand::Set { wait, .. }),
-        )
         | Command::LegalHold(
             LegalHoldCommand::Place { wait, .. } | LegalHoldCommand::Release { wait, .. },
         ) => wait.wait,
+        Command::Admin(
+            AdminCommand::Member(MemberCommand::Add(submit) | MemberCommand::Remove(submit))
+            | AdminCommand::Witness(WitnessCommand::Add(submit) | WitnessCommand::Remove(submit))
+            | AdminCommand::Placement(PlacementCommand::Set(submit))
+            | AdminCommand::AccessPolicy(AccessPolicyCommand::Set(submit)),
+        ) => submit.wait.wait,
         Command::Device(command)
         | Command::Person(command)
         | Command::Org(command)
@@ -276,11 +272,11 @@ async fn member(session: &Session, command: &MemberCommand) -> Result<Box<dyn Re
             Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
         MemberCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        MemberCommand::Add { drafts, .. } => {
-            Box::new(operations::submit_change(session, Kind::MemberAdded, drafts).await?)
+        MemberCommand::Add(submit) => {
+            Box::new(operations::submit_change(session, Kind::MemberAdded, &submit.drafts).await?)
         }
-        MemberCommand::Remove { drafts, .. } => {
-            Box::new(operations::submit_change(session, Kind::MemberRemoved, drafts).await?)
+        MemberCommand::Remove(submit) => {
+            Box::new(operations::submit_change(session, Kind::MemberRemoved, &submit.drafts).await?)
         }
     })
 }
@@ -303,12 +299,12 @@ async fn witness(session: &Session, command: &WitnessCommand) -> Result<Box<dyn 
             Box::new(operations::draft_change(session, body, &draft.output).await?)
         }
         WitnessCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        WitnessCommand::Add { drafts, .. } => {
-            Box::new(operations::submit_change(session, Kind::WitnessAdded, drafts).await?)
+        WitnessCommand::Add(submit) => {
+            Box::new(operations::submit_change(session, Kind::WitnessAdded, &submit.drafts).await?)
         }
-        WitnessCommand::Remove { drafts, .. } => {
-            Box::new(operations::submit_change(session, Kind::WitnessRemoved, drafts).await?)
-        }
+        WitnessCommand::Remove(submit) => Box::new(
+            operations::submit_change(session, Kind::WitnessRemoved, &submit.drafts).await?,
+        ),
     })
 }
 
@@ -320,8 +316,8 @@ async fn placement(session: &Session, command: &PlacementCommand) -> Result<Box<
             Box::new(operations::draft_change(session, body, output).await?)
         }
         PlacementCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        PlacementCommand::Set { drafts, .. } => {
-            Box::new(operations::submit_change(session, Kind::Placed, drafts).await?)
+        PlacementCommand::Set(submit) => {
+            Box::new(operations::submit_change(session, Kind::Placed, &submit.drafts).await?)
         }
     })
 }
@@ -343,8 +339,8 @@ async fn access_policy(
             Box::new(operations::draft_change(session, body, output).await?)
         }
         AccessPolicyCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
-        AccessPolicyCommand::Set { drafts, .. } => {
-            Box::new(operations::submit_change(session, Kind::PolicySet, drafts).await?)
+        AccessPolicyCommand::Set(submit) => {
+            Box::new(operations::submit_change(session, Kind::PolicySet, &submit.drafts).await?)
         }
     })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
@@ -60,6 +60,21 @@ pub(crate) fn secret() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600);
     options
+}
+
+/// Opens a file that one process at a time writes and another may go on with, its owner's alone; makes it if it is not there.
+pub(crate) fn unfinished(path: &Path) -> Result<File> {
+    let context = || format!("open `{}`", path.display());
+    let mut options = secret();
+    let options = options.read(true).create(true).truncate(false);
+    let file = options.open(path).with_context(context)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("another process is writing `{}`", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(context),
+    }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -12,7 +12,7 @@ use medanchor_envelope::Opener;
 use sha2::{Digest, Sha256};
 use std::{
     fmt,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -73,17 +73,7 @@ impl Payload {
             None => partial(folder, record.cid()),
             Some(part) => partial_of_part(folder, record.cid(), part),
         };
-        let context = || format!("open `{}`", path.display());
-        let mut options = files::secret();
-        let options = options.read(true).create(true).truncate(false);
-        let file = options.open(&path).with_context(context)?;
-        match file.try_lock() {
-            Ok(()) => (),
-            Err(TryLockError::WouldBlock) => {
-                anyhow::bail!("another process is writing `{}`", path.display())
-            }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
-        }
+        let file = files::unfinished(&path)?;
         let chunk_bytes = opener.chunk_plaintext_bytes();
         let chunks = match &part {
             None => 0..record.chunk_count(),
@@ -93,7 +83,10 @@ impl Payload {
             bytes: part.unwrap_or(0..record.size_bytes()),
             chunks,
             chunk_bytes,
-            len_before: file.metadata().with_context(context)?.len(),
+            len_before: file
+                .metadata()
+                .with_context(|| format!("open `{}`", path.display()))?
+                .len(),
             record,
             opener,
             file,
