@@ -1,4 +1,5 @@
 use anyhow::{Context, Result};
+use medanchor_node::{Config, Folder};
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -35,6 +36,18 @@ impl NodeProcess {
     /// Its data folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Changes its config, before it starts.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or written.
+    pub fn configure(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let path = Folder::new(&self.folder).config();
+        let mut config = Config::open(&path)?;
+        change(&mut config);
+        fs::write(path, config.to_text()?).context("write the config")
     }
 
     /// Its process, while it runs.

@@ -2,7 +2,6 @@ use super::{Ground, leading, wait_for};
 use crate::{Network, run::Run};
 use anyhow::{Context, Result};
 use fastrand::Rng;
-use medanchor_node::{Config, Folder};
 use std::{
     fs,
     os::unix::process::ExitStatusExt,
@@ -77,12 +76,7 @@ const fn snapshot(name: &'static str, in_brief: bool, comes_to: ComesTo) -> Step
 /// Snapshots are made often.
 fn prepare(network: &mut Network) -> Result<()> {
     for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            snapshot_every: Some(SNAPSHOT_EVERY),
-            ..Config::open(&path)?
-        };
-        fs::write(path, config.to_text()?).context("write the config")?;
+        node.configure(|config| config.snapshot_every = Some(SNAPSHOT_EVERY))?;
     }
     Ok(())
 }

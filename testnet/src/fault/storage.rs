@@ -60,19 +60,19 @@ const fn step(name: &'static str, in_brief: bool, comes_by: ComesBy) -> Step {
 /// Nodes move, collect and scrub all the time.
 fn prepare(network: &mut Network) -> Result<()> {
     for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let config = Config {
-            absent_after_seconds: Some(2),
-            replicate_every_seconds: Some(1),
-            collect_every_seconds: Some(1),
-            collect_rest: Some(1),
-            keep_unanchored_seconds: Some(1),
-            hold_seconds: Some(5),
-            scrub_every_seconds: Some(1),
-            scrub_bytes_per_second: Some(64 << 20),
-            ..Config::open(&path)?
-        };
-        fs::write(path, config.to_text()?).context("write the config")?;
+        node.configure(|config| {
+            *config = Config {
+                absent_after_seconds: Some(2),
+                replicate_every_seconds: Some(1),
+                collect_every_seconds: Some(1),
+                collect_rest: Some(1),
+                keep_unanchored_seconds: Some(1),
+                hold_seconds: Some(5),
+                scrub_every_seconds: Some(1),
+                scrub_bytes_per_second: Some(64 << 20),
+                ..config.clone()
+            };
+        })?;
     }
     Ok(())
 }

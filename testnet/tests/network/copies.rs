@@ -4,7 +4,7 @@ use crate::{
     stage::{Stage, configure, done, until},
 };
 use medanchor_dag::{Cid, RawBlocks};
-use medanchor_node::{Config, Folder};
+use medanchor_node::Config;
 use medanchor_testnet::{Home, Network, NodeProcess, Ran};
 use serde_json::Value;
 use std::{
@@ -105,12 +105,8 @@ pub(crate) fn impatient(network: &Network) {
 
 /// A node moves no more than this to have records where they belong.
 pub(crate) fn slow(node: &NodeProcess, bytes_per_second: u64) {
-    let path = Folder::new(node.folder()).config();
-    let config = Config {
-        replicate_bytes_per_second: Some(bytes_per_second),
-        ..Config::open(&path).unwrap()
-    };
-    fs::write(path, config.to_text().unwrap()).unwrap();
+    node.configure(|config| config.replicate_bytes_per_second = Some(bytes_per_second))
+        .unwrap();
 }
 
 /// Has the rules signed by as many members as needed, and submits them.

@@ -1,4 +1,4 @@
-use medanchor_node::{Config, Folder};
+use medanchor_node::Config;
 use medanchor_testnet::{Home, Network, NetworkOptions, Ran};
 use std::{
     fs,
@@ -116,10 +116,7 @@ impl Stage {
 /// Changes the config of every node, before the network starts.
 pub(crate) fn configure(network: &Network, mut change: impl FnMut(&mut Config)) {
     for node in &network.nodes {
-        let path = Folder::new(node.folder()).config();
-        let mut config = Config::open(&path).unwrap();
-        change(&mut config);
-        fs::write(path, config.to_text().unwrap()).unwrap();
+        node.configure(&mut change).unwrap();
     }
 }
 

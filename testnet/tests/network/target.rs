@@ -4,10 +4,8 @@ use crate::{
     copies::{Copies, impatient, place, row, slow},
     stage::{Stage, configure, done, until},
 };
-use medanchor_node::{Config, Folder};
 use medanchor_testnet::Ran;
 use serde_json::{Value, json};
-use std::fs;
 
 #[test]
 fn status_ends_with_four_at_once_when_copies_are_out_of_reach_and_with_zero_when_all_are_back() {
@@ -146,13 +144,12 @@ fn status_says_what_is_done_about_a_record_and_how_much_there_is_to_fetch() {
 fn status_of_a_record_says_when_it_was_verified_last_without_reading_it() {
     let stage = Stage::start_with(3, |network| {
         configure(network, |config| config.scrub_bytes_per_second = Some(0));
-        let path = Folder::new(network.nodes[1].folder()).config();
-        let config = Config {
-            scrub_bytes_per_second: Some(64 << 20),
-            scrub_every_seconds: Some(1),
-            ..Config::open(&path).unwrap()
-        };
-        fs::write(path, config.to_text().unwrap()).unwrap();
+        network.nodes[1]
+            .configure(|config| {
+                config.scrub_bytes_per_second = Some(64 << 20);
+                config.scrub_every_seconds = Some(1);
+            })
+            .unwrap();
     });
     // On one node that scrubs and one that does not.
     let records = put_until(&stage, |copies, records| {
