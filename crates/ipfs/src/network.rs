@@ -408,26 +408,18 @@ impl Member {
 }
 
 impl Parts {
-    /// Starts the tasks that talk to a connected peer. Wants and answers have a stream each, so that a
-    /// want never waits behind blocks.
+    /// Starts the tasks that talk to a connected peer.
+    ///
+    /// They share one stream: rust-ipfs reads none but the last that was opened to it. Each has a place in the
+    /// queue, so that wants wait behind two messages with blocks at most.
     fn attend(&self, peer: PeerId, link: &Arc<Link>) {
-        let (asks, frames) = mpsc::channel(1);
-        self.spawn_for(link, self.write(peer, link, frames));
+        let (asks, frames) = mpsc::channel(2);
+        let answers = asks.clone();
         self.spawn_for(link, tell(Arc::clone(link), asks));
-
-        let (replies, frames) = mpsc::channel(1);
-        self.spawn_for(link, self.write(peer, link, frames));
-        let answering = answers::answer(Arc::clone(link), Arc::clone(&self.local), replies);
+        let answering = answers::answer(Arc::clone(link), Arc::clone(&self.local), answers);
         self.spawn_for(link, answering);
-    }
-
-    fn write(
-        &self,
-        peer: PeerId,
-        link: &Arc<Link>,
-        frames: mpsc::Receiver<Vec<u8>>,
-    ) -> impl Future<Output = ()> + use<> {
-        write_frames(Arc::clone(link), frames, self.timing.write, self.open(peer))
+        let (limit, open) = (self.timing.write, self.open(peer));
+        self.spawn_for(link, write_frames(Arc::clone(link), frames, limit, open));
     }
 
     fn spawn_for(&self, link: &Link, task: impl Future<Output = ()> + Send + 'static) {
