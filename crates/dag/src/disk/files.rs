@@ -60,7 +60,7 @@ impl Files {
             .map_err(|error| self.device.explain(error))
     }
 
-    /// The file's bytes, not checked; at most one more than a block may have.
+    /// The file's bytes, not checked; no more than a block may have.
     pub(super) fn read(&self, digest: &[u8; 32], cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let mut file = match File::open(self.path(digest)) {
             Ok(file) => file,
@@ -69,11 +69,14 @@ impl Files {
         };
         let length = file
             .metadata()
-            .map_err(|error| self.device.explain(error))?;
-        let length = usize::try_from(length.len()).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; length.min(MAX_BLOCK_BYTES + 1)];
+            .map_err(|error| self.device.explain(error))?
+            .len();
+        if length > MAX_BLOCK_BYTES as u64 {
+            return Err(StoreError::Corrupt(*cid));
+        }
+        let mut bytes = Vec::new();
         // A sector that cannot be read is a corrupt block: it is repaired by writing it anew.
-        file.read_exact(&mut bytes)
+        file.read_to_end(&mut bytes)
             .map_err(|_| StoreError::Corrupt(*cid))?;
         Ok(Some(bytes))
     }
