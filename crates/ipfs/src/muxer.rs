@@ -1,4 +1,4 @@
-use crate::unread::{Followed, Unread};
+use crate::unread::{Followed, HEADER_BYTES, Unread};
 use futures::{AsyncRead, AsyncWrite, future, ready};
 use libp2p::core::{
     muxing::{StreamMuxer, StreamMuxerEvent},
@@ -45,6 +45,7 @@ impl Yamux {
         config
             .set_max_num_streams(MAX_STREAMS)
             .set_max_connection_receive_window(Some(MAX_UNREAD_BYTES))
+            .set_split_send_size(FRAME_BYTES)
             .set_read_after_close(false);
         let unread = Unread::default();
         let followed = Followed::new(connection, unread.clone());
@@ -198,6 +199,9 @@ impl Drop for Stream {
 /// Streams of one connection: who opens more is cut off. Kubo and Helia have one open for every message that is
 /// under way, and Go's Yamux up to this many before the first of them is taken.
 pub(crate) const MAX_STREAMS: usize = 256;
+/// What one frame holds: with its header as much as one message of Noise (`libp2p-noise`, `MAX_FRAME_LEN`). Yamux flushes
+/// after each frame, so smaller ones are more messages and more writes to the socket.
+const FRAME_BYTES: usize = (64 << 10) - 1 - (1 << 10) - HEADER_BYTES;
 /// What Yamux lets every stream send before any of it is read.
 const FIRST_WINDOW_BYTES: usize = 256 << 10;
 /// By how much the windows of all streams together grow: enough for 1 GB/s over 16 ms.
@@ -208,7 +212,7 @@ pub(crate) const MAX_UNREAD_BYTES: usize = MAX_STREAMS * FIRST_WINDOW_BYTES + GR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::{AsyncReadExt as _, FutureExt, future::poll_fn};
+    use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt, future::poll_fn};
     use libp2p::core::muxing::StreamMuxerExt;
     use std::{collections::BTreeMap, time::Duration};
     use tokio::{
@@ -277,6 +281,20 @@ mod tests {
             assert_eq!(victim.read(stream, 4).await, stream.to_be_bytes());
         }
         assert_eq!(victim.order, [1, 3, 5]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_written_goes_out_in_frames_that_fill_a_message_of_noise() {
+        let (mut liar, mut victim) = meet().await;
+        liar.open(1).await;
+        liar.send(DATA, 0, 1, &[7]).await;
+        victim.read(1, 1).await;
+        let mut stream = victim.streams.remove(&1).unwrap();
+        let writing = tokio::spawn(async move { stream.write_all(&[7; 3 * FRAME_BYTES]).await });
+        for _ in 0..3 {
+            assert_eq!(liar.receive_data().await + HEADER_BYTES, NOISE_BYTES);
+        }
+        writing.await.unwrap().unwrap();
     }
 
     /// The far end of a connection, frame by frame (<https://github.com/hashicorp/yamux/blob/master/spec.md>).
@@ -409,6 +427,18 @@ mod tests {
             self.socket.write_all(&header).await.unwrap();
         }
 
+        /// The length of the next frame with data.
+        async fn receive_data(&mut self) -> usize {
+            loop {
+                let frame = self.receive().await;
+                let length = usize::try_from(frame.length).unwrap();
+                if frame.kind == DATA {
+                    self.socket.read_exact(&mut vec![0; length]).await.unwrap();
+                    return length;
+                }
+            }
+        }
+
         async fn receive(&mut self) -> Frame {
             let frame = Frame {
                 kind: self.socket.read_u16().await.unwrap().to_be_bytes()[1],
@@ -439,6 +469,8 @@ mod tests {
         }
     }
 
+    /// As much as `libp2p-noise` encrypts at once: 65,535 bytes without room for 1024.
+    const NOISE_BYTES: usize = 64_511;
     const DATA: u8 = 0;
     const WINDOW_UPDATE: u8 = 1;
     const PING: u8 = 2;

@@ -14,7 +14,7 @@ use crate::{
     streams::{Inbound, Open, Streams},
     want::{Ask, AskKind},
 };
-use futures::StreamExt;
+use futures::{StreamExt, io::BufReader};
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport,
     connection_limits::{self, ConnectionLimits},
@@ -552,7 +552,9 @@ fn transport(
     let tcp = TransportTimeout::with_outgoing_timeout(tcp, timing.connect / 2)
         // Twice: `Either`, further out, shows only what is below the error it holds.
         .map_err(|error| Unreachable(Box::new(Unreachable(Box::new(error)))));
-    let private = tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
+    // Noise asks for 8 KiB at a time.
+    let buffered = tcp.map(|socket, _| BufReader::with_capacity(SOCKET_READ_BYTES, socket));
+    let private = buffered.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
     let secured = private
         .upgrade(Version::V1)
         .authenticate(noise)
@@ -649,6 +651,8 @@ const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 const MAX_PENDING_INCOMING: u32 = 64;
 /// Two peers that dial each other at once have two for a while.
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+/// Each connection has a buffer of this size.
+const SOCKET_READ_BYTES: usize = 64 << 10;
 const MAX_OPENING: usize = 64;
 /// Connections are kept for as long as they work.
 const FAR_AWAY: Duration = Duration::from_hours(24 * 365);

@@ -182,7 +182,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Followed<C> {
 const MAX_FRAMES: usize = 65_536;
 /// Twice what Yamux lets be open: it forgets a stream a moment after it was closed.
 const MAX_STREAMS: usize = 2 * crate::muxer::MAX_STREAMS;
-const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 const DATA: u8 = 0;
 const WINDOW_UPDATE: u8 = 1;
 const SYN: u8 = 1;
