@@ -158,8 +158,9 @@ pub(crate) async fn in_time<T>(
 const MAX_LISTED: usize = 1 << 16;
 const WANTLIST: u32 = 1;
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
-const FIRST_BUFFER_BYTES: usize = 64 << 10;
-/// A block is copied at most once, and whoever has sent so little does not get more.
+/// A little more than a sixteenth of a message with 1 MiB of blocks: that grows once.
+const FIRST_BUFFER_BYTES: usize = 65 << 10;
+/// What was received is copied at most once, and whoever has sent so little does not get more.
 const GROWTH: usize = 16;
 
 #[cfg(test)]
@@ -200,6 +201,18 @@ mod tests {
         let messages = vec![message(0), message(200), message(300_000), message(4 << 20)];
         let bytes: Vec<u8> = messages.iter().flat_map(encode).collect();
         assert_eq!(read_all(&bytes).unwrap(), messages);
+    }
+
+    #[test]
+    fn buffer_grows_once_for_a_mebibyte_of_blocks() {
+        for blocks in [1, 4, 64] {
+            let mut full = message((1 << 20) / blocks);
+            full.payload = vec![full.payload[0].clone(); blocks];
+            assert!(
+                full.encoded_len() <= GROWTH * FIRST_BUFFER_BYTES,
+                "{blocks}"
+            );
+        }
     }
 
     #[test]
