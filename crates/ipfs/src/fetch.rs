@@ -10,7 +10,11 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use medanchor_dag::{Block, Cid, LinksError, SourceError, StoreError, links};
-use std::{collections::HashSet, io, mem, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    io, iter, mem,
+    sync::Arc,
+};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until},
@@ -75,6 +79,18 @@ impl Finder {
         }
     }
 
+    async fn obtain_looked_at(
+        &self,
+        cid: Cid,
+        is_absent: bool,
+        session: &Arc<Session>,
+    ) -> Result<Obtained, SourceError> {
+        match is_absent {
+            true => Ok(Obtained::Fetched(self.exchange.fetch(cid, session).await?)),
+            false => self.obtain(cid, session).await,
+        }
+    }
+
     /// Blocks in the order in which they come.
     pub(crate) fn obtain_all(
         self,
@@ -109,16 +125,20 @@ impl Finder {
         let mut fetched = Fetched::default();
         let mut to_visit: Vec<Cid> = roots.iter().rev().copied().collect();
         let mut visited = HashSet::new();
+        let mut looked_at = VecDeque::new();
         let mut obtaining = FuturesUnordered::new();
         let mut group = Group::default();
         let mut saving: Option<JoinHandle<Result<(), SourceError>>> = None;
         loop {
-            while obtaining.len() < share.window()
-                && let Some(cid) = to_visit.pop()
-            {
-                if visited.insert(cid) {
-                    obtaining.push(self.obtain(cid, session));
+            while obtaining.len() < share.window() {
+                if looked_at.is_empty() && !to_visit.is_empty() {
+                    let next = take_new(&mut to_visit, &mut visited);
+                    looked_at.extend(self.local.absent(next).await?);
                 }
+                let Some((cid, is_absent)) = looked_at.pop_front() else {
+                    break;
+                };
+                obtaining.push(self.obtain_looked_at(cid, is_absent, session));
             }
             tokio::select! {
                 Some(obtained) = obtaining.next(), if group.has_room() => {
@@ -196,11 +216,20 @@ impl Group {
     }
 }
 
+/// The next that were not visited yet, so many that one look at the store for all of them costs each little.
+fn take_new(to_visit: &mut Vec<Cid>, visited: &mut HashSet<Cid>) -> Vec<Cid> {
+    let next = iter::from_fn(|| to_visit.pop());
+    next.filter(|cid| visited.insert(*cid))
+        .take(LOOKED_AT_TOGETHER)
+        .collect()
+}
+
 fn flatten(
     saved: Result<Result<(), SourceError>, tokio::task::JoinError>,
 ) -> Result<(), SourceError> {
     saved.map_err(|error| StoreError::Io(Box::new(io::Error::other(error))))?
 }
 
+const LOOKED_AT_TOGETHER: usize = 64;
 const GROUP_BYTES: usize = 8 << 20;
 const GROUP_BLOCKS: usize = 1024;

@@ -77,6 +77,26 @@ impl LocalBlocks {
         Ok(joined(spawn_blocking(move || local.read(&cid)).await)??)
     }
 
+    /// Which of these blocks the store has nothing for, in one go. Whatever may be there is to be looked up.
+    pub(crate) async fn absent(
+        self: &Arc<Self>,
+        cids: Vec<Cid>,
+    ) -> Result<Vec<(Cid, bool)>, SourceError> {
+        let local = Arc::clone(self);
+        let looking = spawn_blocking(move || {
+            let looked = cids
+                .into_iter()
+                .map(|cid| Ok((cid, local.is_absent(&cid)?)));
+            looked.collect::<Result<_, StoreError>>()
+        });
+        Ok(joined(looking.await)??)
+    }
+
+    /// A block that is known to be bad is not absent: it is to be repaired.
+    fn is_absent(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(!self.store.has(cid)? && self.read(cid)? == Local::Absent)
+    }
+
     /// Keeps blocks: they are on disk when this returns.
     pub(crate) async fn put(self: &Arc<Self>, blocks: Vec<Block>) -> Result<(), SourceError> {
         let local = Arc::clone(self);

@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Condvar, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +25,10 @@ use tokio::{
 pub(crate) struct FlakyStore {
     blocks: MemoryStore,
     corrupt: Mutex<BTreeSet<Cid>>,
-    full: AtomicBool,
+    /// Those that it also says it does not have.
+    quarantined: Mutex<BTreeSet<Cid>>,
+    /// Puts that still succeed, unless it never fills up.
+    room: Mutex<Option<usize>>,
     reads: AtomicUsize,
     /// Reads that still succeed, unless it never freezes.
     left: Mutex<Option<usize>>,
@@ -38,7 +41,8 @@ impl FlakyStore {
         let store = Self {
             blocks: MemoryStore::default(),
             corrupt: Mutex::default(),
-            full: AtomicBool::new(false),
+            quarantined: Mutex::default(),
+            room: Mutex::new(None),
             reads: AtomicUsize::new(0),
             left: Mutex::new(None),
             thawed: Condvar::new(),
@@ -52,8 +56,22 @@ impl FlakyStore {
         self.corrupt.lock().unwrap().insert(*cid);
     }
 
+    pub(crate) fn quarantine(&self, cid: &Cid) {
+        self.corrupt(cid);
+        self.quarantined.lock().unwrap().insert(*cid);
+    }
+
     pub(crate) fn fill_up(&self) {
-        self.full.store(true, Ordering::SeqCst);
+        self.fill_up_after(0);
+    }
+
+    /// Has room for this many more puts.
+    pub(crate) fn fill_up_after(&self, puts: usize) {
+        *self.room.lock().unwrap() = Some(puts);
+    }
+
+    pub(crate) fn make_room(&self) {
+        *self.room.lock().unwrap() = None;
     }
 
     pub(crate) fn reads(&self) -> usize {
@@ -93,7 +111,7 @@ impl FlakyStore {
 
 impl BlockStore for FlakyStore {
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.blocks.has(cid)
+        Ok(!self.quarantined.lock().unwrap().contains(cid) && self.blocks.has(cid)?)
     }
 
     fn block(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
@@ -106,12 +124,16 @@ impl BlockStore for FlakyStore {
     }
 
     fn put(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(StoreError::Full(io::ErrorKind::StorageFull.into()));
+        match &mut *self.room.lock().unwrap() {
+            Some(0) => return Err(StoreError::Full(io::ErrorKind::StorageFull.into())),
+            Some(left) => *left -= 1,
+            None => {}
         }
         let mut corrupt = self.corrupt.lock().unwrap();
+        let mut quarantined = self.quarantined.lock().unwrap();
         for block in blocks {
             corrupt.remove(block.cid());
+            quarantined.remove(block.cid());
         }
         self.blocks.put(blocks)
     }

@@ -330,7 +330,7 @@ async fn corrupt_local_block_is_repaired_when_it_is_fetched() {
     );
 
     own.corrupt(blocks[0].cid());
-    own.corrupt(blocks[7].cid());
+    own.quarantine(blocks[7].cid());
     let fetched = fetcher.fetch_dag(&[*blocks[0].cid()], None).await.unwrap();
     assert_eq!(fetched, Fetched::default());
     assert_eq!(fetcher.repaired(), 3);
@@ -654,6 +654,41 @@ async fn fetch_says_when_the_store_cannot_keep_what_came() {
         fetcher.fetch_dag(&[*blocks[0].cid()], None).await,
         Err(FetchError::Block(SourceError::Store(StoreError::Full(_))))
     ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_that_fills_up_midway_ends_the_fetch_and_what_it_kept_is_not_fetched_again() {
+    // More than two groups: one is kept while the rest is under way.
+    let blocks = dag(40, 1 << 20);
+    let own = store_of(&[]);
+    let (provider_store, root) = (store_of(&blocks), *blocks[0].cid());
+    let (_provider, fetcher) = pair(Arc::clone(&provider_store) as _, Arc::clone(&own) as _).await;
+    own.fill_up_after(1);
+    assert!(matches!(
+        fetcher.fetch_dag(&[root], None).await,
+        Err(FetchError::Block(SourceError::Store(StoreError::Full(_))))
+    ));
+    own.make_room();
+    let fetched = fetcher.fetch_dag(&[root], None).await.unwrap();
+    assert!(fetched.blocks < blocks.len() as u64, "{fetched:?}");
+    assert!(blocks.iter().all(|block| own.has(block.cid()).unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fetch_of_a_dag_that_is_given_up_leaves_the_rest_to_the_next() {
+    let blocks = dag(40, 1 << 20);
+    let (provided, own) = (store_of(&blocks), store_of(&[]));
+    let root = *blocks[0].cid();
+    let (_provider, fetcher) = pair(Arc::clone(&provided) as _, Arc::clone(&own) as _).await;
+    provided.freeze_after(20);
+    let roots = [root];
+    tokio::select! {
+        _ = fetcher.fetch_dag(&roots, None) => panic!("half of it cannot come"),
+        () = provided.frozen() => {}
+    }
+    provided.thaw();
+    fetcher.fetch_dag(&roots, None).await.unwrap();
+    assert!(blocks.iter().all(|block| own.has(block.cid()).unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
