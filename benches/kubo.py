@@ -61,10 +61,10 @@ def connect(kubo: Kubo, address: str) -> None:
 
 
 def figures(work) -> None:
-    began = time.monotonic()
+    began, processor = time.monotonic(), time.process_time()
     done = work()
-    seconds = time.monotonic() - began
-    report(json.dumps({"seconds": seconds, "peak_kib": peak_kib()} | done))
+    seconds, processor = time.monotonic() - began, time.process_time() - processor
+    report(json.dumps({"seconds": seconds, "processor_seconds": processor, "peak_kib": peak_kib()} | done))
 
 
 def peak_kib() -> int:

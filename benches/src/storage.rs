@@ -4,6 +4,7 @@
 use crate::{
     arguments::Arguments,
     author::{Author, CHUNK_LOG2},
+    cpu,
     interrupt::Interrupt,
     payload::{KIB, MIB, payload, size_name},
     process_memory::anonymous_mib,
@@ -52,6 +53,9 @@ struct Side {
     fetched: Samples,
     add_peak: Samples,
     fetch_peak: Samples,
+    /// Processor time of the side that fetches, in seconds, and of the one that serves meanwhile.
+    fetch_processor: Samples,
+    serve_processor: Samples,
     /// What went wrong in a round that does not count.
     failed: Vec<String>,
 }
@@ -74,14 +78,15 @@ fn large(
         Some(python) => sides.push(Side::kubo(&python)),
         None => report.note("Kubo: start this with benches/beside-kubo"),
     }
-    for _ in 0..rounds {
+    for round in 0..rounds {
         for side in &mut sides {
             interrupt.check()?;
-            let folder = dir.join(side.name);
+            // Stays until the end: ext4 looks at every inode that was freed in the last minutes for each new file.
+            let folder = dir.join(format!("{}-{round}", side.name));
             side.round(&folder, &input, dir)?;
-            fs::remove_dir_all(&folder).context("remove the folder")?;
         }
     }
+    let cores = count(std::thread::available_parallelism()?.get());
     let rate = |seconds: &Samples| seconds.map(|seconds| count(size) / 1e6 / seconds);
     for side in &sides {
         for failed in &side.failed {
@@ -101,6 +106,21 @@ fn large(
             "MiB",
             &side.fetch_peak,
         );
+        report.median(
+            &format!("{name}: processor of the side that fetches"),
+            "s",
+            &side.fetch_processor,
+        );
+        report.median(
+            &format!("{name}: processor of the side that serves"),
+            "s",
+            &side.serve_processor,
+        );
+        report.figure(
+            &format!("{name}: cores that both kept busy during a fetch"),
+            &format!("of {cores}"),
+            side.busy_cores(),
+        );
     }
     if let [ours, kubo] = sides.as_slice() {
         let added = kubo.added.median() / ours.added.median();
@@ -108,23 +128,37 @@ fn large(
         let fetched = kubo.fetched.median() / ours.fetched.median();
         report.figure("fetched, as a multiple of Kubo", "times", fetched);
     }
-    let size = arguments.choose(256 * MIB, 16 * MIB);
-    report.figure("what sealing alone allows", "MB/s", sealing(size)?);
+    let part = arguments.choose(256 * MIB, 16 * MIB);
+    report.figure("what sealing alone allows", "MB/s", sealing(part)?);
+    let files = Files::measure(dir, part)?;
     report.figure(
         "what files and their syncs alone allow",
         "MB/s",
-        disk(dir, size)?,
+        files.rate(),
     );
-    let floor = Floor::measure(size)?;
+    let floor = Floor::measure(part)?;
     report.figure("ciphers and hashes alone, one side", "MB/s", floor.alone);
     report.figure(
         "ciphers and hashes alone, both sides at once",
         "MB/s",
         floor.together,
     );
+    let needed = floor.processor + files.processor;
+    report.figure(
+        "ciphers, hashes and files of both sides, when all cores do nothing else",
+        "MB/s",
+        count(part) / 1e6 / needed.as_secs_f64() * cores,
+    );
     if let Some(ours) = sides.first() {
-        let share = rate(&ours.fetched).median() / floor.together * 100.0;
-        report.figure("fetched, as a share of that", "%", share);
+        let fetched = rate(&ours.fetched).median();
+        let share = fetched / floor.together * 100.0;
+        report.figure("fetched, as a share of ciphers and hashes", "%", share);
+        let allowed = count(size) / 1e6 / ours.processor() * cores;
+        report.figure(
+            "what our processor time of both sides allows, when no core waits",
+            "MB/s",
+            allowed,
+        );
     }
     fs::remove_file(&input).context("remove the input")
 }
@@ -139,6 +173,8 @@ impl Side {
             fetched: Samples::default(),
             add_peak: Samples::default(),
             fetch_peak: Samples::default(),
+            fetch_processor: Samples::default(),
+            serve_processor: Samples::default(),
             failed: Vec::new(),
         }
     }
@@ -153,6 +189,15 @@ impl Side {
         Self::new("Kubo", python.into(), Some(script))
     }
 
+    /// Processor seconds of both sides for a fetch.
+    fn processor(&self) -> f64 {
+        self.fetch_processor.median() + self.serve_processor.median()
+    }
+
+    fn busy_cores(&self) -> f64 {
+        self.processor() / self.fetched.median()
+    }
+
     fn is_kubo(&self) -> bool {
         self.script.is_some()
     }
@@ -165,8 +210,12 @@ impl Side {
         self.added.push(added.seconds);
         self.add_peak.push(added.peak_mib());
         let serving = Server::start(self.serve(dir, &first))?;
+        let before = serving.processor()?;
         match figures(self.fetch(dir, &second, &serving.address, &added.cid)) {
             Ok(fetched) => {
+                let served = serving.processor()?.saturating_sub(before);
+                self.serve_processor.push(served.as_secs_f64());
+                self.fetch_processor.push(fetched.processor_seconds);
                 self.fetched.push(fetched.seconds);
                 self.fetch_peak.push(fetched.peak_mib());
             }
@@ -263,6 +312,11 @@ impl Server {
             _output: output,
         })
     }
+
+    /// Processor time that the node has used.
+    fn processor(&self) -> Result<Duration> {
+        cpu::of_processes(&[self.child.id()])
+    }
 }
 
 impl Drop for Server {
@@ -286,12 +340,35 @@ fn sealing(size: usize) -> Result<f64> {
     Ok(count(size) / 1e6 / began.elapsed().as_secs_f64())
 }
 
-/// MB/s that files as large as sealed chunks take, written and fsynced as the store does it, with nothing else.
-fn disk(dir: &Path, size: usize) -> Result<f64> {
-    let folder = dir.join("files");
-    fs::create_dir(&folder).context("create the folder")?;
+/// What it takes to write and fsync files as large as sealed chunks as the store does it, with nothing else.
+struct Files {
+    size: usize,
+    took: Duration,
+    /// User and system, without what the kernel does in threads of its own.
+    processor: Duration,
+}
+
+impl Files {
+    fn measure(dir: &Path, size: usize) -> Result<Self> {
+        let this = [std::process::id()];
+        let before = cpu::of_processes(&this)?;
+        let began = Instant::now();
+        write_files(&dir.join("files"), size)?;
+        Ok(Self {
+            size,
+            took: began.elapsed(),
+            processor: cpu::of_processes(&this)?.saturating_sub(before),
+        })
+    }
+
+    fn rate(&self) -> f64 {
+        count(self.size) / 1e6 / self.took.as_secs_f64()
+    }
+}
+
+fn write_files(folder: &Path, size: usize) -> Result<()> {
+    fs::create_dir(folder).context("create the folder")?;
     let bytes = payload(CHUNK_BYTES);
-    let began = Instant::now();
     for group in 0..size / GROUP_BYTES {
         std::thread::scope(|scope| {
             let write = |thread: usize| -> io::Result<()> {
@@ -314,9 +391,7 @@ fn disk(dir: &Path, size: usize) -> Result<f64> {
             })
         })?;
     }
-    let seconds = began.elapsed().as_secs_f64();
-    fs::remove_dir_all(&folder).context("remove the folder")?;
-    Ok(count(size) / 1e6 / seconds)
+    Ok(())
 }
 
 /// MB/s that two nodes could exchange if they did nothing but what they must: cipher and authenticator of Noise and the
@@ -326,6 +401,8 @@ struct Floor {
     alone: f64,
     /// The slower side while the other one works, too, as they do: two threads of one core are not two cores.
     together: f64,
+    /// What both took then.
+    processor: Duration,
 }
 
 impl Floor {
@@ -338,10 +415,14 @@ impl Floor {
             let sent = sending
                 .join()
                 .map_err(|_| anyhow::anyhow!("the thread panicked"))??;
-            anyhow::Ok(sent.max(received))
+            anyhow::Ok((sent, received))
         })?;
-        let together = rate(both);
-        Ok(Self { alone, together })
+        let (sent, received) = both;
+        Ok(Self {
+            alone,
+            together: rate(sent.max(received)),
+            processor: sent + received,
+        })
     }
 }
 

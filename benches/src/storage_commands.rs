@@ -1,6 +1,6 @@
 //! Our side of the benchmark `storage`: each a process of its own, as Kubo's are.
 
-use crate::{author::Author, process_memory::peak_mib};
+use crate::{author::Author, cpu, process_memory::peak_mib};
 use anyhow::{Context, Result};
 use medanchor_dag::{Block, BlockStore, Cid, CustodyId, DiskStore};
 use medanchor_envelope::{Identity, Suite};
@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// First argument of the process that seals a file and stores it: folder, input.
@@ -28,6 +28,8 @@ pub(crate) const FETCH: &str = "fetch-blocks";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) seconds: f64,
+    /// Processor time, user and system, of all its threads.
+    pub(crate) processor_seconds: f64,
     peak_kib: f64,
     /// The roots that were added, with commas between them.
     #[serde(default)]
@@ -39,6 +41,12 @@ impl Figures {
     pub(crate) fn peak_mib(&self) -> f64 {
         self.peak_kib / 1024.0
     }
+}
+
+/// When what is measured began.
+struct Start {
+    at: Instant,
+    processor: Duration,
 }
 
 /// Runs one of the three with the arguments after its name.
@@ -63,7 +71,7 @@ fn add(folder: &Path, input: &Path) -> Result<()> {
     let custody = Identity::generate()?.recipient();
     let mut author = Author::new(CustodyId::generate()?, custody)?;
     let input = File::open(input).context("open the input")?;
-    let began = Instant::now();
+    let start = Start::now()?;
     let (sender, receiver) = mpsc::sync_channel::<Vec<Block>>(1);
     let receiver = Arc::new(Mutex::new(receiver));
     let roots = thread::scope(|scope| {
@@ -95,7 +103,7 @@ fn add(folder: &Path, input: &Path) -> Result<()> {
         last.context("store the last blocks")?;
         anyhow::Ok(names)
     })?;
-    say(began, roots.join(","))
+    start.say(roots.join(","))
 }
 
 /// What is to be stored, for one of several that share it.
@@ -137,9 +145,9 @@ async fn fetch(folder: &Path, address: &str, roots: &str) -> Result<()> {
     while peer.connected().is_empty() {
         tokio::task::yield_now().await;
     }
-    let began = Instant::now();
+    let start = Start::now()?;
     peer.fetch_dag(&roots, None).await?;
-    say(began, String::new())?;
+    start.say(String::new())?;
     peer.shutdown().await;
     Ok(())
 }
@@ -153,14 +161,27 @@ fn config(seed: &[u8; 32], peers: Vec<PeerAddress>) -> Result<PeerConfig> {
     })
 }
 
-fn say(began: Instant, cid: String) -> Result<()> {
-    let figures = Figures {
-        seconds: began.elapsed().as_secs_f64(),
-        peak_kib: peak_mib(std::process::id())? * 1024.0,
-        cid,
-    };
-    println!("{}", serde_json::to_string(&figures)?);
-    Ok(())
+impl Start {
+    fn now() -> Result<Self> {
+        Ok(Self {
+            processor: cpu::of_processes(&[std::process::id()])?,
+            at: Instant::now(),
+        })
+    }
+
+    /// Says what it took since then.
+    fn say(&self, cid: String) -> Result<()> {
+        let seconds = self.at.elapsed().as_secs_f64();
+        let processor = cpu::of_processes(&[std::process::id()])?;
+        let figures = Figures {
+            seconds,
+            processor_seconds: processor.saturating_sub(self.processor).as_secs_f64(),
+            peak_kib: peak_mib(std::process::id())? * 1024.0,
+            cid,
+        };
+        println!("{}", serde_json::to_string(&figures)?);
+        Ok(())
+    }
 }
 
 /// Blocks that share their syncs.
