@@ -1,7 +1,7 @@
 //! Our side of the benchmark `storage`: each a process of its own, as Kubo's are.
 
 use crate::{author::Author, cpu, process_memory::peak_mib};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use medanchor_dag::{Block, BlockStore, Cid, CustodyId, DiskStore};
 use medanchor_envelope::{Identity, Suite};
 use medanchor_ipfs::{Peer, PeerAddress, PeerConfig, PeerKey, SwarmKey};
@@ -142,8 +142,13 @@ async fn fetch(folder: &Path, address: &str, roots: &str) -> Result<()> {
         address: Some(address.to_owned()),
     };
     let peer = Peer::start(config(&FETCHER, vec![server])?, store).await?;
+    let connecting = Instant::now();
     while peer.connected().is_empty() {
-        tokio::task::yield_now().await;
+        ensure!(
+            connecting.elapsed() < CONNECT,
+            "the server at `{address}` cannot be reached"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let start = Start::now()?;
     peer.fetch_dag(&roots, None).await?;
@@ -207,6 +212,8 @@ impl Group {
 pub(crate) const GROUP_BYTES: usize = 8 << 20;
 /// A node stores more uploads than that at a time.
 const STORING: usize = 3;
+/// How long the server may take to be there.
+const CONNECT: Duration = Duration::from_secs(30);
 const SERVER: [u8; 32] = [1; 32];
 const FETCHER: [u8; 32] = [2; 32];
 /// Of the private network in which both are, and Kubo's two.
