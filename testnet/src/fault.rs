@@ -1,7 +1,8 @@
-//! Faults that a node must be built for: a leader that lies, a disk that fails or forgets, rows of a database that
+//! Faults that a node must be built for: a leader that lies, a broker that cheats, a disk that fails or forgets, rows of a database that
 //! somebody has changed, a death at a certain step of a write. After each, nothing that was acknowledged may be missing, one log must explain all that
 //! clients were told, and who is wrong must have been named.
 
+mod brokers;
 mod disks;
 mod lies;
 mod steps;
@@ -12,6 +13,7 @@ use crate::{
     people::People, run::Run, run_folder::RunFolder,
 };
 use anyhow::{Context, Result};
+use brokers::CHEATS;
 use disks::DISKS;
 use fastrand::Rng;
 use lies::LIES;
@@ -68,6 +70,15 @@ fn tell(run: &mut Run, options: &FaultOptions, dir: &Path) -> Result<()> {
         let mut ground = Ground::lay(&dir.join(lie.name), &faulty, |_| Ok(()))?;
         lie.tell(run, &mut ground, &mut rng)
             .with_context(|| format!("the lie `{}`", lie.name))?;
+    }
+    for cheat in CHEATS
+        .iter()
+        .filter(|cheat| wanted(cheat.name, cheat.in_brief))
+    {
+        let mut ground = Ground::lay(&dir.join(cheat.name), &faulty, |_| Ok(()))?;
+        cheat
+            .tell(run, &mut ground)
+            .with_context(|| format!("the broker's `{}`", cheat.name))?;
     }
     let disks = DISKS.iter().filter(|disk| wanted(disk.name, disk.in_brief));
     let disks: Vec<_> = disks.collect();

@@ -88,6 +88,11 @@ impl Broker {
                 Proposal::Refuse(refusal) => return self.refuse(&request, refusal).await,
                 Proposal::Decline(declined) => return Ok(declined.into()),
             };
+            #[cfg(medanchor_fault)]
+            if crate::fault::skips_log() {
+                let receipt = self.parts.prove.receipt(0, Strength::Witnessed).await?;
+                return Ok(Answer::Grant(hand_out(grant, receipt)));
+            }
             // Commit point (I2, anchor before release): until a leaf says ok, the wraps are in this
             // process and, sealed to the requester, in its store, and nowhere else. A failure here is
             // answered with an error; the retry finds the same grant and appends the same statement.
@@ -138,7 +143,10 @@ impl Broker {
         self.blocking(move |parts| {
             let view = parts.read.view()?;
             let (state, broker) = (State::new(&*view), parts.key.did());
-            judge(&parts.policies, &broker, state, &request, now)
+            let judgement = judge(&parts.policies, &broker, state, &request, now)?;
+            #[cfg(medanchor_fault)]
+            let judgement = crate::fault::judged(judgement, state, &request, request.not_after)?;
+            Ok(judgement)
         })
         .await
     }

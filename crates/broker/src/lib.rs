@@ -12,6 +12,8 @@ mod answer;
 mod broker;
 mod custody;
 mod error;
+#[cfg(medanchor_fault)]
+mod fault;
 mod grants;
 mod judgement;
 mod records;

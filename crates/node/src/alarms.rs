@@ -55,6 +55,8 @@ pub(crate) enum AlarmKind {
     NotSigned,
     /// A leader stamped fresh batches well before this node's clock.
     Backdated,
+    /// A broker released or refused what is decided otherwise on what the log said before.
+    WrongDecision,
 }
 
 /// An alarm that was raised: the content of its file.
@@ -92,6 +94,7 @@ impl AlarmKind {
             Self::OtherState => "other-state",
             Self::NotSigned => "not-signed",
             Self::Backdated => "backdated",
+            Self::WrongDecision => "wrong-decision",
         }
     }
 
@@ -104,6 +107,8 @@ impl AlarmKind {
             Self::OtherState | Self::NotSigned => false,
             // Time is for people to judge: it was paused, or a clock is wrong, or it lies.
             Self::Backdated => false,
+            // What was decided is in the log for all to see, whoever co-signs that it is.
+            Self::WrongDecision => false,
         }
     }
 
@@ -134,6 +139,11 @@ impl AlarmKind {
                  from the others, or the leader lies about when things were said, as it must to have what \
                  has expired accepted; this node goes on"
             }
+            Self::WrongDecision => {
+                "the broker does not go by the policies and consents of the network, or this node's software \
+                 decides otherwise than the broker's; keys that were released cannot be taken back; this node \
+                 goes on"
+            }
         }
     }
 
@@ -159,6 +169,11 @@ impl AlarmKind {
             Self::Backdated => {
                 "compare the clocks of both nodes and ask the organisation that leads whether its node was \
                  paused, then run `medanchord acknowledge` with this alarm's id"
+            }
+            Self::WrongDecision => {
+                "run `medanchor audit explain` on the leaf, ask the broker's organisation for its reason, have \
+                 its node stopped if there is no good one, tell the owner of the custody key what was released, \
+                 then run `medanchord acknowledge` with this alarm's id"
             }
             Self::BatchConflict => {
                 "check the evidence with `medanchor verify`, send it to every other organisation, have the \

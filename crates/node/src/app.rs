@@ -2,6 +2,7 @@
 
 use crate::{
     alarms::Alarms,
+    auditor::Auditor,
     caller::Callers,
     clock,
     collector::{self, Collector, CollectorParts},
@@ -80,6 +81,7 @@ async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -
     tasks.spawn(Arc::clone(&node.publisher).learn_task(answered.clone()));
     tasks.spawn(Arc::clone(&node.monitor).poll_task(stop.clone()));
     tasks.spawn(node.leaders.keep_task(node.told, stop.clone()));
+    tasks.spawn(node.auditor.audit_task(stop.clone()));
     tasks.spawn(Arc::clone(&node.scrubber).scrub_task(stop.clone()));
     tasks.spawn(node.collector.collect_task(stop.clone()));
     tasks.spawn(node.replicator.replicate_task(stop.clone()));
@@ -168,6 +170,7 @@ struct Node {
     publisher: Arc<Publisher>,
     monitor: Arc<Monitor>,
     leaders: Leaders,
+    auditor: Arc<Auditor>,
     follower: Follower,
     told: mpsc::Receiver<medanchor_raft::Alarm>,
     founding: SignedStatement,
@@ -256,6 +259,14 @@ impl Node {
             alarms: Arc::clone(&alarms),
             clock: Arc::new(clock::unix_ms),
         };
+        let auditor = Arc::new(Auditor {
+            origin: config.origin.clone(),
+            replica: Arc::clone(&replica),
+            policies: Arc::clone(&policies),
+            prove: Arc::clone(&publisher) as _,
+            alarms: Arc::clone(&alarms),
+            progress: folder.audited(),
+        });
         let holders = Arc::new(Holders {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
@@ -376,6 +387,7 @@ impl Node {
             publisher,
             monitor,
             leaders,
+            auditor,
             follower,
             told,
             founding,

@@ -421,6 +421,11 @@ impl Folder {
         self.0.join("known-checkpoints")
     }
 
+    /// Of how many leaves the decisions were decided again.
+    pub fn audited(&self) -> PathBuf {
+        self.0.join("audited")
+    }
+
     /// Blocks.
     pub fn blocks(&self) -> PathBuf {
         self.0.join("blocks")

@@ -10,6 +10,7 @@
 mod alarms;
 mod app;
 mod asker;
+mod auditor;
 mod caller;
 mod certificates;
 mod clock;

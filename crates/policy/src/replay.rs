@@ -3,6 +3,7 @@ use medanchor_anchor::{
     AccessRequest, Basis, Body, Kind, Leaf, LeafIndex, Log, MemoryTables, Opening, Outcome,
     SignedStatement, State, TablesError,
 };
+use medanchor_dag::CustodyId;
 
 /// Decides again what a `released` or `refused` statement says was decided, from the leaves before it alone.
 ///
@@ -18,6 +19,8 @@ pub struct Replay {
     newest: Option<Decision>,
     on_same_basis: Option<Decision>,
     missing: Vec<LeafIndex>,
+    /// The custody keys of the records that were asked for, where they are known before.
+    custodies: Option<Vec<CustodyId>>,
 }
 
 /// What the log says was decided.
@@ -93,10 +96,38 @@ impl Replay {
             newest: None,
             on_same_basis: None,
             missing: Vec::new(),
+            custodies: None,
         })
     }
 
-    /// Takes the next leaf.
+    /// The same, with what there is of these custody keys alone: fewer leaves are kept. They must be all of the records
+    /// that were asked for.
+    pub fn under(mut self, custodies: Vec<CustodyId>) -> Self {
+        self.custodies = Some(custodies);
+        self
+    }
+
+    /// The request that was decided on.
+    pub fn request(&self) -> &AccessRequest {
+        &self.recorded.request
+    }
+
+    /// Decides again on a state of the log after the leaf that records the decision. `None` when it cannot be told there
+    /// whether the decision was right: what it rested on has changed since, or it comes out another.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn on(
+        &self,
+        state: &State<'_>,
+        sets: &PolicySets,
+    ) -> Result<Option<Agreement>, TablesError> {
+        let decision = decide(state, sets, &self.recorded.signed, self.recorded.decided_at)?;
+        Ok(Some(self.recorded.agrees(&decision)).filter(|agrees| *agrees != Agreement::Differs))
+    }
+
+    /// Takes the next leaf, with the opening of one that it [reads](Replay::reads).
     ///
     /// # Errors
     ///
@@ -107,7 +138,7 @@ impl Replay {
         leaf: &Leaf,
         opening: Option<&Opening>,
     ) -> Result<(), TablesError> {
-        if self.reads(leaf) {
+        if self.reads(leaf) && opening.is_none_or(|opening| self.concerns(opening)) {
             let is_taken = match opening {
                 Some(opening) => Log::replay(&mut self.tables, index, leaf, &opening.0)?,
                 None => false,
@@ -143,7 +174,7 @@ impl Replay {
     }
 
     /// Whether a decision on the request may read what the leaf says.
-    fn reads(&self, leaf: &Leaf) -> bool {
+    pub fn reads(&self, leaf: &Leaf) -> bool {
         if leaf.outcome != Outcome::Ok {
             return false;
         }
@@ -163,6 +194,18 @@ impl Replay {
                 .record
                 .is_some_and(|record| self.recorded.request.records.contains(&record)),
             _ => false,
+        }
+    }
+
+    fn concerns(&self, opening: &Opening) -> bool {
+        let Some(custodies) = &self.custodies else {
+            return true;
+        };
+        match &opening.0.signed.statement.body {
+            Body::Custody(body) => custodies.contains(&body.custody),
+            Body::Consented(body) => custodies.contains(&body.custody),
+            Body::Withdrawn(body) => custodies.contains(&body.custody),
+            _ => true,
         }
     }
 
