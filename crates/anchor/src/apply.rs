@@ -11,6 +11,7 @@ mod policy_set;
 mod principal;
 mod record;
 mod replay;
+mod second_factor;
 mod witness;
 
 use crate::{
@@ -123,7 +124,9 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::Consented(body) => consent::consented(context, body),
         Body::Withdrawn(body) => consent::withdrawn(context, body),
         Body::Anchored(body) => record::anchored(context, body),
-        Body::AccessRequest(_) => Err(Refusal::Rejected("not-for-the-log")),
+        Body::AccessRequest(_) | Body::FactorVerified(_) => {
+            Err(Refusal::Rejected("not-for-the-log"))
+        }
         Body::Released(body) => access::released(context, body),
         Body::Refused(body) => access::refused(context, body),
         Body::MemberAdded(body) => member::added(context, body),
@@ -135,6 +138,8 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::Holding(body) => holding::holding(context, body),
         Body::LegalHoldPlaced(body) => legal_hold::placed(context, body),
         Body::LegalHoldReleased(body) => legal_hold::released(context, body),
+        Body::FactorEnrolled(body) => second_factor::enrolled(context, body),
+        Body::FactorRemoved(body) => second_factor::removed(context, body),
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::{
-    Anchored, Consented, Custody, Founded, LeafIndex, LegalHold, MemberEntry, Nonce, PrincipalKind,
-    Table, Tables, TablesError,
+    Anchored, Consented, Custody, Factor, Founded, LeafIndex, LegalHold, MemberEntry, Nonce,
+    PrincipalKind, Table, Tables, TablesError,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
@@ -46,6 +46,8 @@ pub struct PrincipalEntry {
     pub since: LeafIndex,
     /// The leaf that enrolled it.
     pub enrolled_at: LeafIndex,
+    /// Its second factors, in the order in which they were enrolled. At most [`Factor::MAX`].
+    pub factors: Vec<Factor>,
 }
 
 impl PrincipalEntry {

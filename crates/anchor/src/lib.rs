@@ -31,6 +31,7 @@ mod policy_set;
 mod ports;
 mod proof;
 mod receipt;
+mod second_factor;
 mod state;
 mod state_digest;
 mod statement;
@@ -72,11 +73,12 @@ pub use ports::{
 };
 pub use proof::{InclusionError, TlogProof, TlogProofError};
 pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
+pub use second_factor::{Factor, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified};
 pub use state::State;
 pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
 pub use statement::{
     AccessRequest, Anchored, Attestation, Basis, Body, Class, Consented, Custody, CustodyKind,
-    Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released, SecondFactor,
+    Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released,
     SignedStatement, Standing, Statement, StatementError, Withdrawn,
 };
 pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};

@@ -1,7 +1,7 @@
 use crate::verified;
 use crate::{
-    Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement, PolicySet,
-    WitnessAdded, WitnessRemoved,
+    FactorEnrolled, FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced,
+    MemberAdded, MemberRemoved, Placement, PolicySet, WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -70,6 +70,12 @@ pub enum Body {
     LegalHoldPlaced(LegalHoldPlaced),
     /// It no longer has to: signed by the same organisation.
     LegalHoldReleased(LegalHold),
+    /// A person has a second factor: signed by its organisation, and by the node that verifies it.
+    FactorEnrolled(FactorEnrolled),
+    /// A second factor counts no longer: signed by the person's organisation.
+    FactorRemoved(FactorRemoved),
+    /// A second factor was shown: signed by the node that verifies it. It reaches the log inside an access request.
+    FactorVerified(FactorVerified),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -118,6 +124,12 @@ pub enum Kind {
     LegalHoldPlaced,
     /// [`Body::LegalHoldReleased`]
     LegalHoldReleased,
+    /// [`Body::FactorEnrolled`]
+    FactorEnrolled,
+    /// [`Body::FactorRemoved`]
+    FactorRemoved,
+    /// [`Body::FactorVerified`]
+    FactorVerified,
 }
 
 /// 16 random bytes.
@@ -393,23 +405,14 @@ pub struct AccessRequest {
     pub recipient: Vec<u8>,
     /// Size of the tree that the requester had seen.
     pub at: u64,
-    /// Evidence of a second factor, where the policy wants one.
-    pub second_factor: Option<SecondFactor>,
+    /// That the requester has shown a second factor, where the policies want one: [`FactorVerified`], signed by the
+    /// node that verifies it.
+    pub second_factor: Option<Box<SignedStatement>>,
 }
 
 impl AccessRequest {
     /// Records in one request.
     pub const MAX_RECORDS: usize = 256;
-}
-
-/// What showed a second factor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SecondFactor {
-    /// Such as `totp`.
-    pub method: String,
-    /// SHA-256 of the evidence.
-    pub evidence: Hash,
 }
 
 /// Keys are released. No wrap leaves a broker before this statement's leaf says ok (I2).
@@ -648,6 +651,9 @@ impl Body {
             Self::Holding(_) => Kind::Holding,
             Self::LegalHoldPlaced(_) => Kind::LegalHoldPlaced,
             Self::LegalHoldReleased(_) => Kind::LegalHoldReleased,
+            Self::FactorEnrolled(_) => Kind::FactorEnrolled,
+            Self::FactorRemoved(_) => Kind::FactorRemoved,
+            Self::FactorVerified(_) => Kind::FactorVerified,
         }
     }
 
@@ -694,6 +700,9 @@ impl Body {
             Kind::Holding => Self::Holding(parse(body)?),
             Kind::LegalHoldPlaced => Self::LegalHoldPlaced(parse(body)?),
             Kind::LegalHoldReleased => Self::LegalHoldReleased(parse(body)?),
+            Kind::FactorEnrolled => Self::FactorEnrolled(parse(body)?),
+            Kind::FactorRemoved => Self::FactorRemoved(parse(body)?),
+            Kind::FactorVerified => Self::FactorVerified(parse(body)?),
         })
     }
 }
@@ -722,6 +731,9 @@ impl fmt::Display for Kind {
             Self::Holding => "holding",
             Self::LegalHoldPlaced => "legal-hold-placed",
             Self::LegalHoldReleased => "legal-hold-released",
+            Self::FactorEnrolled => "factor-enrolled",
+            Self::FactorRemoved => "factor-removed",
+            Self::FactorVerified => "factor-verified",
         })
     }
 }
@@ -751,6 +763,9 @@ impl Serialize for Body {
             Self::Holding(body) => body.serialize(serializer),
             Self::LegalHoldPlaced(body) => body.serialize(serializer),
             Self::LegalHoldReleased(body) => body.serialize(serializer),
+            Self::FactorEnrolled(body) => body.serialize(serializer),
+            Self::FactorRemoved(body) => body.serialize(serializer),
+            Self::FactorVerified(body) => body.serialize(serializer),
         }
     }
 }

@@ -8,11 +8,12 @@
 
 use medanchor_anchor::{
     AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
-    Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, Founded, Hold,
-    Holding, InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode,
-    Placement, PlacementRule, PolicyChain, PolicySet, PrincipalKind, Quota, Receipt, Refused,
-    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
-    Withdrawn, WitnessRemoved, cosign,
+    Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, FactorEnrolled,
+    FactorMethod, FactorRemoved, FactorVerified, Founded, Hold, Holding, InclusionProof, Kind,
+    Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule, PolicyChain,
+    PolicySet, PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote,
+    SignedStatement, StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved,
+    cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
         enrolled, founded, joining, key, node_key, standing, stream_id, watching,
@@ -290,6 +291,20 @@ fn statements() -> Vec<Statement> {
             matter: "7 O 123/26".to_owned(),
         }),
         Body::LegalHoldReleased(legal_hold(None)),
+        Body::FactorEnrolled(FactorEnrolled {
+            who: did("clinician"),
+            factor: consent_id("factor"),
+            method: FactorMethod::Totp,
+            node: node_key("hospital-a").did(),
+        }),
+        Body::FactorRemoved(FactorRemoved {
+            who: did("clinician"),
+            factor: consent_id("factor"),
+        }),
+        Body::FactorVerified(FactorVerified {
+            who: did("clinician"),
+            factor: consent_id("factor"),
+        }),
     ];
     bodies
         .into_iter()

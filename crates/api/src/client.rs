@@ -1,13 +1,16 @@
 use crate::{
-    AnchoredRecord, AsOf, ClientConfig, ClientError, ConfigError, ConvertError, CreateKey,
-    CreatedKey, Decision, Get, LeafEntry, LeafName, ListedCustody, ListedLegalHold,
-    ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck,
-    RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted, block, convert,
+    AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError, ConfirmFactor,
+    ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, FactorClaim, Get, LeafEntry,
+    LeafName, ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing,
+    NodeError, NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored,
+    StreamHead, Submit, Submitted, block, convert,
     error::Failure,
+    log,
     pb::{
         access::{
             self as access_pb, access_service_client::AccessServiceClient,
             custody_service_client::CustodyServiceClient,
+            factor_service_client::FactorServiceClient,
         },
         anchor::{self as anchor_pb, anchor_service_client::AnchorServiceClient},
         block::{self as block_pb, block_service_client::BlockServiceClient},
@@ -246,6 +249,81 @@ impl Client {
             CreatedKey::try_from,
             |channel, request| async {
                 CustodyServiceClient::new(channel).create_key(request).await
+            },
+        )
+        .await
+    }
+
+    /// Has a secret made for a person's authenticator app, on the first node that answers; nothing is in the log yet. Use
+    /// [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn create_factor(&self, who: &Did) -> Result<CreatedFactor, ClientError> {
+        let request = access_pb::CreateFactorRequest {
+            who: who.to_string(),
+        };
+        self.call(
+            &request,
+            READ_DEADLINE,
+            CreatedFactor::try_from,
+            |channel, request| async {
+                FactorServiceClient::new(channel)
+                    .create_factor(request)
+                    .await
+            },
+        )
+        .await
+    }
+
+    /// Has the node that made a factor sign its enrolment.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; code `wrong-code` when the app does not have the secret, or the code was used.
+    pub async fn confirm_factor(
+        &self,
+        confirm: ConfirmFactor,
+    ) -> Result<SignedStatement, ClientError> {
+        let request = access_pb::ConfirmFactorRequest::from(confirm);
+        self.call(
+            &request,
+            READ_DEADLINE,
+            |response: access_pb::ConfirmFactorResponse| {
+                log::signed_statement(&response.signed_statement)
+            },
+            |channel, request| async {
+                FactorServiceClient::new(channel)
+                    .confirm_factor(request)
+                    .await
+            },
+        )
+        .await
+    }
+
+    /// Shows a second factor to the node that verifies it. What it says of it counts for some minutes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; codes `wrong-code`, `factor-locked`, `no-factor`.
+    pub async fn verify_factor(
+        &self,
+        claim: &FactorClaim,
+        key: &SigningKey,
+        code: Code,
+    ) -> Result<SignedStatement, ClientError> {
+        let request = claim.sign(key, code);
+        self.call(
+            &request,
+            READ_DEADLINE,
+            |response: access_pb::VerifyFactorResponse| {
+                log::signed_statement(&response.signed_statement)
+            },
+            |channel, request| async {
+                FactorServiceClient::new(channel)
+                    .verify_factor(request)
+                    .await
             },
         )
         .await

@@ -1,7 +1,7 @@
 use crate::{AsOf, ConvertError, convert, pb::registry as pb};
 use medanchor_anchor::{
-    Anchored, ConsentEntry, Consented, CustodyKind, LeafIndex, LegalHold, Placement, PrincipalKind,
-    Status,
+    Anchored, ConsentEntry, Consented, CustodyKind, Factor, FactorMethod, LeafIndex, LegalHold,
+    Nonce, Placement, PrincipalKind, Status,
 };
 use medanchor_dag::{Cid, CustodyId, Did, RawBlocks, StreamId, from_canonical, to_canonical};
 
@@ -25,6 +25,8 @@ pub struct ListedPrincipal {
     pub label: String,
     /// Leaf that last changed it.
     pub leaf_index: LeafIndex,
+    /// Its second factors.
+    pub factors: Vec<Factor>,
 }
 
 /// An organisation that keeps the log, or did, as a node's state has it.
@@ -379,6 +381,7 @@ impl TryFrom<pb::Principal> for ListedPrincipal {
                 .collect::<Result<_, _>>()?,
             label: convert::text("label", entry.label, MAX_TEXT_BYTES)?,
             leaf_index: entry.leaf_index,
+            factors: factors(&entry.factors)?,
         })
     }
 }
@@ -393,7 +396,39 @@ impl From<ListedPrincipal> for pb::Principal {
             roles: entry.roles,
             label: entry.label,
             leaf_index: entry.leaf_index,
+            factors: entry.factors.iter().map(factor_to_pb).collect(),
         }
+    }
+}
+
+fn factors(factors: &[pb::Factor]) -> Result<Vec<Factor>, ConvertError> {
+    if factors.len() > Factor::MAX {
+        return Err(ConvertError::TooMany {
+            field: "factors",
+            limit: Factor::MAX,
+        });
+    }
+    let parse = |factor: &pb::Factor| {
+        let method = match factor.method.as_str() {
+            "totp" => FactorMethod::Totp,
+            _ => return Err(ConvertError::malformed("method", "not a second factor")),
+        };
+        Ok(Factor {
+            factor: Nonce::new(convert::array("factor", &factor.factor)?),
+            method,
+            node: convert::did("node", &factor.node)?,
+            since: factor.leaf_index,
+        })
+    };
+    factors.iter().map(parse).collect()
+}
+
+fn factor_to_pb(factor: &Factor) -> pb::Factor {
+    pb::Factor {
+        factor: factor.factor.to_vec(),
+        method: factor.method.as_str().to_owned(),
+        node: factor.node.to_string(),
+        leaf_index: factor.since,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Whatever a peer sends is a domain type or an error, and what we send is read back as it was.
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use medanchor_anchor::{Body, PrincipalKind, Standing, Statement, Status};
+use medanchor_anchor::{
+    Body, Factor, FactorMethod, Nonce, PrincipalKind, Standing, Statement, Status,
+};
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
     LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf,
@@ -127,6 +129,12 @@ proptest! {
             roles: texts.clone(),
             label: text(0),
             leaf_index: number,
+            factors: vec![registry::Factor {
+                factor: bytes.clone(),
+                method: text(3),
+                node: text(2),
+                leaf_index: number,
+            }],
         });
         let _ = ListedCustody::try_from(registry::Custody {
             custody: bytes.clone(),
@@ -185,6 +193,12 @@ proptest! {
             roles,
             label,
             leaf_index,
+            factors: vec![Factor {
+                factor: Nonce::new([1; 16]),
+                method: FactorMethod::Totp,
+                node: key().did(),
+                since: leaf_index,
+            }],
         };
         let sent = registry::Principal::from(listed.clone());
         prop_assert_eq!(ListedPrincipal::try_from(sent).unwrap(), listed);

@@ -12,6 +12,7 @@ mod answer;
 mod broker;
 mod custody;
 mod error;
+mod factors;
 #[cfg(medanchor_fault)]
 mod fault;
 mod grants;
@@ -20,8 +21,10 @@ mod records;
 mod refusals;
 mod request;
 mod store;
+mod totp;
 
 pub use answer::{Answer, Denial, Grant};
 pub use broker::{Broker, BrokerParts, Clock};
 pub use custody::{CreatedKey, Custody, CustodyError, HeldKey};
 pub use error::ReleaseError;
+pub use factors::{FactorError, Factors};

@@ -1,7 +1,7 @@
 use crate::{ByteRange, LegallyHeld, Moment, Rate, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
-use medanchor_api::LeafName;
+use medanchor_api::{Code, LeafName};
 use medanchor_dag::{Cid, Class, CustodyId, Did, Hash, StreamId};
 use medanchor_envelope::Suite;
 use std::path::PathBuf;
@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// People of the user's organisation.
     #[command(subcommand)]
     Person(PrincipalCommand),
+    /// Second factors of people.
+    #[command(subcommand)]
+    Factor(FactorCommand),
     /// Organisations.
     #[command(subcommand)]
     Org(PrincipalCommand),
@@ -422,6 +425,54 @@ pub(crate) enum ConsentCommand {
     List {
         /// The custody key.
         custody: CustodyId,
+    },
+}
+
+/// `medanchor factor`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum FactorCommand {
+    /// Make a secret for a person's authenticator app on the own organisation's node, and show it once, as a QR code.
+    New {
+        /// The person, its did:key.
+        who: Did,
+    },
+    /// Enrol a second factor, once the app shows a code.
+    Confirm {
+        /// The person, its did:key.
+        who: Did,
+        /// The factor, as `factor new` printed it.
+        #[arg(value_parser = random_id)]
+        factor: [u8; 16],
+        /// What the app shows.
+        code: Code,
+        /// The node that made it, its did:key, as `factor new` printed it.
+        #[arg(long, value_name = "DID")]
+        at: Did,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Remove a second factor, as when a phone is lost.
+    Remove {
+        /// The person, its did:key.
+        who: Did,
+        /// The factor.
+        #[arg(value_parser = random_id)]
+        factor: [u8; 16],
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// List a person's second factors.
+    List {
+        /// The person, its did:key.
+        who: Did,
+    },
+    /// Show the own second factor. Requests go with it for five minutes.
+    Verify {
+        /// What the app shows.
+        code: Code,
+        /// The factor, where the user has several.
+        #[arg(long, value_name = "ID", value_parser = random_id)]
+        factor: Option<[u8; 16]>,
     },
 }
 

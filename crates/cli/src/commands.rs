@@ -4,9 +4,9 @@ use crate::{
     Selection, Session, Wait,
     arguments::{
         AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, CarCommand, CarExportArguments,
-        Command, ConsentCommand, CustodyCommand, EnrolArguments, GetArguments, KeyCommand,
-        LegalHoldCommand, LogArguments, LogCommand, MemberCommand, PlacementCommand, PolicyCommand,
-        PrincipalCommand, PutArguments, VerifyArguments, WitnessCommand,
+        Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand, GetArguments,
+        KeyCommand, LegalHoldCommand, LogArguments, LogCommand, MemberCommand, PlacementCommand,
+        PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments, WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -120,6 +120,7 @@ async fn execute_with_nodes(
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
         Command::Consent(command) => consent(session, command).await?,
         Command::LegalHold(command) => legal_hold(session, command).await?,
+        Command::Factor(command) => factor(session, command).await?,
         Command::Audit(AuditCommand::Explain { leaf }) => {
             Box::new(operations::explain(session, *leaf).await?)
         }
@@ -204,6 +205,9 @@ fn wait(command: &Command) -> Wait {
         )
         | Command::LegalHold(
             LegalHoldCommand::Place { wait, .. } | LegalHoldCommand::Release { wait, .. },
+        )
+        | Command::Factor(
+            FactorCommand::Confirm { wait, .. } | FactorCommand::Remove { wait, .. },
         ) => wait.wait,
         Command::Admin(
             AdminCommand::Member(MemberCommand::Add(submit) | MemberCommand::Remove(submit))
@@ -369,6 +373,26 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
         } => Box::new(operations::withdraw_consent(session, *custody, *consent).await?),
         ConsentCommand::List { custody } => {
             Box::new(operations::list_consents(session, *custody).await?)
+        }
+    })
+}
+
+async fn factor(session: &Session, command: &FactorCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        FactorCommand::New { who } => Box::new(operations::new_factor(session, *who).await?),
+        FactorCommand::Confirm {
+            who,
+            factor,
+            code,
+            at,
+            wait: _,
+        } => Box::new(operations::confirm_factor(session, *who, *factor, *at, *code).await?),
+        FactorCommand::Remove { who, factor, .. } => {
+            Box::new(operations::remove_factor(session, *who, *factor).await?)
+        }
+        FactorCommand::List { who } => Box::new(operations::list_factors(session, *who).await?),
+        FactorCommand::Verify { code, factor } => {
+            Box::new(operations::show_factor(session, *code, *factor).await?)
         }
     })
 }

@@ -63,6 +63,7 @@ mod put_watch;
 mod report;
 mod request;
 mod seal;
+mod second_factor;
 mod selection;
 mod send;
 mod session;
@@ -107,6 +108,7 @@ pub use put::{Input, PutOptions};
 pub use put_many::{FailedFile, PutMany, PutManyOptions};
 pub use report::Report;
 pub use request::Granted;
+pub use second_factor::{FactorChanged, FactorList, FactorMade, FactorRow, FactorShown};
 pub use selection::{Moment, MomentError, Selection};
 pub use send::Stored;
 pub use session::{Said, Session};
@@ -145,6 +147,7 @@ pub mod operations {
         put_many::put_many,
         put_watch::put_watch,
         request::request,
+        second_factor::{confirm_factor, list_factors, new_factor, remove_factor, show_factor},
         status::status,
         status_record::status_of_record,
         verify::verify,

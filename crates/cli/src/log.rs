@@ -2,7 +2,7 @@ use crate::{CliError, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
-    Body, Leaf, LeafIndex, LegalHold, Opening, Receipt, SignedStatement, Strength,
+    Body, Leaf, LeafIndex, LegalHold, Nonce, Opening, Receipt, SignedStatement, Strength,
 };
 use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
@@ -217,7 +217,17 @@ fn summary(body: &Body) -> String {
         }
         Body::LegalHoldPlaced(body) => legal_hold(&body.legal_hold),
         Body::LegalHoldReleased(body) => legal_hold(body),
+        Body::FactorEnrolled(body) => {
+            let (who, node) = (body.who, body.node);
+            format!("{} of {who} at {node}", factor(&body.factor))
+        }
+        Body::FactorRemoved(body) => format!("{} of {}", factor(&body.factor), body.who),
+        Body::FactorVerified(body) => format!("{} of {}", factor(&body.factor), body.who),
     }
+}
+
+fn factor(id: &Nonce) -> String {
+    hex::encode(id.as_slice())
 }
 
 fn legal_hold(hold: &LegalHold) -> String {

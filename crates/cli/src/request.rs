@@ -1,5 +1,5 @@
 use crate::{
-    CliError, OwnKeys, Session, Wait, clock, consent::check_purpose, grant::Grant,
+    CliError, OwnKeys, Session, Wait, clock, consent::check_purpose, grant::Grant, second_factor,
     session::patiently,
 };
 use anyhow::{Context, Result};
@@ -77,7 +77,7 @@ pub(crate) async fn ask(
         role,
         recipient: keys.recipient().as_bytes().to_vec(),
         at: tree_size_seen(session).await?,
-        second_factor: None,
+        second_factor: second_factor::shown(session, keys),
     });
     let signed = session.statement(body)?.sign(&[&keys.signing]);
     let decision = patiently(async || session.client.request(&signed).await)

@@ -25,7 +25,10 @@ use crate::{
     replicator::{self, Replicator, ReplicatorParts},
     scrub::{self, Scrubber, ScrubberParts},
     server::Listener,
-    services::{Access, Anchor, Blocks, Checks, CustodyKeys, Followed, Holding, Registry, Uploads},
+    services::{
+        Access, Anchor, Blocks, Checks, CustodyKeys, Followed, Holding, Registry, SecondFactors,
+        Uploads,
+    },
     shown_checkpoint::ShownCheckpoint,
     sources::Sources,
     submit::Submitter,
@@ -41,13 +44,14 @@ use medanchor_api::pb::{
     self,
     access::{
         access_service_server::AccessServiceServer, custody_service_server::CustodyServiceServer,
+        factor_service_server::FactorServiceServer,
     },
     anchor::anchor_service_server::AnchorServiceServer,
     block::{block_service_server::BlockServiceServer, hold_service_server::HoldServiceServer},
     raft::checkpoint_service_server::CheckpointServiceServer,
     registry::registry_service_server::RegistryServiceServer,
 };
-use medanchor_broker::{Broker, BrokerParts, Custody};
+use medanchor_broker::{Broker, BrokerParts, Custody, Factors};
 use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::PolicySets;
@@ -299,6 +303,9 @@ impl Node {
         }));
         let kek = keys::open(&folder.keys(), KeyName::CustodyStore)?;
         let custody = Arc::new(Custody::open(&folder.custody(), kek).context("open custody keys")?);
+        let factors_key = keys::open(&folder.keys(), KeyName::Factors)?;
+        let factors =
+            Factors::open(&folder.factors(), factors_key).context("open second factors")?;
         let broker = Arc::new(Broker::new(BrokerParts {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
@@ -350,6 +357,14 @@ impl Node {
             custody: CustodyKeys {
                 custody,
                 key: Arc::clone(&key),
+                callers: callers.clone(),
+            },
+            factors: SecondFactors {
+                origin: config.origin.clone(),
+                key: Arc::clone(&key),
+                factors: Arc::new(factors),
+                replica: Arc::clone(&replica),
+                membership: Arc::clone(&membership),
                 callers: callers.clone(),
             },
             registry: Registry {
@@ -408,6 +423,7 @@ struct Services {
     holding: Holding,
     access: Access,
     custody: CustodyKeys,
+    factors: SecondFactors,
     registry: Registry,
     followed: Followed,
 }
@@ -439,6 +455,7 @@ impl Services {
             .add_service(HoldServiceServer::new(self.holding))
             .add_service(AccessServiceServer::new(self.access))
             .add_service(CustodyServiceServer::new(self.custody))
+            .add_service(FactorServiceServer::new(self.factors))
             .add_service(RegistryServiceServer::new(self.registry))
             .add_service(CheckpointServiceServer::new(self.followed))
             .add_service(heads.into_service())

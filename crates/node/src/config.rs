@@ -446,6 +446,11 @@ impl Folder {
         self.0.join("custody.redb")
     }
 
+    /// Which codes of second factors were used.
+    pub fn factors(&self) -> PathBuf {
+        self.0.join("factors.redb")
+    }
+
     /// The newest checkpoint that this node showed over HTTPS.
     pub fn checkpoint(&self) -> PathBuf {
         self.0.join("checkpoint")

@@ -294,6 +294,7 @@ impl<'a> NewMember<'a> {
         let node = keys::create_signing(&folder.keys(), KeyName::Node)?;
         let peer = PeerKey::from_seed(&*keys::create(&folder.keys(), KeyName::Peer)?);
         keys::create(&folder.keys(), KeyName::CustodyStore)?;
+        keys::create(&folder.keys(), KeyName::Factors)?;
         let org = SigningKey::generate().context("draw random bytes")?;
         let entry = Member {
             org: org.did(),

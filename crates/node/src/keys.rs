@@ -19,6 +19,8 @@ pub(crate) enum KeyName {
     Peer,
     /// Seals the custody keys at rest.
     CustodyStore,
+    /// The secrets of second factors are derived from it.
+    Factors,
 }
 
 impl KeyName {
@@ -29,6 +31,7 @@ impl KeyName {
             Self::Cosigner => "cosigner",
             Self::Peer => "peer",
             Self::CustodyStore => "custody-store",
+            Self::Factors => "factors",
         }
     }
 }

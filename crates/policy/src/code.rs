@@ -40,6 +40,8 @@ pub enum Code {
     ExpiredConsent,
     /// A consent covered all that, and was withdrawn.
     ConsentWithdrawn,
+    /// All else is there, but the requester has shown no second factor lately.
+    SecondFactorRequired,
     /// A policy forbids it.
     Forbidden,
     /// The policies could not be evaluated.
@@ -48,7 +50,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedRequest,
         Self::BadSignature,
         Self::RequestExpired,
@@ -67,6 +69,7 @@ impl Code {
         Self::ConsentNotYetValid,
         Self::ExpiredConsent,
         Self::ConsentWithdrawn,
+        Self::SecondFactorRequired,
         Self::Forbidden,
         Self::PolicyError,
     ];
@@ -98,6 +101,7 @@ impl Code {
             Self::ConsentNotYetValid => "consent-not-yet-valid",
             Self::ExpiredConsent => "expired-consent",
             Self::ConsentWithdrawn => "consent-withdrawn",
+            Self::SecondFactorRequired => "second-factor-required",
             Self::Forbidden => "forbidden",
             Self::PolicyError => "policy-error",
         }

@@ -4,7 +4,7 @@ use crate::{
     facts::Facts,
     grounds::{Asker, Grounds},
     policies::Answer,
-    purpose,
+    purpose, second_factor,
 };
 use medanchor_anchor::{
     AccessRequest, Basis, Body, ConsentEntry, CustodyKind, RecordEntry, SignedStatement, State,
@@ -188,6 +188,7 @@ fn authenticate<'a>(
         );
         return deny(Code::PurposeUnknown, reason);
     };
+    let second_factor = second_factor::counts(state, signed, request, &entry, now)?;
     Ok(Ask {
         request,
         asker: Asker {
@@ -197,6 +198,7 @@ fn authenticate<'a>(
             purpose: &request.purpose,
             purposes,
             now,
+            second_factor,
         },
         not_after,
     })
@@ -279,6 +281,12 @@ fn judge_record(
                 until: until.unwrap_or(u64::MAX),
             })
         }
+        Answer::Forbidden(_) | Answer::NotPermitted
+            if second_factor_would_help(policies, &facts) =>
+        {
+            let code = Code::SecondFactorRequired;
+            deny(code, explain(code, &facts, &ask.request.purpose))
+        }
         Answer::Forbidden(ids) => {
             let reason = format!("forbidden by the policies: {}", ids.join(", "));
             deny(Code::Forbidden, reason)
@@ -306,10 +314,20 @@ fn is_permitted_without_consent(policies: &Policies, facts: &Facts<'_>) -> bool 
     matches!(policies.answer(&without), Answer::Permitted(_))
 }
 
-/// Whether consent is all that is missing.
+/// Whether a second factor is all that is missing.
+fn second_factor_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
+    let shown = Facts {
+        second_factor: true,
+        ..facts.clone()
+    };
+    !facts.second_factor && matches!(policies.answer(&shown), Answer::Permitted(_))
+}
+
+/// Whether consent is what is missing, and at most a second factor besides.
 fn consent_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
     let consented = Facts {
         consented: true,
+        second_factor: true,
         ..facts.clone()
     };
     matches!(policies.answer(&consented), Answer::Permitted(_))
@@ -342,6 +360,10 @@ fn explain(code: Code, facts: &Facts<'_>, purpose: &str) -> String {
         }
         Code::ConsentWithdrawn => format!(
             "consent for `{purpose}` was withdrawn: only the owner or controller may give it again"
+        ),
+        Code::SecondFactorRequired => format!(
+            "the policies ask role `{role}` for a second factor, and none was shown within the last five minutes: show \
+             one to the node that verifies it, and ask again"
         ),
         _ => format!(
             "no policy permits role `{role}` to use data of class `{class}` for `{purpose}`"

@@ -18,6 +18,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) controls_custody: bool,
     pub(crate) owns_device: bool,
     pub(crate) consented: bool,
+    pub(crate) second_factor: bool,
 }
 
 impl Facts<'_> {
@@ -42,8 +43,7 @@ impl Facts<'_> {
             ("controlsCustody", flag(self.controls_custody)),
             ("ownsDevice", flag(self.owns_device)),
             ("consented", flag(self.consented)),
-            // Nothing verifies one yet, and what a request says of itself counts for nothing.
-            ("secondFactor", flag(false)),
+            ("secondFactor", flag(self.second_factor)),
         ];
         let facts = facts.map(|(name, value)| (name.to_owned(), value));
         Context::from_pairs(facts).map_err(|_| BadFacts)

@@ -24,6 +24,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) purposes: Vec<&'static str>,
     /// Log time or later, unix ms.
     pub(crate) now: u64,
+    /// It has shown a second factor, which counts now.
+    pub(crate) second_factor: bool,
 }
 
 impl Grounds {
@@ -70,6 +72,7 @@ impl Grounds {
             controls_custody: self.custody.controller.as_ref() == Some(&asker.did),
             owns_device,
             consented: covered.is_ok(),
+            second_factor: asker.second_factor,
         };
         (facts, covered)
     }

@@ -23,6 +23,7 @@ mod policies;
 mod policy_sets;
 pub mod purpose;
 mod replay;
+mod second_factor;
 
 pub use code::Code;
 pub use decide::{Decision, Verdict, decide};

@@ -62,6 +62,8 @@ impl<'a> Listing<'a> {
                 purpose,
                 purposes,
                 now,
+                // A list shows none. What asks for one is named by whoever wants it.
+                second_factor: false,
             },
             grounds: BTreeMap::new(),
             devices: BTreeMap::new(),

@@ -184,6 +184,8 @@ impl Replay {
             | Kind::Suspended
             | Kind::Reinstated
             | Kind::Revoked
+            | Kind::FactorEnrolled
+            | Kind::FactorRemoved
             | Kind::Custody
             | Kind::Consented
             | Kind::Withdrawn

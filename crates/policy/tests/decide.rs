@@ -2,14 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    AccessRequest, Attestation, Body, Class, Consented, Custody, CustodyKind, Kind, Period,
-    PrincipalKind, SecondFactor, SignedStatement, Statement,
+    AccessRequest, Attestation, Body, Class, Consented, Custody, CustodyKind, FactorEnrolled,
+    FactorMethod, FactorRemoved, FactorVerified, Kind, Nonce, Period, PrincipalKind,
+    SignedStatement, Statement,
     testing::{
         BEGINNING, HOUR, MEMBERS, ORIGIN, World, cid, consented, custody, did, enrolled, key,
         node_key, standing,
     },
 };
-use medanchor_dag::{Cid, Hash, Signature};
+use medanchor_dag::{Cid, Signature, SigningKey};
 use medanchor_policy::{Code, Decision, Policies, PolicySets, Verdict, decide, purpose};
 use proptest::{prelude::*, sample::select};
 
@@ -517,29 +518,123 @@ fn clinic_under(policies: &str) -> Clinic {
 }
 
 #[test]
-fn forbid_beats_permit_and_a_claimed_second_factor() {
+fn forbid_beats_permit() {
     let mut clinic = clinic_under(r#"@id("all") permit (principal, action, resource);"#);
     let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
     assert_eq!(short(&verdict), "all");
     let mut clinic = clinic_under(
         r#"@id("all") permit (principal, action, resource);
-           @id("never-alone") forbid (principal, action, resource)
-           when { !context.secondFactor };"#,
+           @id("no-ecg") forbid (principal, action, resource)
+           when { context.class == "waveform.ecg" };"#,
     );
     let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
     assert_eq!(short(&verdict), "forbidden");
+}
+
+/// The factor of Clara's, which her hospital's node verifies.
+fn factor() -> Nonce {
+    Nonce::new([9; 16])
+}
+
+fn enrol_factor(clinic: &mut Clinic) {
+    let enrolled = Body::FactorEnrolled(FactorEnrolled {
+        who: did("clara"),
+        factor: factor(),
+        method: FactorMethod::Totp,
+        node: node_key(HOSPITAL).did(),
+    });
+    clinic
+        .world
+        .accept(enrolled, &[&key(HOSPITAL), &node_key(HOSPITAL)]);
+}
+
+/// What a node says of it.
+fn verified(clinic: &mut Clinic, who: &str, by: &SigningKey) -> SignedStatement {
+    let verified = FactorVerified {
+        who: did(who),
+        factor: factor(),
+    };
+    clinic
+        .world
+        .statement(Body::FactorVerified(verified))
+        .sign(&[by])
+}
+
+fn ask_with(clinic: &mut Clinic, shown: Option<SignedStatement>) -> Verdict {
     let mut request = clinic
         .world
         .request("clara", "clinician", "TREAT", &[clinic.ecg]);
     if let Body::AccessRequest(body) = &mut request.statement.body {
-        body.second_factor = Some(SecondFactor {
-            method: "totp".into(),
-            evidence: Hash::of(b"evidence"),
-        });
+        body.second_factor = shown.map(Box::new);
     }
-    // Nobody has verified it.
     let request = request.statement.sign(&[&key("clara")]);
-    assert_eq!(short(&clinic.decide(&request).verdict), "forbidden");
+    clinic.decide(&request).verdict
+}
+
+#[test]
+fn second_factor_counts_when_the_node_that_verifies_it_says_so_and_only_then() {
+    for policies in [
+        r#"@id("all") permit (principal, action, resource);
+           @id("never-alone") forbid (principal, action, resource)
+           when { !context.secondFactor };"#,
+        r#"@id("all") permit (principal, action, resource) when { context.secondFactor };"#,
+    ] {
+        let mut clinic = clinic_under(policies);
+        let hospital = node_key(HOSPITAL);
+        let needed = "second-factor-required";
+        assert_eq!(short(&ask_with(&mut clinic, None)), needed);
+        // The log knows of no factor of hers.
+        let shown = verified(&mut clinic, "clara", &hospital);
+        assert_eq!(short(&ask_with(&mut clinic, Some(shown))), needed);
+        enrol_factor(&mut clinic);
+        assert_eq!(short(&ask_with(&mut clinic, None)), needed);
+        let good = verified(&mut clinic, "clara", &hospital);
+        assert_eq!(short(&ask_with(&mut clinic, Some(good.clone()))), "all");
+
+        let other_node = MEMBERS.into_iter().find(|name| *name != HOSPITAL).unwrap();
+        for (who, by) in [
+            ("rita", &hospital),
+            ("clara", &node_key(other_node)),
+            ("clara", &key("clara")),
+            ("clara", &key(HOSPITAL)),
+        ] {
+            let shown = verified(&mut clinic, who, by);
+            assert_eq!(short(&ask_with(&mut clinic, Some(shown))), needed, "{who}");
+        }
+        let mut elsewhere = good.statement.clone();
+        elsewhere.origin = "example.org/other".to_owned();
+        let mut of_another = good.statement.clone();
+        of_another.body = Body::FactorVerified(FactorVerified {
+            who: did("clara"),
+            factor: Nonce::new([8; 16]),
+        });
+        let mut unsigned = good.clone();
+        unsigned.statement.not_after_unix_ms = Some(u64::MAX);
+        for shown in [
+            elsewhere.sign(&[&hospital]),
+            of_another.sign(&[&hospital]),
+            good.statement.clone().sign(&[&hospital, &key(HOSPITAL)]),
+            unsigned,
+        ] {
+            assert_eq!(short(&ask_with(&mut clinic, Some(shown))), needed);
+        }
+        let removed = Body::FactorRemoved(FactorRemoved {
+            who: did("clara"),
+            factor: factor(),
+        });
+        let mut again = good.clone();
+        clinic.world.now = good.statement.not_after_unix_ms.unwrap();
+        assert_eq!(short(&ask_with(&mut clinic, Some(good.clone()))), "all");
+        clinic.world.now += 1;
+        assert_eq!(short(&ask_with(&mut clinic, Some(good))), needed);
+        again = {
+            again.statement.not_after_unix_ms = Some(clinic.world.now + 1000);
+            again.statement.sign(&[&hospital])
+        };
+        assert_eq!(short(&ask_with(&mut clinic, Some(again.clone()))), "all");
+        clinic.world.accept(removed, &[&key(HOSPITAL)]);
+        assert_eq!(short(&ask_with(&mut clinic, Some(again))), needed);
+    }
 }
 
 /// Cedar skips a policy that fails, also a `forbid`; a decision must not.

@@ -1,28 +1,9 @@
 //! Who decides, by which policies, and what a requester learns by asking.
 
-use crate::stage::{Stage, assert_refused, did, done, enrol, get};
+use crate::stage::{Stage, assert_refused, did, done, enrol, get, set_policies};
 use medanchor_dag::{Codec, cid_of};
-use medanchor_testnet::{Home, Ran};
-use std::{fs, path::Path};
-
-/// Has a policy set signed by two of three members, and submits it. `policies` absent: the set that is shipped.
-fn set_policies(stage: &Stage, policies: Option<&Path>) -> Ran {
-    let draft = stage.path("policy-set");
-    let _ = fs::remove_file(&draft);
-    let output = draft.to_str().unwrap();
-    let mut drafting = vec!["admin", "access-policy", "draft", "--output", output];
-    if let Some(policies) = policies {
-        drafting.extend(["--policies", policies.to_str().unwrap()]);
-    }
-    done(stage.hospital.run(drafting));
-    let set = ["admin", "access-policy", "set", output];
-    assert_refused(&stage.hospital.run(set).unwrap(), 2, "usage");
-    let other = stage.network.operator(1).unwrap();
-    let approved = done(other.run(["admin", "access-policy", "approve", output]));
-    assert_eq!(approved.json["signed_by"].as_array().unwrap().len(), 2);
-    assert!(approved.text("policies").unwrap().contains("@id"));
-    done(stage.hospital.run(set))
-}
+use medanchor_testnet::Home;
+use std::fs;
 
 #[test]
 fn policies_that_the_members_set_decide_at_once() {

@@ -42,6 +42,7 @@ mod partner;
 mod refusals;
 mod replicate;
 mod scrub;
+mod second_factor;
 mod stage;
 mod stream;
 mod target;

@@ -149,6 +149,25 @@ pub(crate) fn get(reader: &Home, record: &str, purpose: &str, copy: &Path) -> an
     reader.run(["get", record, "--purpose", purpose, "-o", copy])
 }
 
+/// Has a policy set signed by two of three members, and submits it. `policies` absent: the set that is shipped.
+pub(crate) fn set_policies(stage: &Stage, policies: Option<&Path>) -> Ran {
+    let draft = stage.path("policy-set");
+    let _ = fs::remove_file(&draft);
+    let output = draft.to_str().unwrap();
+    let mut drafting = vec!["admin", "access-policy", "draft", "--output", output];
+    if let Some(policies) = policies {
+        drafting.extend(["--policies", policies.to_str().unwrap()]);
+    }
+    done(stage.hospital.run(drafting));
+    let set = ["admin", "access-policy", "set", output];
+    assert_refused(&stage.hospital.run(set).unwrap(), 2, "usage");
+    let other = stage.network.operator(1).unwrap();
+    let approved = done(other.run(["admin", "access-policy", "approve", output]));
+    assert_eq!(approved.json["signed_by"].as_array().unwrap().len(), 2);
+    assert!(approved.text("policies").unwrap().contains("@id"));
+    done(stage.hospital.run(set))
+}
+
 pub(crate) fn done(ran: anyhow::Result<Ran>) -> Ran {
     ran.unwrap().success().unwrap()
 }

@@ -29,7 +29,7 @@ fn is_body(statement: &Statement) -> bool {
         Body::Custody(body) => is_custody(body),
         Body::Consented(body) => is_consented(body),
         Body::Anchored(body) => is_anchored(body),
-        Body::AccessRequest(body) => is_access_request(body),
+        Body::AccessRequest(body) => is_access_request(statement, body),
         Body::Released(body) => is_released(statement, body),
         Body::Refused(body) => is_refused(statement, body),
         Body::MemberAdded(body) => is_member_added(body),
@@ -41,6 +41,7 @@ fn is_body(statement: &Statement) -> bool {
         Body::Holding(body) => is_holding(body),
         Body::LegalHoldPlaced(body) => is_legal_hold(&body.legal_hold) && is_matter(&body.matter),
         Body::LegalHoldReleased(body) => is_legal_hold(body),
+        Body::FactorEnrolled(_) | Body::FactorRemoved(_) | Body::FactorVerified(_) => true,
     }
 }
 
@@ -186,7 +187,7 @@ fn is_anchored(body: &Anchored) -> bool {
         && prev.is_none_or(|prev| prev.is_ok_and(|prev| is_dag_cbor(&prev)))
 }
 
-fn is_access_request(body: &AccessRequest) -> bool {
+fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
     let role = |c| matches!(c, 'a'..='z' | '-');
     (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
         && body.records.iter().all(is_dag_cbor)
@@ -197,7 +198,15 @@ fn is_access_request(body: &AccessRequest) -> bool {
         && body
             .second_factor
             .as_ref()
-            .is_none_or(|factor| is_text(&factor.method, 1, 32, |c| c.is_ascii_graphic()))
+            .is_none_or(|shown| is_second_factor(statement, shown))
+}
+
+/// Said in the same network by one node.
+fn is_second_factor(statement: &Statement, shown: &SignedStatement) -> bool {
+    matches!(shown.statement.body, Body::FactorVerified(_))
+        && shown.signatures.len() == 1
+        && shown.statement.origin == statement.origin
+        && shown.check_form().is_ok()
 }
 
 fn is_released(statement: &Statement, body: &Released) -> bool {

@@ -142,6 +142,7 @@ pub(super) fn member_organisation(org: &Did, index: u64) -> PrincipalEntry {
         standing: Status::Active,
         since: index,
         enrolled_at: index,
+        factors: Vec::new(),
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn enrolled(context: &Context<'_>, body: &Enrolled) -> Result<Vec<Wri
         standing: Status::Active,
         since: context.index,
         enrolled_at: context.index,
+        factors: Vec::new(),
     };
     Ok(vec![Write::principal(&body.who, &entry)])
 }

@@ -17,6 +17,7 @@ mod policy_set;
 mod principal;
 mod properties;
 mod record;
+mod second_factor;
 mod vectors;
 mod witness;
 

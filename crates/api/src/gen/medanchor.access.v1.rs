@@ -665,3 +665,514 @@ pub mod custody_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateFactorRequest {
+    /// did:key of whose factor it is.
+    #[prost(string, tag = "1")]
+    pub who: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateFactorResponse {
+    /// The factor's id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub factor: ::prost::alloc::vec::Vec<u8>,
+    /// did:key of the node that verifies it.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// The secret, 20 bytes: for the app alone, and shown once.
+    #[prost(bytes = "vec", tag = "3")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmFactorRequest {
+    /// The signed `factor-enrolled` statement: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub signed_statement: ::prost::alloc::vec::Vec<u8>,
+    /// What the app shows, six digits.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmFactorResponse {
+    /// The same with the node's signature.
+    #[prost(bytes = "vec", tag = "1")]
+    pub signed_statement: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyFactorRequest {
+    /// Who shows which factor, and when: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub claim: ::prost::alloc::vec::Vec<u8>,
+    /// Their signature on it, 64 bytes: nobody else can use up their attempts.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// What the app shows, six digits.
+    #[prost(string, tag = "3")]
+    pub code: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyFactorResponse {
+    /// The signed `factor-verified` statement: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub signed_statement: ::prost::alloc::vec::Vec<u8>,
+}
+/// Generated client implementations.
+pub mod factor_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// FactorService verifies second factors: codes of authenticator apps (RFC 6238). The log says which node verifies which.
+    #[derive(Debug, Clone)]
+    pub struct FactorServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> FactorServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> FactorServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            FactorServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// CreateFactor makes a secret for a person's authenticator app. Nothing is in the log yet. Only the operator's
+        /// organisation may call it.
+        pub async fn create_factor(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateFactorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateFactorResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.access.v1.FactorService/CreateFactor",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.access.v1.FactorService", "CreateFactor"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ConfirmFactor signs the `factor-enrolled` statement, which the organisation has signed, once a code shows that the app
+        /// has the secret. The caller submits it. Only the operator's organisation may call it.
+        pub async fn confirm_factor(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConfirmFactorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmFactorResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.access.v1.FactorService/ConfirmFactor",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.access.v1.FactorService", "ConfirmFactor"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// VerifyFactor signs a `factor-verified` statement when the code is right and was not used before. Any node takes it and
+        /// forwards it to the one that verifies the factor.
+        pub async fn verify_factor(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyFactorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyFactorResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.access.v1.FactorService/VerifyFactor",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.access.v1.FactorService", "VerifyFactor"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod factor_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with FactorServiceServer.
+    #[async_trait]
+    pub trait FactorService: std::marker::Send + std::marker::Sync + 'static {
+        /// CreateFactor makes a secret for a person's authenticator app. Nothing is in the log yet. Only the operator's
+        /// organisation may call it.
+        async fn create_factor(
+            &self,
+            request: tonic::Request<super::CreateFactorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateFactorResponse>,
+            tonic::Status,
+        >;
+        /// ConfirmFactor signs the `factor-enrolled` statement, which the organisation has signed, once a code shows that the app
+        /// has the secret. The caller submits it. Only the operator's organisation may call it.
+        async fn confirm_factor(
+            &self,
+            request: tonic::Request<super::ConfirmFactorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmFactorResponse>,
+            tonic::Status,
+        >;
+        /// VerifyFactor signs a `factor-verified` statement when the code is right and was not used before. Any node takes it and
+        /// forwards it to the one that verifies the factor.
+        async fn verify_factor(
+            &self,
+            request: tonic::Request<super::VerifyFactorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyFactorResponse>,
+            tonic::Status,
+        >;
+    }
+    /// FactorService verifies second factors: codes of authenticator apps (RFC 6238). The log says which node verifies which.
+    #[derive(Debug)]
+    pub struct FactorServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> FactorServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for FactorServiceServer<T>
+    where
+        T: FactorService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/medanchor.access.v1.FactorService/CreateFactor" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateFactorSvc<T: FactorService>(pub Arc<T>);
+                    impl<
+                        T: FactorService,
+                    > tonic::server::UnaryService<super::CreateFactorRequest>
+                    for CreateFactorSvc<T> {
+                        type Response = super::CreateFactorResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateFactorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FactorService>::create_factor(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateFactorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.access.v1.FactorService/ConfirmFactor" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConfirmFactorSvc<T: FactorService>(pub Arc<T>);
+                    impl<
+                        T: FactorService,
+                    > tonic::server::UnaryService<super::ConfirmFactorRequest>
+                    for ConfirmFactorSvc<T> {
+                        type Response = super::ConfirmFactorResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConfirmFactorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FactorService>::confirm_factor(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConfirmFactorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.access.v1.FactorService/VerifyFactor" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyFactorSvc<T: FactorService>(pub Arc<T>);
+                    impl<
+                        T: FactorService,
+                    > tonic::server::UnaryService<super::VerifyFactorRequest>
+                    for VerifyFactorSvc<T> {
+                        type Response = super::VerifyFactorResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyFactorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FactorService>::verify_factor(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyFactorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for FactorServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "medanchor.access.v1.FactorService";
+    impl<T> tonic::server::NamedService for FactorServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

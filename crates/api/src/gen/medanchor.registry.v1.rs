@@ -82,7 +82,7 @@ pub struct ListPrincipalsResponse {
     #[prost(uint64, tag = "2")]
     pub tree_size: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Principal {
     /// did:key.
     #[prost(string, tag = "1")]
@@ -104,6 +104,24 @@ pub struct Principal {
     pub label: ::prost::alloc::string::String,
     /// Leaf that last changed it.
     #[prost(uint64, tag = "7")]
+    pub leaf_index: u64,
+    /// Its second factors. At most 8.
+    #[prost(message, repeated, tag = "8")]
+    pub factors: ::prost::alloc::vec::Vec<Factor>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Factor {
+    /// Its id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub factor: ::prost::alloc::vec::Vec<u8>,
+    /// `totp`.
+    #[prost(string, tag = "2")]
+    pub method: ::prost::alloc::string::String,
+    /// did:key of the node that verifies it.
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+    /// Leaf that enrolled it.
+    #[prost(uint64, tag = "4")]
     pub leaf_index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

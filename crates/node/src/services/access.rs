@@ -81,8 +81,7 @@ async fn forward(
     for remote in remotes {
         let mut request = Request::new(wire.clone());
         request.set_timeout(FORWARD_WITHIN);
-        let by_a_node = MetadataValue::from_static("1");
-        request.metadata_mut().insert(FORWARDED, by_a_node);
+        mark_forwarded(&mut request);
         let answer = AccessServiceClient::new(remote.channel.clone())
             .request(request)
             .await;
@@ -97,6 +96,12 @@ async fn forward(
         }
     }
     Err(last)
+}
+
+/// Says that it is not to be passed on again.
+pub(super) fn mark_forwarded<T>(request: &mut Request<T>) {
+    let by_a_node = MetadataValue::from_static("1");
+    request.metadata_mut().insert(FORWARDED, by_a_node);
 }
 
 /// Whether this broker did not decide: it cannot be reached, or gives no answer in time.
@@ -134,7 +139,7 @@ fn release_status(error: ReleaseError) -> Status {
 }
 
 /// Header of a request that a node passes on: it is not passed on again.
-const FORWARDED: &str = "medanchor-forwarded";
+pub(super) const FORWARDED: &str = "medanchor-forwarded";
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -443,6 +443,7 @@ fn listed(state: &State<'_>, did: Did, entry: PrincipalEntry) -> Result<ListedPr
         roles: entry.roles,
         label: label(state, entry.enrolled_at).map_err(tables_status)?,
         leaf_index: entry.since,
+        factors: entry.factors,
     })
 }
 
