@@ -43,6 +43,8 @@ impl Log {
     pub const MAX_MEMBER_VALIDITY_MS: u64 = 14 * Self::MAX_VALIDITY_MS;
     /// A broker's clock may be this far ahead of log time when it decides, in ms.
     pub const MAX_AHEAD_MS: u64 = 5_000;
+    /// A decision may be recorded so long after it was made, in ms.
+    pub const MAX_DECISION_AGE_MS: u64 = 5 * 60 * 1000;
 
     /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
     /// when the batch was proposed, whichever is later.

@@ -1,4 +1,4 @@
-use crate::{LeafIndex, Nonce};
+use crate::{Body, LeafIndex, Nonce, SignedStatement};
 use medanchor_dag::Did;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,8 @@ pub struct FactorVerified {
     pub who: Did,
     /// The factor's id.
     pub factor: Nonce,
+    /// The leaf that enrolled it: it may have been removed, and enrolled again.
+    pub since: LeafIndex,
 }
 
 /// What is shown as a second factor.
@@ -67,6 +69,17 @@ impl Factor {
 impl FactorVerified {
     /// For how long it counts, ms.
     pub const VALIDITY_MS: u64 = 5 * 60 * 1000;
+
+    /// What one node says in a network, and which: nothing of it is verified yet.
+    pub fn said_by<'a>(signed: &'a SignedStatement, origin: &str) -> Option<(&'a Self, &'a Did)> {
+        let Body::FactorVerified(verified) = &signed.statement.body else {
+            return None;
+        };
+        let is_sound = signed.check_form().is_ok()
+            && signed.signatures.len() == 1
+            && signed.statement.origin == origin;
+        Some(verified).zip(signed.author()).filter(|_| is_sound)
+    }
 }
 
 impl FactorMethod {

@@ -522,6 +522,10 @@ impl<'v> State<'v> {
             return Ok(None);
         };
         let requester = self.principal(requester)?;
+        let since = match &requester {
+            Some(requester) => requester.since.max(self.verifiers_gone_since(requester)?),
+            None => 0,
+        };
         let requester_org = match &requester {
             Some(requester) => self.principal(&requester.org)?,
             None => None,
@@ -530,10 +534,26 @@ impl<'v> State<'v> {
             policy: policy.since,
             custody: 0,
             consent: None,
-            requester: requester.map_or(0, |requester| requester.since),
+            requester: since,
             requester_org: requester_org.map_or(0, |org| org.since),
             devices: Vec::new(),
         }))
+    }
+
+    /// The last leaf that removed a member whose node verifies a second factor of theirs; 0: none did.
+    fn verifiers_gone_since(&self, who: &PrincipalEntry) -> Result<LeafIndex, TablesError> {
+        if who.factors.is_empty() {
+            return Ok(0);
+        }
+        let verifies = |entry: &MemberEntry| {
+            let mut factors = who.factors.iter();
+            factors.any(|factor| factor.node == entry.member.node)
+        };
+        let members = self.member_entries()?.into_iter();
+        let gone = members
+            .filter(verifies)
+            .filter_map(|entry| entry.removed_at);
+        Ok(gone.max().unwrap_or(0))
     }
 
     /// Up to `limit` rows whose keys begin so.

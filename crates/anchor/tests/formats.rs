@@ -304,6 +304,7 @@ fn statements() -> Vec<Statement> {
         Body::FactorVerified(FactorVerified {
             who: did("clinician"),
             factor: consent_id("factor"),
+            since: 7,
         }),
     ];
     bodies

@@ -6,7 +6,6 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 /// A secret for an authenticator app, and the node that verifies its codes.
-#[derive(Clone, PartialEq, Eq)]
 pub struct CreatedFactor {
     /// The factor's id.
     pub factor: Nonce,
@@ -78,7 +77,7 @@ impl FactorClaim {
     /// The request to verify a code, signed by who shows it.
     pub fn sign(&self, key: &SigningKey, code: Code) -> pb::VerifyFactorRequest {
         let claim = to_canonical(self);
-        let signature = key.sign(Self::LABEL, Hash::of(&claim).as_bytes());
+        let signature = key.sign(Self::LABEL, signed_digest(&claim, code).as_bytes());
         pb::VerifyFactorRequest {
             claim,
             signature: signature.as_bytes().to_vec(),
@@ -100,13 +99,19 @@ pub fn factor_claim(
     if claim.v != 1 {
         return Err(ConvertError::malformed("claim", "another version"));
     }
+    let code = request.code.parse()?;
     let signature = Signature::new(convert::array("signature", &request.signature)?);
-    let digest = Hash::of(&request.claim);
+    let digest = signed_digest(&request.claim, code);
     let verified = claim
         .who
         .verify(FactorClaim::LABEL, digest.as_bytes(), &signature);
     verified.map_err(|error| ConvertError::malformed("signature", error))?;
-    Ok((claim, request.code.parse()?))
+    Ok((claim, code))
+}
+
+/// H(claim || code): who passes it on cannot try other codes in the person's name.
+fn signed_digest(claim: &[u8], code: Code) -> Hash {
+    Hash::of(&[claim, &code.0].concat())
 }
 
 /// Whose factor is to be made.
@@ -207,6 +212,9 @@ mod tests {
             flipped.claim[at] ^= 1;
             assert!(factor_claim(&flipped).is_err(), "{at}");
         }
+        let mut other_code = signed;
+        other_code.code = "012346".to_owned();
+        assert!(factor_claim(&other_code).is_err());
     }
 
     #[test]

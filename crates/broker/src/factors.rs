@@ -3,7 +3,7 @@ use crate::{
     totp::{self, STEP_SECONDS},
 };
 use hkdf::Hkdf;
-use medanchor_anchor::Nonce;
+use medanchor_anchor::{FactorVerified, Nonce};
 use medanchor_dag::{CborError, Did, Hash, from_canonical, to_canonical};
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
@@ -72,8 +72,8 @@ impl Factors {
         secret
     }
 
-    /// Uses up a code that `who` shows at `now`, unix ms. `claim` names the attempt: the same again, as after a lost answer,
-    /// succeeds again as long as no later code was used.
+    /// Uses up a code that `who` shows at `now`, unix ms; until when that counts, unix ms. `claim` names the attempt: the
+    /// same again, as after a lost answer, gets the same answer as long as no later code was used.
     ///
     /// # Errors
     ///
@@ -85,31 +85,36 @@ impl Factors {
         code: &[u8; 6],
         claim: &Hash,
         now: u64,
-    ) -> Result<(), FactorError> {
+    ) -> Result<u64, FactorError> {
         let secret = self.secret(who, factor);
         let current = now / 1000 / STEP_SECONDS;
         // Clocks differ, and people type.
         let mut steps = current.saturating_sub(1)..=current + 1;
         let shown =
             steps.rfind(|step| bool::from(totp::code(secret.as_slice(), *step).ct_eq(code)));
-        let judged = self.store.write(|txn| {
+        // What changes nothing costs no sync.
+        let row = self.store.read(|txn| {
+            let factors = txn.open_table(FACTORS)?;
+            let row = factors.get(factor.as_slice())?;
+            Ok(row.map(|row| row.value().to_vec()))
+        })?;
+        if let (None, judged) = Row::parse(row)?.judge(shown, claim, now) {
+            return judged;
+        }
+        // Commit point: the code is used up, durably.
+        self.store.write(|txn| {
             let mut factors = txn.open_table(FACTORS)?;
-            let row = factors
-                .get(factor.as_slice())?
-                .map(|row| row.value().to_vec());
-            let row = match row.map(|row| from_canonical::<Row>(&row, MAX_ROW_BYTES)) {
-                Some(Err(error)) => return Ok(Err(error.into())),
-                Some(Ok(row)) => row,
-                None => Row::default(),
+            let row = factors.get(factor.as_slice())?;
+            let row = Row::parse(row.map(|row| row.value().to_vec()));
+            let (row, judged) = match row.map(|row| row.judge(shown, claim, now)) {
+                Ok(changed) => changed,
+                Err(error) => return Ok(Err(error)),
             };
-            let (row, judged) = row.judge(shown, claim, now);
             if let Some(row) = row {
                 factors.insert(factor.as_slice(), to_canonical(&row).as_slice())?;
             }
             Ok(judged)
-        })?;
-        // Commit point: the code is used up, durably.
-        judged
+        })?
     }
 }
 
@@ -121,6 +126,8 @@ struct Row {
     last_step: u64,
     /// The attempt in which it did.
     last_claim: Option<Hash>,
+    /// Until when that counts, unix ms.
+    last_until: u64,
     /// Wrong codes since.
     failures: u32,
     /// No code is looked at before, unix ms.
@@ -128,42 +135,60 @@ struct Row {
 }
 
 impl Row {
+    fn parse(row: Option<Vec<u8>>) -> Result<Self, FactorError> {
+        match row {
+            Some(row) => Ok(from_canonical(&row, MAX_ROW_BYTES)?),
+            None => Ok(Self::default()),
+        }
+    }
+
     /// What becomes of it, if anything, and of the attempt.
     fn judge(
         self,
         shown: Option<u64>,
         claim: &Hash,
         now: u64,
-    ) -> (Option<Self>, Result<(), FactorError>) {
-        if now < self.locked_until {
+    ) -> (Option<Self>, Result<u64, FactorError>) {
+        // A clock that was far ahead does not lock it for longer.
+        if now < self.locked_until && self.locked_until - now <= MAX_LOCKED_MS {
             let until_unix_ms = self.locked_until;
             return (None, Err(FactorError::Locked { until_unix_ms }));
         }
         match shown {
             Some(step) if step == self.last_step && self.last_claim == Some(*claim) => {
-                (None, Ok(()))
+                (None, Ok(self.last_until))
             }
             Some(step) if step > self.last_step => {
+                let until = now.saturating_add(FactorVerified::VALIDITY_MS);
                 let used = Self {
                     last_step: step,
                     last_claim: Some(*claim),
+                    last_until: until,
                     failures: 0,
                     locked_until: 0,
                 };
-                (Some(used), Ok(()))
+                (Some(used), Ok(until))
             }
             _ => {
-                let failures = self.failures + 1;
-                let is_locked = failures >= MAX_FAILURES;
+                let failures = self.failures.saturating_add(1);
                 let failed = Self {
-                    failures: if is_locked { 0 } else { failures },
-                    locked_until: if is_locked { now + LOCKED_MS } else { 0 },
+                    failures,
+                    locked_until: now.saturating_add(locked_ms(failures)),
                     ..self
                 };
                 (Some(failed), Err(FactorError::WrongCode))
             }
         }
     }
+}
+
+/// For how long no code is looked at after so many wrong ones in a row: after each five, each time twice as long.
+fn locked_ms(failures: u32) -> u64 {
+    if failures == 0 || !failures.is_multiple_of(MAX_FAILURES) {
+        return 0;
+    }
+    let doublings = (failures / MAX_FAILURES - 1).min(16);
+    (FIRST_LOCKED_MS << doublings).min(MAX_LOCKED_MS)
 }
 
 impl fmt::Debug for Factors {
@@ -175,9 +200,10 @@ impl fmt::Debug for Factors {
 const FACTORS: Rows = Rows::new("factors-1");
 const LABEL: &[u8] = b"medanchor/v1/totp";
 const MAX_ROW_BYTES: usize = 256;
-/// Guessing one of three codes out of a million in five tries, four times an hour, takes some four years on average.
+/// Who tries until it is locked for a day each time guesses one of three codes out of a million in some 180 years.
 const MAX_FAILURES: u32 = 5;
-const LOCKED_MS: u64 = 15 * 60 * 1000;
+const FIRST_LOCKED_MS: u64 = 15 * 60 * 1000;
+const MAX_LOCKED_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests {
@@ -205,7 +231,12 @@ mod tests {
         totp::code(secret.as_slice(), at / STEP_MS)
     }
 
-    fn verify(factors: &Factors, code: &[u8; 6], claim: &str, now: u64) -> Result<(), FactorError> {
+    fn verify(
+        factors: &Factors,
+        code: &[u8; 6],
+        claim: &str,
+        now: u64,
+    ) -> Result<u64, FactorError> {
         let claim = Hash::of(claim.as_bytes());
         factors.verify(&who(), &id(1), code, &claim, now)
     }
@@ -215,11 +246,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let factors = open(&folder);
         let code = code_at(&factors, 1, NOW);
-        verify(&factors, &code, "one", NOW).unwrap();
-        verify(&factors, &code, "one", NOW).unwrap();
+        let until = verify(&factors, &code, "one", NOW).unwrap();
+        assert_eq!(until, NOW + FactorVerified::VALIDITY_MS);
+        assert_eq!(verify(&factors, &code, "one", NOW + 1).unwrap(), until);
         drop(factors);
         let factors = open(&folder);
-        verify(&factors, &code, "one", NOW + 1).unwrap();
+        assert_eq!(verify(&factors, &code, "one", NOW + 2).unwrap(), until);
         for (claim, code) in [
             ("two", code),
             // Older than the one that was used.
@@ -253,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_codes_lock_the_factor_for_a_while_and_no_other() {
+    fn wrong_codes_lock_the_factor_for_longer_each_time_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let factors = open(&folder);
         let good = code_at(&factors, 1, NOW);
@@ -262,22 +294,39 @@ mod tests {
         } else {
             *b"000000"
         };
-        for _ in 0..MAX_FAILURES {
-            let error = verify(&factors, &wrong, "one", NOW).unwrap_err();
-            assert!(matches!(error, FactorError::WrongCode));
+        let mut now = NOW;
+        for lock in [1, 2, 4].map(|times| times * FIRST_LOCKED_MS) {
+            for _ in 0..MAX_FAILURES {
+                let error = verify(&factors, &wrong, "one", now).unwrap_err();
+                assert!(matches!(error, FactorError::WrongCode));
+            }
+            let good = code_at(&factors, 1, now);
+            let error = verify(&factors, &good, "one", now).unwrap_err();
+            let until = now + lock;
+            assert!(
+                matches!(error, FactorError::Locked { until_unix_ms } if until_unix_ms == until)
+            );
+            now = until;
         }
         drop(factors);
         let factors = open(&folder);
-        let error = verify(&factors, &good, "one", NOW).unwrap_err();
-        assert!(
-            matches!(error, FactorError::Locked { until_unix_ms } if until_unix_ms == NOW + LOCKED_MS)
-        );
         let claim = Hash::of(b"other");
         let of_another = code_at(&factors, 2, NOW);
         factors
             .verify(&who(), &id(2), &of_another, &claim, NOW)
             .unwrap();
-        let later = NOW + LOCKED_MS;
-        verify(&factors, &code_at(&factors, 1, later), "one", later).unwrap();
+        verify(&factors, &code_at(&factors, 1, now), "one", now).unwrap();
+        // What counted begins anew; a clock that was set back locks nobody out.
+        assert!(verify(&factors, &wrong, "two", now).is_err());
+        let next = now + STEP_MS;
+        verify(&factors, &code_at(&factors, 1, next), "three", next).unwrap();
+        for failures in 0..200 {
+            assert!(locked_ms(failures) <= MAX_LOCKED_MS);
+        }
+        let ahead = Row {
+            locked_until: NOW + MAX_LOCKED_MS + 1,
+            ..Row::default()
+        };
+        assert!(ahead.judge(Some(1), &claim, NOW).1.is_ok());
     }
 }

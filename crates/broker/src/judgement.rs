@@ -54,6 +54,12 @@ pub(crate) fn judge(
             "the requester is not enrolled: its organisation must enrol it first",
         )));
     }
+    if request.body.at > state.tree_size()? {
+        return Ok(Judgement::Decline(Declined::new(
+            "unknown-tree",
+            "the request says that it was made on a longer log than there is: fetch the newest checkpoint",
+        )));
+    }
     match released_by(state, broker, &request.hash)? {
         Some(by) if by != *broker => return Err(ReleaseError::NotBroker { brokers: vec![by] }),
         Some(_) => {

@@ -3,6 +3,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use medanchor_anchor::{Anchored, RecordEntry};
 use medanchor_dag::{Block, BlockSource, Record, SourceError};
 use medanchor_envelope::{Header, Wrap, rewrap};
+use medanchor_policy::BYTES_CODES;
 use serde_bytes::ByteBuf;
 
 /// A record's block and that of its durable wrap, with what the log says of them.
@@ -70,6 +71,7 @@ fn rewrap_one(
     fetched: &Fetched,
 ) -> Result<Wrap, RewrapError> {
     let anchored = &fetched.anchored;
+    let [record_mismatch, wrap_unusable] = BYTES_CODES;
     let unusable = |code, what: &str| RewrapError::Unusable {
         code,
         reason: format!("record `{}`: {what}", anchored.record),
@@ -77,11 +79,11 @@ fn rewrap_one(
     let record = Record::from_block(&fetched.record)
         .ok()
         .filter(|record| record.verify_signature().is_ok() && is_anchored_as(record, anchored))
-        .ok_or_else(|| unusable("record-mismatch", "it is not what its device anchored"))?;
+        .ok_or_else(|| unusable(record_mismatch, "it is not what its device anchored"))?;
     let header = Header::from_bytes(&record.header_bytes())
-        .map_err(|_| unusable("record-mismatch", "its header is malformed"))?;
+        .map_err(|_| unusable(record_mismatch, "its header is malformed"))?;
     let wrap = Wrap::from_bytes(fetched.wrap.bytes())
-        .map_err(|_| unusable("wrap-unusable", "its wrap is malformed"))?;
+        .map_err(|_| unusable(wrap_unusable, "its wrap is malformed"))?;
     let identity = custody
         .identity(anchored.custody, &wrap.ctx.to)?
         .ok_or(RewrapError::NotHeld)?;
@@ -94,7 +96,7 @@ fn rewrap_one(
         *request.hash.as_bytes(),
         until,
     )
-    .map_err(|error| unusable("wrap-unusable", &error.to_string()))
+    .map_err(|error| unusable(wrap_unusable, &error.to_string()))
 }
 
 /// Whether the log names this record as what it is. The decision was made on what the log says.

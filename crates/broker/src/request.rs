@@ -1,5 +1,5 @@
 use crate::answer::Declined;
-use medanchor_anchor::{AccessRequest, Body, Log, SignedStatement};
+use medanchor_anchor::{AccessRequest, Body, FactorVerified, Log, SignedStatement};
 use medanchor_dag::{Did, Hash};
 use medanchor_envelope::Recipient;
 use medanchor_policy::Code;
@@ -75,8 +75,11 @@ fn parts(signed: &SignedStatement) -> Option<(&AccessRequest, Did, u64)> {
     };
     let different: BTreeSet<_> = body.records.iter().collect();
     let countable = (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len());
+    let origin = &signed.statement.origin;
+    let shown = body.second_factor.as_deref();
+    let is_sound = shown.is_none_or(|shown| FactorVerified::said_by(shown, origin).is_some());
     match signed.signatures.as_slice() {
-        [(requester, _)] if countable && different.len() == body.records.len() => {
+        [(requester, _)] if countable && is_sound && different.len() == body.records.len() => {
             Some((body, *requester, signed.statement.not_after_unix_ms?))
         }
         _ => None,

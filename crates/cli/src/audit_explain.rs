@@ -38,7 +38,7 @@ pub struct Explained {
     pub records: Vec<String>,
     /// The code that the log records, of a refusal.
     pub refusal: Option<String>,
-    /// `same`, `refused-for-bytes` or `differs`.
+    /// `same`, `refused-for-bytes`, `not-decided` or `differs`.
     pub agreement: String,
     /// What comes out now: the code of the denial, absent when it is a permit.
     pub denied: Option<String>,
@@ -166,6 +166,7 @@ fn explained(receipt: &Receipt, signed: &SignedStatement, replayed: Replayed) ->
         agreement: match replayed.agrees {
             Agreement::Same => "same",
             Agreement::RefusedForBytes => "refused-for-bytes",
+            Agreement::NotDecided => "not-decided",
             Agreement::Differs => "differs",
         }
         .to_owned(),
@@ -237,6 +238,9 @@ impl fmt::Display for Explained {
         }
         f.write_str(match self.agreement.as_str() {
             "same" => "replayed   the log gives the same decision",
+            "not-decided" => {
+                "replayed   the broker could not read the policy set in force: its node must be updated"
+            }
             "refused-for-bytes" => {
                 "replayed   the policies permit it; the broker refused for the record's bytes, which the log does not hold"
             }

@@ -2,7 +2,8 @@ use crate::{CliError, OwnKeys, Recorded, Session, clock, files, session::patient
 use anyhow::{Context, Result};
 use data_encoding::BASE32_NOPAD;
 use medanchor_anchor::{
-    Body, Factor, FactorEnrolled, FactorMethod, FactorRemoved, Nonce, SignedStatement,
+    Body, Factor, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Nonce,
+    SignedStatement,
 };
 use medanchor_api::{Code, ConfirmFactor, CreatedFactor, FactorClaim};
 use medanchor_dag::Did;
@@ -13,7 +14,7 @@ use std::{fmt, path::PathBuf};
 use zeroize::Zeroizing;
 
 /// A secret for a person's authenticator app, which does not count yet.
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 pub struct FactorMade {
     /// The factor's id.
     pub factor: String,
@@ -223,11 +224,9 @@ pub async fn show_factor(
 pub(crate) fn shown(session: &Session, keys: &OwnKeys) -> Option<Box<SignedStatement>> {
     let bytes = files::read(&path(session), SignedStatement::MAX_BYTES as u64).ok()?;
     let shown = SignedStatement::from_bytes(&bytes).ok()?;
-    let is_own =
-        matches!(&shown.statement.body, Body::FactorVerified(body) if body.who == keys.did());
-    let counts = is_own
-        && shown.statement.origin == session.origin
-        && shown.statement.not_after_unix_ms > Some(clock::unix_ms());
+    let (verified, _) = FactorVerified::said_by(&shown, &session.origin)?;
+    let counts =
+        verified.who == keys.did() && shown.statement.not_after_unix_ms > Some(clock::unix_ms());
     counts.then(|| Box::new(shown))
 }
 
@@ -242,13 +241,12 @@ async fn factors_of(session: &Session, who: &Did) -> Result<(Vec<Factor>, u64)> 
 }
 
 fn is_of(shown: &SignedStatement, who: &Did, factor: &Factor, origin: &str) -> bool {
-    let names = matches!(&shown.statement.body, Body::FactorVerified(body)
-        if body.who == *who && body.factor == factor.factor);
-    names
-        && shown.statement.origin == origin
-        && shown.signatures.len() == 1
-        && shown.author() == Some(&factor.node)
-        && shown.verifies()
+    let says = FactorVerified {
+        who: *who,
+        factor: factor.factor,
+        since: factor.since,
+    };
+    FactorVerified::said_by(shown, origin) == Some((&says, &factor.node)) && shown.verifies()
 }
 
 /// The one place where the secret is printed.

@@ -259,10 +259,14 @@ impl Alarms {
     pub(crate) fn knows(&self, kind: AlarmKind, origin: &str, subject: &[u8]) -> bool {
         let id = id(kind, origin, subject);
         let active = self.active();
-        let alike = |raised: &&Raised| raised.kind == kind && raised.origin == origin;
-        active.iter().filter(alike).count() >= MAX_OF_A_KIND
+        is_full(&active, kind, origin)
             || active.iter().any(|raised| raised.id == id)
             || self.path(&id, ACKNOWLEDGED).exists()
+    }
+
+    /// Whether one more of its kind would not be kept.
+    pub(crate) fn is_full(&self, kind: AlarmKind, origin: &str) -> bool {
+        is_full(&self.active(), kind, origin)
     }
 
     /// The alarms that nobody has acknowledged.
@@ -309,6 +313,11 @@ impl Alarms {
     fn lock(&self) -> MutexGuard<'_, Vec<Active>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_full(active: &[Raised], kind: AlarmKind, origin: &str) -> bool {
+    let alike = |raised: &&Raised| raised.kind == kind && raised.origin == origin;
+    active.iter().filter(alike).count() >= MAX_OF_A_KIND
 }
 
 /// Acknowledges an alarm, whether or not the node runs: an operator has seen it, and takes the

@@ -183,14 +183,25 @@ impl Auditor {
         };
         let details =
             format!("leaf {index}, `{decided}` by `{broker}`, is decided otherwise here: {again}");
+        let (kind, subject) = (AlarmKind::WrongDecision, index.to_be_bytes());
+        // Beyond so many that nobody has looked into it waits: no wrong decision is passed over.
+        while self.alarms.is_full(kind, &self.origin) {
+            tracing::error!(
+                "{details}; there is no room for another alarm: acknowledge those that stand"
+            );
+            sleep(NO_ROOM).await;
+        }
+        if self.alarms.knows(kind, &self.origin, &subject) {
+            return;
+        }
         let evidence = match self.prove.receipt(index, Strength::Witnessed).await {
             Ok(receipt) => receipt.to_string(),
             Err(error) => format!("{details}\nthere was no receipt of the leaf: {error}\n"),
         };
         let alarm = Alarm {
-            kind: AlarmKind::WrongDecision,
+            kind,
             origin: self.origin.clone(),
-            subject: index.to_be_bytes().to_vec(),
+            subject: subject.to_vec(),
             details,
             evidence: evidence.into_bytes(),
         };
@@ -228,8 +239,16 @@ impl Auditor {
 
 /// Whether it is the broker that is wrong, and not this node that cannot tell.
 fn is_wrong(index: LeafIndex, replayed: &Replayed) -> bool {
-    if replayed.agrees != Agreement::Differs {
-        return false;
+    match replayed.agrees {
+        Agreement::Same | Agreement::RefusedForBytes => return false,
+        Agreement::NotDecided => {
+            tracing::warn!(
+                leaf_index = index,
+                "a broker cannot read the policy set in force"
+            );
+            return false;
+        }
+        Agreement::Differs => (),
     }
     let cannot = match &replayed.decision.verdict {
         _ if !replayed.missing.is_empty() => "openings that it may rest on are deleted",
@@ -261,3 +280,4 @@ const DOUBTFUL_AT_A_TIME: usize = 16;
 /// How many leaves may be looked at again after a crash.
 const KEEP_EVERY: u64 = 1024;
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+const NO_ROOM: Duration = Duration::from_secs(30);

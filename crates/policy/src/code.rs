@@ -1,5 +1,9 @@
 use std::fmt;
 
+/// Codes of refusals that rest on a record's bytes, which are not in the log: the record is not what was anchored, or its
+/// wrap cannot be opened.
+pub const BYTES_CODES: [&str; 2] = ["record-mismatch", "wrap-unusable"];
+
 /// Why a request is denied. The text of each code is stable: it stands in `refused` statements. Codes are in
 /// the order in which conditions are checked; of several consents, the greatest code is the nearest miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -272,18 +272,23 @@ fn judge_record(
 ) -> Result<Permitted, Stop> {
     let owns_device = owns_device(state, ask, record)?;
     let (facts, covered) = grounds.facts(&ask.asker, &record.anchored, owns_device);
-    match policies.answer(&facts) {
+    let answer = match policies.answer(&facts) {
         Answer::Permitted(permitting) => {
             let needs_consent = facts.consented && !is_permitted_without_consent(policies, &facts);
             let until = covered.ok().filter(|_| needs_consent);
-            Ok(Permitted {
+            return Ok(Permitted {
                 policies: permitting,
                 until: until.unwrap_or(u64::MAX),
-            })
+            });
         }
-        Answer::Forbidden(_) | Answer::NotPermitted
-            if second_factor_would_help(policies, &facts) =>
-        {
+        // What is missing besides a second factor comes first.
+        Answer::Forbidden(_) | Answer::NotPermitted if !facts.second_factor => {
+            policies.answer(&with_second_factor(&facts))
+        }
+        denied => denied,
+    };
+    match answer {
+        Answer::Permitted(_) => {
             let code = Code::SecondFactorRequired;
             deny(code, explain(code, &facts, &ask.request.purpose))
         }
@@ -314,21 +319,18 @@ fn is_permitted_without_consent(policies: &Policies, facts: &Facts<'_>) -> bool 
     matches!(policies.answer(&without), Answer::Permitted(_))
 }
 
-/// Whether a second factor is all that is missing.
-fn second_factor_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
-    let shown = Facts {
+fn with_second_factor<'a>(facts: &Facts<'a>) -> Facts<'a> {
+    Facts {
         second_factor: true,
         ..facts.clone()
-    };
-    !facts.second_factor && matches!(policies.answer(&shown), Answer::Permitted(_))
+    }
 }
 
 /// Whether consent is what is missing, and at most a second factor besides.
 fn consent_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
     let consented = Facts {
         consented: true,
-        second_factor: true,
-        ..facts.clone()
+        ..with_second_factor(facts)
     };
     matches!(policies.answer(&consented), Answer::Permitted(_))
 }

@@ -25,7 +25,7 @@ pub mod purpose;
 mod replay;
 mod second_factor;
 
-pub use code::Code;
+pub use code::{BYTES_CODES, Code};
 pub use decide::{Decision, Verdict, decide};
 pub use listing::Listing;
 pub use policies::{Policies, PoliciesError};

@@ -1,4 +1,4 @@
-use crate::{Code, Decision, PolicySets, Verdict, decide};
+use crate::{BYTES_CODES, Code, Decision, PolicySets, Verdict, decide};
 use medanchor_anchor::{
     AccessRequest, Basis, Body, Kind, Leaf, LeafIndex, Log, MemoryTables, Opening, Outcome,
     SignedStatement, State, TablesError,
@@ -14,10 +14,8 @@ pub struct Replay {
     recorded: Recorded,
     tables: MemoryTables,
     sets: PolicySets,
-    /// Something that a decision may read has changed since the last one.
-    is_stale: bool,
-    newest: Option<Decision>,
-    on_same_basis: Option<Decision>,
+    /// The decision on what the recorded one rested on; the one that agrees, where the others do not.
+    found: Option<Decision>,
     missing: Vec<LeafIndex>,
     /// The custody keys of the records that were asked for, where they are known before.
     custodies: Option<Vec<CustodyId>>,
@@ -57,6 +55,8 @@ pub enum Agreement {
     Same,
     /// The policies permit what the broker refused for the record's bytes, which are not in the log.
     RefusedForBytes,
+    /// The broker could not decide by the policy set that was in force.
+    NotDecided,
     /// It is not: the broker decided wrongly, or what it rests on is missing here.
     Differs,
 }
@@ -92,9 +92,7 @@ impl Replay {
             },
             tables: MemoryTables::default(),
             sets: PolicySets::default(),
-            is_stale: true,
-            newest: None,
-            on_same_basis: None,
+            found: None,
             missing: Vec::new(),
             custodies: None,
         })
@@ -139,6 +137,9 @@ impl Replay {
         opening: Option<&Opening>,
     ) -> Result<(), TablesError> {
         if self.reads(leaf) && opening.is_none_or(|opening| self.concerns(opening)) {
+            if index >= self.recorded.request.at {
+                self.decide()?;
+            }
             let is_taken = match opening {
                 Some(opening) => Log::replay(&mut self.tables, index, leaf, &opening.0)?,
                 None => false,
@@ -146,11 +147,6 @@ impl Replay {
             if !is_taken {
                 self.missing.push(index);
             }
-            self.is_stale = true;
-        }
-        let seen = index.saturating_add(1);
-        if self.is_stale && seen >= self.recorded.request.at {
-            self.newest = Some(self.decide()?);
         }
         Ok(())
     }
@@ -161,11 +157,11 @@ impl Replay {
     ///
     /// As [`Replay::take`].
     pub fn finish(mut self) -> Result<Replayed, TablesError> {
-        let newest = match self.newest.take() {
-            Some(newest) if !self.is_stale => newest,
-            _ => self.decide()?,
+        self.decide()?;
+        let decision = match self.found {
+            Some(found) => found,
+            None => self.recorded.decide(&self.tables, &self.sets)?,
         };
-        let decision = self.on_same_basis.unwrap_or(newest);
         Ok(Replayed {
             agrees: self.recorded.agrees(&decision),
             decision,
@@ -191,6 +187,9 @@ impl Replay {
             | Kind::Withdrawn
             | Kind::MemberAdded
             | Kind::MemberRemoved
+            | Kind::WitnessAdded
+            | Kind::WitnessRemoved
+            | Kind::Placed
             | Kind::PolicySet => true,
             Kind::Anchored => leaf
                 .record
@@ -211,22 +210,45 @@ impl Replay {
         }
     }
 
-    fn decide(&mut self) -> Result<Decision, TablesError> {
-        let Recorded {
-            signed, decided_at, ..
-        } = &self.recorded;
-        let state = State::new(&self.tables);
-        let decision = decide(&state, &self.sets, signed, *decided_at)?;
-        if decision.basis == self.recorded.basis {
-            self.on_same_basis = Some(decision.clone());
+    /// Decides on the leaves so far, if they are those that the recorded decision rested on and it is not found yet.
+    fn decide(&mut self) -> Result<(), TablesError> {
+        let is_found = self
+            .found
+            .as_ref()
+            .is_some_and(|found| self.recorded.agrees(found) != Agreement::Differs);
+        if is_found || !self.recorded.rests_on(&State::new(&self.tables))? {
+            return Ok(());
         }
-        self.is_stale = false;
-        Ok(decision)
+        self.found = Some(self.recorded.decide(&self.tables, &self.sets)?);
+        Ok(())
     }
 }
 
 impl Recorded {
+    fn decide(&self, tables: &MemoryTables, sets: &PolicySets) -> Result<Decision, TablesError> {
+        decide(&State::new(tables), sets, &self.signed, self.decided_at)
+    }
+
+    /// Whether all that the decision read is as it was.
+    fn rests_on(&self, state: &State<'_>) -> Result<bool, TablesError> {
+        let Some(requester) = self.signed.author() else {
+            return Ok(true);
+        };
+        let basis = match self.basis.tells_of_no_record() {
+            true => state.requester_basis(requester)?,
+            false => state.basis(&self.request, requester)?,
+        };
+        Ok(basis.unwrap_or_default() == self.basis)
+    }
+
     fn agrees(&self, decision: &Decision) -> Agreement {
+        let mismatch = Code::PolicyMismatch;
+        let could_not =
+            matches!(&self.answer, RecordedAnswer::Refused { code } if code == mismatch.as_str());
+        let cannot = matches!(&decision.verdict, Verdict::Deny { code, .. } if *code == mismatch);
+        if could_not && !cannot {
+            return Agreement::NotDecided;
+        }
         if decision.basis != self.basis {
             return Agreement::Differs;
         }
@@ -242,10 +264,9 @@ impl Recorded {
                 code == again.as_str()
             }
             (RecordedAnswer::Refused { code }, Verdict::Permit { .. }) => {
-                let is_from_policies = Code::ALL.iter().any(|known| known.as_str() == code);
-                return match is_from_policies {
-                    true => Agreement::Differs,
-                    false => Agreement::RefusedForBytes,
+                return match BYTES_CODES.contains(&code.as_str()) {
+                    true => Agreement::RefusedForBytes,
+                    false => Agreement::Differs,
                 };
             }
             (RecordedAnswer::Released { .. }, Verdict::Deny { .. }) => false,

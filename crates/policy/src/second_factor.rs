@@ -1,4 +1,6 @@
-use medanchor_anchor::{AccessRequest, Body, PrincipalEntry, SignedStatement, State, TablesError};
+use medanchor_anchor::{
+    AccessRequest, FactorVerified, Log, PrincipalEntry, SignedStatement, State, TablesError,
+};
 
 /// Whether the requester has shown a second factor that counts at `now`, log time or later, unix ms: the node that verifies
 /// it, which must be a member's, says so in the request, for this network, and not too long ago. What the requester claims
@@ -10,25 +12,26 @@ pub(crate) fn counts(
     requester: &PrincipalEntry,
     now: u64,
 ) -> Result<bool, TablesError> {
-    let Some(shown) = &request.second_factor else {
+    let shown = request.second_factor.as_deref();
+    let origin = &signed.statement.origin;
+    let said = shown.and_then(|shown| Some((shown, FactorVerified::said_by(shown, origin)?)));
+    let Some((shown, (verified, by))) = said else {
         return Ok(false);
     };
-    let Body::FactorVerified(verified) = &shown.statement.body else {
-        return Ok(false);
-    };
-    let mut factors = requester.factors.iter();
-    let Some(factor) = factors.find(|factor| factor.factor == verified.factor) else {
-        return Ok(false);
-    };
-    let says = shown.statement.origin == signed.statement.origin
-        && shown.signatures.len() == 1
-        && shown.author() == Some(&factor.node)
+    let is_enrolled = requester.factors.iter().any(|factor| {
+        factor.factor == verified.factor && factor.since == verified.since && factor.node == *by
+    });
+    // A node's clock may be a little ahead; one that is far ahead must not make it count for longer.
+    let latest = now.saturating_add(FactorVerified::VALIDITY_MS + Log::MAX_AHEAD_MS);
+    let expiry = shown.statement.not_after_unix_ms;
+    let counts = is_enrolled
         && signed.author() == Some(&verified.who)
-        && shown.statement.not_after_unix_ms >= Some(now)
+        && expiry.is_some_and(|expiry| (now..=latest).contains(&expiry))
         && shown.verifies();
-    if !says {
+    if !counts {
         return Ok(false);
     }
+    // INVARIANT (I5): a member that is removed is in the basis, see `State::requester_basis`.
     let members = state.members()?;
-    Ok(members.iter().any(|member| member.node == factor.node))
+    Ok(members.iter().any(|member| member.node == *by))
 }

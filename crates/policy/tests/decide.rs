@@ -3,7 +3,7 @@
 
 use medanchor_anchor::{
     AccessRequest, Attestation, Body, Class, Consented, Custody, CustodyKind, FactorEnrolled,
-    FactorMethod, FactorRemoved, FactorVerified, Kind, Nonce, Period, PrincipalKind,
+    FactorMethod, FactorRemoved, FactorVerified, Kind, Log, Nonce, Period, PrincipalKind,
     SignedStatement, Statement,
     testing::{
         BEGINNING, HOUR, MEMBERS, ORIGIN, World, cid, consented, custody, did, enrolled, key,
@@ -464,7 +464,7 @@ fn decision_on_a_replayed_log_is_the_same() {
         .request("rita", "researcher", "HRESCH", &[clinic.ecg]);
     let mut replica = medanchor_anchor::MemoryTables::default();
     for batch in &clinic.world.batches {
-        medanchor_anchor::Log::apply(&mut replica, batch).unwrap();
+        Log::apply(&mut replica, batch).unwrap();
     }
     let state = medanchor_anchor::State::new(&replica);
     let again = decide(&state, &PolicySets::default(), &request, clinic.world.now).unwrap();
@@ -537,27 +537,29 @@ fn factor() -> Nonce {
 }
 
 fn enrol_factor(clinic: &mut Clinic) {
+    let node = node_key(HOSPITAL);
     let enrolled = Body::FactorEnrolled(FactorEnrolled {
         who: did("clara"),
         factor: factor(),
         method: FactorMethod::Totp,
-        node: node_key(HOSPITAL).did(),
+        node: node.did(),
     });
-    clinic
-        .world
-        .accept(enrolled, &[&key(HOSPITAL), &node_key(HOSPITAL)]);
+    clinic.world.accept(enrolled, &[&key(HOSPITAL), &node]);
 }
 
 /// What a node says of it.
 fn verified(clinic: &mut Clinic, who: &str, by: &SigningKey) -> SignedStatement {
+    let state = clinic.world.state();
+    let clara = state.principal(&did("clara")).unwrap().unwrap();
     let verified = FactorVerified {
         who: did(who),
         factor: factor(),
+        since: clara.factors.first().map_or(0, |factor| factor.since),
     };
-    clinic
-        .world
-        .statement(Body::FactorVerified(verified))
-        .sign(&[by])
+    let not_after = clinic.world.now + FactorVerified::VALIDITY_MS;
+    let mut statement = clinic.world.statement(Body::FactorVerified(verified));
+    statement.not_after_unix_ms = Some(not_after);
+    statement.sign(&[by])
 }
 
 fn ask_with(clinic: &mut Clinic, shown: Option<SignedStatement>) -> Verdict {
@@ -607,34 +609,83 @@ fn second_factor_counts_when_the_node_that_verifies_it_says_so_and_only_then() {
         of_another.body = Body::FactorVerified(FactorVerified {
             who: did("clara"),
             factor: Nonce::new([8; 16]),
+            since: clinic.world.state().tree_size().unwrap() - 1,
         });
+        let mut good_for_long = good.statement.clone();
+        good_for_long.not_after_unix_ms =
+            Some(clinic.world.now + FactorVerified::VALIDITY_MS + Log::MAX_AHEAD_MS + 1);
         let mut unsigned = good.clone();
         unsigned.statement.not_after_unix_ms = Some(u64::MAX);
         for shown in [
             elsewhere.sign(&[&hospital]),
             of_another.sign(&[&hospital]),
+            good_for_long.sign(&[&hospital]),
             good.statement.clone().sign(&[&hospital, &key(HOSPITAL)]),
             unsigned,
         ] {
             assert_eq!(short(&ask_with(&mut clinic, Some(shown))), needed);
         }
-        let removed = Body::FactorRemoved(FactorRemoved {
-            who: did("clara"),
-            factor: factor(),
-        });
-        let mut again = good.clone();
         clinic.world.now = good.statement.not_after_unix_ms.unwrap();
         assert_eq!(short(&ask_with(&mut clinic, Some(good.clone()))), "all");
         clinic.world.now += 1;
         assert_eq!(short(&ask_with(&mut clinic, Some(good))), needed);
-        again = {
-            again.statement.not_after_unix_ms = Some(clinic.world.now + 1000);
-            again.statement.sign(&[&hospital])
-        };
-        assert_eq!(short(&ask_with(&mut clinic, Some(again.clone()))), "all");
+        let before = verified(&mut clinic, "clara", &hospital);
+        assert_eq!(short(&ask_with(&mut clinic, Some(before.clone()))), "all");
+        let removed = Body::FactorRemoved(FactorRemoved {
+            who: did("clara"),
+            factor: factor(),
+        });
         clinic.world.accept(removed, &[&key(HOSPITAL)]);
-        assert_eq!(short(&ask_with(&mut clinic, Some(again))), needed);
+        assert_eq!(short(&ask_with(&mut clinic, Some(before.clone()))), needed);
+        // Enrolled again, it does not make what was shown before count again.
+        enrol_factor(&mut clinic);
+        assert_eq!(short(&ask_with(&mut clinic, Some(before))), needed);
     }
+}
+
+/// What is missing besides a second factor is said first: showing one would change nothing.
+#[test]
+fn second_factor_is_asked_for_last() {
+    let mut clinic = clinic_under(&format!(
+        "{}{}",
+        include_str!("../src/default.cedar"),
+        r#"@id("second-factor") forbid (principal, action, resource)
+           when { context.role == "researcher" } unless { context.secondFactor };"#
+    ));
+    clinic.consent(consented("study", "patient-1", INSTITUTE, "CLINTRCH"));
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "purpose-not-covered");
+    let verdict = clinic.ask_ecg("rita", "researcher", "CLINTRCH");
+    assert_eq!(short(&verdict), "second-factor-required");
+    let verdict = clinic.ask_ecg("rita", "researcher", "BTG");
+    assert_eq!(short(&verdict), "forbidden");
+}
+
+/// A member that is removed verifies nothing any more, and whatever was decided before is decided again (I5).
+#[test]
+fn factor_of_a_node_that_was_removed_counts_no_longer() {
+    let mut clinic = clinic_under(
+        r#"@id("all") permit (principal, action, resource) when { context.secondFactor };"#,
+    );
+    let (gone, other) = (MEMBERS[2], node_key(MEMBERS[2]));
+    let enrolled = Body::FactorEnrolled(FactorEnrolled {
+        who: did("clara"),
+        factor: factor(),
+        method: FactorMethod::Totp,
+        node: other.did(),
+    });
+    clinic.world.accept(enrolled, &[&key(HOSPITAL), &other]);
+    let shown = verified(&mut clinic, "clara", &other);
+    assert_eq!(short(&ask_with(&mut clinic, Some(shown.clone()))), "all");
+    let before = clinic.world.state().requester_basis(&did("clara")).unwrap();
+    let leaving = Body::MemberRemoved(clinic.world.leaving(gone, 2));
+    let keys = [HOSPITAL, INSTITUTE].map(key);
+    let authors: Vec<&SigningKey> = keys.iter().collect();
+    clinic.world.accept(leaving, &authors);
+    let needed = "second-factor-required";
+    assert_eq!(short(&ask_with(&mut clinic, Some(shown))), needed);
+    let after = clinic.world.state().requester_basis(&did("clara")).unwrap();
+    assert_ne!(before, after);
 }
 
 /// Cedar skips a policy that fails, also a `forbid`; a decision must not.

@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    Appended, Body, Class, CustodyKind, Kind, LeafIndex, PrincipalKind, Refused, Released,
-    SignedStatement,
-    testing::{MEMBERS, World, consented, custody, did, key, node_key},
+    Appended, Body, Class, CustodyKind, Kind, LeafIndex, Placement, PlacementRule, PrincipalKind,
+    Refused, Released, SignedStatement,
+    testing::{
+        BEGINNING, MEMBERS, World, consented, custody, custody_id, did, key, node_key, watching,
+    },
 };
-use medanchor_dag::{Cid, Hash};
+use medanchor_dag::{Cid, Hash, SigningKey};
 use medanchor_policy::{Agreement, Policies, PolicySets, Replay, Replayed, Verdict, decide};
 
 const HOSPITAL: &str = MEMBERS[0];
@@ -228,4 +230,85 @@ fn only_decisions_are_replayed() {
     let (mut world, ecg) = clinic();
     let request = world.request("clara", "clinician", "TREAT", &[ecg]);
     assert!(Replay::of(&request).is_none());
+}
+
+/// Rules that are judged by other rules: each must be there when the next is judged again.
+#[test]
+fn decision_after_the_members_changed_is_made_again_whole() {
+    let (mut world, ecg) = clinic();
+    let keys = MEMBERS.map(key);
+    let all: Vec<&SigningKey> = keys.iter().collect();
+    let joining = Body::WitnessAdded(Box::new(watching("witness.example/w", 4)));
+    world.accept(joining, &all);
+    let placement = Placement {
+        nodes: Vec::new(),
+        rules: vec![PlacementRule {
+            classes: Vec::new(),
+            copies: 1,
+            only: Vec::new(),
+            at_home: false,
+        }],
+        quotas: Vec::new(),
+    };
+    world.accept(Body::Placed(Box::new(placement)), &all);
+    let leaving = Body::MemberRemoved(world.leaving(MEMBERS[2], 3));
+    world.accept(leaving, &all[..2]);
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let body = decided(&world, &request);
+    let leaf = record(&mut world, body);
+    let replayed = replay(&world, leaf);
+    assert_eq!(replayed.missing, [0; 0]);
+    assert_eq!(replayed.agrees, Agreement::Same);
+}
+
+/// A node of an earlier version denies what it cannot decide. That is no lie.
+#[test]
+fn refusal_of_a_broker_that_cannot_read_the_policies_is_no_decision() {
+    let (mut world, ecg) = clinic();
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let basis = world
+        .state()
+        .requester_basis(&did("clara"))
+        .unwrap()
+        .unwrap();
+    let refused = |code: &str| {
+        Body::Refused(Box::new(Refused {
+            request: request.clone(),
+            code: code.to_owned(),
+            basis: basis.clone(),
+            decided_at: BEGINNING,
+        }))
+    };
+    for (code, expected) in [
+        ("policy-mismatch", Agreement::NotDecided),
+        ("not-permitted", Agreement::Differs),
+        ("no-such-code", Agreement::Differs),
+    ] {
+        let leaf = record(&mut world, refused(code));
+        assert_eq!(replay(&world, leaf).agrees, expected, "{code}");
+    }
+}
+
+/// What was decided before something changed, and recorded after it.
+#[test]
+fn refusal_that_was_overtaken_is_found_on_what_it_rested_on() {
+    let (mut world, ecg) = clinic();
+    let request = world.request("rita", "researcher", "HRESCH", &[ecg]);
+    let body = decided(&world, &request);
+    consent(&mut world);
+    let leaf = record(&mut world, body);
+    let state = world.state();
+    let signed = state.opening(leaf).unwrap().unwrap().0.signed;
+    let sets = PolicySets::default();
+    let on_state = Replay::of(&signed).unwrap().on(&state, &sets).unwrap();
+    assert_eq!(on_state, None);
+    assert_eq!(replay(&world, leaf).agrees, Agreement::Same);
+    let replay = Replay::of(&signed).unwrap();
+    let mut replay = replay.under(vec![custody_id("patient-1")]);
+    for index in 0..leaf {
+        let opening = state.opening(index).unwrap();
+        let leaf = state.leaf(index).unwrap().unwrap();
+        replay.take(index, &leaf, opening.as_ref()).unwrap();
+    }
+    assert_eq!(replay.finish().unwrap().agrees, Agreement::Same);
 }

@@ -14,6 +14,7 @@ pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Wri
     let (request, requester) = parts(&body.request)?;
     let custody = common_custody(context, request)?;
     require_broker(context, &custody)?;
+    require_seen(context, request)?;
     let expiry = body.request.statement.not_after_unix_ms;
     let in_time = expiry.is_some_and(|not_after| not_after >= context.at);
     require(in_time, Outcome::Expired)?;
@@ -33,6 +34,7 @@ pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Wri
 /// refuses must not show whether there is one.
 pub(super) fn refused(context: &Context<'_>, body: &Refused) -> Result<Vec<Write>, Refusal> {
     let (request, _) = parts(&body.request)?;
+    require_seen(context, request)?;
     if body.basis.tells_of_no_record() {
         require_node(context)?;
     } else {
@@ -90,10 +92,17 @@ fn require_node(context: &Context<'_>) -> Result<(), Refusal> {
     require(signed, Outcome::Forbidden)
 }
 
-/// A broker whose clock is wrong decides nothing: a consent that begins later would count already.
+/// Nobody has seen a tree that is not there yet.
+fn require_seen(context: &Context<'_>, request: &AccessRequest) -> Result<(), Refusal> {
+    require(request.at <= context.index, Outcome::Unknown)
+}
+
+/// A broker whose clock is wrong decides nothing: a consent that begins later would count already, and a second factor
+/// that was shown long ago still.
 fn require_decided(context: &Context<'_>, decided_at: u64) -> Result<(), Refusal> {
+    let earliest = context.at.saturating_sub(Log::MAX_DECISION_AGE_MS);
     let latest = context.at.saturating_add(Log::MAX_AHEAD_MS);
-    require(decided_at <= latest, Outcome::Stale)
+    require((earliest..=latest).contains(&decided_at), Outcome::Stale)
 }
 
 /// Whether keys were released on this request before. A refusal does not settle it: a consent may follow.

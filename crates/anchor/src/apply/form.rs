@@ -1,8 +1,9 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, Founded, Holding, LegalHold,
-    Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet,
-    PrincipalKind, Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
+    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, FactorVerified, Founded, Holding,
+    LegalHold, Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule,
+    PolicySet, PrincipalKind, Refused, Released, SignedStatement, Statement, WitnessAdded,
+    WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -198,15 +199,7 @@ fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
         && body
             .second_factor
             .as_ref()
-            .is_none_or(|shown| is_second_factor(statement, shown))
-}
-
-/// Said in the same network by one node.
-fn is_second_factor(statement: &Statement, shown: &SignedStatement) -> bool {
-    matches!(shown.statement.body, Body::FactorVerified(_))
-        && shown.signatures.len() == 1
-        && shown.statement.origin == statement.origin
-        && shown.check_form().is_ok()
+            .is_none_or(|shown| FactorVerified::said_by(shown, &statement.origin).is_some())
 }
 
 fn is_released(statement: &Statement, body: &Released) -> bool {

@@ -2,6 +2,7 @@ use super::context::{Context, Refusal, require};
 use crate::{
     Factor, FactorEnrolled, FactorRemoved, Outcome, PrincipalEntry, PrincipalKind, entry::Write,
 };
+use medanchor_dag::Did;
 
 /// Signed by the organisation of the person, and by the member's node that holds the secret.
 pub(super) fn enrolled(
@@ -44,12 +45,7 @@ pub(super) fn removed(context: &Context<'_>, body: &FactorRemoved) -> Result<Vec
 }
 
 /// INVARIANT (I5): `since` moves on, so that nothing is released on factors of before.
-fn changed(
-    context: &Context<'_>,
-    who: medanchor_dag::Did,
-    entry: PrincipalEntry,
-    factors: Vec<Factor>,
-) -> Write {
+fn changed(context: &Context<'_>, who: Did, entry: PrincipalEntry, factors: Vec<Factor>) -> Write {
     let changed = PrincipalEntry {
         factors,
         since: context.index,

@@ -130,6 +130,7 @@ fn only_people_have_factors_and_only_members_nodes_verify_them() {
     let shown = Body::FactorVerified(FactorVerified {
         who: did("clara"),
         factor: Nonce::new([1; 16]),
+        since: 0,
     });
     assert_eq!(rejected(&world.say(shown, &[&node])), "not-for-the-log");
 }
@@ -143,6 +144,7 @@ fn request_carries_nothing_but_what_one_node_says_in_this_network() {
     let shown = world.statement(Body::FactorVerified(FactorVerified {
         who: did("clara"),
         factor: Nonce::new([1; 16]),
+        since: 0,
     }));
     let mut elsewhere = shown.clone();
     elsewhere.origin = "other.example".to_owned();

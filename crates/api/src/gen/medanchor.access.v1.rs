@@ -672,6 +672,7 @@ pub struct CreateFactorRequest {
     pub who: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct CreateFactorResponse {
     /// The factor's id, 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
@@ -684,6 +685,7 @@ pub struct CreateFactorResponse {
     pub secret: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ConfirmFactorRequest {
     /// The signed `factor-enrolled` statement: canonical DAG-CBOR, docs/formats.md.
     #[prost(bytes = "vec", tag = "1")]
@@ -699,11 +701,12 @@ pub struct ConfirmFactorResponse {
     pub signed_statement: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct VerifyFactorRequest {
     /// Who shows which factor, and when: canonical DAG-CBOR, docs/formats.md.
     #[prost(bytes = "vec", tag = "1")]
     pub claim: ::prost::alloc::vec::Vec<u8>,
-    /// Their signature on it, 64 bytes: nobody else can use up their attempts.
+    /// Their signature on it and the code, 64 bytes: nobody else can use up their attempts.
     #[prost(bytes = "vec", tag = "2")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
     /// What the app shows, six digits.

@@ -95,9 +95,10 @@ impl FactorService for SecondFactors {
             };
         }
         let attempt = Hash::of(&wire.claim);
-        self.use_up(claim.who, claim.factor, *code.as_bytes(), attempt)
+        let until = self
+            .use_up(claim.who, claim.factor, *code.as_bytes(), attempt)
             .await?;
-        let verified = self.verified(&claim)?;
+        let verified = self.verified(&claim, &factor, until)?;
         Ok(Response::new(VerifyFactorResponse {
             signed_statement: verified.to_bytes(),
         }))
@@ -151,14 +152,14 @@ impl SecondFactors {
         })
     }
 
-    /// A code counts once, durably before anything is said of it.
+    /// A code counts once, durably before anything is said of it. Until when it counts, unix ms.
     async fn use_up(
         &self,
         who: Did,
         factor: Nonce,
         code: [u8; 6],
         attempt: Hash,
-    ) -> Result<(), Status> {
+    ) -> Result<u64, Status> {
         let (factors, now) = (Arc::clone(&self.factors), clock::unix_ms());
         let verifying = spawn_blocking(move || factors.verify(&who, &factor, &code, &attempt, now));
         verifying.await.map_err(internal)?.map_err(|error| match error {
@@ -177,13 +178,18 @@ impl SecondFactors {
         })
     }
 
-    fn verified(&self, claim: &FactorClaim) -> Result<SignedStatement, Status> {
+    fn verified(
+        &self,
+        claim: &FactorClaim,
+        factor: &Factor,
+        until: u64,
+    ) -> Result<SignedStatement, Status> {
         let body = Body::FactorVerified(FactorVerified {
             who: claim.who,
             factor: claim.factor,
+            since: factor.since,
         });
-        let not_after = clock::unix_ms().saturating_add(FactorVerified::VALIDITY_MS);
-        let statement = Statement::new(&self.origin, body, nonce()?.into_array(), not_after);
+        let statement = Statement::new(&self.origin, body, nonce()?.into_array(), until);
         Ok(statement.sign(&[&self.key]))
     }
 
@@ -226,7 +232,7 @@ fn not_to_be_signed() -> Status {
     status(
         Code::InvalidArgument,
         "not-this-nodes",
-        "this is not a `factor-enrolled` statement for this node, signed by one organisation in this network",
+        "this is not a `factor-enrolled` statement for this node, with one signature, in this network",
     )
 }
 

@@ -1,0 +1,391 @@
+//! Every kind of requester, role, purpose, class, custody key, consent and second factor, against a model of the rules that
+//! shares nothing with the policies: no Cedar, no tree of purposes, no code of consents.
+#![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
+
+use medanchor_anchor::{
+    Body, Class, Consented, CustodyKind, FactorEnrolled, FactorMethod, FactorVerified, Kind, Nonce,
+    Period, PrincipalKind, SignedStatement, Withdrawn,
+    testing::{
+        BEGINNING, HOUR, MEMBERS, World, consent_id, consented, custody, custody_id, did, key,
+        node_key,
+    },
+};
+use medanchor_dag::Cid;
+use medanchor_policy::{Code, Policies, PolicySets, Verdict, decide};
+
+const HOSPITAL: &str = MEMBERS[0];
+const INSTITUTE: &str = MEMBERS[1];
+
+/// Who may ask: name, organisation, roles.
+const PEOPLE: [(&str, &str, &[&str]); 10] = [
+    ("clara", HOSPITAL, &["clinician"]),
+    ("resi", HOSPITAL, &["researcher"]),
+    ("otto", HOSPITAL, &["custodian", "engineer", "operator"]),
+    ("patient", HOSPITAL, &["patient"]),
+    ("other-patient", HOSPITAL, &["patient"]),
+    ("rita", INSTITUTE, &["clinician", "researcher"]),
+    ("ada", "agency", &["regulator"]),
+    ("vera", "vendor", &["vendor"]),
+    ("sam", HOSPITAL, &["clinician", "researcher"]),
+    ("cora", "closed", &["researcher"]),
+];
+/// Suspended, itself or its organisation.
+const INACTIVE: [&str; 2] = ["sam", "cora"];
+const ROLES: [&str; 8] = [
+    "clinician",
+    "researcher",
+    "regulator",
+    "vendor",
+    "patient",
+    "custodian",
+    "engineer",
+    "operator",
+];
+/// Each purpose with all that covers it, by hand from HL7's code system.
+const PURPOSES: [(&str, &[&str]); 13] = [
+    ("TREAT", &["TREAT"]),
+    ("ETREAT", &["ETREAT", "TREAT"]),
+    ("BTG", &["BTG", "ETREAT", "TREAT"]),
+    ("CLINTRL", &["CLINTRL", "TREAT"]),
+    ("HRESCH", &["HRESCH"]),
+    ("CLINTRCH", &["CLINTRCH", "HRESCH"]),
+    ("CLINTRCHPC", &["CLINTRCHPC", "CLINTRCH", "HRESCH"]),
+    ("HOPERAT", &["HOPERAT"]),
+    ("SYSDEV", &["SYSDEV", "HOPERAT"]),
+    ("HMARKT", &["HMARKT"]),
+    ("PATRQT", &["PATRQT"]),
+    ("FAMRQT", &["FAMRQT", "PATRQT"]),
+    ("CURIOSITY", &[]),
+];
+const CLASSES: [Class; 6] = [
+    Class::Ecg,
+    Class::Imaging,
+    Class::Telemetry,
+    Class::Log,
+    Class::Firmware,
+    Class::Document,
+];
+const KINDS: [CustodyKind; 3] = [CustodyKind::Person, CustodyKind::Dataset, CustodyKind::Open];
+const ORGS: [&str; 5] = [INSTITUTE, "agency", "vendor", "closed", HOSPITAL];
+
+/// A consent, as both sides are told of it.
+#[derive(Clone, Copy)]
+struct Given {
+    parties: &'static [&'static str],
+    purpose: &'static str,
+    classes: &'static [Class],
+    /// From BEGINNING on, ms.
+    captured_until: Option<i64>,
+    valid_from: Option<i64>,
+    valid_until: Option<i64>,
+    withdrawn: bool,
+}
+
+const TO_ALL: Given = Given {
+    parties: &ORGS,
+    purpose: "HRESCH",
+    classes: &[],
+    captured_until: None,
+    valid_from: None,
+    valid_until: None,
+    withdrawn: false,
+};
+
+/// What is consented under a custody key.
+fn consents() -> Vec<Vec<Given>> {
+    let withdrawn = Given {
+        withdrawn: true,
+        ..TO_ALL
+    };
+    let for_purpose = |purpose| Given { purpose, ..TO_ALL };
+    vec![
+        vec![],
+        vec![TO_ALL],
+        vec![for_purpose("TREAT")],
+        vec![for_purpose("HOPERAT")],
+        vec![for_purpose("CLINTRCH")],
+        vec![for_purpose("BTG")],
+        vec![Given {
+            parties: &["rita", "clara"],
+            ..TO_ALL
+        }],
+        vec![Given {
+            classes: &[Class::Telemetry, Class::Log],
+            ..TO_ALL
+        }],
+        vec![Given {
+            captured_until: Some(-1),
+            ..TO_ALL
+        }],
+        vec![Given {
+            valid_from: Some(1),
+            ..TO_ALL
+        }],
+        vec![Given {
+            valid_until: Some(-1),
+            ..TO_ALL
+        }],
+        vec![withdrawn],
+        vec![withdrawn, for_purpose("HOPERAT"), for_purpose("TREAT")],
+    ]
+}
+
+/// What is asked.
+struct Case {
+    who: usize,
+    role: &'static str,
+    purpose: usize,
+    class: Class,
+    kind: CustodyKind,
+    given: Vec<Given>,
+    shown: bool,
+}
+
+/// What must come of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Expected {
+    Permitted,
+    Denied,
+    /// Nothing may be learnt of the record.
+    NotPermitted,
+}
+
+/// The rules in as many lines.
+fn model(case: &Case, is_strict: bool) -> Expected {
+    let (name, org, roles) = PEOPLE[case.who];
+    let (_, covered_by) = PURPOSES[case.purpose];
+    let may_act = !INACTIVE.contains(&name) && roles.contains(&case.role) && !covered_by.is_empty();
+    if !may_act {
+        return Expected::Denied;
+    }
+    let is_party = |given: &&Given| given.parties.contains(&name) || given.parties.contains(&org);
+    let is_own = org == HOSPITAL;
+    let is_open = case.kind == CustodyKind::Open;
+    let is_subject = name == "patient" && case.kind == CustodyKind::Person;
+    if !(is_own || is_open || is_subject || case.given.iter().any(|given| is_party(&given))) {
+        return Expected::NotPermitted;
+    }
+    let consented = case.given.iter().filter(is_party).any(|given| {
+        covered_by.contains(&given.purpose)
+            && (given.classes.is_empty() || given.classes.contains(&case.class))
+            && given.captured_until.is_none_or(|until| until >= 0)
+            && given.valid_from.is_none_or(|from| from <= 0)
+            && given.valid_until.is_none_or(|until| until >= 0)
+            && !given.withdrawn
+    });
+    let is_device_data = [Class::Telemetry, Class::Log].contains(&case.class);
+    let by_role = match case.role {
+        "clinician" => case.kind == CustodyKind::Person && is_own && covered_by.contains(&"TREAT"),
+        "researcher" => consented,
+        "vendor" => consented && is_device_data,
+        "regulator" => consented && (is_device_data || case.class == Class::Firmware),
+        "custodian" | "engineer" => {
+            case.class == Class::Firmware && case.kind != CustodyKind::Person && is_own
+        }
+        "patient" => is_subject && covered_by.contains(&"PATRQT"),
+        _ => false,
+    };
+    let is_emergency = covered_by.contains(&"BTG");
+    let lacks_factor = is_strict && ["clinician", "researcher"].contains(&case.role) && !case.shown;
+    match (by_role || is_open) && !is_emergency && !lacks_factor {
+        true => Expected::Permitted,
+        false => Expected::Denied,
+    }
+}
+
+/// A hospital's custody keys of every kind under all these consents, with a record of each class.
+struct Hospital {
+    world: World,
+    sets: PolicySets,
+}
+
+fn key_name(kind: CustodyKind, consents: usize) -> String {
+    format!("{kind:?}-{consents}")
+}
+
+fn factor_of(name: &str) -> Nonce {
+    consent_id(&format!("{name}/factor"))
+}
+
+impl Hospital {
+    fn new() -> Self {
+        let mut world = World::with_policy(Policies::default_set().unwrap().cid());
+        for org in ["agency", "vendor", "closed"] {
+            world.enrol(org, PrincipalKind::Organisation, org, &[]);
+        }
+        world.enrol("holter", PrincipalKind::Device, HOSPITAL, &["device"]);
+        for (name, org, roles) in PEOPLE {
+            world.enrol(name, PrincipalKind::Person, org, roles);
+        }
+        for name in ["clara", "resi", "rita"] {
+            let (_, org, _) = PEOPLE.into_iter().find(|(who, ..)| *who == name).unwrap();
+            let enrolled = Body::FactorEnrolled(FactorEnrolled {
+                who: did(name),
+                factor: factor_of(name),
+                method: FactorMethod::Totp,
+                node: node_key(org).did(),
+            });
+            world.accept(enrolled, &[&key(org), &node_key(org)]);
+        }
+        let mut hospital = Self {
+            world,
+            sets: PolicySets::default(),
+        };
+        for kind in KINDS {
+            for (number, given) in consents().into_iter().enumerate() {
+                hospital.custody(&key_name(kind, number), kind, &given);
+            }
+        }
+        hospital.world.stand(Kind::Suspended, "sam", HOSPITAL);
+        hospital.world.stand(Kind::Suspended, "closed", HOSPITAL);
+        hospital
+    }
+
+    fn custody(&mut self, name: &str, kind: CustodyKind, consents: &[Given]) {
+        let mut body = custody(name, HOSPITAL, kind);
+        if kind == CustodyKind::Person {
+            body.controller = Some(did("patient"));
+        }
+        self.world.accept(Body::Custody(body), &[&key(HOSPITAL)]);
+        for class in CLASSES {
+            let record = format!("{name}/{class:?}");
+            self.world.anchor(&record, "holter", name, class);
+        }
+        for (number, given) in consents.iter().enumerate() {
+            let id = format!("{name}/{number}");
+            let after = |ms: i64| BEGINNING.checked_add_signed(ms).unwrap();
+            let body = Consented {
+                parties: given.parties.iter().map(|party| did(party)).collect(),
+                classes: given.classes.to_vec(),
+                captured: Period {
+                    from: None,
+                    until: given.captured_until.map(after),
+                },
+                valid: Period {
+                    from: given.valid_from.map(after),
+                    until: given.valid_until.map(after),
+                },
+                ..consented(&id, name, INSTITUTE, given.purpose)
+            };
+            self.world.accept(Body::Consented(body), &[&key(HOSPITAL)]);
+            if given.withdrawn {
+                let body = Body::Withdrawn(Withdrawn {
+                    consent: consent_id(&id),
+                    custody: custody_id(name),
+                });
+                self.world.accept(body, &[&key(HOSPITAL)]);
+            }
+        }
+    }
+
+    fn request(&mut self, case: &Case, record: Cid) -> SignedStatement {
+        let (name, org, _) = PEOPLE[case.who];
+        let (purpose, _) = PURPOSES[case.purpose];
+        let mut request = self.world.request(name, case.role, purpose, &[record]);
+        if case.shown
+            && let Body::AccessRequest(body) = &mut request.statement.body
+        {
+            let entry = self.world.state().principal(&did(name)).unwrap().unwrap();
+            let verified = Body::FactorVerified(FactorVerified {
+                who: did(name),
+                factor: factor_of(name),
+                since: entry.factors[0].since,
+            });
+            let mut shown = self.world.statement(verified);
+            shown.not_after_unix_ms = Some(self.world.now + FactorVerified::VALIDITY_MS);
+            body.second_factor = Some(Box::new(shown.sign(&[&node_key(org)])));
+            request = request.statement.sign(&[&key(name)]);
+        }
+        request
+    }
+
+    /// Decides on every `stride`th of all cases, and compares each with the model.
+    fn compare(&mut self, is_strict: bool, stride: usize) -> usize {
+        let given = consents();
+        let (mut number, mut compared, mut permitted) = (0, 0, 0);
+        for who in 0..PEOPLE.len() {
+            for role in ROLES {
+                for purpose in 0..PURPOSES.len() {
+                    for kind in KINDS {
+                        for (consents, given) in given.iter().enumerate() {
+                            for class in CLASSES {
+                                number += 1;
+                                let is_held = PEOPLE[who].2.contains(&role);
+                                // What is not held is denied in one way.
+                                let stride = if is_held { stride } else { 31 * stride };
+                                if number % stride != 0 {
+                                    continue;
+                                }
+                                let name = PEOPLE[who].0;
+                                let case = Case {
+                                    who,
+                                    role,
+                                    purpose,
+                                    class,
+                                    kind,
+                                    given: given.clone(),
+                                    shown: ["clara", "resi", "rita"].contains(&name)
+                                        && compared % 2 == 0,
+                                };
+                                let custody = key_name(kind, consents);
+                                permitted += usize::from(self.decides(&case, &custody, is_strict));
+                                compared += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        // A model that denies everything would show nothing.
+        assert!(permitted * 20 > compared, "{permitted} of {compared}");
+        compared
+    }
+
+    fn decides(&mut self, case: &Case, custody: &str, is_strict: bool) -> bool {
+        let record = medanchor_anchor::testing::cid(&format!("{custody}/{:?}", case.class));
+        let request = self.request(case, record);
+        let state = self.world.state();
+        let decision = decide(&state, &self.sets, &request, self.world.now).unwrap();
+        let found = match &decision.verdict {
+            Verdict::Permit { .. } => Expected::Permitted,
+            Verdict::Deny { code, .. } if *code == Code::NotPermitted => Expected::NotPermitted,
+            Verdict::Deny { .. } => Expected::Denied,
+        };
+        let (name, ..) = PEOPLE[case.who];
+        let (purpose, _) = PURPOSES[case.purpose];
+        let (role, class) = (case.role, case.class);
+        let expected = model(case, is_strict);
+        assert_eq!(
+            found, expected,
+            "{name} as {role} for {purpose}: {class:?} under {custody}, shown: {}; {decision:?}",
+            case.shown
+        );
+        if found == Expected::NotPermitted {
+            assert!(decision.basis.tells_of_no_record());
+        }
+        found == Expected::Permitted
+    }
+}
+
+#[test]
+fn default_set_decides_as_the_model_in_thousands_of_cases() {
+    let mut hospital = Hospital::new();
+    assert!(hospital.world.now < BEGINNING + HOUR);
+    let compared = hospital.compare(false, 7);
+    assert!(compared > 5000, "{compared}");
+}
+
+#[test]
+fn set_that_asks_for_a_second_factor_decides_as_the_model() {
+    let mut hospital = Hospital::new();
+    let policies = include_str!("../src/default.cedar").to_owned()
+        + r#"
+        @id("second-factor")
+        forbid (principal, action, resource)
+        when { ["clinician", "researcher"].contains(context.role) }
+        unless { context.secondFactor };"#;
+    let set = Policies::parse(&policies, include_str!("../src/default.cedarschema")).unwrap();
+    hospital.world.set_policy(set.block().bytes());
+    let compared = hospital.compare(true, 11);
+    assert!(compared > 3000, "{compared}");
+}
