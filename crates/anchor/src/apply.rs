@@ -15,6 +15,7 @@ mod witness;
 
 use crate::{
     Appended, Batch, Body, Entry, Kind, Leaf, Opening, Outcome, State, Table, Tables, TablesError,
+    account,
     entry::{SIZE, TIME, Write, hash_key},
     tree,
 };
@@ -183,6 +184,9 @@ fn append(
     tree::append(tables, index, &bytes)?;
     for write in writes {
         write.apply(tables)?;
+    }
+    if let (Outcome::Ok, Body::Released(released)) = (outcome, &statement.body) {
+        account::enter(tables, released, index, &tree::leaf_hash(&bytes))?;
     }
     Ok(Appended { index, leaf })
 }

@@ -11,6 +11,7 @@
 //! (`medanchor-policy`).
 #![deny(clippy::indexing_slicing)]
 
+mod account;
 mod apply;
 mod batch;
 mod batch_conflict;
@@ -45,6 +46,7 @@ mod verified;
 mod witness;
 mod witness_url;
 
+pub use account::{AccountHead, AccountOf};
 pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
 pub use batch_conflict::{BatchConflict, BatchConflictError, BatchConflictFormatError, Liar};

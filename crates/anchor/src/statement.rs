@@ -418,6 +418,8 @@ pub struct SecondFactor {
 pub struct Released {
     /// The signed request, as the requester sent it.
     pub request: SignedStatement,
+    /// The custody key that all of its records are under.
+    pub custody: CustodyId,
     /// Ids of the policies that permitted it, sorted.
     pub policies: Vec<String>,
     /// SHA-256 of each wrap's canonical bytes, in the order of the request's records.

@@ -4,7 +4,7 @@
 use medanchor_anchor::{
     Appended, Body, Class, CustodyKind, Kind, LeafIndex, PrincipalKind, Refused, Released,
     SignedStatement,
-    testing::{MEMBERS, World, consented, custody, did, key, node_key},
+    testing::{MEMBERS, World, consented, custody, custody_id, did, key, node_key},
 };
 use medanchor_dag::{Cid, Hash};
 use medanchor_policy::{Agreement, Policies, PolicySets, Replay, Replayed, Verdict, decide};
@@ -39,6 +39,7 @@ fn decided(world: &World, request: &SignedStatement) -> Body {
     let (request, basis, decided_at) = (request.clone(), decision.basis, world.now);
     match decision.verdict {
         Verdict::Permit { policies, until } => Body::Released(Box::new(Released {
+            custody: custody_id("patient-1"),
             wraps: vec![Hash::of(b"wrap")],
             valid_until: until,
             request,
@@ -147,6 +148,7 @@ fn decisions_that_the_log_does_not_give_are_found() {
         unreachable!()
     };
     let released = Released {
+        custody: custody_id("patient-1"),
         policies: vec!["clinician-treats".to_owned()],
         wraps: vec![Hash::of(b"wrap")],
         valid_until: request.statement.not_after_unix_ms.unwrap(),

@@ -1,0 +1,278 @@
+use crate::outcome;
+use medanchor_anchor::{
+    AccountHead, AccountOf, Applied, Body, Class, CustodyKind, Kind, Leaf, LeafIndex, Outcome,
+    PrincipalKind, Refused, SignedStatement,
+    testing::{MEMBERS, World, cid, custody_id, did, key, node_key},
+    tree,
+};
+use medanchor_dag::{Cid, Hash};
+use proptest::{collection::vec, prelude::*, sample::Index};
+use std::collections::BTreeMap;
+
+const OWNER: &str = MEMBERS[0];
+const PARTNER: &str = MEMBERS[1];
+const PATIENTS: [&str; 2] = ["patient-1", "patient-2"];
+/// Who asks: people of two organisations, and an organisation for itself.
+const REQUESTERS: [(&str, &str); 4] = [
+    ("rita", PARTNER),
+    ("rudi", PARTNER),
+    ("clara", OWNER),
+    (PARTNER, PARTNER),
+];
+
+/// Two patients with two records each, and people of two organisations.
+fn world() -> World {
+    let mut world = World::new();
+    world.enrol("holter", PrincipalKind::Device, OWNER, &["device"]);
+    for (name, org) in REQUESTERS.iter().filter(|(name, org)| name != org) {
+        world.enrol(name, PrincipalKind::Person, org, &["researcher"]);
+    }
+    for patient in PATIENTS {
+        world.custody(patient, OWNER, CustodyKind::Person);
+        for number in 0..2 {
+            world.anchor(&record(patient, number), "holter", patient, Class::Ecg);
+        }
+    }
+    world
+}
+
+fn record(patient: &str, number: usize) -> String {
+    format!("{patient}/{number}")
+}
+
+fn ask(world: &mut World, requester: &str, records: &[Cid]) -> SignedStatement {
+    world.request(requester, "researcher", "HRESCH", records)
+}
+
+fn submit(world: &mut World, body: Body) -> Applied {
+    world.say(body, &[&node_key(OWNER)])
+}
+
+fn release(world: &mut World, request: &SignedStatement) -> Applied {
+    let body = Body::Released(Box::new(world.released(request)));
+    submit(world, body)
+}
+
+fn refuse(world: &mut World, request: &SignedStatement) -> Applied {
+    let body = Body::Refused(Box::new(Refused {
+        request: request.clone(),
+        code: "no-consent".to_owned(),
+        basis: world.released(request).basis,
+        decided_at: world.now,
+    }));
+    submit(world, body)
+}
+
+#[track_caller]
+fn leaf_of(applied: &Applied) -> LeafIndex {
+    match applied {
+        Applied::Leaf(appended) => appended.index,
+        Applied::Rejected(code) => panic!("rejected: {code}"),
+    }
+}
+
+/// Every account, read off the leaves alone.
+fn model(world: &World) -> BTreeMap<AccountOf, (Vec<LeafIndex>, Hash)> {
+    let mut accounts: BTreeMap<AccountOf, (Vec<LeafIndex>, Hash)> = BTreeMap::new();
+    let leaves = world.state().leaves(0, usize::MAX).unwrap();
+    for (index, bytes) in (0..).zip(&leaves) {
+        let leaf = Leaf::from_bytes(bytes).unwrap();
+        if (leaf.kind, leaf.outcome) != (Kind::Released, Outcome::Ok) {
+            continue;
+        }
+        let opening = world.state().opening(index).unwrap().unwrap();
+        let Body::Released(body) = opening.0.signed.statement.body else {
+            panic!("leaf {index} is of another kind");
+        };
+        let who = *body.request.author().unwrap();
+        let org = world.state().principal(&who).unwrap().unwrap().org;
+        let mut of = vec![
+            AccountOf::Custody(body.custody),
+            AccountOf::Principal(who),
+            AccountOf::Principal(org),
+        ];
+        of.dedup();
+        for of in of {
+            let (disclosures, head) = accounts
+                .entry(of)
+                .or_insert((Vec::new(), Hash::new([0; 32])));
+            disclosures.push(index);
+            let leaf_hash = tree::leaf_hash(bytes);
+            let link = [
+                b"medanchor/v1/account\0".as_slice(),
+                head.as_bytes(),
+                leaf_hash.as_bytes(),
+            ];
+            *head = Hash::of(&link.concat());
+        }
+    }
+    accounts
+}
+
+/// The accounts of the state are those of the leaves, whoever's they are.
+#[track_caller]
+fn assert_as_modelled(world: &World) {
+    let mut model = model(world);
+    let custodies = PATIENTS.map(|patient| AccountOf::Custody(custody_id(patient)));
+    let principals = [
+        REQUESTERS[0].0,
+        REQUESTERS[1].0,
+        REQUESTERS[2].0,
+        OWNER,
+        PARTNER,
+    ];
+    let principals = principals.map(|name| AccountOf::Principal(did(name)));
+    for of in custodies.into_iter().chain(principals) {
+        let none = (Vec::new(), Hash::new([0; 32]));
+        let (expected, head) = model.remove(&of).unwrap_or(none);
+        let state = world.state();
+        let account = state.account(&of).unwrap();
+        let count = u64::try_from(expected.len()).unwrap();
+        assert_eq!(account, AccountHead { count, head }, "{of:?}");
+        assert_eq!(state.disclosures(&of, 0, usize::MAX).unwrap(), expected);
+        // Page by page it is the same.
+        let pages = (0..count).map(|from| state.disclosures(&of, from, 1).unwrap());
+        assert_eq!(pages.collect::<Vec<_>>().concat(), expected);
+        assert!(state.disclosures(&of, count, 1).unwrap().is_empty());
+    }
+    assert!(model.is_empty(), "{model:?}");
+}
+
+/// Ground truth: what happened, in the order in which it happened.
+#[test]
+fn accounts_have_what_was_released_and_nothing_else() {
+    let mut world = world();
+    let records = |patient| [0, 1].map(|number| cid(&record(patient, number)));
+    let (of_one, of_two) = (records(PATIENTS[0]), records(PATIENTS[1]));
+
+    let both = ask(&mut world, "rita", &of_one);
+    let first = release(&mut world, &both);
+    // A retry is the first leaf, and a second release on one request has no effect.
+    let again = world.batches.last().unwrap().entries[0].signed.clone();
+    assert_eq!(world.submit(again), first);
+    assert_eq!(outcome(&release(&mut world, &both)), Outcome::Conflict);
+    // A refusal discloses nothing.
+    let refused = ask(&mut world, "rita", &of_two);
+    assert_eq!(outcome(&refuse(&mut world, &refused)), Outcome::Ok);
+    let second = ask(&mut world, "rudi", &of_two[..1]);
+    let second = release(&mut world, &second);
+    let third = ask(&mut world, "clara", &of_one[1..]);
+    let third = release(&mut world, &third);
+    let for_itself = ask(&mut world, PARTNER, &of_two[1..]);
+    let for_itself = release(&mut world, &for_itself);
+    // Decided before a revocation, and too late for it.
+    let late = ask(&mut world, "rita", &of_two);
+    let stale = Body::Released(Box::new(world.released(&late)));
+    world.stand(Kind::Revoked, "rita", PARTNER);
+    assert_eq!(outcome(&submit(&mut world, stale)), Outcome::Stale);
+    assert_eq!(outcome(&release(&mut world, &late)), Outcome::Inactive);
+    let last = ask(&mut world, "rudi", &of_one);
+    let last = release(&mut world, &last);
+
+    let [first, second, third, for_itself, last] =
+        [first, second, third, for_itself, last].map(|applied| leaf_of(&applied));
+    let state = world.state();
+    let disclosures = |of: AccountOf| state.disclosures(&of, 0, 100).unwrap();
+    let to = |name: &str| disclosures(AccountOf::Principal(did(name)));
+    let under = |patient: &str| disclosures(AccountOf::Custody(custody_id(patient)));
+    assert_eq!(to("rita"), [first]);
+    assert_eq!(to("rudi"), [second, last]);
+    assert_eq!(to(PARTNER), [first, second, for_itself, last]);
+    assert_eq!(to("clara"), [third]);
+    assert_eq!(to(OWNER), [third]);
+    assert_eq!(under(PATIENTS[0]), [first, third, last]);
+    assert_eq!(under(PATIENTS[1]), [second, for_itself]);
+    assert!(to("holter").is_empty());
+    assert_as_modelled(&world);
+}
+
+#[test]
+fn release_under_another_custody_key_than_it_says_is_in_conflict() {
+    let mut world = world();
+    let request = ask(&mut world, "rita", &[cid(&record(PATIENTS[0], 0))]);
+    let mut body = world.released(&request);
+    body.custody = custody_id(PATIENTS[1]);
+    let applied = submit(&mut world, Body::Released(Box::new(body)));
+    assert_eq!(outcome(&applied), Outcome::Conflict);
+    assert_as_modelled(&world);
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Release(Index, Index, Index),
+    Refuse(Index, Index),
+    Stale(Index, Index),
+    Repeat(Index),
+    Stand(Index, bool),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let index = any::<Index>;
+    prop_oneof![
+        4 => (index(), index(), index()).prop_map(|(who, of, which)| Act::Release(who, of, which)),
+        1 => (index(), index()).prop_map(|(who, of)| Act::Refuse(who, of)),
+        1 => (index(), index()).prop_map(|(who, of)| Act::Stale(who, of)),
+        1 => index().prop_map(Act::Repeat),
+        1 => (index(), any::<bool>()).prop_map(|(who, back)| Act::Stand(who, back)),
+    ]
+}
+
+fn perform(world: &mut World, act: &Act) -> SignedStatement {
+    let who = |index: &Index| REQUESTERS[index.index(REQUESTERS.len())].0;
+    let of = |index: &Index| PATIENTS[index.index(PATIENTS.len())];
+    let node = node_key(OWNER);
+    match act {
+        Act::Release(by, patient, which) => {
+            let records = [0, 1].map(|number| cid(&record(of(patient), number)));
+            let records = [&records[..1], &records[1..], &records[..]][which.index(3)];
+            let request = ask(world, who(by), records);
+            let body = Body::Released(Box::new(world.released(&request)));
+            world.statement(body).sign(&[&node])
+        }
+        Act::Refuse(by, patient) => {
+            let request = ask(world, who(by), &[cid(&record(of(patient), 0))]);
+            let body = Body::Refused(Box::new(Refused {
+                basis: world.released(&request).basis,
+                decided_at: world.now,
+                code: "no-consent".to_owned(),
+                request,
+            }));
+            world.statement(body).sign(&[&node])
+        }
+        Act::Stale(by, patient) => {
+            let request = ask(world, who(by), &[cid(&record(of(patient), 0))]);
+            let mut body = world.released(&request);
+            body.basis.custody += 1;
+            let body = Body::Released(Box::new(body));
+            world.statement(body).sign(&[&node])
+        }
+        Act::Repeat(index) => {
+            let batch = &world.batches[index.index(world.batches.len())];
+            batch.entries[0].signed.clone()
+        }
+        Act::Stand(who, back) => {
+            let (name, org) = REQUESTERS[who.index(3)];
+            let kind = if *back {
+                Kind::Reinstated
+            } else {
+                Kind::Suspended
+            };
+            let body = medanchor_anchor::testing::standing(kind, name);
+            world.statement(body).sign(&[&key(org)])
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn accounts_of_any_history_are_those_of_its_leaves(batches in vec(vec(act(), 1..5), 1..12)) {
+        let mut world = world();
+        for acts in batches {
+            let signed = acts.iter().map(|act| perform(&mut world, act)).collect();
+            world.apply(signed);
+        }
+        assert_as_modelled(&world);
+    }
+}
