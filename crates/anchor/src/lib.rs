@@ -20,6 +20,7 @@ mod chain;
 mod checkpoint;
 mod cosignature;
 mod damage;
+mod disclosure;
 mod entry;
 mod equivocation;
 mod leaf;
@@ -55,6 +56,7 @@ pub use chain::{ChainError, Epochs, PolicyChain};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;
 pub use damage::Damage;
+pub use disclosure::{AccountError, DisclosedIn, Disclosure};
 pub use entry::{
     AccessPolicyEntry, ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry,
     Status, StreamEntry,

@@ -347,6 +347,25 @@ impl<'v> State<'v> {
         rows.iter().map(index).collect()
     }
 
+    /// Whether `who` speaks for an account: may ask for it, and state it. For that of a custody key these are its controller and
+    /// its owner; for that of a principal it is itself, its organisation, and every member organisation.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn speaks_for(&self, of: &AccountOf, who: &Did) -> Result<bool, TablesError> {
+        Ok(match of {
+            AccountOf::Custody(custody) => self.custody(custody)?.is_some_and(|entry| {
+                entry.custody.owner == *who || entry.custody.controller == Some(*who)
+            }),
+            AccountOf::Principal(of) => {
+                let entry = self.principal(of)?;
+                let is_its = entry.is_some_and(|entry| of == who || entry.org == *who);
+                is_its || self.members()?.iter().any(|member| member.org == *who)
+            }
+        })
+    }
+
     /// A leaf.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 use crate::outcome;
 use medanchor_anchor::{
-    AccountHead, AccountOf, Applied, Body, Class, CustodyKind, Kind, Leaf, LeafIndex, Outcome,
-    PrincipalKind, Refused, SignedStatement,
-    testing::{MEMBERS, World, cid, custody_id, did, key, node_key},
+    AccountError, AccountHead, AccountOf, Applied, Body, Class, CustodyKind, DisclosedIn,
+    Disclosure, Kind, Leaf, LeafIndex, Outcome, PrincipalKind, Refused, SignedStatement,
+    testing::{MEMBERS, ORIGIN, World, cid, custody_id, did, key, node_key},
     tree,
 };
 use medanchor_dag::{Cid, Hash};
@@ -195,6 +195,157 @@ fn release_under_another_custody_key_than_it_says_is_in_conflict() {
     let applied = submit(&mut world, Body::Released(Box::new(body)));
     assert_eq!(outcome(&applied), Outcome::Conflict);
     assert_as_modelled(&world);
+}
+
+/// Two people of one organisation who were given keys of two patients.
+fn disclosed_world() -> World {
+    let mut world = world();
+    for (requester, patient) in [
+        ("rita", PATIENTS[0]),
+        ("rudi", PATIENTS[1]),
+        ("rudi", PATIENTS[0]),
+        ("rita", PATIENTS[0]),
+    ] {
+        let request = ask(&mut world, requester, &[cid(&record(patient, 1))]);
+        assert_eq!(outcome(&release(&mut world, &request)), Outcome::Ok);
+    }
+    world
+}
+
+fn disclosures(world: &World, of: &AccountOf) -> Vec<Disclosure> {
+    let state = world.state();
+    let size = state.tree_size().unwrap();
+    let leaves = state.disclosures(of, 0, usize::MAX).unwrap().into_iter();
+    leaves
+        .map(|index| Disclosure {
+            index,
+            leaf: state.leaf(index).unwrap().unwrap(),
+            opening: state.opening(index).unwrap(),
+            proof: state.inclusion_proof(index, size).unwrap(),
+        })
+        .collect()
+}
+
+fn verify(world: &World, of: &AccountOf, disclosures: &[Disclosure]) -> Result<(), AccountError> {
+    let state = world.state();
+    let root = state.root().unwrap();
+    let tree = DisclosedIn {
+        origin: ORIGIN,
+        size: state.tree_size().unwrap(),
+        root: &root,
+    };
+    state.account(of).unwrap().verify(of, disclosures, &tree)
+}
+
+#[test]
+fn account_verifies_with_its_own_disclosures_alone() {
+    let world = disclosed_world();
+    let of = AccountOf::Custody(custody_id(PATIENTS[0]));
+    let all = disclosures(&world, &of);
+    assert_eq!(all.len(), 3);
+    assert_eq!(verify(&world, &of, &all), Ok(()));
+    let principals = ["rita", "rudi", PARTNER].map(|name| AccountOf::Principal(did(name)));
+    for of in principals {
+        assert_eq!(verify(&world, &of, &disclosures(&world, &of)), Ok(()));
+    }
+
+    for at in 0..all.len() {
+        let changed = |change: fn(&mut Disclosure)| {
+            let mut all = all.clone();
+            change(&mut all[at]);
+            verify(&world, &of, &all)
+        };
+        let mut fewer = all.clone();
+        fewer.remove(at);
+        let count = AccountError::Count {
+            stated: 3,
+            given: 2,
+        };
+        assert_eq!(verify(&world, &of, &fewer), Err(count));
+        let mut twice = all.clone();
+        twice.insert(at, all[at].clone());
+        assert!(verify(&world, &of, &twice).is_err());
+        let mut repeated = fewer.clone();
+        repeated.push(fewer[0].clone());
+        assert!(verify(&world, &of, &repeated).is_err());
+        let index = all[at].index;
+        assert!(matches!(
+            changed(|one| one.index -= 1),
+            Err(AccountError::Inclusion { .. } | AccountError::Order(_))
+        ));
+        assert!(matches!(
+            changed(|one| one.leaf.at += 1),
+            Err(AccountError::Inclusion { .. })
+        ));
+        assert!(matches!(
+            changed(|one| one.proof.0.truncate(1)),
+            Err(AccountError::Inclusion { .. })
+        ));
+        // Its content may be gone, but not another.
+        assert_eq!(changed(|one| one.opening = None), Ok(()));
+        let other = changed(|one| one.opening.as_mut().unwrap().0.salt[0] ^= 1);
+        assert_eq!(other, Err(AccountError::Opening(index)));
+    }
+}
+
+#[test]
+fn disclosure_of_another_account_is_found() {
+    let world = disclosed_world();
+    let of = AccountOf::Custody(custody_id(PATIENTS[0]));
+    let other = AccountOf::Custody(custody_id(PATIENTS[1]));
+    let mut all = disclosures(&world, &of);
+    let foreign = disclosures(&world, &other).remove(0);
+    let index = foreign.index;
+    // In its place in the log, and the number of them is right.
+    all[1] = foreign;
+    let found = verify(&world, &of, &all);
+    assert_eq!(found, Err(AccountError::OfAnother(index)));
+    // Without its content it does not say whose it is; the chain does.
+    all[1].opening = None;
+    assert_eq!(verify(&world, &of, &all), Err(AccountError::Head));
+
+    // A leaf of another kind, or of a release that did not take effect, is none.
+    let refused = {
+        let mut world = disclosed_world();
+        let request = ask(&mut world, "rita", &[cid(&record(PATIENTS[0], 0))]);
+        refuse(&mut world, &request);
+        let mut stale = world.released(&request);
+        stale.basis.custody += 1;
+        submit(&mut world, Body::Released(Box::new(stale)));
+        world
+    };
+    let (state, size) = (refused.state(), refused.state().tree_size().unwrap());
+    for index in [size - 2, size - 1] {
+        let mut all = disclosures(&refused, &of);
+        all[2] = Disclosure {
+            index,
+            leaf: state.leaf(index).unwrap().unwrap(),
+            opening: None,
+            proof: state.inclusion_proof(index, size).unwrap(),
+        };
+        let found = verify(&refused, &of, &all);
+        assert_eq!(found, Err(AccountError::Kind(index)));
+    }
+}
+
+#[test]
+fn account_of_yesterday_is_the_beginning_of_todays() {
+    let mut world = disclosed_world();
+    let of = AccountOf::Principal(did(PARTNER));
+    let before = world.state().account(&of).unwrap();
+    let request = ask(&mut world, "rudi", &[cid(&record(PATIENTS[1], 0))]);
+    release(&mut world, &request);
+    let all = disclosures(&world, &of);
+    assert!(before.was(&all));
+    assert!(AccountHead::default().was(&all));
+    assert!(world.state().account(&of).unwrap().was(&all));
+    assert!(!before.was(&all[..3]));
+    assert!(!before.was(&all[1..]));
+    let more = AccountHead {
+        count: before.count + 1,
+        ..before
+    };
+    assert!(!more.was(&all));
 }
 
 #[derive(Clone, Debug)]
