@@ -1,4 +1,4 @@
-use crate::{ByteRange, LegallyHeld, Moment, Rate, Wait};
+use crate::{ByteRange, LegallyHeld, Moment, Rate, Since, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
 use medanchor_api::LeafName;
@@ -261,6 +261,19 @@ pub(crate) enum AuditCommand {
         /// The leaf: its index, or the SHA-256 of its statement.
         #[arg(value_parser = leaf_name)]
         leaf: LeafName,
+    },
+    /// List exactly the records whose keys somebody was ever given: when, for which purpose, on which grounds.
+    ///
+    /// Each release is checked against the log, and every node that can be reached is asked whether these are all. For whoever
+    /// it is of, their organisation, and operators and auditors of members. Ends with 4 when a release does not verify, or a
+    /// node knows of another.
+    Exposure {
+        /// Their did:key; of an organisation, all that belong to it are meant.
+        #[arg(long, value_name = "DID")]
+        of: Did,
+        /// Only from this leaf on, by its index, or from this time on: `2026-03-01` or `2026-03-01T10:15:00Z`.
+        #[arg(long, value_name = "LEAF|TIME")]
+        since: Option<Since>,
     },
 }
 

@@ -120,9 +120,7 @@ async fn execute_with_nodes(
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
         Command::Consent(command) => consent(session, command).await?,
         Command::LegalHold(command) => legal_hold(session, command).await?,
-        Command::Audit(AuditCommand::Explain { leaf }) => {
-            Box::new(operations::explain(session, *leaf).await?)
-        }
+        Command::Audit(command) => audit(session, command).await?,
         Command::Put(put) => match one_input(put) {
             Some(input) => {
                 let options = put_options(put, input);
@@ -341,6 +339,15 @@ async fn access_policy(
         AccessPolicyCommand::Approve { draft } => Box::new(operations::approve(session, draft)?),
         AccessPolicyCommand::Set(submit) => {
             Box::new(operations::submit_change(session, Kind::PolicySet, &submit.drafts).await?)
+        }
+    })
+}
+
+async fn audit(session: &Session, command: &AuditCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        AuditCommand::Explain { leaf } => Box::new(operations::explain(session, *leaf).await?),
+        AuditCommand::Exposure { of, since } => {
+            Box::new(operations::exposure(session, *of, *since).await?)
         }
     })
 }
