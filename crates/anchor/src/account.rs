@@ -15,6 +15,34 @@ pub enum AccountOf {
     Principal(Did),
 }
 
+/// What somebody who speaks for an account says that it has. `apply` compares it with the state, so that every organisation
+/// that co-signs the log vouches for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Which account.
+    pub of: AccountOf,
+    /// How many disclosures it has.
+    pub count: u64,
+    /// The head of the hash chain over their leaves.
+    pub head: Hash,
+}
+
+impl Account {
+    /// An account as it is.
+    pub fn new(of: AccountOf, AccountHead { count, head }: AccountHead) -> Self {
+        Self { of, count, head }
+    }
+
+    /// What it says.
+    pub fn stated(&self) -> AccountHead {
+        AccountHead {
+            count: self.count,
+            head: self.head,
+        }
+    }
+}
+
 /// How many disclosures an account has, and the head of the hash chain over their leaves. Two accounts with the same head
 /// have the same leaves in the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

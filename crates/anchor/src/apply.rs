@@ -1,4 +1,5 @@
 mod access;
+mod account;
 mod consent;
 mod context;
 mod custody;
@@ -15,7 +16,6 @@ mod witness;
 
 use crate::{
     Appended, Batch, Body, Entry, Kind, Leaf, Opening, Outcome, State, Table, Tables, TablesError,
-    account,
     entry::{SIZE, TIME, Write, hash_key},
     tree,
 };
@@ -136,6 +136,7 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::Holding(body) => holding::holding(context, body),
         Body::LegalHoldPlaced(body) => legal_hold::placed(context, body),
         Body::LegalHoldReleased(body) => legal_hold::released(context, body),
+        Body::Account(body) => account::account(context, body),
     }
 }
 
@@ -186,7 +187,7 @@ fn append(
         write.apply(tables)?;
     }
     if let (Outcome::Ok, Body::Released(released)) = (outcome, &statement.body) {
-        account::enter(tables, released, index, &tree::leaf_hash(&bytes))?;
+        crate::account::enter(tables, released, index, &tree::leaf_hash(&bytes))?;
     }
     Ok(Appended { index, leaf })
 }

@@ -35,6 +35,7 @@ mod proof;
 mod receipt;
 mod state;
 mod state_digest;
+mod stated_account;
 mod statement;
 mod tables;
 #[cfg(feature = "testing")]
@@ -47,7 +48,7 @@ mod verified;
 mod witness;
 mod witness_url;
 
-pub use account::{AccountHead, AccountOf};
+pub use account::{Account, AccountHead, AccountOf};
 pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
 pub use batch_conflict::{BatchConflict, BatchConflictError, BatchConflictFormatError, Liar};
@@ -78,6 +79,7 @@ pub use proof::{InclusionError, TlogProof, TlogProofError};
 pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
 pub use state::State;
 pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
+pub use stated_account::{StatedAccount, StatedAccountError, StatedAccountFormatError, Vouched};
 pub use statement::{
     AccessRequest, Anchored, Attestation, Basis, Body, Class, Consented, Custody, CustodyKind,
     Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released, SecondFactor,

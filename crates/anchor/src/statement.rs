@@ -1,6 +1,6 @@
 use crate::verified;
 use crate::{
-    Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement, PolicySet,
+    Account, Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement, PolicySet,
     WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
@@ -70,6 +70,8 @@ pub enum Body {
     LegalHoldPlaced(LegalHoldPlaced),
     /// It no longer has to: signed by the same organisation.
     LegalHoldReleased(LegalHold),
+    /// How many disclosures an account has, and which: signed by one who speaks for it.
+    Account(Account),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -118,6 +120,8 @@ pub enum Kind {
     LegalHoldPlaced,
     /// [`Body::LegalHoldReleased`]
     LegalHoldReleased,
+    /// [`Body::Account`]
+    Account,
 }
 
 /// 16 random bytes.
@@ -650,6 +654,7 @@ impl Body {
             Self::Holding(_) => Kind::Holding,
             Self::LegalHoldPlaced(_) => Kind::LegalHoldPlaced,
             Self::LegalHoldReleased(_) => Kind::LegalHoldReleased,
+            Self::Account(_) => Kind::Account,
         }
     }
 
@@ -696,6 +701,7 @@ impl Body {
             Kind::Holding => Self::Holding(parse(body)?),
             Kind::LegalHoldPlaced => Self::LegalHoldPlaced(parse(body)?),
             Kind::LegalHoldReleased => Self::LegalHoldReleased(parse(body)?),
+            Kind::Account => Self::Account(parse(body)?),
         })
     }
 }
@@ -724,6 +730,7 @@ impl fmt::Display for Kind {
             Self::Holding => "holding",
             Self::LegalHoldPlaced => "legal-hold-placed",
             Self::LegalHoldReleased => "legal-hold-released",
+            Self::Account => "account",
         })
     }
 }
@@ -753,6 +760,7 @@ impl Serialize for Body {
             Self::Holding(body) => body.serialize(serializer),
             Self::LegalHoldPlaced(body) => body.serialize(serializer),
             Self::LegalHoldReleased(body) => body.serialize(serializer),
+            Self::Account(body) => body.serialize(serializer),
         }
     }
 }

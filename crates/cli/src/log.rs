@@ -2,7 +2,8 @@ use crate::{CliError, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
-    Body, Leaf, LeafIndex, LegalHold, Opening, Receipt, SignedStatement, Strength,
+    Account, AccountOf, Body, Leaf, LeafIndex, LegalHold, Opening, Receipt, SignedStatement,
+    Strength,
 };
 use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
@@ -217,6 +218,15 @@ fn summary(body: &Body) -> String {
         }
         Body::LegalHoldPlaced(body) => legal_hold(&body.legal_hold),
         Body::LegalHoldReleased(body) => legal_hold(body),
+        Body::Account(body) => account(body),
+    }
+}
+
+fn account(account: &Account) -> String {
+    let count = account.count;
+    match account.of {
+        AccountOf::Custody(custody) => format!("{count} disclosures under {custody}"),
+        AccountOf::Principal(principal) => format!("{count} disclosures to {principal}"),
     }
 }
 

@@ -1,8 +1,9 @@
-use crate::outcome;
+use crate::{outcome, rejected};
 use medanchor_anchor::{
-    AccountError, AccountHead, AccountOf, Applied, Body, Class, CustodyKind, DisclosedIn,
+    Account, AccountError, AccountHead, AccountOf, Applied, Body, Class, CustodyKind, DisclosedIn,
     Disclosure, Kind, Leaf, LeafIndex, Outcome, PrincipalKind, Refused, SignedStatement,
-    testing::{MEMBERS, ORIGIN, World, cid, custody_id, did, key, node_key},
+    StatedAccount, StatedAccountError, Strength, TrustPolicy,
+    testing::{MEMBERS, ORIGIN, World, cid, custody, custody_id, did, founded, key, node_key},
     tree,
 };
 use medanchor_dag::{Cid, Hash};
@@ -348,6 +349,193 @@ fn account_of_yesterday_is_the_beginning_of_todays() {
     assert!(!more.was(&all));
 }
 
+fn account(world: &World, of: AccountOf) -> Account {
+    Account::new(of, world.state().account(&of).unwrap())
+}
+
+fn state(world: &mut World, account: Account, author: &str) -> Outcome {
+    outcome(&world.say(Body::Account(account), &[&key(author)]))
+}
+
+/// A patient who speaks for her own custody key; and everybody else.
+#[test]
+fn account_is_stated_by_who_speaks_for_it() {
+    let mut world = disclosed_world();
+    world.enrol("paula", PrincipalKind::Person, OWNER, &["patient"]);
+    world.enrol("vendor", PrincipalKind::Organisation, "vendor", &[]);
+    world.enrol("vera", PrincipalKind::Person, "vendor", &["vendor"]);
+    let mut body = custody("patient-3", OWNER, CustodyKind::Person);
+    body.controller = Some(did("paula"));
+    world.accept(Body::Custody(body), &[&key(OWNER)]);
+    let under = |name| AccountOf::Custody(custody_id(name));
+    let to = |name| AccountOf::Principal(did(name));
+    for (of, author, expected) in [
+        (under("patient-3"), "paula", Outcome::Ok),
+        (under("patient-3"), OWNER, Outcome::Ok),
+        (under(PATIENTS[0]), OWNER, Outcome::Ok),
+        (under(PATIENTS[0]), "paula", Outcome::Forbidden),
+        (under(PATIENTS[0]), PARTNER, Outcome::Forbidden),
+        (under(PATIENTS[0]), "rita", Outcome::Forbidden),
+        (under("nobody"), OWNER, Outcome::Forbidden),
+        (to("rita"), "rita", Outcome::Ok),
+        (to("rita"), PARTNER, Outcome::Ok),
+        (to("rita"), OWNER, Outcome::Ok),
+        (to("rita"), "rudi", Outcome::Forbidden),
+        (to("rita"), "vendor", Outcome::Forbidden),
+        (to("vera"), "vendor", Outcome::Ok),
+        (to(PARTNER), PARTNER, Outcome::Ok),
+        (to(PARTNER), "rita", Outcome::Forbidden),
+    ] {
+        let stated = account(&world, of);
+        assert_eq!(
+            state(&mut world, stated, author),
+            expected,
+            "{author}, {of:?}"
+        );
+    }
+    world.stand(Kind::Suspended, "paula", OWNER);
+    let stated = account(&world, under("patient-3"));
+    assert_eq!(state(&mut world, stated, "paula"), Outcome::Inactive);
+}
+
+#[test]
+fn account_that_is_not_the_states_is_stale() {
+    let mut world = disclosed_world();
+    let of = AccountOf::Custody(custody_id(PATIENTS[0]));
+    let before = account(&world, of);
+    let request = ask(&mut world, "rita", &[cid(&record(PATIENTS[0], 0))]);
+    release(&mut world, &request);
+    let now = account(&world, of);
+    assert_eq!(state(&mut world, before.clone(), OWNER), Outcome::Stale);
+    let mut fewer = now.clone();
+    fewer.count -= 1;
+    assert_eq!(state(&mut world, fewer, OWNER), Outcome::Stale);
+    let mut other = now.clone();
+    other.head = before.head;
+    assert_eq!(state(&mut world, other, OWNER), Outcome::Stale);
+    let of_another = Account {
+        of: AccountOf::Custody(custody_id(PATIENTS[1])),
+        count: now.count,
+        head: now.head,
+    };
+    assert_eq!(state(&mut world, of_another, OWNER), Outcome::Stale);
+    // Stating it changes nothing, and what comes in the same batch before it counts.
+    assert_eq!(state(&mut world, now.clone(), OWNER), Outcome::Ok);
+    assert_eq!(account(&world, of), now);
+    let request = ask(&mut world, "rudi", &[cid(&record(PATIENTS[0], 0))]);
+    let released = Body::Released(Box::new(world.released(&request)));
+    let released = world.statement(released).sign(&[&node_key(OWNER)]);
+    let stated = world.statement(Body::Account(now)).sign(&[&key(OWNER)]);
+    let applied = world.apply(vec![released, stated]);
+    assert_eq!(outcome(&applied[0]), Outcome::Ok);
+    assert_eq!(outcome(&applied[1]), Outcome::Stale);
+    assert_as_modelled(&world);
+}
+
+#[test]
+fn account_without_a_disclosure_has_no_chain() {
+    let mut world = world();
+    let of = AccountOf::Custody(custody_id(PATIENTS[0]));
+    let none = AccountHead::default();
+    let stated = Account::new(of, none);
+    assert_eq!(state(&mut world, stated, OWNER), Outcome::Ok);
+    for wrong in [
+        AccountHead { count: 1, ..none },
+        AccountHead {
+            head: Hash::new([1; 32]),
+            ..none
+        },
+    ] {
+        let body = Body::Account(Account::new(of, wrong));
+        assert_eq!(rejected(&world.say(body, &[&key(OWNER)])), "malformed");
+    }
+}
+
+/// What a patient keeps: the receipt of the statement, and all that it is of.
+fn stated(world: &mut World, of: AccountOf) -> StatedAccount {
+    let body = Body::Account(account(world, of));
+    let leaf = world.accept(body, &[&key(OWNER)]).index;
+    let size = world.state().tree_size().unwrap();
+    let checkpoint = world.checkpoint(size, MEMBERS[0], &MEMBERS);
+    StatedAccount {
+        receipt: world.receipt(leaf, checkpoint),
+        disclosures: disclosures(world, &of),
+    }
+}
+
+fn policy() -> TrustPolicy {
+    TrustPolicy::founded(&founded(cid("policy"))).unwrap()
+}
+
+#[test]
+fn stated_account_verifies_without_a_server_and_shows_what_is_missing() {
+    let mut world = disclosed_world();
+    let of = AccountOf::Custody(custody_id(PATIENTS[0]));
+    let stated = stated(&mut world, of);
+    let bytes = stated.to_bytes();
+    assert!(StatedAccount::claims(&bytes));
+    let read = StatedAccount::from_bytes(&bytes).unwrap();
+    assert_eq!(read, stated);
+    let vouched = read.verify(&policy(), Strength::Published).unwrap();
+    assert_eq!((vouched.account.of, vouched.account.count), (of, 3));
+    assert_eq!(vouched.by, &did(OWNER));
+    assert_eq!(vouched.verified.checkpoint.cosigners.len(), 3);
+
+    let refused = |stated: &StatedAccount| stated.verify(&policy(), Strength::Published).map(drop);
+    for at in 0..3 {
+        let mut fewer = stated.clone();
+        fewer.disclosures.remove(at);
+        let count = AccountError::Count {
+            stated: 3,
+            given: 2,
+        };
+        assert_eq!(refused(&fewer), Err(StatedAccountError::Account(count)));
+    }
+    // The receipt of a release states no account, nor does that of an account that the log refused.
+    let size = world.state().tree_size().unwrap();
+    let checkpoint = world.checkpoint(size, MEMBERS[0], &MEMBERS);
+    let of_release = StatedAccount {
+        receipt: world.receipt(stated.disclosures[0].index, checkpoint),
+        ..stated.clone()
+    };
+    assert_eq!(refused(&of_release), Err(StatedAccountError::NotAnAccount));
+    let mut untrue = account(&world, of);
+    untrue.count = 2;
+    let Applied::Leaf(stale) = world.say(Body::Account(untrue), &[&key(OWNER)]) else {
+        panic!("rejected")
+    };
+    let checkpoint = world.checkpoint(size + 1, MEMBERS[0], &MEMBERS);
+    let mut of_stale = StatedAccount {
+        receipt: world.receipt(stale.index, checkpoint),
+        disclosures: disclosures(&world, &of),
+    };
+    of_stale.disclosures.pop();
+    assert_eq!(refused(&of_stale), Err(StatedAccountError::NotAnAccount));
+    // Nobody but the log vouches.
+    let mut unsigned = stated;
+    unsigned.receipt.checkpoint = world.checkpoint(size, MEMBERS[0], &MEMBERS[..1]);
+    assert!(matches!(
+        refused(&unsigned),
+        Err(StatedAccountError::Receipt(_))
+    ));
+}
+
+#[test]
+fn every_changed_bit_of_a_stated_account_is_seen() {
+    let mut world = disclosed_world();
+    let bytes = stated(&mut world, AccountOf::Principal(did("rudi"))).to_bytes();
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        let verified = StatedAccount::from_bytes(&changed)
+            .is_ok_and(|changed| changed.verify(&policy(), Strength::Published).is_ok());
+        assert!(!verified, "byte {at}");
+    }
+    for len in [0, 1, 20, 21, bytes.len() - 1] {
+        assert!(StatedAccount::from_bytes(&bytes[..len]).is_err());
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Release(Index, Index, Index),
@@ -355,6 +543,7 @@ enum Act {
     Stale(Index, Index),
     Repeat(Index),
     Stand(Index, bool),
+    State(Index),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -365,6 +554,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (index(), index()).prop_map(|(who, of)| Act::Stale(who, of)),
         1 => index().prop_map(Act::Repeat),
         1 => (index(), any::<bool>()).prop_map(|(who, back)| Act::Stand(who, back)),
+        1 => index().prop_map(Act::State),
     ]
 }
 
@@ -401,6 +591,11 @@ fn perform(world: &mut World, act: &Act) -> SignedStatement {
             let batch = &world.batches[index.index(world.batches.len())];
             batch.entries[0].signed.clone()
         }
+        Act::State(patient) => {
+            let of = AccountOf::Custody(custody_id(of(patient)));
+            let body = Body::Account(account(world, of));
+            world.statement(body).sign(&[&key(OWNER)])
+        }
         Act::Stand(who, back) => {
             let (name, org) = REQUESTERS[who.index(3)];
             let kind = if *back {
@@ -416,6 +611,16 @@ fn perform(world: &mut World, act: &Act) -> SignedStatement {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_bytes_are_an_account_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
+        let file = [b"medanchor-account@v1\n".as_slice(), &bytes].concat();
+        for bytes in [bytes, file] {
+            if let Ok(stated) = StatedAccount::from_bytes(&bytes) {
+                prop_assert_eq!(stated.to_bytes(), bytes);
+            }
+        }
+    }
 
     #[test]
     fn accounts_of_any_history_are_those_of_its_leaves(batches in vec(vec(act(), 1..5), 1..12)) {
