@@ -275,6 +275,27 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "LEAF|TIME")]
         since: Option<Since>,
     },
+    /// All that was disclosed under a custody key, complete by proof: who was given the keys of which records, when and why.
+    ///
+    /// For the controller of the custody key, a patient, or its owner, who state in the log how many disclosures there are and
+    /// which; every organisation that co-signs the log vouches for it. Ends with 4 when a disclosure is withheld.
+    Account {
+        /// The custody key's id.
+        #[arg(
+            long,
+            value_name = "ID",
+            required_unless_present = "of",
+            conflicts_with = "of"
+        )]
+        custody: Option<CustodyId>,
+        /// Of what this did:key was given instead; of an organisation, all that belong to it. For themselves, their
+        /// organisation and every member.
+        #[arg(long, value_name = "DID")]
+        of: Option<Did>,
+        /// Also write it to this file, which `medanchor verify` checks without any server.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// `medanchor admin access-policy`.

@@ -20,7 +20,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Parser;
-use medanchor_anchor::{Kind, PrincipalKind};
+use medanchor_anchor::{AccountOf, Kind, PrincipalKind};
 use serde_json::{Map, Value};
 use std::{
     ffi::OsString,
@@ -349,6 +349,14 @@ async fn audit(session: &Session, command: &AuditCommand) -> Result<Box<dyn Repo
         AuditCommand::Exposure { of, since } => {
             Box::new(operations::exposure(session, *of, *since).await?)
         }
+        AuditCommand::Account { custody, of, out } => {
+            let of = match (custody, of) {
+                (Some(custody), _) => AccountOf::Custody(*custody),
+                (None, Some(of)) => AccountOf::Principal(*of),
+                (None, None) => anyhow::bail!("neither --custody nor --of is given"),
+            };
+            Box::new(operations::audit_account(session, of, out.as_deref()).await?)
+        }
     })
 }
 
@@ -393,11 +401,21 @@ async fn legal_hold(session: &Session, command: &LegalHoldCommand) -> Result<Box
     })
 }
 
-/// A receipt, or a proof that somebody lies: the first line tells.
+/// A receipt, an account of disclosures, or a proof that somebody lies: the first line tells.
 fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Report>> {
     let (file, record) = (&arguments.receipt, arguments.record.as_deref());
     let (policy, chain) = (arguments.policy.as_deref(), arguments.chain.as_deref());
     let epochs = believed(home, policy, chain)?;
+    let strength = arguments.strength.into();
+    if operations::is_account(file) {
+        if record.is_some() {
+            let problem = "an account of disclosures is of no record";
+            return Err(CliError::Usage(problem.to_owned()).into());
+        }
+        return Ok(Box::new(operations::verify_account(
+            file, &epochs, strength,
+        )?));
+    }
     if is_equivocation(file)? {
         if record.is_some() {
             let problem = "an equivocation proof is of no record";
@@ -405,7 +423,6 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
         }
         return Ok(Box::new(operations::verify_equivocation(file, &epochs)?));
     }
-    let strength = arguments.strength.into();
     if operations::is_conflict(file) {
         return Ok(Box::new(operations::verify_conflict(
             file, &epochs, strength,

@@ -10,6 +10,7 @@
 mod access_policy;
 mod anchored;
 mod arguments;
+mod audit_account;
 mod audit_explain;
 mod audit_exposure;
 mod byte_range;
@@ -77,6 +78,7 @@ mod wait;
 mod witness;
 
 pub use access_policy::ShownAccessPolicy;
+pub use audit_account::AccountShown;
 pub use audit_explain::{BasisRow, Explained};
 pub use audit_exposure::{Exposure, Since, SinceError};
 pub use byte_range::{ByteRange, ByteRangeError};
@@ -127,6 +129,7 @@ pub use witness::{WitnessList, WitnessRow};
 pub mod operations {
     pub use crate::{
         access_policy::{access_policy, show_access_policy},
+        audit_account::{audit_account, is_account, verify_account},
         audit_explain::explain,
         audit_exposure::exposure,
         car_export::export_car,

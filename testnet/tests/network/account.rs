@@ -164,3 +164,130 @@ fn release_that_a_node_leaves_out_is_found() {
     let ran = exposure(&stage.hospital, &of, &[]);
     assert_refused(&ran, 4, "not-verified");
 }
+
+/// A patient who has her own key, with a custody key that she controls.
+fn patient(stage: &Stage) -> (Home, String) {
+    let patient = stage.network.invite(0, "patient").unwrap();
+    enrol(&stage.hospital, "person", &patient, "patient");
+    let controller = did(&patient);
+    let new = [
+        "custody",
+        "new",
+        "--kind",
+        "person",
+        "--controller",
+        &controller,
+    ];
+    let custody = done(stage.hospital.run(new)).text("custody").unwrap();
+    (patient, custody)
+}
+
+fn account(asker: &Home, custody: &str, more: &[&str]) -> Ran {
+    let arguments = ["audit", "account", "--custody", custody];
+    asker.run(arguments.iter().chain(more)).unwrap()
+}
+
+#[test]
+fn account_of_disclosures_is_complete_by_proof() {
+    let mut stage = Stage::start(3);
+    let device = stage.device("holter");
+    let (patient, custody) = patient(&stage);
+    let other = put(&stage, &device, "another patient's");
+    stage.custody = custody.clone();
+    let [first, second] = ["one", "two"].map(|name| put(&stage, &device, name));
+    let clinician = did(&stage.clinician);
+
+    // Nothing was disclosed yet, and that is proved too.
+    let none = done(Ok(account(&patient, &custody, &[])));
+    assert_eq!((&none.json["count"], disclosed(&none)), (&0.into(), vec![]));
+    let researcher = stage.network.invite(1, "researcher").unwrap();
+    let institute = stage.network.operator(1).unwrap();
+    enrol(&institute, "person", &researcher, "researcher");
+    assert_refused(
+        &read(&stage, &researcher, &first, "HRESCH"),
+        3,
+        "not-permitted",
+    );
+    for record in [&first, &other, &second] {
+        done(Ok(read(&stage, &stage.clinician, record, "TREAT")));
+    }
+    let expected = [&first, &second].map(|record| (clinician.clone(), record.clone()));
+    let file = stage.path("account");
+    let kept = ["--out", file.to_str().unwrap()];
+    let all = done(Ok(account(&patient, &custody, &kept)));
+    assert_eq!(disclosed(&all), expected);
+    assert_eq!(all.json["count"], 2);
+    assert_eq!(all.json["stated_by"], did(&patient));
+    let why = &all.json["disclosures"][0];
+    assert_eq!(
+        (&why["purpose"], &why["role"]),
+        (&"TREAT".into(), &"clinician".into())
+    );
+    assert_eq!(why["policies"][0], "clinician-treats");
+    // The owner's is the same; for others there is none, and no leaf.
+    let owners = done(Ok(account(&stage.hospital, &custody, &[])));
+    assert_eq!(owners.json["head"], all.json["head"]);
+    let size = stage.tree_size();
+    for stranger in [&stage.clinician, &researcher] {
+        assert_refused(&account(stranger, &custody, &[]), 3, "not-its-account");
+    }
+    assert_eq!(stage.tree_size(), size);
+    // Any member has proof of what somebody was given.
+    let given = institute.run(["audit", "account", "--of", &clinician]);
+    assert_eq!(done(given).json["count"], 3);
+
+    // Without any server, and by others.
+    stage.network.stop().unwrap();
+    let verified = done(researcher.run(["verify", file.to_str().unwrap()]));
+    assert_eq!(disclosed(&verified), expected);
+    let mut changed = std::fs::read(&file).unwrap();
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    let changed = stage.file("changed", &changed);
+    let refused = researcher.run(["verify", changed.to_str().unwrap()]);
+    assert_refused(&refused.unwrap(), 4, "not-verified");
+}
+
+#[test]
+fn disclosure_that_a_node_withholds_from_the_patient_is_found() {
+    let mut stage = Stage::start(3);
+    let device = stage.device("holter");
+    let (patient, custody) = patient(&stage);
+    stage.custody = custody.clone();
+    let release = |name: &str| {
+        let record = put(&stage, &device, name);
+        done(Ok(read(&stage, &stage.clinician, &record, "TREAT")));
+    };
+    release("one");
+    release("two");
+    let before = done(Ok(account(&patient, &custody, &[])));
+    release("three");
+    let node = &stage.network.nodes[0];
+    let liar = Liar::between(&patient, node);
+    let alone = ["--node", &node.name];
+    let all = done(Ok(account(&patient, &custody, &alone)));
+    assert_eq!(disclosed(&all).len(), 3);
+    let leaves = [0, 1, 2].map(|at| all.json["disclosures"][at]["leaf_index"].as_u64());
+
+    let file = stage.path("account");
+    let kept = [alone.as_slice(), &["--out", file.to_str().unwrap()]].concat();
+    for leaf in leaves {
+        liar.lists(move |disclosures| {
+            disclosures.retain(|disclosure| Some(disclosure.leaf_index) != leaf);
+        });
+        let ran = account(&patient, &custody, &kept);
+        assert_refused(&ran, 4, "not-verified");
+        assert!(ran.errors.contains("withheld"), "{}", ran.errors);
+        assert!(!file.exists());
+    }
+    // Even if the only node that is asked also lies about their number: the log does not.
+    let head = before.text("head").unwrap();
+    liar.states(2, hex::decode(head).unwrap());
+    let ran = account(&patient, &custody, &kept);
+    assert_refused(&ran, 4, "not-verified");
+    assert!(ran.errors.contains("withheld"), "{}", ran.errors);
+    // Another node gives them all.
+    let honest = ["--node", &stage.network.nodes[1].name];
+    let all = done(Ok(account(&patient, &custody, &honest)));
+    assert_eq!(disclosed(&all).len(), 3);
+}
