@@ -1,4 +1,5 @@
 mod access;
+mod account;
 mod consent;
 mod context;
 mod custody;
@@ -142,6 +143,7 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::LegalHoldReleased(body) => legal_hold::released(context, body),
         Body::FactorEnrolled(body) => second_factor::enrolled(context, body),
         Body::FactorRemoved(body) => second_factor::removed(context, body),
+        Body::Account(body) => account::account(context, body),
     }
 }
 
@@ -190,6 +192,9 @@ fn append(
     tree::append(tables, index, &bytes)?;
     for write in writes {
         write.apply(tables)?;
+    }
+    if let (Outcome::Ok, Body::Released(released)) = (outcome, &statement.body) {
+        crate::account::enter(tables, released, index, &tree::leaf_hash(&bytes))?;
     }
     Ok(Appended { index, leaf })
 }

@@ -1,6 +1,6 @@
 use crate::{
-    Anchored, Consented, Custody, Factor, Founded, LeafIndex, LegalHold, MemberEntry, Nonce,
-    PrincipalKind, Table, Tables, TablesError,
+    AccountOf, Anchored, Consented, Custody, Factor, Founded, LeafIndex, LegalHold, MemberEntry,
+    Nonce, PrincipalKind, Table, Tables, TablesError,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
@@ -206,6 +206,19 @@ pub(crate) const TIME: &[u8] = b"time";
 /// Row of `Table::Meta`: bytes that an organisation has anchored.
 pub(crate) fn usage_key(org: &Did) -> Vec<u8> {
     [b"usage".as_slice(), org.as_bytes()].concat()
+}
+
+/// Custody id or principal, to the account's count and head.
+pub(crate) fn account_key(of: &AccountOf) -> Vec<u8> {
+    match of {
+        AccountOf::Custody(custody) => custody.as_bytes().to_vec(),
+        AccountOf::Principal(who) => who.as_bytes().to_vec(),
+    }
+}
+
+/// The same and a disclosure's number from 0, to its leaf index.
+pub(crate) fn disclosure_key(of: &AccountOf, number: u64) -> Vec<u8> {
+    [account_key(of).as_slice(), &number.to_be_bytes()].concat()
 }
 
 pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {

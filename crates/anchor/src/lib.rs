@@ -11,6 +11,7 @@
 //! (`medanchor-policy`).
 #![deny(clippy::indexing_slicing)]
 
+mod account;
 mod apply;
 mod batch;
 mod batch_conflict;
@@ -19,6 +20,7 @@ mod chain;
 mod checkpoint;
 mod cosignature;
 mod damage;
+mod disclosure;
 mod entry;
 mod equivocation;
 mod leaf;
@@ -34,6 +36,7 @@ mod receipt;
 mod second_factor;
 mod state;
 mod state_digest;
+mod stated_account;
 mod statement;
 mod tables;
 #[cfg(feature = "testing")]
@@ -46,6 +49,7 @@ mod verified;
 mod witness;
 mod witness_url;
 
+pub use account::{Account, AccountHead, AccountOf};
 pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
 pub use batch_conflict::{BatchConflict, BatchConflictError, BatchConflictFormatError, Liar};
@@ -54,6 +58,7 @@ pub use chain::{ChainError, Epochs, PolicyChain};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;
 pub use damage::Damage;
+pub use disclosure::{AccountError, DisclosedIn, Disclosure};
 pub use entry::{
     AccessPolicyEntry, ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry,
     Status, StreamEntry,
@@ -76,6 +81,7 @@ pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
 pub use second_factor::{Factor, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified};
 pub use state::State;
 pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
+pub use stated_account::{StatedAccount, StatedAccountError, StatedAccountFormatError, Vouched};
 pub use statement::{
     AccessRequest, Anchored, Attestation, Basis, Body, Class, Consented, Custody, CustodyKind,
     Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released,

@@ -1,11 +1,12 @@
 use crate::{
-    AccessPolicyEntry, AccessRequest, Anchored, Basis, ConsentEntry, ConsistencyProof,
-    CustodyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex, LegalHold, LegalHoldEntry, Member,
-    MemberEntry, Nonce, Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry, Row,
-    StreamEntry, Table, TablesError, View, WitnessEntry,
+    AccessPolicyEntry, AccessRequest, AccountHead, AccountOf, Anchored, Basis, ConsentEntry,
+    ConsistencyProof, CustodyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex, LegalHold,
+    LegalHoldEntry, Member, MemberEntry, Nonce, Opening, Placement, Places, Placing,
+    PrincipalEntry, RecordEntry, Row, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
-        ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, consent_key, hash_key,
-        legal_hold_key, legally_held_key, record_key, stream_key, usage_key,
+        ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key, consent_key,
+        disclosure_key, hash_key, legal_hold_key, legally_held_key, record_key, stream_key,
+        usage_key,
     },
     tree,
 };
@@ -315,6 +316,54 @@ impl<'v> State<'v> {
     /// When the storage fails.
     pub fn request(&self, request: &Hash) -> Result<Option<LeafIndex>, TablesError> {
         self.number(Table::Requests, &hash_key(request))
+    }
+
+    /// How many disclosures an account has, and the head of the hash chain over them.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn account(&self, of: &AccountOf) -> Result<AccountHead, TablesError> {
+        let account = self.entry(of.table(), &account_key(of))?;
+        Ok(account.unwrap_or_default())
+    }
+
+    /// The leaves of up to `limit` disclosures of an account, in order, from number `from` on, counted from 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn disclosures(
+        &self,
+        of: &AccountOf,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<LeafIndex>, TablesError> {
+        let from = disclosure_key(of, from);
+        // No number is the greatest there is.
+        let until = disclosure_key(of, u64::MAX);
+        let rows = self.0.range(of.table(), &from, Some(&until), limit)?;
+        let index = |(_, value): &Row| array(value).map(LeafIndex::from_be_bytes);
+        rows.iter().map(index).collect()
+    }
+
+    /// Whether `who` speaks for an account: may ask for it, and state it. For that of a custody key these are its controller and
+    /// its owner; for that of a principal it is itself, its organisation, and every member organisation.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn speaks_for(&self, of: &AccountOf, who: &Did) -> Result<bool, TablesError> {
+        Ok(match of {
+            AccountOf::Custody(custody) => self.custody(custody)?.is_some_and(|entry| {
+                entry.custody.owner == *who || entry.custody.controller == Some(*who)
+            }),
+            AccountOf::Principal(of) => {
+                let entry = self.principal(of)?;
+                let is_its = entry.is_some_and(|entry| of == who || entry.org == *who);
+                is_its || self.members()?.iter().any(|member| member.org == *who)
+            }
+        })
     }
 
     /// A leaf.

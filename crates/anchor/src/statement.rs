@@ -1,6 +1,6 @@
 use crate::verified;
 use crate::{
-    FactorEnrolled, FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced,
+    Account, FactorEnrolled, FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced,
     MemberAdded, MemberRemoved, Placement, PolicySet, WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
@@ -76,6 +76,8 @@ pub enum Body {
     FactorRemoved(FactorRemoved),
     /// A second factor was shown: signed by the node that verifies it. It reaches the log inside an access request.
     FactorVerified(FactorVerified),
+    /// How many disclosures an account has, and which: signed by one who speaks for it.
+    Account(Account),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -130,6 +132,8 @@ pub enum Kind {
     FactorRemoved,
     /// [`Body::FactorVerified`]
     FactorVerified,
+    /// [`Body::Account`]
+    Account,
 }
 
 /// 16 random bytes.
@@ -421,6 +425,8 @@ impl AccessRequest {
 pub struct Released {
     /// The signed request, as the requester sent it.
     pub request: SignedStatement,
+    /// The custody key that all of its records are under.
+    pub custody: CustodyId,
     /// Ids of the policies that permitted it, sorted.
     pub policies: Vec<String>,
     /// SHA-256 of each wrap's canonical bytes, in the order of the request's records.
@@ -654,6 +660,7 @@ impl Body {
             Self::FactorEnrolled(_) => Kind::FactorEnrolled,
             Self::FactorRemoved(_) => Kind::FactorRemoved,
             Self::FactorVerified(_) => Kind::FactorVerified,
+            Self::Account(_) => Kind::Account,
         }
     }
 
@@ -703,6 +710,7 @@ impl Body {
             Kind::FactorEnrolled => Self::FactorEnrolled(parse(body)?),
             Kind::FactorRemoved => Self::FactorRemoved(parse(body)?),
             Kind::FactorVerified => Self::FactorVerified(parse(body)?),
+            Kind::Account => Self::Account(parse(body)?),
         })
     }
 }
@@ -734,6 +742,7 @@ impl fmt::Display for Kind {
             Self::FactorEnrolled => "factor-enrolled",
             Self::FactorRemoved => "factor-removed",
             Self::FactorVerified => "factor-verified",
+            Self::Account => "account",
         })
     }
 }
@@ -766,6 +775,7 @@ impl Serialize for Body {
             Self::FactorEnrolled(body) => body.serialize(serializer),
             Self::FactorRemoved(body) => body.serialize(serializer),
             Self::FactorVerified(body) => body.serialize(serializer),
+            Self::Account(body) => body.serialize(serializer),
         }
     }
 }

@@ -33,11 +33,17 @@ pub enum Table {
     Members,
     /// Organisation (32-byte key), custody id, record digest or 32 zero bytes, and id of the hold to the legal hold.
     LegalHolds,
+    /// Custody id to the count and head of its account, and custody id and number (u64) to the leaf index (u64) of a
+    /// disclosure.
+    Disclosures,
+    /// Principal (32-byte key) to the count and head of its account, and principal and number (u64) to the leaf index (u64)
+    /// of a disclosure.
+    Exposures,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -52,6 +58,8 @@ impl Table {
         Self::Requests,
         Self::Members,
         Self::LegalHolds,
+        Self::Disclosures,
+        Self::Exposures,
     ];
 
     /// The name that is written to disk.
@@ -71,6 +79,8 @@ impl Table {
             Self::Requests => "requests-1",
             Self::Members => "members-1",
             Self::LegalHolds => "legal-holds-1",
+            Self::Disclosures => "disclosures-1",
+            Self::Exposures => "exposures-1",
         }
     }
 }

@@ -429,8 +429,15 @@ impl World {
         };
         let requester = request.author().expect("a request is signed");
         let basis = self.state().basis(body, requester);
+        let mut records = body.records.iter();
+        let custody = records.find_map(|record| {
+            let record = self.state().record(record).expect("memory does not fail")?;
+            Some(record.anchored.custody)
+        });
         Released {
             request: request.clone(),
+            // That of the first known record, as in the basis.
+            custody: custody.unwrap_or_else(|| custody_id("none")),
             decided_at: self.now,
             policies: vec!["test".to_owned()],
             wraps: vec![Hash::of(b"wrap"); body.records.len()],

@@ -2,9 +2,11 @@
 
 use crate::{LeafIndex, Table, Tables, TablesError, View};
 use medanchor_dag::Hash;
+use serde::{Deserialize, Serialize};
 
 /// Where a leaf stands in a tree: the siblings on its path, leaf side first (RFC 6962 section 2.1.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct InclusionProof(pub Vec<Hash>);
 
 /// That a tree only grew: the nodes of RFC 6962 section 2.1.2, in that order.

@@ -7,13 +7,13 @@
 )]
 
 use medanchor_anchor::{
-    AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead, Body, Certifiers, Checkpoint,
-    Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, FactorEnrolled,
-    FactorMethod, FactorRemoved, FactorVerified, Founded, Hold, Holding, InclusionProof, Kind,
-    Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule, PolicyChain,
-    PolicySet, PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote,
-    SignedStatement, StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved,
-    cosign,
+    Account, AccountHead, AccountOf, AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead,
+    Body, Certifiers, Checkpoint, Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs,
+    Equivocation, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Founded, Hold,
+    Holding, InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode,
+    Placement, PlacementRule, PolicyChain, PolicySet, PrincipalKind, Quota, Receipt, Refused,
+    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
+    Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
         enrolled, founded, joining, key, node_key, standing, stream_id, watching,
@@ -306,6 +306,10 @@ fn statements() -> Vec<Statement> {
             factor: consent_id("factor"),
             since: 7,
         }),
+        Body::Account(Account::new(
+            AccountOf::Custody(custody_id("patient-1")),
+            AccountHead::default().then(&tree::leaf_hash(b"a released leaf")),
+        )),
     ];
     bodies
         .into_iter()

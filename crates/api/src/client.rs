@@ -1,9 +1,9 @@
 use crate::{
-    AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError, ConfirmFactor,
-    ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, FactorClaim, Get, LeafEntry,
-    LeafName, ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing,
-    NodeError, NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored,
-    StreamHead, Submit, Submitted, block, convert,
+    AccountQuery, AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError,
+    ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, FactorClaim, Get,
+    LeafEntry, LeafName, ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members,
+    Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery,
+    Stored, StreamHead, Submit, Submitted, block, convert,
     error::Failure,
     log,
     pb::{
@@ -23,8 +23,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use medanchor_anchor::{
-    ConsentEntry, LeafIndex, LegalHold, PolicyChain, PrincipalKind, Receipt, SignedStatement,
-    Strength,
+    AccountHead, ConsentEntry, Disclosure, LeafIndex, LegalHold, PolicyChain, PrincipalKind,
+    Receipt, SignedStatement, Strength,
 };
 use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, SigningKey, StreamId, to_canonical};
 use std::{
@@ -699,6 +699,45 @@ impl Client {
         let parse = AsOf::<RecordPage>::try_from;
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_records(request).await
+        })
+        .await
+    }
+
+    /// How many disclosures an account has, and the head of the hash chain over them: a node's word.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Denied`] when it is not for who signs.
+    pub async fn account(
+        &self,
+        query: &AccountQuery,
+        key: &SigningKey,
+    ) -> Result<AsOf<AccountHead>, ClientError> {
+        let request = query.sign(key);
+        let parse = AsOf::<AccountHead>::try_from;
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).get_account(request).await
+        })
+        .await
+    }
+
+    /// A page of the disclosures of an account, from number `first` on, with their proofs in the tree of `proof_tree_size`
+    /// leaves. Nothing of it is verified yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Denied`] when they are not for who signs.
+    pub async fn disclosures(
+        &self,
+        query: &AccountQuery,
+        key: &SigningKey,
+        first: u64,
+        proof_tree_size: u64,
+    ) -> Result<AsOf<Vec<Disclosure>>, ClientError> {
+        let request = query.sign_for_disclosures(key, first, proof_tree_size);
+        let parse = AsOf::<Vec<Disclosure>>::try_from;
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_disclosures(request).await
         })
         .await
     }

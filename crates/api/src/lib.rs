@@ -4,6 +4,7 @@
 //! it is current. `pb` types stop here: what leaves this crate has been parsed.
 
 mod access;
+mod account_query;
 mod as_of;
 mod block;
 mod client;
@@ -21,6 +22,7 @@ mod source;
 mod status;
 
 pub use access::{CreateKey, CreatedKey, Decision, Denied, Granted, access_request};
+pub use account_query::{AccountQuery, DisclosuresAsked, account_asked_for, disclosures_asked_for};
 pub use as_of::AsOf;
 pub use block::{Get, MAX_CIDS, Missing, Stored, has_cids};
 pub use client::{Client, MAX_MESSAGE_BYTES, PUT_WINDOW_BYTES};

@@ -2,13 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use medanchor_anchor::{
-    Body, Factor, FactorMethod, Nonce, PrincipalKind, Standing, Statement, Status,
+    Body, Disclosure, Factor, FactorMethod, Nonce, PrincipalKind, Standing, Statement, Status,
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
     LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf,
-    RecordCheck, Replicated, Scrubbed, Submit, Submitted, access_request, consents_asked_for,
-    has_cids, legal_holds_after,
+    RecordCheck, Replicated, Scrubbed, Submit, Submitted, access_request, account_asked_for,
+    consents_asked_for, disclosures_asked_for, has_cids, legal_holds_after,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -166,6 +166,26 @@ proptest! {
         let _ = record_asked_for(&registry::GetRecordRequest { record: bytes.clone() });
         let _ = consents_asked_for(&registry::ListConsentsRequest { custody: bytes.clone() });
         let _ = legal_holds_after(&registry::ListLegalHoldsRequest { after: bytes.clone(), limit: 0 });
+        let _ = account_asked_for(&registry::GetAccountRequest {
+            query: bytes.clone(),
+            signature: bytes.clone(),
+        });
+        let _ = disclosures_asked_for(&registry::ListDisclosuresRequest {
+            query: bytes.clone(),
+            signature: bytes.clone(),
+            first: number,
+            limit: 0,
+            proof_tree_size: number,
+        });
+        let _ = AsOf::<Vec<Disclosure>>::try_from(registry::ListDisclosuresResponse {
+            disclosures: vec![registry::Disclosure {
+                leaf_index: number,
+                leaf: bytes.clone(),
+                opening: bytes.clone(),
+                proof: vec![bytes.clone()],
+            }],
+            tree_size: number,
+        });
         let _ = stream_asked_for(&registry::GetStreamRequest {
             device: text(0),
             stream: bytes,

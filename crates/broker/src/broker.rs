@@ -306,6 +306,7 @@ impl fmt::Debug for BrokerParts {
 fn released(request: &Request, permit: Permit, wraps: &[Wrap]) -> Body {
     Body::Released(Box::new(Released {
         request: request.signed.clone(),
+        custody: permit.custody,
         policies: permit.policies,
         wraps: wraps.iter().map(|wrap| Hash::new(wrap.hash())).collect(),
         basis: permit.basis,

@@ -1,6 +1,6 @@
 use crate::{ReleaseError, answer::Declined, request::Request};
 use medanchor_anchor::{Basis, Kind, RecordEntry, State};
-use medanchor_dag::{Did, Hash};
+use medanchor_dag::{CustodyId, Did, Hash};
 use medanchor_policy::{Code, Decision, PolicySets, Verdict, decide};
 
 /// What the state says of a request.
@@ -23,6 +23,8 @@ pub(crate) struct Permit {
     pub(crate) basis: Basis,
     /// When it was made, unix ms.
     pub(crate) decided_at: u64,
+    /// The custody key of all the records.
+    pub(crate) custody: CustodyId,
     /// The records, in the order of the request.
     pub(crate) records: Vec<RecordEntry>,
 }
@@ -73,23 +75,26 @@ pub(crate) fn judge(
     let decided_at = now.max(state.log_time()?);
     let Decision { basis, verdict } = decide(&state, policies, &request.signed, decided_at)?;
     let records = records(state, request)?;
-    if !matches!(&verdict, Verdict::Deny { code, .. } if !code.tells_of_records()) {
-        require_broker(state, broker, &records)?;
-    }
     Ok(match verdict {
         Verdict::Permit { policies, until } => Judgement::Permit(Permit {
+            custody: custody_of(state, broker, &records)?,
             policies,
             until,
             basis,
             decided_at,
             records,
         }),
-        Verdict::Deny { code, reason } => Judgement::Refuse(Refusal {
-            code: code.to_string(),
-            reason,
-            basis,
-            decided_at,
-        }),
+        Verdict::Deny { code, reason } => {
+            if code.tells_of_records() {
+                custody_of(state, broker, &records)?;
+            }
+            Judgement::Refuse(Refusal {
+                code: code.to_string(),
+                reason,
+                basis,
+                decided_at,
+            })
+        }
     })
 }
 
@@ -102,20 +107,21 @@ fn records(state: State<'_>, request: &Request) -> Result<Vec<RecordEntry>, Rele
     Ok(records)
 }
 
-/// That the first record's custody key lists the broker.
-fn require_broker(
+/// The first record's custody key, which lists the broker.
+fn custody_of(
     state: State<'_>,
     broker: &Did,
     records: &[RecordEntry],
-) -> Result<(), ReleaseError> {
-    let custody = match records.first() {
-        Some(record) => state.custody(&record.anchored.custody)?,
+) -> Result<CustodyId, ReleaseError> {
+    let custody = records.first().map(|record| record.anchored.custody);
+    let entry = match &custody {
+        Some(custody) => state.custody(custody)?,
         None => None,
     };
-    let brokers = custody.map_or_else(Vec::new, |entry| entry.custody.brokers);
-    match brokers.contains(broker) {
-        true => Ok(()),
-        false => Err(ReleaseError::NotBroker { brokers }),
+    let brokers = entry.map_or_else(Vec::new, |entry| entry.custody.brokers);
+    match custody {
+        Some(custody) if brokers.contains(broker) => Ok(custody),
+        _ => Err(ReleaseError::NotBroker { brokers }),
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::{ByteRange, LegallyHeld, Moment, Rate, Wait};
+use crate::{ByteRange, LegallyHeld, Moment, Rate, Since, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
 use medanchor_api::{Code, LeafName};
@@ -264,6 +264,40 @@ pub(crate) enum AuditCommand {
         /// The leaf: its index, or the SHA-256 of its statement.
         #[arg(value_parser = leaf_name)]
         leaf: LeafName,
+    },
+    /// List exactly the records whose keys somebody was ever given: when, for which purpose, on which grounds.
+    ///
+    /// Each release is checked against the log, and every node that can be reached is asked whether these are all. For whoever
+    /// it is of, their organisation, and operators and auditors of members. Ends with 4 when a release does not verify, or a
+    /// node knows of another.
+    Exposure {
+        /// Their did:key; of an organisation, all that belong to it are meant.
+        #[arg(long, value_name = "DID")]
+        of: Did,
+        /// Only from this leaf on, by its index, or from this time on: `2026-03-01` or `2026-03-01T10:15:00Z`.
+        #[arg(long, value_name = "LEAF|TIME")]
+        since: Option<Since>,
+    },
+    /// All that was disclosed under a custody key, complete by proof: who was given the keys of which records, when and why.
+    ///
+    /// For the controller of the custody key, a patient, or its owner, who state in the log how many disclosures there are and
+    /// which; every organisation that co-signs the log vouches for it. Ends with 4 when a disclosure is withheld.
+    Account {
+        /// The custody key's id.
+        #[arg(
+            long,
+            value_name = "ID",
+            required_unless_present = "of",
+            conflicts_with = "of"
+        )]
+        custody: Option<CustodyId>,
+        /// Of what this did:key was given instead; of an organisation, all that belong to it. For themselves, their
+        /// organisation and every member.
+        #[arg(long, value_name = "DID")]
+        of: Option<Did>,
+        /// Also write it to this file, which `medanchor verify` checks without any server.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
 }
 

@@ -180,7 +180,7 @@ fn explained(receipt: &Receipt, signed: &SignedStatement, replayed: Replayed) ->
 }
 
 impl BasisRow {
-    fn new(basis: &Basis) -> Self {
+    pub(crate) fn new(basis: &Basis) -> Self {
         Self {
             policy: basis.policy,
             custody: (!basis.tells_of_no_record()).then_some(basis.custody),

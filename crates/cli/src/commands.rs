@@ -20,7 +20,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Parser;
-use medanchor_anchor::{Kind, PrincipalKind};
+use medanchor_anchor::{AccountOf, Kind, PrincipalKind};
 use serde_json::{Map, Value};
 use std::{
     ffi::OsString,
@@ -121,9 +121,7 @@ async fn execute_with_nodes(
         Command::Consent(command) => consent(session, command).await?,
         Command::LegalHold(command) => legal_hold(session, command).await?,
         Command::Factor(command) => factor(session, command).await?,
-        Command::Audit(AuditCommand::Explain { leaf }) => {
-            Box::new(operations::explain(session, *leaf).await?)
-        }
+        Command::Audit(command) => audit(session, command).await?,
         Command::Put(put) => match one_input(put) {
             Some(input) => {
                 let options = put_options(put, input);
@@ -349,6 +347,23 @@ async fn access_policy(
     })
 }
 
+async fn audit(session: &Session, command: &AuditCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        AuditCommand::Explain { leaf } => Box::new(operations::explain(session, *leaf).await?),
+        AuditCommand::Exposure { of, since } => {
+            Box::new(operations::exposure(session, *of, *since).await?)
+        }
+        AuditCommand::Account { custody, of, out } => {
+            let of = match (custody, of) {
+                (Some(custody), _) => AccountOf::Custody(*custody),
+                (None, Some(of)) => AccountOf::Principal(*of),
+                (None, None) => anyhow::bail!("neither --custody nor --of is given"),
+            };
+            Box::new(operations::audit_account(session, of, out.as_deref()).await?)
+        }
+    })
+}
+
 async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn Report>> {
     Ok(match command {
         ConsentCommand::Give {
@@ -410,11 +425,21 @@ async fn legal_hold(session: &Session, command: &LegalHoldCommand) -> Result<Box
     })
 }
 
-/// A receipt, or a proof that somebody lies: the first line tells.
+/// A receipt, an account of disclosures, or a proof that somebody lies: the first line tells.
 fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Report>> {
     let (file, record) = (&arguments.receipt, arguments.record.as_deref());
     let (policy, chain) = (arguments.policy.as_deref(), arguments.chain.as_deref());
     let epochs = believed(home, policy, chain)?;
+    let strength = arguments.strength.into();
+    if operations::is_account(file) {
+        if record.is_some() {
+            let problem = "an account of disclosures is of no record";
+            return Err(CliError::Usage(problem.to_owned()).into());
+        }
+        return Ok(Box::new(operations::verify_account(
+            file, &epochs, strength,
+        )?));
+    }
     if is_equivocation(file)? {
         if record.is_some() {
             let problem = "an equivocation proof is of no record";
@@ -422,7 +447,6 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
         }
         return Ok(Box::new(operations::verify_equivocation(file, &epochs)?));
     }
-    let strength = arguments.strength.into();
     if operations::is_conflict(file) {
         return Ok(Box::new(operations::verify_conflict(
             file, &epochs, strength,

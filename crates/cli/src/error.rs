@@ -24,6 +24,9 @@ pub enum CliError {
     /// Something does not show what it must show: do not use it.
     #[error("{0}")]
     NotVerified(String),
+    /// Not now: try again.
+    #[error("{0}")]
+    Unavailable(String),
     /// The command is not given as it must be.
     #[error("{0}")]
     Usage(String),

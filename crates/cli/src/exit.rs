@@ -1,7 +1,8 @@
 use crate::{CliError, c4gh::C4ghError};
 use medanchor_anchor::{
-    BatchConflictError, BatchConflictFormatError, EquivocationError, EquivocationFormatError,
-    Outcome, ReceiptError, ReceiptFormatError, TileError, TrustError,
+    AccountError, BatchConflictError, BatchConflictFormatError, EquivocationError,
+    EquivocationFormatError, Outcome, ReceiptError, ReceiptFormatError, StatedAccountError,
+    StatedAccountFormatError, TileError, TrustError,
 };
 use medanchor_api::{ClientError, ConfigError, LogReadError, NodesSource};
 use medanchor_dag::{CarError, ExportError, LinksError, RecordError, SignatureError, SourceError};
@@ -167,7 +168,10 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if inner.is_some_and(|inner| inner.is::<C4ghError>()) {
         return Some(Exit::NotVerified);
     }
-    let unverified = cause.is::<ReceiptError>()
+    let unverified = cause.is::<AccountError>()
+        || cause.is::<StatedAccountError>()
+        || cause.is::<StatedAccountFormatError>()
+        || cause.is::<ReceiptError>()
         || cause.is::<ReceiptFormatError>()
         || cause.is::<EquivocationFormatError>()
         || cause.is::<EquivocationError>()
@@ -191,6 +195,7 @@ fn of_ours(error: &CliError) -> Exit {
         } => Exit::Denied,
         CliError::Refused { .. } => Exit::Failed,
         CliError::NotVerified(_) => Exit::NotVerified,
+        CliError::Unavailable(_) => Exit::Unavailable,
         CliError::Usage(_) => Exit::Usage,
     }
 }
@@ -247,6 +252,9 @@ mod tests {
             (CliError::NotVerified("no".to_owned()).into(), 4),
             (ReceiptError::Opening.into(), 4),
             (TileError::Content.into(), 4),
+            (AccountError::Head.into(), 4),
+            (StatedAccountError::NotAnAccount.into(), 4),
+            (CliError::Unavailable("busy".to_owned()).into(), 5),
             (LogReadError::Denied("tile".to_owned()).into(), 3),
             (LogReadError::NotFound("tile".to_owned()).into(), 1),
             (OpenError::Commitment.into(), 4),

@@ -10,7 +10,9 @@
 mod access_policy;
 mod anchored;
 mod arguments;
+mod audit_account;
 mod audit_explain;
+mod audit_exposure;
 mod byte_range;
 mod c4gh;
 mod c4gh_file;
@@ -23,6 +25,7 @@ mod conflict;
 mod consent;
 mod custody;
 mod device_stream;
+mod disclosures;
 mod equivocation;
 mod error;
 mod exit;
@@ -76,7 +79,9 @@ mod wait;
 mod witness;
 
 pub use access_policy::ShownAccessPolicy;
+pub use audit_account::AccountShown;
 pub use audit_explain::{BasisRow, Explained};
+pub use audit_exposure::{Exposure, Since, SinceError};
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
@@ -84,6 +89,7 @@ pub use commands::{main, run};
 pub use conflict::ProvenConflict;
 pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
 pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
+pub use disclosures::{DisclosureContent, DisclosureRow};
 pub use equivocation::{EquivocationShown, SignedSize};
 pub use error::CliError;
 pub use exit::Exit;
@@ -125,7 +131,9 @@ pub use witness::{WitnessList, WitnessRow};
 pub mod operations {
     pub use crate::{
         access_policy::{access_policy, show_access_policy},
+        audit_account::{audit_account, is_account, verify_account},
         audit_explain::explain,
+        audit_exposure::exposure,
         car_export::export_car,
         car_import::import_car,
         conflict::{is_conflict, verify_conflict},

@@ -2,7 +2,8 @@ use crate::{CliError, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
-    Body, Leaf, LeafIndex, LegalHold, Nonce, Opening, Receipt, SignedStatement, Strength,
+    Account, AccountOf, Body, Leaf, LeafIndex, LegalHold, Nonce, Opening, Receipt, SignedStatement,
+    Strength,
 };
 use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
@@ -223,6 +224,15 @@ fn summary(body: &Body) -> String {
         }
         Body::FactorRemoved(body) => format!("{} of {}", factor(&body.factor), body.who),
         Body::FactorVerified(body) => format!("{} of {}", factor(&body.factor), body.who),
+        Body::Account(body) => account(body),
+    }
+}
+
+fn account(account: &Account) -> String {
+    let count = account.count;
+    match account.of {
+        AccountOf::Custody(custody) => format!("{count} disclosures under {custody}"),
+        AccountOf::Principal(principal) => format!("{count} disclosures to {principal}"),
     }
 }
 

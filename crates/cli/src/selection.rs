@@ -53,6 +53,13 @@ impl FromStr for Moment {
     }
 }
 
+impl Moment {
+    /// Unix ms.
+    pub(crate) fn unix_ms(self) -> u64 {
+        self.0
+    }
+}
+
 impl Selection {
     /// Whether nothing is selected by it: it says nothing.
     pub(crate) fn is_empty(&self) -> bool {

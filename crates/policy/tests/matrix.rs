@@ -16,8 +16,11 @@ use medanchor_policy::{Code, Policies, PolicySets, Verdict, decide};
 const HOSPITAL: &str = MEMBERS[0];
 const INSTITUTE: &str = MEMBERS[1];
 
-/// Who may ask: name, organisation, roles.
-const PEOPLE: [(&str, &str, &[&str]); 10] = [
+/// Name, organisation, roles.
+type Person = (&'static str, &'static str, &'static [&'static str]);
+
+/// Who may ask.
+static PEOPLE: [Person; 10] = [
     ("clara", HOSPITAL, &["clinician"]),
     ("resi", HOSPITAL, &["researcher"]),
     ("otto", HOSPITAL, &["custodian", "engineer", "operator"]),
@@ -29,6 +32,8 @@ const PEOPLE: [(&str, &str, &[&str]); 10] = [
     ("sam", HOSPITAL, &["clinician", "researcher"]),
     ("cora", "closed", &["researcher"]),
 ];
+/// Who has a second factor.
+const WITH_FACTOR: [&str; 3] = ["clara", "resi", "rita"];
 /// Suspended, itself or its organisation.
 const INACTIVE: [&str; 2] = ["sam", "cora"];
 const ROLES: [&str; 8] = [
@@ -41,8 +46,11 @@ const ROLES: [&str; 8] = [
     "engineer",
     "operator",
 ];
-/// Each purpose with all that covers it, by hand from HL7's code system.
-const PURPOSES: [(&str, &[&str]); 13] = [
+/// A code, and all that covers it.
+type Purpose = (&'static str, &'static [&'static str]);
+
+/// By hand from HL7's code system.
+static PURPOSES: [Purpose; 13] = [
     ("TREAT", &["TREAT"]),
     ("ETREAT", &["ETREAT", "TREAT"]),
     ("BTG", &["BTG", "ETREAT", "TREAT"]),
@@ -132,9 +140,9 @@ fn consents() -> Vec<Vec<Given>> {
 
 /// What is asked.
 struct Case {
-    who: usize,
+    who: &'static Person,
     role: &'static str,
-    purpose: usize,
+    purpose: &'static Purpose,
     class: Class,
     kind: CustodyKind,
     given: Vec<Given>,
@@ -152,8 +160,8 @@ enum Expected {
 
 /// The rules in as many lines.
 fn model(case: &Case, is_strict: bool) -> Expected {
-    let (name, org, roles) = PEOPLE[case.who];
-    let (_, covered_by) = PURPOSES[case.purpose];
+    let (name, org, roles) = *case.who;
+    let (_, covered_by) = *case.purpose;
     let may_act = !INACTIVE.contains(&name) && roles.contains(&case.role) && !covered_by.is_empty();
     if !may_act {
         return Expected::Denied;
@@ -193,6 +201,36 @@ fn model(case: &Case, is_strict: bool) -> Expected {
     }
 }
 
+/// Every case, and the name of its custody key.
+fn cases() -> impl Iterator<Item = (Case, String)> {
+    let custodies = KINDS.into_iter().flat_map(|kind| {
+        let consents = consents().into_iter().enumerate();
+        consents.map(move |(number, given)| (kind, given, key_name(kind, number)))
+    });
+    let custodies: Vec<_> = custodies.collect();
+    let asked = PEOPLE.iter().flat_map(|who| {
+        let roles = ROLES.into_iter();
+        roles.flat_map(move |role| PURPOSES.iter().map(move |purpose| (who, role, purpose)))
+    });
+    asked.flat_map(move |(who, role, purpose)| {
+        let under = custodies.clone().into_iter();
+        under.flat_map(move |(kind, given, custody)| {
+            CLASSES.into_iter().map(move |class| {
+                let case = Case {
+                    who,
+                    role,
+                    purpose,
+                    class,
+                    kind,
+                    given: given.clone(),
+                    shown: false,
+                };
+                (case, custody.clone())
+            })
+        })
+    })
+}
+
 /// A hospital's custody keys of every kind under all these consents, with a record of each class.
 struct Hospital {
     world: World,
@@ -214,11 +252,11 @@ impl Hospital {
             world.enrol(org, PrincipalKind::Organisation, org, &[]);
         }
         world.enrol("holter", PrincipalKind::Device, HOSPITAL, &["device"]);
-        for (name, org, roles) in PEOPLE {
+        for (name, org, roles) in &PEOPLE {
             world.enrol(name, PrincipalKind::Person, org, roles);
         }
-        for name in ["clara", "resi", "rita"] {
-            let (_, org, _) = PEOPLE.into_iter().find(|(who, ..)| *who == name).unwrap();
+        for name in WITH_FACTOR {
+            let (_, org, _) = PEOPLE.iter().find(|(who, ..)| *who == name).unwrap();
             let enrolled = Body::FactorEnrolled(FactorEnrolled {
                 who: did(name),
                 factor: factor_of(name),
@@ -279,8 +317,8 @@ impl Hospital {
     }
 
     fn request(&mut self, case: &Case, record: Cid) -> SignedStatement {
-        let (name, org, _) = PEOPLE[case.who];
-        let (purpose, _) = PURPOSES[case.purpose];
+        let (name, org, _) = *case.who;
+        let (purpose, _) = *case.purpose;
         let mut request = self.world.request(name, case.role, purpose, &[record]);
         if case.shown
             && let Body::AccessRequest(body) = &mut request.statement.body
@@ -289,7 +327,7 @@ impl Hospital {
             let verified = Body::FactorVerified(FactorVerified {
                 who: did(name),
                 factor: factor_of(name),
-                since: entry.factors[0].since,
+                since: entry.factors.first().unwrap().since,
             });
             let mut shown = self.world.statement(verified);
             shown.not_after_unix_ms = Some(self.world.now + FactorVerified::VALIDITY_MS);
@@ -301,40 +339,21 @@ impl Hospital {
 
     /// Decides on every `stride`th of all cases, and compares each with the model.
     fn compare(&mut self, is_strict: bool, stride: usize) -> usize {
-        let given = consents();
-        let (mut number, mut compared, mut permitted) = (0, 0, 0);
-        for who in 0..PEOPLE.len() {
-            for role in ROLES {
-                for purpose in 0..PURPOSES.len() {
-                    for kind in KINDS {
-                        for (consents, given) in given.iter().enumerate() {
-                            for class in CLASSES {
-                                number += 1;
-                                let is_held = PEOPLE[who].2.contains(&role);
-                                // What is not held is denied in one way.
-                                let stride = if is_held { stride } else { 31 * stride };
-                                if number % stride != 0 {
-                                    continue;
-                                }
-                                let name = PEOPLE[who].0;
-                                let case = Case {
-                                    who,
-                                    role,
-                                    purpose,
-                                    class,
-                                    kind,
-                                    given: given.clone(),
-                                    shown: ["clara", "resi", "rita"].contains(&name)
-                                        && compared % 2 == 0,
-                                };
-                                let custody = key_name(kind, consents);
-                                permitted += usize::from(self.decides(&case, &custody, is_strict));
-                                compared += 1;
-                            }
-                        }
-                    }
-                }
+        let (mut compared, mut permitted) = (0, 0);
+        for (number, (mut case, custody)) in cases().enumerate() {
+            let (name, _, roles) = *case.who;
+            // What is not held is denied in one way.
+            let stride = if roles.contains(&case.role) {
+                stride
+            } else {
+                31 * stride
+            };
+            if number % stride != 0 {
+                continue;
             }
+            case.shown = WITH_FACTOR.contains(&name) && compared % 2 == 0;
+            permitted += usize::from(self.decides(&case, &custody, is_strict));
+            compared += 1;
         }
         // A model that denies everything would show nothing.
         assert!(permitted * 20 > compared, "{permitted} of {compared}");
@@ -351,8 +370,8 @@ impl Hospital {
             Verdict::Deny { code, .. } if *code == Code::NotPermitted => Expected::NotPermitted,
             Verdict::Deny { .. } => Expected::Denied,
         };
-        let (name, ..) = PEOPLE[case.who];
-        let (purpose, _) = PURPOSES[case.purpose];
+        let (name, ..) = *case.who;
+        let (purpose, _) = *case.purpose;
         let (role, class) = (case.role, case.class);
         let expected = model(case, is_strict);
         assert_eq!(

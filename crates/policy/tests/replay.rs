@@ -41,6 +41,7 @@ fn decided(world: &World, request: &SignedStatement) -> Body {
     let (request, basis, decided_at) = (request.clone(), decision.basis, world.now);
     match decision.verdict {
         Verdict::Permit { policies, until } => Body::Released(Box::new(Released {
+            custody: custody_id("patient-1"),
             wraps: vec![Hash::of(b"wrap")],
             valid_until: until,
             request,
@@ -149,6 +150,7 @@ fn decisions_that_the_log_does_not_give_are_found() {
         unreachable!()
     };
     let released = Released {
+        custody: custody_id("patient-1"),
         policies: vec!["clinician-treats".to_owned()],
         wraps: vec![Hash::of(b"wrap")],
         valid_until: request.statement.not_after_unix_ms.unwrap(),

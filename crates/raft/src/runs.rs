@@ -32,7 +32,9 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Headers
         | Table::Streams
         | Table::Requests
-        | Table::LegalHolds => true,
+        | Table::LegalHolds
+        | Table::Disclosures
+        | Table::Exposures => true,
     }
 }
 

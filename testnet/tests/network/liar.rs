@@ -13,6 +13,17 @@ use medanchor_api::{
             anchor_service_client::AnchorServiceClient,
             anchor_service_server::{AnchorService, AnchorServiceServer},
         },
+        registry::{
+            CheckRecordRequest, CheckRecordResponse, Disclosure, GetAccountRequest,
+            GetAccountResponse, GetRecordRequest, GetRecordResponse, GetStreamRequest,
+            GetStreamResponse, ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest,
+            ListCustodiesResponse, ListDisclosuresRequest, ListDisclosuresResponse,
+            ListLegalHoldsRequest, ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse,
+            ListPrincipalsRequest, ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse,
+            StatusRequest, StatusResponse,
+            registry_service_client::RegistryServiceClient,
+            registry_service_server::{RegistryService, RegistryServiceServer},
+        },
     },
 };
 use medanchor_testnet::{Home, NodeProcess};
@@ -30,27 +41,38 @@ use tonic::{
 };
 
 /// An operator who puts a program of their own in their node's place: it has the node's certificate, asks
-/// the true node, and changes the answers to access requests.
+/// the true node, and changes the answers to access requests, and to questions for what was disclosed.
 pub(crate) struct Liar {
     lie: Arc<Mutex<Lie>>,
+    listing: Arc<Mutex<Listing>>,
+    stated: Arc<Mutex<Stated>>,
     _runtime: Runtime,
 }
 
 type Lie = Box<dyn Fn(&mut RequestResponse) + Send>;
+type Listing = Box<dyn Fn(&mut Vec<Disclosure>) + Send>;
+/// How many disclosures it says that an account has, and the head of their chain.
+type Stated = Option<(u64, Vec<u8>)>;
 
 impl Liar {
     /// Takes the place of `node` for this user. It tells the truth at first.
     pub(crate) fn between(user: &Home, node: &NodeProcess) -> Self {
         let runtime = Runtime::new().unwrap();
         let lie: Arc<Mutex<Lie>> = Arc::new(Mutex::new(Box::new(|_| ())));
+        let listing: Arc<Mutex<Listing>> = Arc::new(Mutex::new(Box::new(|_| ())));
+        let stated = Arc::default();
         let service = Service {
             truth: runtime.block_on(async { true_node(user, node) }),
             lie: Arc::clone(&lie),
+            listing: Arc::clone(&listing),
+            stated: Arc::clone(&stated),
         };
         let address = runtime.block_on(serve(service, tls_of(node)));
         edit_client_file(user.path(), &node.name, |old| *old = address.to_string());
         Self {
             lie,
+            listing,
+            stated,
             _runtime: runtime,
         }
     }
@@ -58,6 +80,16 @@ impl Liar {
     /// From now on every answer is changed like this.
     pub(crate) fn tells(&self, lie: impl Fn(&mut RequestResponse) + Send + 'static) {
         *self.lie.lock().unwrap() = Box::new(lie);
+    }
+
+    /// From now on it changes every page of disclosures like this.
+    pub(crate) fn lists(&self, lie: impl Fn(&mut Vec<Disclosure>) + Send + 'static) {
+        *self.listing.lock().unwrap() = Box::new(lie);
+    }
+
+    /// From now on it says of every account that it is like this.
+    pub(crate) fn states(&self, count: u64, head: Vec<u8>) {
+        *self.stated.lock().unwrap() = Some((count, head));
     }
 }
 
@@ -68,7 +100,8 @@ async fn serve(service: Service, tls: ServerTlsConfig) -> SocketAddr {
         .tls_config(tls)
         .unwrap()
         .add_service(AccessServiceServer::new(service.clone()))
-        .add_service(AnchorServiceServer::new(service));
+        .add_service(AnchorServiceServer::new(service.clone()))
+        .add_service(RegistryServiceServer::new(service));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     address
 }
@@ -77,6 +110,14 @@ async fn serve(service: Service, tls: ServerTlsConfig) -> SocketAddr {
 struct Service {
     truth: Channel,
     lie: Arc<Mutex<Lie>>,
+    listing: Arc<Mutex<Listing>>,
+    stated: Arc<Mutex<Stated>>,
+}
+
+impl Service {
+    fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.truth.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
 }
 
 #[tonic::async_trait]
@@ -96,8 +137,13 @@ impl AccessService for Service {
 impl AnchorService for Service {
     type ListLeavesStream = BoxStream<ListLeavesResponse>;
 
-    async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
-        Err(Status::unavailable("not this one"))
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let truth = AnchorServiceClient::new(self.truth.clone());
+        let mut truth = truth.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        truth.submit(request.into_inner()).await
     }
 
     type SubmitStreamStream = BoxStream<SubmitStreamResponse>;
@@ -139,6 +185,106 @@ impl AnchorService for Service {
     ) -> Result<Response<PolicyChainResponse>, Status> {
         let mut truth = AnchorServiceClient::new(self.truth.clone());
         truth.policy_chain(request.into_inner()).await
+    }
+}
+
+#[tonic::async_trait]
+impl RegistryService for Service {
+    async fn list_disclosures(
+        &self,
+        request: Request<ListDisclosuresRequest>,
+    ) -> Result<Response<ListDisclosuresResponse>, Status> {
+        let answer = self
+            .registry()
+            .list_disclosures(request.into_inner())
+            .await?;
+        let mut answer = answer.into_inner();
+        if !answer.disclosures.is_empty() {
+            self.listing.lock().unwrap()(&mut answer.disclosures);
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        self.registry().list_members(request.into_inner()).await
+    }
+
+    async fn list_principals(
+        &self,
+        request: Request<ListPrincipalsRequest>,
+    ) -> Result<Response<ListPrincipalsResponse>, Status> {
+        self.registry().list_principals(request.into_inner()).await
+    }
+
+    async fn list_custodies(
+        &self,
+        request: Request<ListCustodiesRequest>,
+    ) -> Result<Response<ListCustodiesResponse>, Status> {
+        self.registry().list_custodies(request.into_inner()).await
+    }
+
+    async fn list_consents(
+        &self,
+        request: Request<ListConsentsRequest>,
+    ) -> Result<Response<ListConsentsResponse>, Status> {
+        self.registry().list_consents(request.into_inner()).await
+    }
+
+    async fn list_legal_holds(
+        &self,
+        request: Request<ListLegalHoldsRequest>,
+    ) -> Result<Response<ListLegalHoldsResponse>, Status> {
+        self.registry().list_legal_holds(request.into_inner()).await
+    }
+
+    async fn get_record(
+        &self,
+        request: Request<GetRecordRequest>,
+    ) -> Result<Response<GetRecordResponse>, Status> {
+        self.registry().get_record(request.into_inner()).await
+    }
+
+    async fn list_records(
+        &self,
+        request: Request<ListRecordsRequest>,
+    ) -> Result<Response<ListRecordsResponse>, Status> {
+        self.registry().list_records(request.into_inner()).await
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<GetAccountRequest>,
+    ) -> Result<Response<GetAccountResponse>, Status> {
+        let answer = self.registry().get_account(request.into_inner()).await?;
+        let mut answer = answer.into_inner();
+        if let Some((count, head)) = self.stated.lock().unwrap().clone() {
+            (answer.count, answer.head) = (count, head);
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn get_stream(
+        &self,
+        request: Request<GetStreamRequest>,
+    ) -> Result<Response<GetStreamResponse>, Status> {
+        self.registry().get_stream(request.into_inner()).await
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        self.registry().status(request.into_inner()).await
+    }
+
+    async fn check_record(
+        &self,
+        request: Request<CheckRecordRequest>,
+    ) -> Result<Response<CheckRecordResponse>, Status> {
+        self.registry().check_record(request.into_inner()).await
     }
 }
 

@@ -12,6 +12,7 @@
 )]
 
 mod access;
+mod account;
 mod alone;
 mod audit;
 mod author;

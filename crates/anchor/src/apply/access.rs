@@ -13,6 +13,7 @@ use medanchor_dag::{CustodyId, Did};
 pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Write>, Refusal> {
     let (request, requester) = parts(&body.request)?;
     let custody = common_custody(context, request)?;
+    require(body.custody == custody, Outcome::Conflict)?;
     require_broker(context, &custody)?;
     require_seen(context, request)?;
     let expiry = body.request.statement.not_after_unix_ms;

@@ -1,9 +1,9 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Anchored, Body, Consented, Custody, Enrolled, FactorVerified, Founded, Holding,
-    LegalHold, Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule,
-    PolicySet, PrincipalKind, Refused, Released, SignedStatement, Statement, WitnessAdded,
-    WitnessUrl,
+    AccessRequest, Account, AccountHead, Anchored, Body, Consented, Custody, Enrolled,
+    FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded, MemberRemoved, Period,
+    PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused, Released,
+    SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -43,6 +43,7 @@ fn is_body(statement: &Statement) -> bool {
         Body::LegalHoldPlaced(body) => is_legal_hold(&body.legal_hold) && is_matter(&body.matter),
         Body::LegalHoldReleased(body) => is_legal_hold(body),
         Body::FactorEnrolled(_) | Body::FactorRemoved(_) | Body::FactorVerified(_) => true,
+        Body::Account(body) => is_account(body),
     }
 }
 
@@ -124,6 +125,12 @@ fn is_holding(body: &Holding) -> bool {
 
 fn is_legal_hold(body: &LegalHold) -> bool {
     body.record.iter().all(is_dag_cbor)
+}
+
+/// Without a disclosure there is no chain.
+fn is_account(body: &Account) -> bool {
+    let none = AccountHead::default();
+    (body.count == none.count) == (body.head == none.head)
 }
 
 fn is_matter(text: &str) -> bool {

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod account;
 mod consent;
 mod custody;
 mod legal_hold;

@@ -278,6 +278,71 @@ pub struct ListRecordsResponse {
     pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAccountRequest {
+    /// Whose account, and who asks: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub query: ::prost::alloc::vec::Vec<u8>,
+    /// Their signature on it, 64 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAccountResponse {
+    /// How many disclosures it has.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The head of the hash chain over them, 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub head: ::prost::alloc::vec::Vec<u8>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "3")]
+    pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDisclosuresRequest {
+    /// Whose account, and who asks: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub query: ::prost::alloc::vec::Vec<u8>,
+    /// Their signature on it, 64 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// Number of the first disclosure in the account, from 0.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    /// At most this many; 0 means 256, which is also the most.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    /// Size of the tree that the proofs are to be for: that of a checkpoint that covers the disclosures.
+    #[prost(uint64, tag = "5")]
+    pub proof_tree_size: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDisclosuresResponse {
+    /// The disclosures, in the order of the account. Fewer than asked for where a page would be too large, but at least one
+    /// where there is one.
+    #[prost(message, repeated, tag = "1")]
+    pub disclosures: ::prost::alloc::vec::Vec<Disclosure>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "2")]
+    pub tree_size: u64,
+}
+/// A release that took effect.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Disclosure {
+    /// Index of its leaf.
+    #[prost(uint64, tag = "1")]
+    pub leaf_index: u64,
+    /// The leaf: canonical DAG-CBOR.
+    #[prost(bytes = "vec", tag = "2")]
+    pub leaf: ::prost::alloc::vec::Vec<u8>,
+    /// The opening: canonical DAG-CBOR. Empty when it was deleted.
+    #[prost(bytes = "vec", tag = "3")]
+    pub opening: ::prost::alloc::vec::Vec<u8>,
+    /// Inclusion proof in the tree of the size that was asked for, 32 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub proof: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
     /// did:key of the device.
     #[prost(string, tag = "1")]
@@ -824,6 +889,67 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// GetAccount gives how many disclosures an account has, and the head of the hash chain over them: for whoever may state
+        /// it, as their signature shows, and for operators and auditors.
+        pub async fn get_account(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetAccountRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAccountResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/GetAccount",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "GetAccount",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListDisclosures lists the disclosures of an account, each with the proof that its leaf is in the log, to the same.
+        pub async fn list_disclosures(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDisclosuresRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDisclosuresResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/ListDisclosures",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "ListDisclosures",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// GetStream gives the head of a device's stream.
         pub async fn get_stream(
             &mut self,
@@ -976,6 +1102,23 @@ pub mod registry_service_server {
             request: tonic::Request<super::ListRecordsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListRecordsResponse>,
+            tonic::Status,
+        >;
+        /// GetAccount gives how many disclosures an account has, and the head of the hash chain over them: for whoever may state
+        /// it, as their signature shows, and for operators and auditors.
+        async fn get_account(
+            &self,
+            request: tonic::Request<super::GetAccountRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAccountResponse>,
+            tonic::Status,
+        >;
+        /// ListDisclosures lists the disclosures of an account, each with the proof that its leaf is in the log, to the same.
+        async fn list_disclosures(
+            &self,
+            request: tonic::Request<super::ListDisclosuresRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDisclosuresResponse>,
             tonic::Status,
         >;
         /// GetStream gives the head of a device's stream.
@@ -1389,6 +1532,97 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/GetAccount" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetAccountSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::GetAccountRequest>
+                    for GetAccountSvc<T> {
+                        type Response = super::GetAccountResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetAccountRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::get_account(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetAccountSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/ListDisclosures" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDisclosuresSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ListDisclosuresRequest>
+                    for ListDisclosuresSvc<T> {
+                        type Response = super::ListDisclosuresResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDisclosuresRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_disclosures(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDisclosuresSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

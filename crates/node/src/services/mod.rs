@@ -1,6 +1,7 @@
 //! The gRPC services: each turns wire messages into domain types, calls one part, and answers.
 
 mod access;
+mod accounts;
 mod anchor;
 mod block;
 mod custody;

@@ -1,4 +1,5 @@
 use super::{
+    accounts,
     errors::{internal, parsed, read_status, tables_status},
     records,
 };
@@ -20,14 +21,15 @@ use medanchor_anchor::{
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedLegalHold, ListedMember,
     ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead,
-    consents_asked_for, legal_holds_after, overloaded,
+    account_asked_for, consents_asked_for, disclosures_asked_for, legal_holds_after, overloaded,
     pb::registry::{
-        CheckRecordRequest, CheckRecordResponse, GetRecordRequest, GetRecordResponse,
-        GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
-        ListCustodiesRequest, ListCustodiesResponse, ListLegalHoldsRequest, ListLegalHoldsResponse,
-        ListMembersRequest, ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse,
-        ListRecordsRequest, ListRecordsResponse, StatusRequest, StatusResponse,
-        registry_service_server::RegistryService,
+        CheckRecordRequest, CheckRecordResponse, GetAccountRequest, GetAccountResponse,
+        GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
+        ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
+        ListDisclosuresRequest, ListDisclosuresResponse, ListLegalHoldsRequest,
+        ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse, ListPrincipalsRequest,
+        ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse, StatusRequest,
+        StatusResponse, registry_service_server::RegistryService,
     },
     principal_kind_name, record_asked_for, record_to_check, records_asked_for, status,
     stream_asked_for,
@@ -260,6 +262,48 @@ impl RegistryService for Registry {
                 tree_size,
                 value: page,
             })
+        });
+        let page = page.await.map_err(internal)??;
+        Ok(Response::new(page.into()))
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<GetAccountRequest>,
+    ) -> Result<Response<GetAccountResponse>, Status> {
+        let auditor = Callers::is_auditor(request.extensions());
+        let query = parsed(account_asked_for(request.get_ref()))?;
+        accounts::check(&query, &self.origin, clock::unix_ms())?;
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        accounts::require_reader(&state, &query, auditor)?;
+        let account = AsOf {
+            tree_size: tree_size(&state)?,
+            value: state.account(&query.of).map_err(tables_status)?,
+        };
+        Ok(Response::new(account.into()))
+    }
+
+    async fn list_disclosures(
+        &self,
+        request: Request<ListDisclosuresRequest>,
+    ) -> Result<Response<ListDisclosuresResponse>, Status> {
+        let auditor = Callers::is_auditor(request.extensions());
+        let asked = parsed(disclosures_asked_for(request.get_ref()))?;
+        accounts::check(&asked.query, &self.origin, clock::unix_ms())?;
+        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
+        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
+        self.replica.barrier().await.map_err(read_status)?;
+        let replica = Arc::clone(&self.replica);
+        let page = tokio::task::spawn_blocking(move || {
+            // Whoever asked may be gone; the place is taken until this ends.
+            let _place = place;
+            let view = replica.view().map_err(read_status)?;
+            let state = State::new(view.as_ref());
+            accounts::require_reader(&state, &asked.query, auditor)?;
+            let tree_size = tree_size(&state)?;
+            let value = accounts::page(&state, &asked, tree_size)?;
+            Ok::<_, Status>(AsOf { tree_size, value })
         });
         let page = page.await.map_err(internal)??;
         Ok(Response::new(page.into()))

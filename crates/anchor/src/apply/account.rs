@@ -1,0 +1,20 @@
+use super::context::{Context, Refusal, require};
+use crate::{Account, AccountOf, Outcome, entry::Write};
+
+/// Signed by one who speaks for the account, and true at this very leaf. Nothing changes by it.
+pub(super) fn account(context: &Context<'_>, body: &Account) -> Result<Vec<Write>, Refusal> {
+    require_speaker(context, &body.of)?;
+    // INVARIANT: an account that says ok has every disclosure before it.
+    let stands = context.state.account(&body.of)? == body.stated();
+    require(stands, Outcome::Stale)?;
+    Ok(Vec::new())
+}
+
+fn require_speaker(context: &Context<'_>, of: &AccountOf) -> Result<(), Refusal> {
+    for (author, _) in &context.signed.signatures {
+        if context.state.speaks_for(of, author)? {
+            return context.require_authority(author).map(drop);
+        }
+    }
+    Err(Refusal::Leaf(Outcome::Forbidden))
+}
