@@ -1,5 +1,5 @@
 use crate::{
-    CliError, DisclosureRow, Exit, OwnKeys, Session, clock,
+    CliError, DisclosureRow, Exit, OwnKeys, Session, Wait, clock,
     disclosures::{account, fetch},
     files,
     policy::warnings_at,
@@ -44,6 +44,8 @@ pub struct AccountShown {
     pub origin: String,
     /// Size of the tree that the receipt's checkpoint is of.
     pub tree_size: u64,
+    /// How strong the receipt is: `witnessed` or `published`.
+    pub strength: Wait,
     /// Who co-signed that checkpoint, and so vouches.
     pub cosigners: Vec<String>,
     /// What is weak in the trust policy.
@@ -123,7 +125,7 @@ async fn state(session: &Session, keys: &OwnKeys, of: AccountOf) -> Result<(Rece
         let said = account(session, &session.client, keys, of).await;
         let said = said.context("ask for the account")?.value;
         if let Some((before, leaf)) = refused
-            && before == said
+            && said.count <= before.count
         {
             return Err(withheld(said, leaf));
         }
@@ -188,6 +190,7 @@ fn show(stated: &StatedAccount, epochs: &Epochs, strength: Strength) -> Result<A
         stated_by: vouched.by.to_string(),
         origin: checkpoint.checkpoint.origin.clone(),
         tree_size: size,
+        strength: strength.into(),
         cosigners: cosigners
             .map(|cosigner| cosigner.key.name().to_owned())
             .collect(),
@@ -213,7 +216,8 @@ impl fmt::Display for AccountShown {
             self.leaf_index, self.origin, self.at
         )?;
         writeln!(f, "stated by  {}", self.stated_by)?;
-        write!(f, "vouched by {}", self.cosigners.join(", "))?;
+        let cosigners = self.cosigners.join(", ");
+        write!(f, "vouched by {cosigners} ({})", self.strength)?;
         if let Some(file) = &self.file {
             write!(
                 f,

@@ -2,9 +2,12 @@ use crate::{
     CliError, DisclosureRow, Exit, Moment, OwnKeys, Session,
     disclosures::{account, fetch},
     log::proved,
+    session::patiently,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{AccountHead, AccountOf, DisclosedIn, Disclosure, LeafIndex, Strength};
+use medanchor_anchor::{
+    AccountHead, AccountOf, DisclosedIn, Disclosure, LeafIndex, PrincipalKind, Strength,
+};
 use medanchor_api::{AsOf, LeafName};
 use medanchor_dag::Did;
 use serde::Serialize;
@@ -28,8 +31,25 @@ pub struct Exposure {
     pub head: String,
     /// Size of the tree in which they were shown to be.
     pub tree_size: u64,
-    /// The nodes that say that these are all.
+    /// The nodes that say that these are all, up to the size of the log that each had.
     pub said_by: Vec<String>,
+    /// The nodes that did not say.
+    pub silent: Vec<SilentNode>,
+}
+
+/// A node that did not say how many releases there are.
+#[derive(Clone, Debug, Serialize)]
+pub struct SilentNode {
+    /// Its name.
+    pub node: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the nodes say of an account.
+struct Said {
+    by: Vec<(String, AsOf<AccountHead>)>,
+    silent: Vec<SilentNode>,
 }
 
 /// From when on: a leaf's index, or a time.
@@ -77,7 +97,7 @@ impl Since {
 pub async fn exposure(session: &Session, of: Did, since: Option<Since>) -> Result<Exposure> {
     let (keys, account) = (session.home.own_keys()?, AccountOf::Principal(of));
     let said = said(session, &keys, account).await?;
-    let newest = said.iter().max_by_key(|(_, said)| said.value.count);
+    let newest = said.by.iter().max_by_key(|(_, said)| said.value.count);
     let (newest, tree_size) = newest
         .map(|(_, said)| (said.value, said.tree_size))
         .context("no node is listed")?;
@@ -97,8 +117,14 @@ pub async fn exposure(session: &Session, of: Did, since: Option<Since>) -> Resul
     newest
         .verify(&account, &disclosures, &shown)
         .context("check what was disclosed")?;
-    for (node, said) in &said {
-        if !said.value.was(&disclosures) {
+    if disclosures.iter().any(|one| is_to_another(one, &of)) {
+        require_organisation(session, of).await?;
+    }
+    for (node, said) in &said.by {
+        // A node reads the newest state: what it had of the log, it had all of.
+        let had = disclosures.iter().filter(|one| one.index < said.tree_size);
+        let is_all = said.value.count == u64::try_from(had.count())?;
+        if !is_all || !said.value.was(&disclosures) {
             return Err(contradicted(node));
         }
     }
@@ -106,31 +132,49 @@ pub async fn exposure(session: &Session, of: Did, since: Option<Since>) -> Resul
 }
 
 /// What each node that can be reached says of the account.
-async fn said(
-    session: &Session,
-    keys: &OwnKeys,
-    of: AccountOf,
-) -> Result<Vec<(String, AsOf<AccountHead>)>> {
+async fn said(session: &Session, keys: &OwnKeys, of: AccountOf) -> Result<Said> {
     let nodes = session.client.node_names().filter_map(|name| {
         let client = session.client.only(name)?;
         Some((name.to_owned(), client))
     });
     let asked = nodes.map(async |(name, client)| {
         let answer = account(session, &client, keys, of).await;
-        answer.map(|said| (name, said))
+        (name, answer)
     });
-    let (mut said, mut failure) = (Vec::new(), None);
-    for answer in futures::future::join_all(asked).await {
+    let (mut by, mut silent, mut failure) = (Vec::new(), Vec::new(), None);
+    for (node, answer) in futures::future::join_all(asked).await {
         match answer {
-            Ok(answer) => said.push(answer),
-            Err(error) => failure = Some(error),
+            Ok(said) => by.push((node, said)),
+            Err(error) => {
+                let reason = error.to_string();
+                silent.push(SilentNode { node, reason });
+                failure = Some(error);
+            }
         }
     }
     match failure {
-        _ if !said.is_empty() => Ok(said),
+        _ if !by.is_empty() => Ok(Said { by, silent }),
         Some(error) => Err(error).context("ask for what was disclosed"),
         None => anyhow::bail!("no node is listed"),
     }
+}
+
+fn is_to_another(disclosure: &Disclosure, of: &Did) -> bool {
+    let released = disclosure.released();
+    released.is_some_and(|released| released.request.author() != Some(of))
+}
+
+/// What others received is theirs, unless they belong to whom is asked about.
+async fn require_organisation(session: &Session, of: Did) -> Result<()> {
+    let listed = patiently(async || session.client.principal(&of).await).await;
+    let kind = listed.context("look up who is exposed")?.value;
+    if kind.is_some_and(|listed| listed.kind == PrincipalKind::Organisation) {
+        return Ok(());
+    }
+    let problem = format!(
+        "the node lists releases to others, and `{of}` is no organisation: it made some up"
+    );
+    Err(CliError::NotVerified(problem).into())
 }
 
 fn contradicted(node: &str) -> anyhow::Error {
@@ -147,7 +191,7 @@ fn exposed(
     account: AccountHead,
     tree_size: u64,
     disclosures: &[Disclosure],
-    said: Vec<(String, AsOf<AccountHead>)>,
+    said: Said,
 ) -> Exposure {
     let wanted = |disclosure: &&Disclosure| since.is_none_or(|since| since.has(disclosure));
     let rows: Vec<DisclosureRow> = disclosures
@@ -164,7 +208,8 @@ fn exposed(
         count: account.count,
         head: account.head.to_string(),
         tree_size,
-        said_by: said.into_iter().map(|(node, _)| node).collect(),
+        said_by: said.by.into_iter().map(|(node, _)| node).collect(),
+        silent: said.silent,
     }
 }
 
@@ -181,6 +226,9 @@ impl fmt::Display for Exposure {
             self.tree_size,
             self.said_by.join(", ")
         )?;
+        for SilentNode { node, reason } in &self.silent {
+            write!(f, "\nsilent     {node}: {reason}")?;
+        }
         if !self.ok {
             write!(
                 f,

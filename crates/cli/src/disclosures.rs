@@ -1,6 +1,6 @@
 //! What an account has: fetched from a node that is not believed, and shown.
 
-use crate::{BasisRow, CliError, OwnKeys, Session, clock, session::patiently};
+use crate::{BasisRow, OwnKeys, Session, clock, session::patiently};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
     AccountHead, AccountOf, Body, Disclosure, LeafIndex, Released, SignedStatement,
@@ -138,8 +138,9 @@ pub(crate) async fn fetch(
     tree_size: u64,
 ) -> Result<Vec<Disclosure>> {
     if count > MAX_DISCLOSURES {
-        let problem = format!("an account of {count} disclosures is too large to be checked here");
-        return Err(CliError::NotVerified(problem).into());
+        anyhow::bail!(
+            "an account of {count} disclosures, as a node says that it is, is too large to be checked here"
+        );
     }
     let mut all: Vec<Disclosure> = Vec::new();
     loop {

@@ -81,7 +81,7 @@ mod witness;
 pub use access_policy::ShownAccessPolicy;
 pub use audit_account::AccountShown;
 pub use audit_explain::{BasisRow, Explained};
-pub use audit_exposure::{Exposure, Since, SinceError};
+pub use audit_exposure::{Exposure, SilentNode, Since, SinceError};
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};

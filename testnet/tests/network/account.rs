@@ -36,7 +36,7 @@ fn disclosed(ran: &Ran) -> Vec<(String, String)> {
 
 #[test]
 fn exposure_has_what_was_released_and_nothing_else() {
-    let stage = Stage::start(3);
+    let mut stage = Stage::start(3);
     let device = stage.device("holter");
     let [first, second, third] = ["one", "two", "three"].map(|name| put(&stage, &device, name));
     let colleague = stage.network.invite(0, "colleague").unwrap();
@@ -119,6 +119,13 @@ fn exposure_has_what_was_released_and_nothing_else() {
     ] {
         assert_refused(&exposure(asker, of, &[]), 3, "not-its-account");
     }
+    // What a node that is away would say is not known, and that is said.
+    let away = stage.network.nodes[2].name.clone();
+    stage.network.process(&away).unwrap().stop().unwrap();
+    let listed = done(Ok(exposure(&stage.hospital, &clinician, &[])));
+    assert_eq!(disclosed(&listed), to_clinician);
+    assert_eq!(listed.json["said_by"].as_array().unwrap().len(), 2);
+    assert_eq!(listed.json["silent"][0]["node"], away.as_str());
 }
 
 #[test]
@@ -163,6 +170,12 @@ fn release_that_a_node_leaves_out_is_found() {
     liar.states(2, hex::decode(head).unwrap());
     let ran = exposure(&stage.hospital, &of, &[]);
     assert_refused(&ran, 4, "not-verified");
+    // So is one that only says that there is nothing.
+    liar.lists(|_| ());
+    liar.states(0, vec![0; 32]);
+    let ran = exposure(&stage.hospital, &of, &[]);
+    assert_refused(&ran, 4, "not-verified");
+    assert!(ran.errors.contains(&node.name), "{}", ran.errors);
 }
 
 /// A patient who has her own key, with a custody key that she controls.

@@ -13,7 +13,8 @@ pub(super) fn account(context: &Context<'_>, body: &Account) -> Result<Vec<Write
 fn require_speaker(context: &Context<'_>, of: &AccountOf) -> Result<(), Refusal> {
     for (author, _) in &context.signed.signatures {
         if context.state.speaks_for(of, author)? {
-            return context.require_authority(author).map(drop);
+            let speaker = context.require_authority(author)?;
+            return context.active(&speaker.org).map(drop);
         }
     }
     Err(Refusal::Leaf(Outcome::Forbidden))

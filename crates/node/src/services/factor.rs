@@ -1,4 +1,7 @@
-use super::errors::{internal, parsed, read_status, tables_status};
+use super::{
+    errors::{internal, parsed, read_status, tables_status},
+    question,
+};
 use crate::{
     caller::{Caller, Callers},
     clock,
@@ -86,7 +89,11 @@ impl FactorService for SecondFactors {
         let was_forwarded = request.metadata().contains_key(super::access::FORWARDED);
         let wire = request.into_inner();
         let (claim, code) = parsed(factor_claim(&wire))?;
-        self.check(&claim)?;
+        question::check(
+            &claim.origin,
+            &self.origin,
+            claim.is_fresh(clock::unix_ms()),
+        )?;
         let factor = self.enrolled(&claim).await?;
         if factor.node != self.key.did() {
             return match was_forwarded {
@@ -113,22 +120,6 @@ impl SecondFactors {
                 Code::PermissionDenied,
                 "not-the-operator",
                 "only the operator of this node's own organisation may make second factors",
-            )),
-        }
-    }
-
-    /// The claim is for this network, and signed about now.
-    fn check(&self, claim: &FactorClaim) -> Result<(), Status> {
-        if claim.origin != self.origin {
-            let sentence = "the second factor is shown in another network";
-            return Err(status(Code::InvalidArgument, "wrong-origin", sentence));
-        }
-        match claim.is_fresh(clock::unix_ms()) {
-            true => Ok(()),
-            false => Err(status(
-                Code::FailedPrecondition,
-                "claim-expired",
-                "the request was signed at another time than this node's clock says: sign a new one, and compare the clocks",
             )),
         }
     }

@@ -9,6 +9,7 @@ mod errors;
 mod factor;
 mod followed;
 mod hold;
+mod question;
 mod records;
 mod registry;
 

@@ -6,22 +6,6 @@ use medanchor_dag::Cid;
 use medanchor_policy::{Listing, PolicySets};
 use tonic::{Code, Status};
 
-/// The query is for this network, and signed about now.
-pub(super) fn check(query: &RecordQuery, origin: &str, now: u64) -> Result<(), Status> {
-    if query.origin != origin {
-        let sentence = "the list is asked for in another network";
-        return Err(status(Code::InvalidArgument, "wrong-origin", sentence));
-    }
-    match query.is_fresh(now) {
-        true => Ok(()),
-        false => Err(status(
-            Code::FailedPrecondition,
-            "query-expired",
-            "the request was signed at another time than this node's clock says: sign a new one, and compare the clocks",
-        )),
-    }
-}
-
 /// The same to everybody, whatever is missing.
 pub(super) fn nothing() -> Status {
     status(
@@ -89,6 +73,7 @@ const ROWS: usize = RecordQuery::MAX_PAGE;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::question;
     use medanchor_anchor::{
         Class, CustodyKind, PrincipalKind,
         testing::{MEMBERS, World, custody_id, did, key},
@@ -120,17 +105,20 @@ mod tests {
             query.at,
             query.at + RecordQuery::GOOD_MS,
         ] {
-            assert!(check(&query, origin, now).is_ok(), "{now}");
+            assert!(
+                question::check(&query.origin, origin, query.is_fresh(now)).is_ok(),
+                "{now}"
+            );
         }
         for now in [
             0,
             query.at - RecordQuery::GOOD_MS - 1,
             query.at + RecordQuery::GOOD_MS + 1,
         ] {
-            let refused = check(&query, origin, now).unwrap_err();
+            let refused = question::check(&query.origin, origin, query.is_fresh(now)).unwrap_err();
             assert_eq!(stable_code(&refused), Some("query-expired"), "{now}");
         }
-        let refused = check(&query, "example.org/other", query.at).unwrap_err();
+        let refused = question::check(&query.origin, "example.org/other", true).unwrap_err();
         assert_eq!(stable_code(&refused), Some("wrong-origin"));
     }
 

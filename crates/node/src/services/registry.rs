@@ -1,7 +1,7 @@
 use super::{
     accounts,
     errors::{internal, parsed, read_status, tables_status},
-    records,
+    question, records,
 };
 use crate::{
     alarms::{Alarms, Raised},
@@ -244,7 +244,11 @@ impl RegistryService for Registry {
         request: Request<ListRecordsRequest>,
     ) -> Result<Response<ListRecordsResponse>, Status> {
         let (query, after) = parsed(records_asked_for(request.get_ref()))?;
-        records::check(&query, &self.origin, clock::unix_ms())?;
+        question::check(
+            &query.origin,
+            &self.origin,
+            query.is_fresh(clock::unix_ms()),
+        )?;
         let place = Arc::clone(&self.checks.lists).try_acquire_owned();
         let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
         self.replica.barrier().await.map_err(read_status)?;
@@ -273,7 +277,11 @@ impl RegistryService for Registry {
     ) -> Result<Response<GetAccountResponse>, Status> {
         let auditor = Callers::is_auditor(request.extensions());
         let query = parsed(account_asked_for(request.get_ref()))?;
-        accounts::check(&query, &self.origin, clock::unix_ms())?;
+        question::check(
+            &query.origin,
+            &self.origin,
+            query.is_fresh(clock::unix_ms()),
+        )?;
         let view = self.newest_view().await?;
         let state = State::new(view.as_ref());
         accounts::require_reader(&state, &query, auditor)?;
@@ -290,7 +298,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<ListDisclosuresResponse>, Status> {
         let auditor = Callers::is_auditor(request.extensions());
         let asked = parsed(disclosures_asked_for(request.get_ref()))?;
-        accounts::check(&asked.query, &self.origin, clock::unix_ms())?;
+        let (query, now) = (&asked.query, clock::unix_ms());
+        question::check(&query.origin, &self.origin, query.is_fresh(now))?;
         let place = Arc::clone(&self.checks.lists).try_acquire_owned();
         let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
         self.replica.barrier().await.map_err(read_status)?;
