@@ -31,12 +31,16 @@ pub(crate) fn judged(
         honest => return Ok(honest),
     };
     let records = records(state, &request.body.records)?;
+    let Some(custody) = records.first().map(|record| record.anchored.custody) else {
+        return Ok(Judgement::Refuse(refusal));
+    };
     let basis = state.basis(&request.body, &request.requester)?;
     Ok(Judgement::Permit(Permit {
         policies: vec!["clinician-treats".to_owned()],
         until,
         basis: basis.unwrap_or(refusal.basis),
         decided_at: refusal.decided_at,
+        custody,
         records,
     }))
 }
