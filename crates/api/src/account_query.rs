@@ -1,6 +1,6 @@
-use crate::{AsOf, ConvertError, convert, pb::registry as pb};
+use crate::{AsOf, ConvertError, SignedQuery, convert, pb::registry as pb, signed_query};
 use medanchor_anchor::{AccountHead, AccountOf, Disclosure, InclusionProof, Leaf, Opening};
-use medanchor_dag::{Did, Hash, Signature, SigningKey, from_canonical, to_canonical};
+use medanchor_dag::{Did, SigningKey};
 use serde::{Deserialize, Serialize};
 
 /// Whose account somebody asks for, and in whose name: a certificate does not say that.
@@ -32,29 +32,38 @@ pub struct DisclosuresAsked {
     pub proof_tree_size: u64,
 }
 
+impl SignedQuery for AccountQuery {
+    const LABEL: &'static str = "medanchor/v1/account-query";
+    const FIELD: &'static str = "query";
+    const MAX_BYTES: usize = 1024;
+
+    fn version(&self) -> u8 {
+        self.v
+    }
+
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn who(&self) -> &Did {
+        &self.who
+    }
+
+    fn at(&self) -> u64 {
+        self.at
+    }
+}
+
 impl AccountQuery {
-    /// Label of the signature.
-    pub const LABEL: &'static str = "medanchor/v1/account-query";
-    /// How far the clocks of who signs and of who answers may be apart, and how long it is good.
-    pub const GOOD_MS: u64 = 5 * 60 * 1000;
     /// The most disclosures in one page.
     pub const MAX_PAGE: usize = 256;
     /// A page with more bytes of leaves and openings ends there.
     pub const MAX_PAGE_BYTES: usize = 1 << 20;
 
-    /// Whether it was signed about now, unix ms.
-    pub fn is_fresh(&self, now: u64) -> bool {
-        self.at.abs_diff(now) <= Self::GOOD_MS
-    }
-
     /// The request for the account, signed by who asks.
     pub fn sign(&self, key: &SigningKey) -> pb::GetAccountRequest {
-        let query = to_canonical(self);
-        let signature = key.sign(Self::LABEL, Hash::of(&query).as_bytes());
-        pb::GetAccountRequest {
-            query,
-            signature: signature.as_bytes().to_vec(),
-        }
+        let (query, signature) = signed_query::sign(self, &[], key);
+        pb::GetAccountRequest { query, signature }
     }
 
     /// The request for its disclosures from number `first` on, with proofs in the tree of that size, signed by who asks.
@@ -81,7 +90,7 @@ impl AccountQuery {
 ///
 /// [`ConvertError`] when it is malformed, or not signed by who asks.
 pub fn account_asked_for(request: &pb::GetAccountRequest) -> Result<AccountQuery, ConvertError> {
-    query(&request.query, &request.signature)
+    signed_query::verify(&request.query, &[], &request.signature)
 }
 
 /// The disclosures asked for.
@@ -99,25 +108,11 @@ pub fn disclosures_asked_for(
         limit.min(AccountQuery::MAX_PAGE)
     };
     Ok(DisclosuresAsked {
-        query: query(&request.query, &request.signature)?,
+        query: signed_query::verify(&request.query, &[], &request.signature)?,
         first: request.first,
         limit,
         proof_tree_size: request.proof_tree_size,
     })
-}
-
-fn query(bytes: &[u8], signature: &[u8]) -> Result<AccountQuery, ConvertError> {
-    let query = from_canonical::<AccountQuery>(bytes, MAX_QUERY_BYTES);
-    let query = query.map_err(|error| ConvertError::malformed("query", error))?;
-    if query.v != 1 {
-        return Err(ConvertError::malformed("query", "another version"));
-    }
-    let signature = Signature::new(convert::array("signature", signature)?);
-    let verified = query
-        .who
-        .verify(AccountQuery::LABEL, Hash::of(bytes).as_bytes(), &signature);
-    verified.map_err(|error| ConvertError::malformed("signature", error))?;
-    Ok(query)
 }
 
 impl From<AsOf<AccountHead>> for pb::GetAccountResponse {
@@ -214,14 +209,13 @@ impl TryFrom<pb::Disclosure> for Disclosure {
     }
 }
 
-const MAX_QUERY_BYTES: usize = 1024;
 /// Levels of a tree of 2^64 leaves.
 const MAX_HASHES: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medanchor_dag::CustodyId;
+    use medanchor_dag::{CustodyId, Hash, to_canonical};
     use std::fmt::Write as _;
 
     fn query() -> AccountQuery {

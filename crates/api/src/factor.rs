@@ -1,6 +1,6 @@
-use crate::{ConvertError, convert, log, pb::access as pb};
+use crate::{ConvertError, SignedQuery, convert, log, pb::access as pb, signed_query};
 use medanchor_anchor::{Nonce, SignedStatement};
-use medanchor_dag::{Did, Hash, Signature, SigningKey, from_canonical, to_canonical};
+use medanchor_dag::{Did, SigningKey};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use zeroize::Zeroizing;
@@ -63,24 +63,36 @@ impl std::str::FromStr for Code {
     }
 }
 
-impl FactorClaim {
-    /// Label of the signature.
-    pub const LABEL: &'static str = "medanchor/v1/factor-claim";
-    /// How far the clocks of who signs and of who answers may be apart, and how long it is good.
-    pub const GOOD_MS: u64 = 5 * 60 * 1000;
+impl SignedQuery for FactorClaim {
+    const LABEL: &'static str = "medanchor/v1/factor-claim";
+    const FIELD: &'static str = "claim";
+    const MAX_BYTES: usize = 512;
 
-    /// Whether it was signed about now, unix ms.
-    pub fn is_fresh(&self, now: u64) -> bool {
-        self.at.abs_diff(now) <= Self::GOOD_MS
+    fn version(&self) -> u8 {
+        self.v
     }
 
-    /// The request to verify a code, signed by who shows it.
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn who(&self) -> &Did {
+        &self.who
+    }
+
+    fn at(&self) -> u64 {
+        self.at
+    }
+}
+
+impl FactorClaim {
+    /// The request to verify a code, signed with it by who shows it: who passes it on cannot try other codes in the person's
+    /// name.
     pub fn sign(&self, key: &SigningKey, code: Code) -> pb::VerifyFactorRequest {
-        let claim = to_canonical(self);
-        let signature = key.sign(Self::LABEL, signed_digest(&claim, code).as_bytes());
+        let (claim, signature) = signed_query::sign(self, &code.0, key);
         pb::VerifyFactorRequest {
             claim,
-            signature: signature.as_bytes().to_vec(),
+            signature,
             code: String::from_utf8_lossy(&code.0).into_owned(),
         }
     }
@@ -94,24 +106,9 @@ impl FactorClaim {
 pub fn factor_claim(
     request: &pb::VerifyFactorRequest,
 ) -> Result<(FactorClaim, Code), ConvertError> {
-    let claim = from_canonical::<FactorClaim>(&request.claim, MAX_CLAIM_BYTES);
-    let claim = claim.map_err(|error| ConvertError::malformed("claim", error))?;
-    if claim.v != 1 {
-        return Err(ConvertError::malformed("claim", "another version"));
-    }
-    let code = request.code.parse()?;
-    let signature = Signature::new(convert::array("signature", &request.signature)?);
-    let digest = signed_digest(&request.claim, code);
-    let verified = claim
-        .who
-        .verify(FactorClaim::LABEL, digest.as_bytes(), &signature);
-    verified.map_err(|error| ConvertError::malformed("signature", error))?;
+    let code: Code = request.code.parse()?;
+    let claim = signed_query::verify(&request.claim, &code.0, &request.signature)?;
     Ok((claim, code))
-}
-
-/// H(claim || code): who passes it on cannot try other codes in the person's name.
-fn signed_digest(claim: &[u8], code: Code) -> Hash {
-    Hash::of(&[claim, &code.0].concat())
 }
 
 /// Whose factor is to be made.
@@ -182,7 +179,6 @@ impl fmt::Debug for Code {
     }
 }
 
-const MAX_CLAIM_BYTES: usize = 512;
 const MAX_SECRET_BYTES: usize = 64;
 
 #[cfg(test)]

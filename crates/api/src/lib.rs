@@ -18,6 +18,7 @@ mod log_reader;
 mod propose;
 mod record_query;
 mod registry;
+mod signed_query;
 mod source;
 mod status;
 
@@ -41,6 +42,7 @@ pub use registry::{
     principal_kind, principal_kind_name, record_asked_for, record_to_check, standing_name,
     stream_asked_for,
 };
+pub use signed_query::SignedQuery;
 pub use source::{NodesSource, Note};
 pub use status::{CODE_KEY, overloaded, stable_code, status};
 

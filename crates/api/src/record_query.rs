@@ -1,8 +1,6 @@
-use crate::{AsOf, ConvertError, convert, pb::registry as pb};
+use crate::{AsOf, ConvertError, SignedQuery, convert, pb::registry as pb, signed_query};
 use medanchor_anchor::Anchored;
-use medanchor_dag::{
-    Cid, Class, CustodyId, Did, Hash, Signature, SigningKey, from_canonical, to_canonical,
-};
+use medanchor_dag::{Cid, Class, CustodyId, Did, SigningKey};
 use serde::{Deserialize, Serialize};
 
 /// Which records somebody asks to be told of, and in whose name: a certificate does not say that.
@@ -47,11 +45,29 @@ pub struct RecordPage {
     pub next: Option<RecordPlace>,
 }
 
+impl SignedQuery for RecordQuery {
+    const LABEL: &'static str = "medanchor/v1/record-query";
+    const FIELD: &'static str = "query";
+    const MAX_BYTES: usize = 1024;
+
+    fn version(&self) -> u8 {
+        self.v
+    }
+
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn who(&self) -> &Did {
+        &self.who
+    }
+
+    fn at(&self) -> u64 {
+        self.at
+    }
+}
+
 impl RecordQuery {
-    /// Label of the signature.
-    pub const LABEL: &'static str = "medanchor/v1/record-query";
-    /// How far the clocks of who signs and of who answers may be apart, and how long it is good.
-    pub const GOOD_MS: u64 = 5 * 60 * 1000;
     /// The most records in one page.
     pub const MAX_PAGE: usize = 4096;
 
@@ -63,18 +79,12 @@ impl RecordQuery {
             && self.until.is_none_or(|until| anchored.captured_at < until)
     }
 
-    /// Whether it was signed about now, unix ms.
-    pub fn is_fresh(&self, now: u64) -> bool {
-        self.at.abs_diff(now) <= Self::GOOD_MS
-    }
-
     /// The request for a page of it, signed by who asks.
     pub fn sign(&self, key: &SigningKey, after: Option<&RecordPlace>) -> pb::ListRecordsRequest {
-        let query = to_canonical(self);
-        let signature = key.sign(Self::LABEL, Hash::of(&query).as_bytes());
+        let (query, signature) = signed_query::sign(self, &[], key);
         pb::ListRecordsRequest {
             query,
-            signature: signature.as_bytes().to_vec(),
+            signature,
             after: after.map(|after| after.to_vec()).unwrap_or_default(),
         }
     }
@@ -88,17 +98,7 @@ impl RecordQuery {
 pub fn records_asked_for(
     request: &pb::ListRecordsRequest,
 ) -> Result<(RecordQuery, Option<RecordPlace>), ConvertError> {
-    let query = from_canonical::<RecordQuery>(&request.query, MAX_QUERY_BYTES);
-    let query = query.map_err(|error| ConvertError::malformed("query", error))?;
-    if query.v != 1 {
-        return Err(ConvertError::malformed("query", "another version"));
-    }
-    let signature = Signature::new(convert::array("signature", &request.signature)?);
-    let digest = Hash::of(&request.query);
-    let verified = query
-        .who
-        .verify(RecordQuery::LABEL, digest.as_bytes(), &signature);
-    verified.map_err(|error| ConvertError::malformed("signature", error))?;
+    let query = signed_query::verify(&request.query, &[], &request.signature)?;
     Ok((query, place("after", &request.after)?))
 }
 
@@ -134,11 +134,10 @@ fn place(field: &'static str, bytes: &[u8]) -> Result<Option<RecordPlace>, Conve
     }
 }
 
-const MAX_QUERY_BYTES: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medanchor_dag::to_canonical;
     use std::fmt::Write as _;
 
     #[test]

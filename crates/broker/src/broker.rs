@@ -145,7 +145,7 @@ impl Broker {
             let (state, broker) = (State::new(&*view), parts.key.did());
             let judgement = judge(&parts.policies, &broker, state, &request, now)?;
             #[cfg(medanchor_fault)]
-            let judgement = crate::fault::judged(judgement, state, &request, request.not_after)?;
+            let judgement = crate::fault::judged(judgement, state, &request)?;
             Ok(judgement)
         })
         .await

@@ -6,9 +6,12 @@
 //! | `skip-log` | hands out keys without having them recorded, with the receipt of an earlier leaf |
 //! | `permit` | records and releases what the policies deny |
 
-use crate::judgement::{Judgement, Permit};
-use medanchor_anchor::{RecordEntry, State, TablesError};
-use medanchor_dag::Cid;
+use crate::{
+    ReleaseError,
+    judgement::{Judgement, Permit, records},
+    request::Request,
+};
+use medanchor_anchor::State;
 use std::env;
 
 #[cfg(not(debug_assertions))]
@@ -23,34 +26,25 @@ pub(crate) fn skips_log() -> bool {
 pub(crate) fn judged(
     judgement: Judgement,
     state: State<'_>,
-    request: &crate::request::Request,
-    until: u64,
-) -> Result<Judgement, TablesError> {
+    request: &Request,
+) -> Result<Judgement, ReleaseError> {
     let refusal = match judgement {
         Judgement::Refuse(refusal) if cheat().as_deref() == Some("permit") => refusal,
         honest => return Ok(honest),
     };
-    let records = records(state, &request.body.records)?;
+    let records = records(state, request)?;
     let Some(custody) = records.first().map(|record| record.anchored.custody) else {
         return Ok(Judgement::Refuse(refusal));
     };
     let basis = state.basis(&request.body, &request.requester)?;
     Ok(Judgement::Permit(Permit {
         policies: vec!["clinician-treats".to_owned()],
-        until,
+        until: request.not_after,
         basis: basis.unwrap_or(refusal.basis),
         decided_at: refusal.decided_at,
         custody,
         records,
     }))
-}
-
-fn records(state: State<'_>, cids: &[Cid]) -> Result<Vec<RecordEntry>, TablesError> {
-    let mut records = Vec::with_capacity(cids.len());
-    for cid in cids {
-        records.extend(state.record(cid)?);
-    }
-    Ok(records)
 }
 
 fn cheat() -> Option<String> {

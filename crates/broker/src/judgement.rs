@@ -99,7 +99,10 @@ pub(crate) fn judge(
 }
 
 /// Those of the records that are known.
-fn records(state: State<'_>, request: &Request) -> Result<Vec<RecordEntry>, ReleaseError> {
+pub(crate) fn records(
+    state: State<'_>,
+    request: &Request,
+) -> Result<Vec<RecordEntry>, ReleaseError> {
     let mut records = Vec::with_capacity(request.body.records.len());
     for record in &request.body.records {
         records.extend(state.record(record)?);

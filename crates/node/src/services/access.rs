@@ -34,7 +34,7 @@ impl AccessService for Access {
         // Decided here in any case: a refusal must not show by its way whether there is such a record.
         match self.broker.release(signed).await {
             Err(ReleaseError::NotBroker { brokers }) if !was_forwarded => {
-                let remotes = self.remotes(&brokers)?;
+                let remotes = remotes(&self.replica, &self.membership, &brokers)?;
                 forward(remotes, wire).await
             }
             answer => Ok(Response::new(
@@ -44,14 +44,17 @@ impl AccessService for Access {
     }
 }
 
-impl Access {
-    fn remotes(&self, brokers: &[Did]) -> Result<Vec<Arc<Remote>>, Status> {
-        let view = self.replica.view().map_err(read_status)?;
-        let members = State::new(view.as_ref()).members().map_err(tables_status)?;
-        let brokers = members.iter().filter(|m| brokers.contains(&m.node));
-        let remotes = brokers.filter_map(|member| self.membership.to(member.node_id));
-        Ok(remotes.collect())
-    }
+/// Those of these nodes that are members', as far as they are known here.
+pub(super) fn remotes(
+    replica: &Replica,
+    membership: &Membership,
+    nodes: &[Did],
+) -> Result<Vec<Arc<Remote>>, Status> {
+    let view = replica.view().map_err(read_status)?;
+    let members = State::new(view.as_ref()).members().map_err(tables_status)?;
+    let named = members.iter().filter(|member| nodes.contains(&member.node));
+    let remotes = named.filter_map(|member| membership.to(member.node_id));
+    Ok(remotes.collect())
 }
 
 fn decision(answer: Answer) -> Decision {

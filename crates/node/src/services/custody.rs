@@ -24,11 +24,7 @@ impl CustodyService for CustodyKeys {
         &self,
         request: Request<CreateKeyRequest>,
     ) -> Result<Response<CreateKeyResponse>, Status> {
-        if self.callers.of(request.extensions()) != Caller::Operator {
-            let sentence =
-                "only the operator of this node's own organisation may make custody keys";
-            return Err(status(Code::PermissionDenied, "not-the-operator", sentence));
-        }
+        require_operator(&self.callers, &request, "make custody keys")?;
         let CreateKey {
             custody: id,
             epoch,
@@ -51,4 +47,17 @@ impl CustodyService for CustodyKeys {
         };
         Ok(Response::new(created.into()))
     }
+}
+
+/// That the operator of this node's own organisation asks to do this.
+pub(super) fn require_operator<T>(
+    callers: &Callers,
+    request: &Request<T>,
+    what: &str,
+) -> Result<(), Status> {
+    if callers.of(request.extensions()) == Caller::Operator {
+        return Ok(());
+    }
+    let sentence = format!("only the operator of this node's own organisation may {what}");
+    Err(status(Code::PermissionDenied, "not-the-operator", sentence))
 }

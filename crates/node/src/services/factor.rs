@@ -1,12 +1,10 @@
 use super::{
+    access::{FORWARDED, mark_forwarded, remotes},
+    custody::require_operator,
     errors::{internal, parsed, read_status, tables_status},
     question,
 };
-use crate::{
-    caller::{Caller, Callers},
-    clock,
-    membership::Membership,
-};
+use crate::{caller::Callers, clock, membership::Membership};
 use medanchor_anchor::{
     Body, Factor, FactorVerified, Nonce, Read, SignedStatement, State, Statement,
 };
@@ -42,7 +40,7 @@ impl FactorService for SecondFactors {
         &self,
         request: Request<CreateFactorRequest>,
     ) -> Result<Response<CreateFactorResponse>, Status> {
-        self.require_operator(&request)?;
+        require_operator(&self.callers, &request, "make second factors")?;
         let who = parsed(factor_of(request.get_ref()))?;
         let factor = nonce()?;
         let created = CreatedFactor {
@@ -57,17 +55,15 @@ impl FactorService for SecondFactors {
         &self,
         request: Request<ConfirmFactorRequest>,
     ) -> Result<Response<ConfirmFactorResponse>, Status> {
-        self.require_operator(&request)?;
+        require_operator(&self.callers, &request, "make second factors")?;
         let ConfirmFactor { mut enrolled, code } =
             parsed(ConfirmFactor::try_from(request.into_inner()))?;
         let hash = enrolled.statement.hash();
-        let is_own =
-            |body: &Body| matches!(body, Body::FactorEnrolled(body) if body.node == self.key.did());
         let Body::FactorEnrolled(body) = &enrolled.statement.body else {
             return Err(not_to_be_signed());
         };
         let (who, factor) = (body.who, body.factor);
-        let is_sound = is_own(&enrolled.statement.body)
+        let is_sound = body.node == self.key.did()
             && enrolled.statement.origin == self.origin
             && enrolled.signatures.len() == 1
             && enrolled.verifies();
@@ -86,14 +82,10 @@ impl FactorService for SecondFactors {
         &self,
         request: Request<VerifyFactorRequest>,
     ) -> Result<Response<VerifyFactorResponse>, Status> {
-        let was_forwarded = request.metadata().contains_key(super::access::FORWARDED);
+        let was_forwarded = request.metadata().contains_key(FORWARDED);
         let wire = request.into_inner();
         let (claim, code) = parsed(factor_claim(&wire))?;
-        question::check(
-            &claim.origin,
-            &self.origin,
-            claim.is_fresh(clock::unix_ms()),
-        )?;
+        question::check(&claim, &self.origin, clock::unix_ms())?;
         let factor = self.enrolled(&claim).await?;
         if factor.node != self.key.did() {
             return match was_forwarded {
@@ -113,17 +105,6 @@ impl FactorService for SecondFactors {
 }
 
 impl SecondFactors {
-    fn require_operator<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        match self.callers.of(request.extensions()) {
-            Caller::Operator => Ok(()),
-            _ => Err(status(
-                Code::PermissionDenied,
-                "not-the-operator",
-                "only the operator of this node's own organisation may make second factors",
-            )),
-        }
-    }
-
     /// The factor, as the log has it.
     async fn enrolled(&self, claim: &FactorClaim) -> Result<Factor, Status> {
         self.replica.barrier().await.map_err(read_status)?;
@@ -190,16 +171,11 @@ impl SecondFactors {
         node: &Did,
         wire: VerifyFactorRequest,
     ) -> Result<Response<VerifyFactorResponse>, Status> {
-        let remote = {
-            let view = self.replica.view().map_err(read_status)?;
-            let members = State::new(view.as_ref()).members().map_err(tables_status)?;
-            let member = members.iter().find(|member| member.node == *node);
-            member.and_then(|member| self.membership.to(member.node_id))
-        };
-        let remote = remote.ok_or_else(cannot_reach)?;
+        let verifiers = remotes(&self.replica, &self.membership, &[*node])?;
+        let remote = verifiers.first().ok_or_else(cannot_reach)?;
         let mut request = Request::new(wire);
         request.set_timeout(FORWARD_WITHIN);
-        super::access::mark_forwarded(&mut request);
+        mark_forwarded(&mut request);
         let answer = FactorServiceClient::new(remote.channel.clone())
             .verify_factor(request)
             .await;

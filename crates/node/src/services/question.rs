@@ -1,13 +1,13 @@
-use medanchor_api::status;
+use medanchor_api::{SignedQuery, status};
 use tonic::{Code, Status};
 
 /// That what somebody signed to ask for something is for this network, and signed about now.
-pub(super) fn check(asked_in: &str, origin: &str, is_fresh: bool) -> Result<(), Status> {
-    if asked_in != origin {
+pub(super) fn check(query: &impl SignedQuery, origin: &str, now: u64) -> Result<(), Status> {
+    if query.origin() != origin {
         let sentence = "what was signed is for another network";
         return Err(status(Code::InvalidArgument, "wrong-origin", sentence));
     }
-    match is_fresh {
+    match query.is_fresh(now) {
         true => Ok(()),
         false => Err(status(
             Code::FailedPrecondition,

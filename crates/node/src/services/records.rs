@@ -78,7 +78,7 @@ mod tests {
         Class, CustodyKind, PrincipalKind,
         testing::{MEMBERS, World, custody_id, did, key},
     };
-    use medanchor_api::{records_asked_for, stable_code};
+    use medanchor_api::{SignedQuery, records_asked_for, stable_code};
     use medanchor_policy::Policies;
     use std::collections::BTreeSet;
 
@@ -105,20 +105,17 @@ mod tests {
             query.at,
             query.at + RecordQuery::GOOD_MS,
         ] {
-            assert!(
-                question::check(&query.origin, origin, query.is_fresh(now)).is_ok(),
-                "{now}"
-            );
+            assert!(question::check(&query, origin, now).is_ok(), "{now}");
         }
         for now in [
             0,
             query.at - RecordQuery::GOOD_MS - 1,
             query.at + RecordQuery::GOOD_MS + 1,
         ] {
-            let refused = question::check(&query.origin, origin, query.is_fresh(now)).unwrap_err();
+            let refused = question::check(&query, origin, now).unwrap_err();
             assert_eq!(stable_code(&refused), Some("query-expired"), "{now}");
         }
-        let refused = question::check(&query.origin, "example.org/other", true).unwrap_err();
+        let refused = question::check(&query, "example.org/other", query.at).unwrap_err();
         assert_eq!(stable_code(&refused), Some("wrong-origin"));
     }
 

@@ -244,11 +244,7 @@ impl RegistryService for Registry {
         request: Request<ListRecordsRequest>,
     ) -> Result<Response<ListRecordsResponse>, Status> {
         let (query, after) = parsed(records_asked_for(request.get_ref()))?;
-        question::check(
-            &query.origin,
-            &self.origin,
-            query.is_fresh(clock::unix_ms()),
-        )?;
+        question::check(&query, &self.origin, clock::unix_ms())?;
         let place = Arc::clone(&self.checks.lists).try_acquire_owned();
         let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
         self.replica.barrier().await.map_err(read_status)?;
@@ -277,11 +273,7 @@ impl RegistryService for Registry {
     ) -> Result<Response<GetAccountResponse>, Status> {
         let auditor = Callers::is_auditor(request.extensions());
         let query = parsed(account_asked_for(request.get_ref()))?;
-        question::check(
-            &query.origin,
-            &self.origin,
-            query.is_fresh(clock::unix_ms()),
-        )?;
+        question::check(&query, &self.origin, clock::unix_ms())?;
         let view = self.newest_view().await?;
         let state = State::new(view.as_ref());
         accounts::require_reader(&state, &query, auditor)?;
@@ -298,8 +290,7 @@ impl RegistryService for Registry {
     ) -> Result<Response<ListDisclosuresResponse>, Status> {
         let auditor = Callers::is_auditor(request.extensions());
         let asked = parsed(disclosures_asked_for(request.get_ref()))?;
-        let (query, now) = (&asked.query, clock::unix_ms());
-        question::check(&query.origin, &self.origin, query.is_fresh(now))?;
+        question::check(&asked.query, &self.origin, clock::unix_ms())?;
         let place = Arc::clone(&self.checks.lists).try_acquire_owned();
         let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
         self.replica.barrier().await.map_err(read_status)?;
