@@ -1,5 +1,6 @@
 mod access;
 mod account;
+mod break_glass;
 mod consent;
 mod context;
 mod custody;
@@ -144,6 +145,9 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::FactorEnrolled(body) => second_factor::enrolled(context, body),
         Body::FactorRemoved(body) => second_factor::removed(context, body),
         Body::Account(body) => account::account(context, body),
+        Body::BreakGlassRule(body) => break_glass::rule(context, body),
+        Body::BreakGlass(body) => break_glass::broken(context, body),
+        Body::BreakGlassReviewed(body) => break_glass::reviewed(context, body),
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::{
-    AccountOf, Anchored, Consented, Custody, Factor, Founded, LeafIndex, LegalHold, MemberEntry,
-    Nonce, PrincipalKind, Table, Tables, TablesError,
+    AccountOf, Anchored, BreakGlassRule, Consented, Custody, Emergency, EmergencyEntry, Factor,
+    Founded, LeafIndex, LegalHold, MemberEntry, Nonce, PrincipalKind, Table, Tables, TablesError,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
@@ -48,12 +48,22 @@ pub struct PrincipalEntry {
     pub enrolled_at: LeafIndex,
     /// Its second factors, in the order in which they were enrolled. At most [`Factor::MAX`].
     pub factors: Vec<Factor>,
+    /// The emergencies in which it overrode consent and that are not reviewed yet. At most [`Emergency::MAX`].
+    pub emergencies: Vec<Emergency>,
+    /// Of an organisation: who of it may override consent in an emergency, and who reviews that.
+    pub break_glass: Option<BreakGlassRule>,
 }
 
 impl PrincipalEntry {
     /// Whether it may act.
     pub fn is_active(&self) -> bool {
         self.standing == Status::Active
+    }
+
+    /// Whether a role is suspended at `now`, log time, unix ms, as an emergency in it was not reviewed in time.
+    pub fn is_overdue(&self, role: &str, now: u64) -> bool {
+        let mut emergencies = self.emergencies.iter();
+        emergencies.any(|open| open.role == role && open.due < now)
     }
 }
 
@@ -182,6 +192,11 @@ impl Write {
         Self::entry(Table::Custodies, key, entry)
     }
 
+    pub(crate) fn emergency(entry: &EmergencyEntry) -> Self {
+        let key = emergency_key(&entry.broken.custody, entry.since);
+        Self::entry(Table::Emergencies, key, entry)
+    }
+
     pub(crate) fn consent(entry: &ConsentEntry) -> Self {
         let key = consent_key(&entry.consented.custody, &entry.consented.consent);
         Self::entry(Table::Consents, key, entry)
@@ -219,6 +234,10 @@ pub(crate) fn account_key(of: &AccountOf) -> Vec<u8> {
 /// The same and a disclosure's number from 0, to its leaf index.
 pub(crate) fn disclosure_key(of: &AccountOf, number: u64) -> Vec<u8> {
     [account_key(of).as_slice(), &number.to_be_bytes()].concat()
+}
+
+pub(crate) fn emergency_key(custody: &CustodyId, since: LeafIndex) -> Vec<u8> {
+    [custody.as_bytes().as_slice(), &since.to_be_bytes()].concat()
 }
 
 pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {

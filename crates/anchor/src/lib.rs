@@ -16,6 +16,7 @@ mod apply;
 mod batch;
 mod batch_conflict;
 mod batch_head;
+mod break_glass;
 mod chain;
 mod checkpoint;
 mod cosignature;
@@ -54,6 +55,10 @@ pub use apply::{Applied, Log};
 pub use batch::{Batch, Entry, Hold, HoldError};
 pub use batch_conflict::{BatchConflict, BatchConflictError, BatchConflictFormatError, Liar};
 pub use batch_head::{BatchConflictKind, BatchHead, BatchHeadError, SignedBatchHead};
+pub use break_glass::{
+    BreakGlass, BreakGlassReviewed, BreakGlassRule, Emergency, EmergencyEntry, Finding,
+    OverrideReason, OverrideReasonError, Review,
+};
 pub use chain::{ChainError, Epochs, PolicyChain};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use cosignature::cosign;

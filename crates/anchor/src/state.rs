@@ -1,12 +1,12 @@
 use crate::{
     AccessPolicyEntry, AccessRequest, AccountHead, AccountOf, Anchored, Basis, ConsentEntry,
-    ConsistencyProof, CustodyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex, LegalHold,
-    LegalHoldEntry, Member, MemberEntry, Nonce, Opening, Placement, Places, Placing,
+    ConsistencyProof, CustodyEntry, EmergencyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex,
+    LegalHold, LegalHoldEntry, Member, MemberEntry, Nonce, Opening, Placement, Places, Placing,
     PrincipalEntry, RecordEntry, Row, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
         ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key, consent_key,
-        disclosure_key, hash_key, legal_hold_key, legally_held_key, record_key, stream_key,
-        usage_key,
+        disclosure_key, emergency_key, hash_key, legal_hold_key, legally_held_key, record_key,
+        stream_key, usage_key,
     },
     tree,
 };
@@ -199,6 +199,36 @@ impl<'v> State<'v> {
         consent: &Nonce,
     ) -> Result<Option<ConsentEntry>, TablesError> {
         self.entry(Table::Consents, &consent_key(custody, consent))
+    }
+
+    /// An emergency in which consent was overridden.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn emergency(
+        &self,
+        custody: &CustodyId,
+        since: LeafIndex,
+    ) -> Result<Option<EmergencyEntry>, TablesError> {
+        self.entry(Table::Emergencies, &emergency_key(custody, since))
+    }
+
+    /// Up to `limit` emergencies after the one given, in the order of custody keys and leaves.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn emergencies(
+        &self,
+        after: Option<(&CustodyId, LeafIndex)>,
+        limit: usize,
+    ) -> Result<Vec<EmergencyEntry>, TablesError> {
+        let from = after.map(|(custody, since)| following(&emergency_key(custody, since)));
+        let rows = self
+            .0
+            .range(Table::Emergencies, &from.unwrap_or_default(), None, limit)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
     /// A record.

@@ -1,7 +1,8 @@
 use crate::verified;
 use crate::{
-    Account, FactorEnrolled, FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced,
-    MemberAdded, MemberRemoved, Placement, PolicySet, WitnessAdded, WitnessRemoved,
+    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, FactorEnrolled, FactorRemoved,
+    FactorVerified, Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement,
+    PolicySet, WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -78,6 +79,12 @@ pub enum Body {
     FactorVerified(FactorVerified),
     /// How many disclosures an account has, and which: signed by one who speaks for it.
     Account(Account),
+    /// Who may override consent in an emergency, and who reviews that: signed by the organisation of both.
+    BreakGlassRule(BreakGlassRule),
+    /// Consent is overridden in an emergency: signed by who does.
+    BreakGlass(BreakGlass),
+    /// An emergency is reviewed: signed by one who does that for the organisation.
+    BreakGlassReviewed(BreakGlassReviewed),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -134,6 +141,12 @@ pub enum Kind {
     FactorVerified,
     /// [`Body::Account`]
     Account,
+    /// [`Body::BreakGlassRule`]
+    BreakGlassRule,
+    /// [`Body::BreakGlass`]
+    BreakGlass,
+    /// [`Body::BreakGlassReviewed`]
+    BreakGlassReviewed,
 }
 
 /// 16 random bytes.
@@ -661,6 +674,9 @@ impl Body {
             Self::FactorRemoved(_) => Kind::FactorRemoved,
             Self::FactorVerified(_) => Kind::FactorVerified,
             Self::Account(_) => Kind::Account,
+            Self::BreakGlassRule(_) => Kind::BreakGlassRule,
+            Self::BreakGlass(_) => Kind::BreakGlass,
+            Self::BreakGlassReviewed(_) => Kind::BreakGlassReviewed,
         }
     }
 
@@ -711,6 +727,9 @@ impl Body {
             Kind::FactorRemoved => Self::FactorRemoved(parse(body)?),
             Kind::FactorVerified => Self::FactorVerified(parse(body)?),
             Kind::Account => Self::Account(parse(body)?),
+            Kind::BreakGlassRule => Self::BreakGlassRule(parse(body)?),
+            Kind::BreakGlass => Self::BreakGlass(parse(body)?),
+            Kind::BreakGlassReviewed => Self::BreakGlassReviewed(parse(body)?),
         })
     }
 }
@@ -743,6 +762,9 @@ impl fmt::Display for Kind {
             Self::FactorRemoved => "factor-removed",
             Self::FactorVerified => "factor-verified",
             Self::Account => "account",
+            Self::BreakGlassRule => "break-glass-rule",
+            Self::BreakGlass => "break-glass",
+            Self::BreakGlassReviewed => "break-glass-reviewed",
         })
     }
 }
@@ -776,6 +798,9 @@ impl Serialize for Body {
             Self::FactorRemoved(body) => body.serialize(serializer),
             Self::FactorVerified(body) => body.serialize(serializer),
             Self::Account(body) => body.serialize(serializer),
+            Self::BreakGlassRule(body) => body.serialize(serializer),
+            Self::BreakGlass(body) => body.serialize(serializer),
+            Self::BreakGlassReviewed(body) => body.serialize(serializer),
         }
     }
 }

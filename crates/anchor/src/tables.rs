@@ -39,11 +39,13 @@ pub enum Table {
     /// Principal (32-byte key) to the count and head of its account, and principal and number (u64) to the leaf index (u64)
     /// of a disclosure.
     Exposures,
+    /// Custody id and leaf index (u64) to an emergency in which somebody overrode consent. Rows are never deleted.
+    Emergencies,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -60,6 +62,7 @@ impl Table {
         Self::LegalHolds,
         Self::Disclosures,
         Self::Exposures,
+        Self::Emergencies,
     ];
 
     /// The name that is written to disk.
@@ -81,6 +84,7 @@ impl Table {
             Self::LegalHolds => "legal-holds-1",
             Self::Disclosures => "disclosures-1",
             Self::Exposures => "exposures-1",
+            Self::Emergencies => "emergencies-1",
         }
     }
 }

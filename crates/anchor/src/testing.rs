@@ -6,11 +6,11 @@
 )]
 
 use crate::{
-    AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, Checkpoint, Class,
-    Consented, Custody, CustodyKind, Enrolled, Entry, Founded, Hold, Kind, Log, Member,
-    MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome, Period, PolicySet, PrincipalKind,
-    Receipt, Released, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn,
-    WitnessAdded, cosign,
+    AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, BreakGlass,
+    BreakGlassRule, Checkpoint, Class, Consented, Custody, CustodyKind, Enrolled, Entry, Founded,
+    Hold, Kind, Log, Member, MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome,
+    OverrideReason, Period, PolicySet, PrincipalKind, Receipt, Released, SignedNote,
+    SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded, cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
@@ -502,6 +502,27 @@ pub fn custody(name: &str, owner: &str, kind: CustodyKind) -> Custody {
         controller: None,
         held_by: vec![attest(&node_key(owner)), attest(&key(owner))],
         key: public_key,
+    }
+}
+
+/// Clinicians of `org` may override consent for an hour, and `reviewer` reviews it within two.
+pub fn break_glass_rule(org: &str, reviewer: &str) -> BreakGlassRule {
+    BreakGlassRule {
+        org: did(org),
+        roles: vec!["clinician".to_owned()],
+        reviewers: vec![did(reviewer)],
+        lasts_ms: HOUR,
+        review_within_ms: 2 * HOUR,
+    }
+}
+
+/// `who` overrides consent as a clinician.
+pub fn break_glass(who: &str, custody: &str) -> BreakGlass {
+    BreakGlass {
+        who: did(who),
+        custody: custody_id(custody),
+        role: "clinician".to_owned(),
+        reason: OverrideReason::Emergency,
     }
 }
 

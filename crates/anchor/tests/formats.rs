@@ -8,15 +8,16 @@
 
 use medanchor_anchor::{
     Account, AccountHead, AccountOf, AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead,
-    Body, Certifiers, Checkpoint, Class, ConsistencyProof, CustodyKind, Digested, Entry, Epochs,
-    Equivocation, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Founded, Hold,
-    Holding, InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode,
-    Placement, PlacementRule, PolicyChain, PolicySet, PrincipalKind, Quota, Receipt, Refused,
-    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, Strength, TrustPolicy,
-    Withdrawn, WitnessRemoved, cosign,
+    Body, BreakGlassReviewed, Certifiers, Checkpoint, Class, ConsistencyProof, CustodyKind,
+    Digested, Entry, Epochs, Equivocation, FactorEnrolled, FactorMethod, FactorRemoved,
+    FactorVerified, Finding, Founded, Hold, Holding, InclusionProof, Kind, Leaf, LegalHold,
+    LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule, PolicyChain, PolicySet,
+    PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement,
+    StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
-        BEGINNING, HOUR, ORIGIN, World, cid, consent_id, consented, custody, custody_id, did,
-        enrolled, founded, joining, key, node_key, standing, stream_id, watching,
+        BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
+        custody, custody_id, did, enrolled, founded, joining, key, node_key, standing, stream_id,
+        watching,
     },
     tree,
 };
@@ -310,6 +311,13 @@ fn statements() -> Vec<Statement> {
             AccountOf::Custody(custody_id("patient-1")),
             AccountHead::default().then(&tree::leaf_hash(b"a released leaf")),
         )),
+        Body::BreakGlassRule(break_glass_rule("hospital-a", "officer")),
+        Body::BreakGlass(break_glass("clinician", "patient-1")),
+        Body::BreakGlassReviewed(BreakGlassReviewed {
+            who: did("clinician"),
+            emergency: 7,
+            finding: Finding::Justified,
+        }),
     ];
     bodies
         .into_iter()

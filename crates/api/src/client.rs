@@ -1,9 +1,10 @@
 use crate::{
     AccountQuery, AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError,
-    ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, FactorClaim, Get,
-    LeafEntry, LeafName, ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members,
-    Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery,
-    Stored, StreamHead, Submit, Submitted, block, convert,
+    ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, EmergencyPage,
+    EmergencyPlace, EmergencyQuery, FactorClaim, Get, LeafEntry, LeafName, ListedCustody,
+    ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf,
+    RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted,
+    block, convert,
     error::Failure,
     log,
     pb::{
@@ -738,6 +739,25 @@ impl Client {
         let parse = AsOf::<Vec<Disclosure>>::try_from;
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_disclosures(request).await
+        })
+        .await
+    }
+
+    /// A page of the emergencies that concern who signs, as a node lists them.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn emergencies(
+        &self,
+        query: &EmergencyQuery,
+        key: &SigningKey,
+        after: Option<&EmergencyPlace>,
+    ) -> Result<AsOf<EmergencyPage>, ClientError> {
+        let request = query.sign(key, after);
+        let parse = AsOf::<EmergencyPage>::try_from;
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).list_emergencies(request).await
         })
         .await
     }

@@ -1,6 +1,6 @@
 use crate::{ByteRange, LegallyHeld, Moment, Rate, Since, Wait};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use medanchor_anchor::{CustodyKind, Strength, WitnessUrl};
+use medanchor_anchor::{CustodyKind, Finding, OverrideReason, Strength, WitnessUrl};
 use medanchor_api::{Code, LeafName};
 use medanchor_dag::{Cid, Class, CustodyId, Did, Hash, StreamId};
 use medanchor_envelope::Suite;
@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Second factors of people.
     #[command(subcommand)]
     Factor(FactorCommand),
+    /// Emergencies in which consent is overridden.
+    #[command(subcommand)]
+    BreakGlass(BreakGlassCommand),
     /// Organisations.
     #[command(subcommand)]
     Org(PrincipalCommand),
@@ -508,6 +511,78 @@ pub(crate) enum FactorCommand {
         #[arg(long, value_name = "ID", value_parser = random_id)]
         factor: Option<[u8; 16]>,
     },
+}
+
+/// `medanchor break-glass`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum BreakGlassCommand {
+    /// Say who of the own organisation may override consent in an emergency, and who reviews that.
+    Rule {
+        /// A role in which its people may; none: nobody may any more.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// A person of the organisation who reviews, its did:key.
+        #[arg(long = "reviewer", value_name = "DID", required = true)]
+        reviewers: Vec<Did>,
+        /// How long an emergency lasts.
+        #[arg(long, value_name = "HOURS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=24))]
+        lasts_hours: u64,
+        /// How long after its beginning it must have been reviewed.
+        #[arg(long, value_name = "HOURS", default_value_t = 72, value_parser = clap::value_parser!(u64).range(1..=336))]
+        review_within_hours: u64,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Override consent for a patient's data, and answer for it. Keys are released for purpose BTG from then on.
+    Begin {
+        /// The patient's custody key.
+        custody: CustodyId,
+        /// Why: OVRER emergency, OVRPJ professional judgement, OVRPS public safety, OVRTPS safety of a third party.
+        #[arg(long, value_name = "CODE")]
+        reason: OverrideReason,
+        /// The role acted in.
+        #[arg(long, default_value = "clinician")]
+        role: String,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// List the emergencies that concern the user.
+    List {
+        /// Only those that nobody has reviewed.
+        #[arg(long)]
+        to_review: bool,
+    },
+    /// Close somebody else's emergency.
+    Review {
+        /// The emergency, as `break-glass list` names it: the leaf with which it began.
+        emergency: u64,
+        #[command(flatten)]
+        finding: FindingArguments,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+}
+
+/// What a review found.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct FindingArguments {
+    /// There was a reason.
+    #[arg(long)]
+    justified: bool,
+    /// There was none: the person is suspended.
+    #[arg(long)]
+    unjustified: bool,
+}
+
+impl FindingArguments {
+    /// What it found.
+    pub(crate) fn finding(&self) -> Finding {
+        match self.unjustified {
+            true => Finding::Unjustified,
+            false => Finding::Justified,
+        }
+    }
 }
 
 /// `medanchor legal-hold`.

@@ -1,12 +1,13 @@
 use crate::{
-    Asking, CarContent, CarExportOptions, CliError, ConsentOptions, CustodyOptions, EnrolOptions,
-    Exit, GetManyOptions, GetOptions, Home, Input, LogSource, PutManyOptions, PutOptions, Report,
-    Selection, Session, Wait,
+    Asking, BreakGlassOptions, CarContent, CarExportOptions, CliError, ConsentOptions,
+    CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home, Input, LogSource,
+    PutManyOptions, PutOptions, Report, Selection, Session, Wait,
     arguments::{
-        AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, CarCommand, CarExportArguments,
-        Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand, GetArguments,
-        KeyCommand, LegalHoldCommand, LogArguments, LogCommand, MemberCommand, PlacementCommand,
-        PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments, WitnessCommand,
+        AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, BreakGlassCommand, CarCommand,
+        CarExportArguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand,
+        GetArguments, KeyCommand, LegalHoldCommand, LogArguments, LogCommand, MemberCommand,
+        PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments,
+        WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -121,6 +122,7 @@ async fn execute_with_nodes(
         Command::Consent(command) => consent(session, command).await?,
         Command::LegalHold(command) => legal_hold(session, command).await?,
         Command::Factor(command) => factor(session, command).await?,
+        Command::BreakGlass(command) => break_glass(session, command).await?,
         Command::Audit(command) => audit(session, command).await?,
         Command::Put(put) => match one_input(put) {
             Some(input) => {
@@ -206,6 +208,11 @@ fn wait(command: &Command) -> Wait {
         )
         | Command::Factor(
             FactorCommand::Confirm { wait, .. } | FactorCommand::Remove { wait, .. },
+        )
+        | Command::BreakGlass(
+            BreakGlassCommand::Rule { wait, .. }
+            | BreakGlassCommand::Begin { wait, .. }
+            | BreakGlassCommand::Review { wait, .. },
         ) => wait.wait,
         Command::Admin(
             AdminCommand::Member(MemberCommand::Add(submit) | MemberCommand::Remove(submit))
@@ -408,6 +415,41 @@ async fn factor(session: &Session, command: &FactorCommand) -> Result<Box<dyn Re
         FactorCommand::List { who } => Box::new(operations::list_factors(session, *who).await?),
         FactorCommand::Verify { code, factor } => {
             Box::new(operations::show_factor(session, *code, *factor).await?)
+        }
+    })
+}
+
+async fn break_glass(session: &Session, command: &BreakGlassCommand) -> Result<Box<dyn Report>> {
+    Ok(match command {
+        BreakGlassCommand::Rule {
+            roles,
+            reviewers,
+            lasts_hours,
+            review_within_hours,
+            wait: _,
+        } => {
+            let options = BreakGlassOptions {
+                roles: roles.clone(),
+                reviewers: reviewers.clone(),
+                lasts_ms: lasts_hours * HOUR_MS,
+                review_within_ms: review_within_hours * HOUR_MS,
+            };
+            Box::new(operations::set_break_glass_rule(session, &options).await?)
+        }
+        BreakGlassCommand::Begin {
+            custody,
+            reason,
+            role,
+            wait: _,
+        } => Box::new(operations::begin_emergency(session, *custody, role, *reason).await?),
+        BreakGlassCommand::List { to_review } => {
+            Box::new(operations::list_emergencies(session, *to_review).await?)
+        }
+        BreakGlassCommand::Review {
+            emergency, finding, ..
+        } => {
+            let finding = finding.finding();
+            Box::new(operations::review_emergency(session, *emergency, finding).await?)
         }
     })
 }
@@ -676,6 +718,8 @@ fn explain_usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) 
         Exit::Done
     }
 }
+
+const HOUR_MS: u64 = 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests {

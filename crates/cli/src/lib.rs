@@ -13,6 +13,7 @@ mod arguments;
 mod audit_account;
 mod audit_explain;
 mod audit_exposure;
+mod break_glass;
 mod byte_range;
 mod c4gh;
 mod c4gh_file;
@@ -82,6 +83,10 @@ pub use access_policy::ShownAccessPolicy;
 pub use audit_account::AccountShown;
 pub use audit_explain::{BasisRow, Explained};
 pub use audit_exposure::{Exposure, SilentNode, Since, SinceError};
+pub use break_glass::{
+    BreakGlassOptions, BreakGlassRuleSet, EmergencyBegun, EmergencyList, EmergencyReviewed,
+    EmergencyRow,
+};
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
@@ -134,6 +139,7 @@ pub mod operations {
         audit_account::{audit_account, is_account, verify_account},
         audit_explain::explain,
         audit_exposure::exposure,
+        break_glass::{begin_emergency, list_emergencies, review_emergency, set_break_glass_rule},
         car_export::export_car,
         car_import::import_car,
         conflict::{is_conflict, verify_conflict},

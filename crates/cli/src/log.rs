@@ -2,8 +2,8 @@ use crate::{CliError, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
-    Account, AccountOf, Body, Leaf, LeafIndex, LegalHold, Nonce, Opening, Receipt, SignedStatement,
-    Strength,
+    Account, AccountOf, Body, BreakGlassRule, Leaf, LeafIndex, LegalHold, Nonce, Opening, Receipt,
+    SignedStatement, Strength,
 };
 use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
@@ -225,6 +225,23 @@ fn summary(body: &Body) -> String {
         Body::FactorRemoved(body) => format!("{} of {}", factor(&body.factor), body.who),
         Body::FactorVerified(body) => format!("{} of {}", factor(&body.factor), body.who),
         Body::Account(body) => account(body),
+        Body::BreakGlassRule(body) => break_glass_rule(body),
+        Body::BreakGlass(body) => {
+            let (who, custody, role, reason) = (body.who, body.custody, &body.role, body.reason);
+            format!("{who} as {role} on {custody}: {reason}")
+        }
+        Body::BreakGlassReviewed(body) => {
+            let (who, emergency, finding) = (body.who, body.emergency, body.finding.as_str());
+            format!("{finding}: leaf {emergency} by {who}")
+        }
+    }
+}
+
+fn break_glass_rule(rule: &BreakGlassRule) -> String {
+    let (org, reviewers) = (rule.org, rule.reviewers.len());
+    match rule.roles.join(", ") {
+        none if none.is_empty() => format!("nobody of {org}"),
+        roles => format!("{roles} of {org}, reviewed by {reviewers}"),
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Code {
     Inactive,
     /// The requester is not enrolled with the role it acts in.
     RoleNotHeld,
+    /// An emergency in the role was not reviewed in time: the role is suspended until a reviewer closes it.
+    ReviewOverdue,
     /// The purpose is not an HL7 purpose of use.
     PurposeUnknown,
     /// A record does not exist, or the requester has nothing to do with it: both read the same.
@@ -44,6 +46,8 @@ pub enum Code {
     ExpiredConsent,
     /// A consent covered all that, and was withdrawn.
     ConsentWithdrawn,
+    /// The purpose is to override consent, and the log has no emergency of the requester's that lets it.
+    EmergencyRequired,
     /// All else is there, but the requester has shown no second factor lately.
     SecondFactorRequired,
     /// A policy forbids it.
@@ -54,7 +58,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::MalformedRequest,
         Self::BadSignature,
         Self::RequestExpired,
@@ -62,6 +66,7 @@ impl Code {
         Self::NotEnrolled,
         Self::Inactive,
         Self::RoleNotHeld,
+        Self::ReviewOverdue,
         Self::PurposeUnknown,
         Self::NotPermitted,
         Self::MixedCustody,
@@ -73,6 +78,7 @@ impl Code {
         Self::ConsentNotYetValid,
         Self::ExpiredConsent,
         Self::ConsentWithdrawn,
+        Self::EmergencyRequired,
         Self::SecondFactorRequired,
         Self::Forbidden,
         Self::PolicyError,
@@ -94,6 +100,7 @@ impl Code {
             Self::NotEnrolled => "not-enrolled",
             Self::Inactive => "inactive",
             Self::RoleNotHeld => "role-not-held",
+            Self::ReviewOverdue => "review-overdue",
             Self::PurposeUnknown => "purpose-unknown",
             Self::NotPermitted => "not-permitted",
             Self::MixedCustody => "mixed-custody",
@@ -105,6 +112,7 @@ impl Code {
             Self::ConsentNotYetValid => "consent-not-yet-valid",
             Self::ExpiredConsent => "expired-consent",
             Self::ConsentWithdrawn => "consent-withdrawn",
+            Self::EmergencyRequired => "emergency-required",
             Self::SecondFactorRequired => "second-factor-required",
             Self::Forbidden => "forbidden",
             Self::PolicyError => "policy-error",

@@ -7,8 +7,8 @@ use crate::{
     purpose, second_factor,
 };
 use medanchor_anchor::{
-    AccessRequest, Basis, Body, ConsentEntry, CustodyKind, RecordEntry, SignedStatement, State,
-    TablesError,
+    AccessRequest, Basis, Body, BreakGlass, ConsentEntry, CustodyKind, RecordEntry,
+    SignedStatement, State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
 use std::{
@@ -94,7 +94,7 @@ impl From<TablesError> for Stop {
 struct Ask<'a> {
     request: &'a AccessRequest,
     asker: Asker<'a>,
-    /// The last moment of the request.
+    /// The last moment of the request, and of the role where a review is due.
     not_after: u64,
 }
 
@@ -181,6 +181,14 @@ fn authenticate<'a>(
         );
         return deny(Code::RoleNotHeld, reason);
     }
+    if entry.is_overdue(&request.role, now) {
+        let reason = format!(
+            "the role `{}` is suspended: an emergency in which the requester overrode consent was not reviewed in time; a \
+             reviewer of its organisation may still close it",
+            request.role
+        );
+        return deny(Code::ReviewOverdue, reason);
+    }
     let Some(purposes) = purpose::chain(&request.purpose) else {
         let reason = format!(
             "`{}` is not an HL7 purpose of use, such as TREAT or HRESCH",
@@ -189,6 +197,9 @@ fn authenticate<'a>(
         return deny(Code::PurposeUnknown, reason);
     };
     let second_factor = second_factor::counts(state, signed, request, &entry, now)?;
+    let overdue_after = entry.emergencies.iter();
+    let overdue_after = overdue_after.filter(|open| open.role == request.role);
+    let overdue_after = overdue_after.map(|open| open.due).min();
     Ok(Ask {
         request,
         asker: Asker {
@@ -198,9 +209,10 @@ fn authenticate<'a>(
             purpose: &request.purpose,
             purposes,
             now,
+            emergencies: entry.emergencies,
             second_factor,
         },
-        not_after,
+        not_after: overdue_after.map_or(not_after, |due| not_after.min(due)),
     })
 }
 
@@ -250,6 +262,7 @@ fn is_related(
         || custody.owner == asker.org
         || custody.controller.as_ref() == Some(&asker.did)
         || grounds.consents.iter().any(is_named)
+        || grounds.emergency(asker).is_some()
         || owns_device(state, ask, record)?)
 }
 
@@ -274,12 +287,28 @@ fn judge_record(
     let (facts, covered) = grounds.facts(&ask.asker, &record.anchored, owns_device);
     let answer = match policies.answer(&facts) {
         Answer::Permitted(permitting) => {
-            let needs_consent = facts.consented && !is_permitted_without_consent(policies, &facts);
-            let until = covered.ok().filter(|_| needs_consent);
+            let without_consent = Facts {
+                consented: false,
+                ..facts.clone()
+            };
+            let without_emergency = Facts {
+                emergency: false,
+                ..facts.clone()
+            };
+            let covered = covered
+                .ok()
+                .filter(|_| !permits(policies, &without_consent));
+            let emergency = grounds.emergency(&ask.asker);
+            let emergency = emergency.filter(|_| !permits(policies, &without_emergency));
+            let until = covered.into_iter().chain(emergency).min();
             return Ok(Permitted {
                 policies: permitting,
                 until: until.unwrap_or(u64::MAX),
             });
+        }
+        Answer::Forbidden(_) | Answer::NotPermitted if emergency_would_help(policies, &facts) => {
+            let code = Code::EmergencyRequired;
+            return deny(code, explain(code, &facts, &ask.request.purpose));
         }
         // What is missing besides a second factor comes first.
         Answer::Forbidden(_) | Answer::NotPermitted if !facts.second_factor => {
@@ -310,13 +339,8 @@ fn judge_record(
     }
 }
 
-/// Whether the release does not rest on consent.
-fn is_permitted_without_consent(policies: &Policies, facts: &Facts<'_>) -> bool {
-    let without = Facts {
-        consented: false,
-        ..facts.clone()
-    };
-    matches!(policies.answer(&without), Answer::Permitted(_))
+fn permits(policies: &Policies, facts: &Facts<'_>) -> bool {
+    matches!(policies.answer(facts), Answer::Permitted(_))
 }
 
 fn with_second_factor<'a>(facts: &Facts<'a>) -> Facts<'a> {
@@ -332,7 +356,18 @@ fn consent_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
         consented: true,
         ..with_second_factor(facts)
     };
-    matches!(policies.answer(&consented), Answer::Permitted(_))
+    permits(policies, &consented)
+}
+
+/// Whether it is asked for as in an emergency, none lets it, and with one it would be permitted.
+fn emergency_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
+    let overridden = Facts {
+        emergency: true,
+        ..with_second_factor(facts)
+    };
+    !facts.emergency
+        && facts.purposes.first() == Some(&BreakGlass::PURPOSE)
+        && permits(policies, &overridden)
 }
 
 /// Which condition failed, and what would change it.
@@ -362,6 +397,10 @@ fn explain(code: Code, facts: &Facts<'_>, purpose: &str) -> String {
         }
         Code::ConsentWithdrawn => format!(
             "consent for `{purpose}` was withdrawn: only the owner or controller may give it again"
+        ),
+        Code::EmergencyRequired => format!(
+            "`{purpose}` overrides consent, and the log has no emergency of the requester's, in the role `{role}` and for the \
+             custody key, that is neither over nor reviewed: break the glass first"
         ),
         Code::SecondFactorRequired => format!(
             "the policies ask role `{role}` for a second factor, and none was shown within the last five minutes: show \

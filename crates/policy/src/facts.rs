@@ -18,6 +18,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) controls_custody: bool,
     pub(crate) owns_device: bool,
     pub(crate) consented: bool,
+    pub(crate) emergency: bool,
     pub(crate) second_factor: bool,
 }
 
@@ -43,6 +44,7 @@ impl Facts<'_> {
             ("controlsCustody", flag(self.controls_custody)),
             ("ownsDevice", flag(self.owns_device)),
             ("consented", flag(self.consented)),
+            ("emergency", flag(self.emergency)),
             ("secondFactor", flag(self.second_factor)),
         ];
         let facts = facts.map(|(name, value)| (name.to_owned(), value));

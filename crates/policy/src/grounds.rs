@@ -3,7 +3,9 @@ use crate::{
     consent::{Use, coverage},
     facts::Facts,
 };
-use medanchor_anchor::{Anchored, ConsentEntry, Custody, State, TablesError};
+use medanchor_anchor::{
+    Anchored, BreakGlass, ConsentEntry, Custody, Emergency, State, TablesError,
+};
 use medanchor_dag::{CustodyId, Did};
 
 /// A custody key with the consents under it: what the use of every record under it rests on.
@@ -24,6 +26,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) purposes: Vec<&'static str>,
     /// Log time or later, unix ms.
     pub(crate) now: u64,
+    /// The emergencies in which it overrode consent and that are not reviewed yet.
+    pub(crate) emergencies: Vec<Emergency>,
     /// It has shown a second factor, which counts now.
     pub(crate) second_factor: bool,
 }
@@ -41,6 +45,16 @@ impl Grounds {
             custody: entry.custody,
             consents: state.consents(custody)?,
         }))
+    }
+
+    /// Until when `asker` may override consent for the custody key, unix ms; `None`: it may not, or asks for another purpose.
+    pub(crate) fn emergency(&self, asker: &Asker<'_>) -> Option<u64> {
+        let covers = |open: &&Emergency| {
+            asker.purpose == BreakGlass::PURPOSE
+                && open.covers(&self.custody.custody, asker.role, asker.now)
+        };
+        let covering = asker.emergencies.iter().filter(covers);
+        covering.map(|open| open.until).max()
     }
 
     /// What the policies may look at when one record is used, and until when consents cover that, or what they lack.
@@ -72,6 +86,7 @@ impl Grounds {
             controls_custody: self.custody.controller.as_ref() == Some(&asker.did),
             owns_device,
             consented: covered.is_ok(),
+            emergency: self.emergency(asker).is_some(),
             second_factor: asker.second_factor,
         };
         (facts, covered)

@@ -49,6 +49,7 @@ impl<'a> Listing<'a> {
         };
         let org = state.principal(&entry.org)?;
         let may_act = entry.is_active() && org.is_some_and(|org| org.is_active());
+        let may_act = may_act && !entry.is_overdue(role, now);
         if !may_act || !entry.roles.iter().any(|held| held == role) {
             return Ok(None);
         }
@@ -62,6 +63,7 @@ impl<'a> Listing<'a> {
                 purpose,
                 purposes,
                 now,
+                emergencies: entry.emergencies,
                 // A list shows none. What asks for one is named by whoever wants it.
                 second_factor: false,
             },
@@ -91,7 +93,8 @@ impl<'a> Listing<'a> {
             || facts.owns_custody
             || facts.controls_custody
             || facts.owns_device
-            || facts.consented;
+            || facts.consented
+            || facts.emergency;
         Ok(is_related && matches!(self.policies.answer(&facts), Answer::Permitted(_)))
     }
 

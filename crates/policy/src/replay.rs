@@ -182,6 +182,9 @@ impl Replay {
             | Kind::Revoked
             | Kind::FactorEnrolled
             | Kind::FactorRemoved
+            | Kind::BreakGlassRule
+            | Kind::BreakGlass
+            | Kind::BreakGlassReviewed
             | Kind::Custody
             | Kind::Consented
             | Kind::Withdrawn

@@ -1,13 +1,17 @@
 //! Who may have which keys, and what those hear who may not.
-#![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what goes wrong here is a failed test"
+)]
 
 use medanchor_anchor::{
-    AccessRequest, Attestation, Body, Class, Consented, Custody, CustodyKind, FactorEnrolled,
-    FactorMethod, FactorRemoved, FactorVerified, Kind, Log, Nonce, Period, PrincipalKind,
-    SignedStatement, Statement,
+    AccessRequest, Attestation, Body, BreakGlassReviewed, BreakGlassRule, Class, Consented,
+    Custody, CustodyKind, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding,
+    Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, SignedStatement, Statement,
     testing::{
-        BEGINNING, HOUR, MEMBERS, ORIGIN, World, cid, consented, custody, did, enrolled, key,
-        node_key, standing,
+        BEGINNING, HOUR, MEMBERS, ORIGIN, World, break_glass, break_glass_rule, cid, consented,
+        custody, did, enrolled, key, node_key, standing,
     },
 };
 use medanchor_dag::{Cid, Signature, SigningKey};
@@ -97,7 +101,7 @@ fn study() -> Consented {
 fn default_set_decides_as_the_table_says() {
     let cases = [
         ("clara", "clinician", "TREAT", "clinician-treats"),
-        ("clara", "clinician", "BTG", "forbidden"),
+        ("clara", "clinician", "BTG", "emergency-required"),
         ("clara", "clinician", "ETREAT", "clinician-treats"),
         ("clara", "clinician", "CLINTRL", "clinician-treats"),
         ("clara", "clinician", "HRESCH", "role-not-permitted"),
@@ -305,8 +309,119 @@ fn break_glass_is_no_ordinary_purpose() {
     clinic.consent(consented("glass", "patient-1", INSTITUTE, "BTG"));
     for (who, role) in [("clara", "clinician"), ("rita", "researcher")] {
         let verdict = clinic.ask_ecg(who, role, "BTG");
-        assert_eq!(short(&verdict), "forbidden", "{who}");
+        assert_eq!(short(&verdict), "emergency-required", "{who}");
     }
+}
+
+const HALF_AN_HOUR: u64 = HOUR / 2;
+
+/// The institute's clinicians may override consent for half an hour, and somebody reviews it within an hour.
+fn armed() -> Clinic {
+    let mut clinic = clinic();
+    let world = &mut clinic.world;
+    world.enrol("rosa", PrincipalKind::Person, INSTITUTE, &["officer"]);
+    world.custody("patient-2", HOSPITAL, CustodyKind::Person);
+    world.anchor("ecg-2", "holter", "patient-2", Class::Ecg);
+    let rule = BreakGlassRule {
+        lasts_ms: HALF_AN_HOUR,
+        review_within_ms: HOUR,
+        ..break_glass_rule(INSTITUTE, "rosa")
+    };
+    world.accept(Body::BreakGlassRule(rule), &[&key(INSTITUTE)]);
+    clinic
+}
+
+fn begin(clinic: &mut Clinic) -> LeafIndex {
+    let body = Body::BreakGlass(break_glass("rita", "patient-1"));
+    clinic.world.accept(body, &[&key("rita")]).index
+}
+
+#[test]
+fn emergency_overrides_consent_for_one_patient_role_and_purpose() {
+    let mut clinic = armed();
+    let other = cid("ecg-2");
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(
+        short(&verdict),
+        "not-permitted",
+        "nothing is learnt without one"
+    );
+    begin(&mut clinic);
+    let expected = Verdict::Permit {
+        policies: vec!["clinician-breaks-the-glass".to_owned()],
+        until: clinic.world.now + HALF_AN_HOUR,
+    };
+    assert_eq!(clinic.ask_ecg("rita", "clinician", "BTG"), expected);
+    for (role, purpose, record, code) in [
+        ("clinician", "TREAT", clinic.ecg, "not-permitted"),
+        ("clinician", "ETREAT", clinic.ecg, "not-permitted"),
+        ("researcher", "BTG", clinic.ecg, "not-permitted"),
+        ("clinician", "BTG", other, "not-permitted"),
+    ] {
+        let verdict = clinic.ask("rita", role, purpose, &[record]);
+        assert_eq!(short(&verdict), code, "{role} {purpose}");
+    }
+    let verdict = clinic.ask_ecg("clara", "clinician", "BTG");
+    assert_eq!(short(&verdict), "emergency-required");
+}
+
+#[test]
+fn emergency_is_over_after_its_time_and_when_it_is_reviewed() {
+    let mut clinic = armed();
+    let since = begin(&mut clinic);
+    clinic.world.now += HALF_AN_HOUR;
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "clinician-breaks-the-glass");
+    clinic.world.now += 1;
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "not-permitted");
+
+    let again = begin(&mut clinic);
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "clinician-breaks-the-glass");
+    for emergency in [since, again] {
+        let reviewed = Body::BreakGlassReviewed(BreakGlassReviewed {
+            who: did("rita"),
+            emergency,
+            finding: Finding::Justified,
+        });
+        clinic.world.accept(reviewed, &[&key("rosa")]);
+    }
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "not-permitted");
+}
+
+#[test]
+fn role_whose_emergency_nobody_reviewed_is_suspended_and_no_grant_outlasts_that() {
+    let mut clinic = armed();
+    clinic.consent(consented("all", "patient-1", INSTITUTE, "HRESCH"));
+    let until = |verdict: Verdict| match verdict {
+        Verdict::Permit { until, .. } => until,
+        Verdict::Deny { code, .. } => panic!("{code}"),
+    };
+    begin(&mut clinic);
+    let due = clinic.world.now + HOUR;
+    clinic.world.now = due - 10;
+    // The request itself would be good for an hour.
+    let open = clinic.world.custody("open", HOSPITAL, CustodyKind::Open);
+    let record = clinic.world.anchor("open-1", "holter", "open", Class::Ecg);
+    assert_eq!(open, medanchor_anchor::testing::custody_id("open"));
+    assert_eq!(
+        until(clinic.ask("rita", "clinician", "TREAT", &[record])),
+        due
+    );
+    let research = until(clinic.ask_ecg("rita", "researcher", "HRESCH"));
+    assert_eq!(research, clinic.world.now + HOUR);
+    clinic.world.now = due;
+    assert_eq!(
+        until(clinic.ask("rita", "clinician", "TREAT", &[record])),
+        due
+    );
+    clinic.world.now = due + 1;
+    let verdict = clinic.ask("rita", "clinician", "TREAT", &[record]);
+    assert_eq!(short(&verdict), "review-overdue");
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "researcher-with-consent");
 }
 
 #[test]

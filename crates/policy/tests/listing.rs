@@ -3,7 +3,7 @@
 
 use medanchor_anchor::{
     Anchored, Body, Class, CustodyKind, Kind, Period, PrincipalKind,
-    testing::{MEMBERS, World, consented, custody, did, key},
+    testing::{HOUR, MEMBERS, World, break_glass, break_glass_rule, consented, custody, did, key},
 };
 use medanchor_dag::Cid;
 use medanchor_policy::{Listing, Policies, PolicySets, Verdict, decide};
@@ -161,6 +161,26 @@ fn what_is_withdrawn_over_or_not_of_its_time_is_not_listed() {
         clinic.world.say(Body::Consented(study), &[&key(HOSPITAL)]);
         assert_eq!(clinic.listed("rita", "researcher", "HRESCH"), "open");
     }
+}
+
+#[test]
+fn patient_is_listed_to_whoever_overrode_consent_and_answers_for_it() {
+    let mut clinic = clinic();
+    let world = &mut clinic.world;
+    world.enrol("rosa", PrincipalKind::Person, INSTITUTE, &["officer"]);
+    world.enrol("cleo", PrincipalKind::Person, INSTITUTE, &["clinician"]);
+    let rule = break_glass_rule(INSTITUTE, "rosa");
+    world.accept(Body::BreakGlassRule(rule), &[&key(INSTITUTE)]);
+    assert_eq!(clinic.listed("cleo", "clinician", "BTG"), "");
+    let body = Body::BreakGlass(break_glass("cleo", "patient-1"));
+    clinic.world.accept(body, &[&key("cleo")]);
+    let own = "ecg-1 telemetry-1";
+    assert_eq!(clinic.listed("cleo", "clinician", "BTG"), own);
+    assert_eq!(clinic.listed("cleo", "clinician", "TREAT"), "open");
+    clinic.world.now += HOUR + 1;
+    assert_eq!(clinic.listed("cleo", "clinician", "BTG"), "");
+    clinic.world.now += HOUR;
+    assert_eq!(clinic.listed("cleo", "clinician", "TREAT"), "");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use medanchor_anchor::{
     Body, Class, Consented, CustodyKind, FactorEnrolled, FactorMethod, FactorVerified, Kind, Nonce,
     Period, PrincipalKind, SignedStatement, Withdrawn,
     testing::{
-        BEGINNING, HOUR, MEMBERS, World, consent_id, consented, custody, custody_id, did, key,
-        node_key,
+        BEGINNING, HOUR, MEMBERS, World, break_glass, break_glass_rule, consent_id, consented,
+        custody, custody_id, did, key, node_key,
     },
 };
 use medanchor_dag::Cid;
@@ -34,6 +34,9 @@ static PEOPLE: [Person; 10] = [
 ];
 /// Who has a second factor.
 const WITH_FACTOR: [&str; 3] = ["clara", "resi", "rita"];
+/// Who has overridden consent in an emergency, for the data under these custody keys.
+const OVERRODE: [&str; 2] = ["clara", "rita"];
+const OVERRIDDEN: [(CustodyKind, usize); 2] = [(CustodyKind::Person, 0), (CustodyKind::Person, 9)];
 /// Suspended, itself or its organisation.
 const INACTIVE: [&str; 2] = ["sam", "cora"];
 const ROLES: [&str; 8] = [
@@ -147,6 +150,8 @@ struct Case {
     kind: CustodyKind,
     given: Vec<Given>,
     shown: bool,
+    /// Consent was overridden for the custody key.
+    overridden: bool,
 }
 
 /// What must come of it.
@@ -170,7 +175,14 @@ fn model(case: &Case, is_strict: bool) -> Expected {
     let is_own = org == HOSPITAL;
     let is_open = case.kind == CustodyKind::Open;
     let is_subject = name == "patient" && case.kind == CustodyKind::Person;
-    if !(is_own || is_open || is_subject || case.given.iter().any(|given| is_party(&given))) {
+    let is_emergency = case.overridden && OVERRODE.contains(&name);
+    let is_emergency = is_emergency && case.role == "clinician" && covered_by.contains(&"BTG");
+    if !(is_own
+        || is_open
+        || is_subject
+        || is_emergency
+        || case.given.iter().any(|given| is_party(&given)))
+    {
         return Expected::NotPermitted;
     }
     let consented = case.given.iter().filter(is_party).any(|given| {
@@ -193,9 +205,10 @@ fn model(case: &Case, is_strict: bool) -> Expected {
         "patient" => is_subject && covered_by.contains(&"PATRQT"),
         _ => false,
     };
-    let is_emergency = covered_by.contains(&"BTG");
+    let is_ordinary = !covered_by.contains(&"BTG");
     let lacks_factor = is_strict && ["clinician", "researcher"].contains(&case.role) && !case.shown;
-    match (by_role || is_open) && !is_emergency && !lacks_factor {
+    let is_permitted = (by_role || is_open) && is_ordinary || is_emergency;
+    match is_permitted && !lacks_factor {
         true => Expected::Permitted,
         false => Expected::Denied,
     }
@@ -205,7 +218,10 @@ fn model(case: &Case, is_strict: bool) -> Expected {
 fn cases() -> impl Iterator<Item = (Case, String)> {
     let custodies = KINDS.into_iter().flat_map(|kind| {
         let consents = consents().into_iter().enumerate();
-        consents.map(move |(number, given)| (kind, given, key_name(kind, number)))
+        consents.map(move |(number, given)| {
+            let overridden = OVERRIDDEN.contains(&(kind, number));
+            (kind, given, overridden, key_name(kind, number))
+        })
     });
     let custodies: Vec<_> = custodies.collect();
     let asked = PEOPLE.iter().flat_map(|who| {
@@ -214,7 +230,7 @@ fn cases() -> impl Iterator<Item = (Case, String)> {
     });
     asked.flat_map(move |(who, role, purpose)| {
         let under = custodies.clone().into_iter();
-        under.flat_map(move |(kind, given, custody)| {
+        under.flat_map(move |(kind, given, overridden, custody)| {
             CLASSES.into_iter().map(move |class| {
                 let case = Case {
                     who,
@@ -224,6 +240,7 @@ fn cases() -> impl Iterator<Item = (Case, String)> {
                     kind,
                     given: given.clone(),
                     shown: false,
+                    overridden,
                 };
                 (case, custody.clone())
             })
@@ -272,6 +289,18 @@ impl Hospital {
         for kind in KINDS {
             for (number, given) in consents().into_iter().enumerate() {
                 hospital.custody(&key_name(kind, number), kind, &given);
+            }
+        }
+        for (org, officer) in [(HOSPITAL, "hugo"), (INSTITUTE, "ines")] {
+            let world = &mut hospital.world;
+            world.enrol(officer, PrincipalKind::Person, org, &["officer"]);
+            let rule = Body::BreakGlassRule(break_glass_rule(org, officer));
+            world.accept(rule, &[&key(org)]);
+        }
+        for who in OVERRODE {
+            for (kind, number) in OVERRIDDEN {
+                let body = Body::BreakGlass(break_glass(who, &key_name(kind, number)));
+                hospital.world.accept(body, &[&key(who)]);
             }
         }
         hospital.world.stand(Kind::Suspended, "sam", HOSPITAL);

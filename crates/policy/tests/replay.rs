@@ -2,10 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    Appended, Body, Class, CustodyKind, Kind, LeafIndex, Placement, PlacementRule, PrincipalKind,
-    Refused, Released, SignedStatement,
+    Appended, Body, BreakGlassReviewed, Class, CustodyKind, Finding, Kind, LeafIndex, Placement,
+    PlacementRule, PrincipalKind, Refused, Released, SignedStatement,
     testing::{
-        BEGINNING, MEMBERS, World, consented, custody, custody_id, did, key, node_key, watching,
+        BEGINNING, MEMBERS, World, break_glass, break_glass_rule, consented, custody, custody_id,
+        did, key, node_key, watching,
     },
 };
 use medanchor_dag::{Cid, Hash, SigningKey};
@@ -288,6 +289,56 @@ fn refusal_of_a_broker_that_cannot_read_the_policies_is_no_decision() {
     ] {
         let leaf = record(&mut world, refused(code));
         assert_eq!(replay(&world, leaf).agrees, expected, "{code}");
+    }
+}
+
+/// The emergencies of whoever asks are read, also those for whom nothing is asked here.
+#[test]
+fn release_in_an_emergency_comes_out_the_same_whatever_followed() {
+    let (mut world, ecg) = clinic();
+    world.custody("patient-2", HOSPITAL, CustodyKind::Person);
+    world.enrol("rosa", PrincipalKind::Person, INSTITUTE, &["officer"]);
+    world.enrol("cleo", PrincipalKind::Person, INSTITUTE, &["clinician"]);
+    let rule = break_glass_rule(INSTITUTE, "rosa");
+    world.accept(Body::BreakGlassRule(rule), &[&key(INSTITUTE)]);
+    for patient in ["patient-2", "patient-1"] {
+        let body = Body::BreakGlass(break_glass("cleo", patient));
+        world.accept(body, &[&key("cleo")]);
+    }
+    let request = world.request("cleo", "clinician", "BTG", &[ecg]);
+    let body = decided(&world, &request);
+    assert_eq!(body.kind(), Kind::Released);
+    let leaf = record(&mut world, body);
+    let since = {
+        let entry = world.state().principal(&did("cleo")).unwrap().unwrap();
+        entry.emergencies.last().unwrap().since
+    };
+    let reviewed = Body::BreakGlassReviewed(BreakGlassReviewed {
+        who: did("cleo"),
+        emergency: since,
+        finding: Finding::Unjustified,
+    });
+    world.accept(reviewed, &[&key("rosa")]);
+    let request = world.request("cleo", "clinician", "BTG", &[ecg]);
+    let body = decided(&world, &request);
+    assert_eq!(body.kind(), Kind::Refused);
+    let refused = record(&mut world, body);
+    let state = world.state();
+    for index in [leaf, refused] {
+        let replayed = replay(&world, index);
+        assert_eq!(replayed.agrees, Agreement::Same, "{replayed:?}");
+        assert_eq!(replayed.missing, [0; 0]);
+        let signed = state.opening(index).unwrap().unwrap().0.signed;
+        let replay = Replay::of(&signed).unwrap();
+        let mut replay = replay.under(vec![custody_id("patient-1")]);
+        for index in 0..index {
+            let opening = state.opening(index).unwrap();
+            let leaf = state.leaf(index).unwrap().unwrap();
+            replay.take(index, &leaf, opening.as_ref()).unwrap();
+        }
+        let replayed = replay.finish().unwrap();
+        assert_eq!(replayed.agrees, Agreement::Same, "{replayed:?}");
+        assert_eq!(replayed.missing, [0; 0]);
     }
 }
 

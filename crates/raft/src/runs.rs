@@ -23,7 +23,13 @@ pub(crate) use writer::Writer;
 /// table lie in [`Runs`].
 pub(crate) fn is_scattered(table: Table) -> bool {
     match table {
-        Table::Meta | Table::Leaves | Table::Nodes | Table::Openings | Table::Members => false,
+        // An emergency is rare.
+        Table::Meta
+        | Table::Leaves
+        | Table::Nodes
+        | Table::Openings
+        | Table::Members
+        | Table::Emergencies => false,
         Table::Statements
         | Table::Principals
         | Table::Custodies

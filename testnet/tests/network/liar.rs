@@ -18,9 +18,10 @@ use medanchor_api::{
             GetAccountResponse, GetRecordRequest, GetRecordResponse, GetStreamRequest,
             GetStreamResponse, ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest,
             ListCustodiesResponse, ListDisclosuresRequest, ListDisclosuresResponse,
-            ListLegalHoldsRequest, ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse,
-            ListPrincipalsRequest, ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse,
-            StatusRequest, StatusResponse,
+            ListEmergenciesRequest, ListEmergenciesResponse, ListLegalHoldsRequest,
+            ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse, ListPrincipalsRequest,
+            ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse, StatusRequest,
+            StatusResponse,
             registry_service_client::RegistryServiceClient,
             registry_service_server::{RegistryService, RegistryServiceServer},
         },
@@ -203,6 +204,13 @@ impl RegistryService for Service {
             self.listing.lock().unwrap()(&mut answer.disclosures);
         }
         Ok(Response::new(answer))
+    }
+
+    async fn list_emergencies(
+        &self,
+        request: Request<ListEmergenciesRequest>,
+    ) -> Result<Response<ListEmergenciesResponse>, Status> {
+        self.registry().list_emergencies(request.into_inner()).await
     }
 
     async fn list_members(

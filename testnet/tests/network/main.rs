@@ -18,6 +18,7 @@ mod audit;
 mod author;
 mod away;
 mod blind;
+mod break_glass;
 mod broken;
 mod c4gh;
 mod car;

@@ -28,6 +28,9 @@ pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Wri
     require_decided(context, body.decided_at)?;
     let requester = context.active(requester)?;
     context.active(&requester.org)?;
+    // INVARIANT: a role in which an emergency was not reviewed in time is suspended, whatever a broker says.
+    let is_suspended = requester.is_overdue(&request.role, context.at);
+    require(!is_suspended, Outcome::Inactive)?;
     Ok(vec![answers(context, &body.request)])
 }
 

@@ -1,8 +1,8 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Account, AccountHead, Anchored, Body, Consented, Custody, Enrolled,
-    FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded, MemberRemoved, Period,
-    PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused, Released,
+    AccessRequest, Account, AccountHead, Anchored, Body, BreakGlassRule, Consented, Custody,
+    Enrolled, FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded, MemberRemoved,
+    Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused, Released,
     SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
@@ -44,6 +44,9 @@ fn is_body(statement: &Statement) -> bool {
         Body::LegalHoldReleased(body) => is_legal_hold(body),
         Body::FactorEnrolled(_) | Body::FactorRemoved(_) | Body::FactorVerified(_) => true,
         Body::Account(body) => is_account(body),
+        Body::BreakGlassRule(body) => is_break_glass_rule(body),
+        Body::BreakGlass(body) => is_role(&body.role),
+        Body::BreakGlassReviewed(_) => true,
     }
 }
 
@@ -133,6 +136,26 @@ fn is_account(body: &Account) -> bool {
     (body.count == none.count) == (body.head == none.head)
 }
 
+fn is_break_glass_rule(body: &BreakGlassRule) -> bool {
+    let lasts = BreakGlassRule::MIN_LASTS_MS..=BreakGlassRule::MAX_LASTS_MS;
+    let review_within = body.lasts_ms..=BreakGlassRule::MAX_REVIEW_WITHIN_MS;
+    are_roles(&body.roles)
+        && (1..=16).contains(&body.reviewers.len())
+        && body.reviewers.is_sorted_by(|one, next| one < next)
+        && lasts.contains(&body.lasts_ms)
+        && review_within.contains(&body.review_within_ms)
+}
+
+fn are_roles(roles: &[String]) -> bool {
+    roles.len() <= 16
+        && roles.is_sorted_by(|one, next| one < next)
+        && roles.iter().all(|role| is_role(role))
+}
+
+fn is_role(text: &str) -> bool {
+    is_text(text, 1, 32, |c| matches!(c, 'a'..='z' | '-'))
+}
+
 fn is_matter(text: &str) -> bool {
     (1..=256).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
@@ -152,12 +175,9 @@ fn is_member(member: &Member) -> bool {
 }
 
 fn is_enrolled(body: &Enrolled) -> bool {
-    let role = |c| matches!(c, 'a'..='z' | '-');
     let is_organisation = body.kind == PrincipalKind::Organisation;
     is_organisation == (body.org == body.who)
-        && body.roles.len() <= 16
-        && body.roles.is_sorted_by(|one, next| one < next)
-        && body.roles.iter().all(|text| is_text(text, 1, 32, role))
+        && are_roles(&body.roles)
         && is_label(body.label.as_deref())
         && is_label(body.manufacturer.as_deref())
         && is_label(body.model.as_deref())
@@ -196,12 +216,11 @@ fn is_anchored(body: &Anchored) -> bool {
 }
 
 fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
-    let role = |c| matches!(c, 'a'..='z' | '-');
     (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
         && body.records.iter().all(is_dag_cbor)
         && are_distinct(&body.records)
         && is_purpose(&body.purpose)
-        && is_text(&body.role, 1, 32, role)
+        && is_role(&body.role)
         && body.recipient.len() == 32
         && body
             .second_factor

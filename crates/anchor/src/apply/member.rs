@@ -143,6 +143,8 @@ pub(super) fn member_organisation(org: &Did, index: u64) -> PrincipalEntry {
         since: index,
         enrolled_at: index,
         factors: Vec::new(),
+        emergencies: Vec::new(),
+        break_glass: None,
     }
 }
 

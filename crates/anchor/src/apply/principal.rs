@@ -61,6 +61,8 @@ pub(super) fn enrolled(context: &Context<'_>, body: &Enrolled) -> Result<Vec<Wri
         since: context.index,
         enrolled_at: context.index,
         factors: Vec::new(),
+        emergencies: Vec::new(),
+        break_glass: None,
     };
     Ok(vec![Write::principal(&body.who, &entry)])
 }

@@ -1,4 +1,5 @@
 use super::{
+    break_glass,
     context::{Context, Network, Refusal},
     judge,
 };
@@ -10,8 +11,8 @@ use medanchor_dag::Hash;
 
 impl Log {
     /// Takes over what a leaf says took effect, into tables that hold what the leaves before it said of members,
-    /// principals, custody keys and consents, and not all else. Whether it could: a statement other than `anchored` is
-    /// judged again, and one that is not accepted on what is here changes nothing.
+    /// principals, custody keys and consents, and not all else. Whether it could: a statement other than `anchored` and `break-glass`
+    /// is judged again, and one that is not accepted on what is here changes nothing.
     ///
     /// # Errors
     ///
@@ -34,7 +35,7 @@ impl Log {
                 let key = record_key(&anchored.record);
                 vec![Write::entry(Table::Records, key, &record)]
             }
-            _ => {
+            body => {
                 let state = State::new(&*tables);
                 let network = Network::load(state, &[], leaf.at)?;
                 let bytes = statement.to_bytes();
@@ -47,7 +48,11 @@ impl Log {
                     index,
                     at: leaf.at,
                 };
-                match judge(&context) {
+                let taken = match body {
+                    Body::BreakGlass(body) => break_glass::replayed(&context, body),
+                    _ => judge(&context),
+                };
+                match taken {
                     Ok(writes) => writes,
                     Err(Refusal::Tables(error)) => return Err(error),
                     Err(Refusal::Leaf(_) | Refusal::Rejected(_)) => return Ok(false),

@@ -8,6 +8,7 @@
 
 mod access;
 mod account;
+mod break_glass;
 mod consent;
 mod custody;
 mod legal_hold;

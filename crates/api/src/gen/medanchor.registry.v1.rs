@@ -343,6 +343,31 @@ pub struct Disclosure {
     pub proof: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEmergenciesRequest {
+    /// Who asks: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub query: ::prost::alloc::vec::Vec<u8>,
+    /// Their signature on it, 64 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// Continue here, as the answer before gave it, 24 bytes; empty: from the beginning.
+    #[prost(bytes = "vec", tag = "3")]
+    pub after: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEmergenciesResponse {
+    /// The emergencies, ordered by custody key and leaf: canonical DAG-CBOR, docs/formats.md. At most 1000, and none where a
+    /// page has none.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub emergencies: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Where the next page begins; empty: this was the last.
+    #[prost(bytes = "vec", tag = "2")]
+    pub next: ::prost::alloc::vec::Vec<u8>,
+    /// Leaves in the log that this was read from.
+    #[prost(uint64, tag = "3")]
+    pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
     /// did:key of the device.
     #[prost(string, tag = "1")]
@@ -950,6 +975,37 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// ListEmergencies lists the emergencies in which consent was overridden and that concern whoever signed the request, and all
+        /// of them for operators and auditors.
+        pub async fn list_emergencies(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListEmergenciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEmergenciesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/ListEmergencies",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "ListEmergencies",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// GetStream gives the head of a device's stream.
         pub async fn get_stream(
             &mut self,
@@ -1119,6 +1175,15 @@ pub mod registry_service_server {
             request: tonic::Request<super::ListDisclosuresRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListDisclosuresResponse>,
+            tonic::Status,
+        >;
+        /// ListEmergencies lists the emergencies in which consent was overridden and that concern whoever signed the request, and all
+        /// of them for operators and auditors.
+        async fn list_emergencies(
+            &self,
+            request: tonic::Request<super::ListEmergenciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEmergenciesResponse>,
             tonic::Status,
         >;
         /// GetStream gives the head of a device's stream.
@@ -1623,6 +1688,52 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListDisclosuresSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/ListEmergencies" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListEmergenciesSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ListEmergenciesRequest>
+                    for ListEmergenciesSvc<T> {
+                        type Response = super::ListEmergenciesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListEmergenciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_emergencies(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListEmergenciesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

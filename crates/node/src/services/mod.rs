@@ -5,6 +5,7 @@ mod accounts;
 mod anchor;
 mod block;
 mod custody;
+mod emergencies;
 mod errors;
 mod factor;
 mod followed;

@@ -1,5 +1,5 @@
 use super::{
-    accounts,
+    accounts, emergencies,
     errors::{internal, parsed, read_status, tables_status},
     question, records,
 };
@@ -21,15 +21,17 @@ use medanchor_anchor::{
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedLegalHold, ListedMember,
     ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead,
-    account_asked_for, consents_asked_for, disclosures_asked_for, legal_holds_after, overloaded,
+    account_asked_for, consents_asked_for, disclosures_asked_for, emergencies_asked_for,
+    legal_holds_after, overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetAccountRequest, GetAccountResponse,
         GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
         ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
-        ListDisclosuresRequest, ListDisclosuresResponse, ListLegalHoldsRequest,
-        ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse, ListPrincipalsRequest,
-        ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse, StatusRequest,
-        StatusResponse, registry_service_server::RegistryService,
+        ListDisclosuresRequest, ListDisclosuresResponse, ListEmergenciesRequest,
+        ListEmergenciesResponse, ListLegalHoldsRequest, ListLegalHoldsResponse, ListMembersRequest,
+        ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse, ListRecordsRequest,
+        ListRecordsResponse, StatusRequest, StatusResponse,
+        registry_service_server::RegistryService,
     },
     principal_kind_name, record_asked_for, record_to_check, records_asked_for, status,
     stream_asked_for,
@@ -306,6 +308,23 @@ impl RegistryService for Registry {
             Ok::<_, Status>(AsOf { tree_size, value })
         });
         let page = page.await.map_err(internal)??;
+        Ok(Response::new(page.into()))
+    }
+
+    async fn list_emergencies(
+        &self,
+        request: Request<ListEmergenciesRequest>,
+    ) -> Result<Response<ListEmergenciesResponse>, Status> {
+        let auditor = Callers::is_auditor(request.extensions());
+        let (query, after) = parsed(emergencies_asked_for(request.get_ref()))?;
+        question::check(&query, &self.origin, clock::unix_ms())?;
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let page = emergencies::page(&state, &query.who, after, auditor);
+        let page = AsOf {
+            tree_size: tree_size(&state)?,
+            value: page.map_err(tables_status)?,
+        };
         Ok(Response::new(page.into()))
     }
 

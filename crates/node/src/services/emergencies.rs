@@ -1,0 +1,120 @@
+//! Who is told in which emergencies consent was overridden.
+
+use medanchor_anchor::{AccountOf, EmergencyEntry, PrincipalEntry, State, TablesError};
+use medanchor_api::{EmergencyPage, EmergencyPlace, EmergencyQuery};
+use medanchor_dag::Did;
+
+/// The next emergencies that concern `who`, or, for an auditor, all. There are few: each page reads at most some hundred.
+pub(super) fn page(
+    state: &State<'_>,
+    who: &Did,
+    after: Option<EmergencyPlace>,
+    auditor: bool,
+) -> Result<EmergencyPage, TablesError> {
+    let after = after.as_ref().map(|after| (&after.custody, after.since));
+    let read = state.emergencies(after, EmergencyQuery::MAX_PAGE)?;
+    let next = read.last().map(|last| EmergencyPlace {
+        custody: last.broken.custody,
+        since: last.since,
+    });
+    let next = next.filter(|_| read.len() == EmergencyQuery::MAX_PAGE);
+    let is_active = auditor || is_active(state, who)?;
+    let mut emergencies = Vec::new();
+    for entry in read {
+        if auditor || is_active && concerns(state, &entry, who)? {
+            emergencies.push(entry);
+        }
+    }
+    Ok(EmergencyPage { emergencies, next })
+}
+
+/// Those whose data it is or who answer for it, whoever overrode consent, their organisation, and who reviews that.
+fn concerns(state: &State<'_>, entry: &EmergencyEntry, who: &Did) -> Result<bool, TablesError> {
+    let overrode = entry.broken.who == *who || entry.org == *who;
+    if overrode || state.speaks_for(&AccountOf::Custody(entry.broken.custody), who)? {
+        return Ok(true);
+    }
+    let rule = state.principal(&entry.org)?.and_then(|org| org.break_glass);
+    Ok(rule.is_some_and(|rule| rule.reviewers.contains(who)))
+}
+
+fn is_active(state: &State<'_>, who: &Did) -> Result<bool, TablesError> {
+    let entry = state.principal(who)?.filter(PrincipalEntry::is_active);
+    let org = match entry {
+        Some(entry) => state.principal(&entry.org)?,
+        None => None,
+    };
+    Ok(org.is_some_and(|org| org.is_active()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_anchor::{
+        Body, CustodyKind, Kind, PrincipalKind,
+        testing::{MEMBERS, World, break_glass, break_glass_rule, custody, did, key},
+    };
+
+    /// Emergencies of a clinician of the second member, for the data of patients of the first.
+    fn world() -> World {
+        let mut world = World::new();
+        for (name, org, role) in [
+            ("paula", MEMBERS[0], "patient"),
+            ("kim", MEMBERS[0], "clinician"),
+            ("clara", MEMBERS[1], "clinician"),
+            ("rosa", MEMBERS[1], "officer"),
+            ("cleo", MEMBERS[1], "clinician"),
+        ] {
+            world.enrol(name, PrincipalKind::Person, org, &[role]);
+        }
+        let rule = break_glass_rule(MEMBERS[1], "rosa");
+        world.accept(Body::BreakGlassRule(rule), &[&key(MEMBERS[1])]);
+        for (name, controller) in [("patient-1", Some(did("paula"))), ("patient-2", None)] {
+            let mut body = custody(name, MEMBERS[0], CustodyKind::Person);
+            body.controller = controller;
+            world.accept(Body::Custody(body), &[&key(MEMBERS[0])]);
+            let body = Body::BreakGlass(break_glass("clara", name));
+            world.accept(body, &[&key("clara")]);
+        }
+        world
+    }
+
+    fn seen(world: &World, who: &str, auditor: bool) -> usize {
+        let page = page(&world.state(), &did(who), None, auditor).unwrap();
+        assert_eq!(page.next, None);
+        page.emergencies.len()
+    }
+
+    #[test]
+    fn emergencies_are_for_those_whom_they_concern_and_for_auditors() {
+        let mut world = world();
+        for (who, expected) in [
+            ("paula", 1),
+            (MEMBERS[0], 2),
+            ("clara", 2),
+            (MEMBERS[1], 2),
+            ("rosa", 2),
+            ("cleo", 0),
+            ("kim", 0),
+            (MEMBERS[2], 0),
+            ("stranger", 0),
+        ] {
+            assert_eq!(seen(&world, who, false), expected, "{who}");
+            assert_eq!(seen(&world, who, true), 2);
+        }
+        world.stand(Kind::Suspended, "rosa", MEMBERS[1]);
+        assert_eq!(seen(&world, "rosa", false), 0);
+    }
+
+    #[test]
+    fn pages_have_every_emergency_once() {
+        let world = world();
+        let all = world.state().emergencies(None, 10).unwrap();
+        let first = EmergencyPlace {
+            custody: all[0].broken.custody,
+            since: all[0].since,
+        };
+        let rest = page(&world.state(), &did("rosa"), Some(first), false).unwrap();
+        assert_eq!(rest.emergencies, all[1..]);
+    }
+}
