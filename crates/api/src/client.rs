@@ -869,8 +869,11 @@ impl Client {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => {
                     tracing::debug!(node = node.name, ?failure, "node did not serve a call");
-                    // When one of them asks for a pause, that is what to do.
-                    let keep = |(_, known): &(_, Failure)| known.retry_after().is_some();
+                    // When one of them asks for a pause, that is what to do; and who says why is heard before who does not
+                    // answer.
+                    let keep = |(_, known): &(_, Failure)| {
+                        known.retry_after().is_some() || (known.is_answer() && !failure.is_answer())
+                    };
                     if !last.as_ref().is_some_and(keep) {
                         last = Some((node, failure));
                     }
