@@ -1,9 +1,9 @@
 use crate::{
     AccountQuery, AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError,
     ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, FactorClaim, Get,
-    LeafEntry, LeafName, ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members,
-    Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery,
-    Stored, StreamHead, Submit, Submitted, block, convert,
+    ImportKey, ImportedKey, LeafEntry, LeafName, ListedCustody, ListedLegalHold, ListedPrincipal,
+    MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf, RecordCheck, RecordPage,
+    RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted, block, convert, custody,
     error::Failure,
     log,
     pb::{
@@ -23,8 +23,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use medanchor_anchor::{
-    AccountHead, ConsentEntry, Disclosure, LeafIndex, LegalHold, PolicyChain, PrincipalKind,
-    Receipt, SignedStatement, Strength,
+    AccountHead, Attestation, ConsentEntry, Disclosure, LeafIndex, LegalHold, PolicyChain,
+    PrincipalKind, Receipt, SignedStatement, StoreKey, Strength,
 };
 use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, SigningKey, StreamId, to_canonical};
 use std::{
@@ -249,6 +249,79 @@ impl Client {
             CreatedKey::try_from,
             |channel, request| async {
                 CustodyServiceClient::new(channel).create_key(request).await
+            },
+        )
+        .await
+    }
+
+    /// What copies of custody keys for the broker on the first node that answers are sealed to. Not verified yet. Use
+    /// [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn custody_store_key(&self) -> Result<StoreKey, ClientError> {
+        self.call(
+            &access_pb::GetStoreKeyRequest {},
+            READ_DEADLINE,
+            |response| custody::store_key(&response),
+            |channel, request| async {
+                CustodyServiceClient::new(channel)
+                    .get_store_key(request)
+                    .await
+            },
+        )
+        .await
+    }
+
+    /// Has the first node that answers keep a copy of a custody key. Use [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; code `copy-unusable` when the copy does not open there, `other-key-held` when another key is held
+    /// in its place.
+    pub async fn import_custody_key(&self, import: ImportKey) -> Result<ImportedKey, ClientError> {
+        let request = access_pb::ImportKeyRequest::from(import);
+        self.call(
+            &request,
+            READ_DEADLINE,
+            ImportedKey::try_from,
+            |channel, request| async {
+                CustodyServiceClient::new(channel).import_key(request).await
+            },
+        )
+        .await
+    }
+
+    /// Which of these custody keys, at most [`MAX_CHECKED_KEYS`], the broker on the first node that answers holds now, in
+    /// their order: it attests each. Not verified yet. Use [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn check_custody_keys(
+        &self,
+        custodies: &[CustodyId],
+    ) -> Result<Vec<Option<Attestation>>, ClientError> {
+        let ids = custodies.iter().map(|id| id.as_bytes().to_vec());
+        let request = access_pb::CheckKeysRequest {
+            custodies: ids.collect(),
+        };
+        self.call(
+            &request,
+            READ_DEADLINE,
+            |response| {
+                let checked = custody::attestations(&response)?;
+                match checked.len() == custodies.len() {
+                    true => Ok(checked),
+                    false => Err(ConvertError::malformed(
+                        "attestations",
+                        "not one for each custody",
+                    )),
+                }
+            },
+            |channel, request| async {
+                CustodyServiceClient::new(channel).check_keys(request).await
             },
         )
         .await
