@@ -39,6 +39,7 @@ mod state;
 mod state_digest;
 mod stated_account;
 mod statement;
+mod store_key;
 mod tables;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -92,6 +93,7 @@ pub use statement::{
     Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released,
     SignedStatement, Standing, Statement, StatementError, Withdrawn,
 };
+pub use store_key::StoreKey;
 pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};
 pub use tiles::{HashTiles, Recomputed, Tile, TileError, TileKind};
 pub use tree::{ConsistencyProof, InclusionProof, ProofError};

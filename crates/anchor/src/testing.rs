@@ -343,6 +343,28 @@ impl World {
         id
     }
 
+    /// Lists the node of `member` as one more broker of a custody key.
+    pub fn list_broker(&mut self, custody: &str, member: &str) -> Appended {
+        let entry = self.state().custody(&custody_id(custody));
+        let entry = entry.expect("memory does not fail").expect("it is known");
+        let owner = self.owner_of(custody);
+        let body = with_broker(entry.custody, member);
+        self.accept(Body::Custody(body), &[&owner])
+    }
+
+    /// Takes the node of `member` from the brokers of a custody key.
+    pub fn unlist_broker(&mut self, custody: &str, member: &str) -> Appended {
+        let entry = self.state().custody(&custody_id(custody));
+        let mut body = entry
+            .expect("memory does not fail")
+            .expect("it is known")
+            .custody;
+        let (owner, node) = (self.owner_of(custody), node_key(member).did());
+        body.brokers.retain(|broker| *broker != node);
+        body.held_by.retain(|held| held.by != node);
+        self.accept(Body::Custody(body), &[&owner])
+    }
+
     /// Consent for `party` to use what `custody` protects for `purpose`, given by its owner.
     pub fn consent(&mut self, name: &str, custody: &str, party: &str, purpose: &str) -> Appended {
         let owner = self.owner_of(custody);
@@ -524,6 +546,15 @@ pub fn break_glass(who: &str, custody: &str) -> BreakGlass {
         role: "clinician".to_owned(),
         reason: OverrideReason::Emergency,
     }
+}
+
+/// The same custody key with the node of `member` as one more broker, which holds it.
+pub fn with_broker(mut body: Custody, member: &str) -> Custody {
+    let node = node_key(member);
+    let attestation = Attestation::sign(&node, body.custody, body.epoch, &body.key);
+    body.brokers.push(node.did());
+    body.held_by.push(attestation);
+    body
 }
 
 /// Consent for `party` and `purpose`, without any other limit.

@@ -13,7 +13,7 @@ use medanchor_anchor::{
     FactorVerified, Finding, Founded, Hold, Holding, InclusionProof, Kind, Leaf, LegalHold,
     LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule, PolicyChain, PolicySet,
     PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement,
-    StateDigest, Statement, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
+    StateDigest, Statement, StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
         custody, custody_id, did, enrolled, founded, joining, key, node_key, standing, stream_id,
@@ -72,6 +72,14 @@ fn attestation() {
     check("attestation", &to_canonical(&held));
     let read: Attestation = from_canonical(&example("attestation"), 1024).unwrap();
     assert!(read.is_valid(custody_id("patient"), 0, &key_bytes));
+}
+
+#[test]
+fn store_key() {
+    let said = StoreKey::sign(&node_key("hospital-a"), ORIGIN, [0x5a; 32]);
+    check("store key", &to_canonical(&said));
+    let read: StoreKey = from_canonical(&example("store key"), StoreKey::MAX_BYTES).unwrap();
+    assert!(read.is_valid(ORIGIN));
 }
 
 #[test]

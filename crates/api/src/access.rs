@@ -1,7 +1,13 @@
-use crate::{ConvertError, convert, log, pb::access as pb, status::is_stable_code};
+use crate::{
+    ConvertError, convert,
+    custody::{MAX_COPY_BYTES, attestation},
+    log,
+    pb::access as pb,
+    status::is_stable_code,
+};
 use bytes::Bytes;
 use medanchor_anchor::{AccessRequest, Attestation, Receipt, SignedStatement};
-use medanchor_dag::{CustodyId, from_canonical, to_canonical};
+use medanchor_dag::{CustodyId, to_canonical};
 
 /// What a broker decided about an access request.
 #[derive(Clone, Debug)]
@@ -162,8 +168,7 @@ impl TryFrom<pb::CreateKeyResponse> for CreatedKey {
         convert::at_most("recovery_copy", &response.recovery_copy, MAX_COPY_BYTES)?;
         Ok(Self {
             public_key: convert::array("public_key", &response.public_key)?,
-            attestation: from_canonical(&response.attestation, MAX_ATTESTATION_BYTES)
-                .map_err(|error| ConvertError::malformed("attestation", error))?,
+            attestation: attestation("attestation", &response.attestation)?,
             recovery_copy: response.recovery_copy.into(),
         })
     }
@@ -182,5 +187,3 @@ impl From<CreatedKey> for pb::CreateKeyResponse {
 /// A wrap with the hybrid KEM has about 1,500.
 const MAX_WRAP_BYTES: usize = 4 * 1024;
 const MAX_REASON_BYTES: usize = 2 * 1024;
-const MAX_COPY_BYTES: usize = 4 * 1024;
-const MAX_ATTESTATION_BYTES: usize = 512;

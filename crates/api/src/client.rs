@@ -1,10 +1,10 @@
 use crate::{
     AccountQuery, AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError,
     ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, EmergencyPage,
-    EmergencyPlace, EmergencyQuery, FactorClaim, Get, LeafEntry, LeafName, ListedCustody,
-    ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf,
-    RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted,
-    block, convert,
+    EmergencyPlace, EmergencyQuery, FactorClaim, Get, ImportKey, ImportedKey, LeafEntry, LeafName,
+    ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError,
+    NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead,
+    Submit, Submitted, block, convert, custody,
     error::Failure,
     log,
     pb::{
@@ -24,8 +24,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use medanchor_anchor::{
-    AccountHead, ConsentEntry, Disclosure, LeafIndex, LegalHold, PolicyChain, PrincipalKind,
-    Receipt, SignedStatement, Strength,
+    AccountHead, Attestation, ConsentEntry, Disclosure, LeafIndex, LegalHold, PolicyChain,
+    PrincipalKind, Receipt, SignedStatement, StoreKey, Strength,
 };
 use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, SigningKey, StreamId, to_canonical};
 use std::{
@@ -250,6 +250,79 @@ impl Client {
             CreatedKey::try_from,
             |channel, request| async {
                 CustodyServiceClient::new(channel).create_key(request).await
+            },
+        )
+        .await
+    }
+
+    /// What copies of custody keys for the broker on the first node that answers are sealed to. Not verified yet. Use
+    /// [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn custody_store_key(&self) -> Result<StoreKey, ClientError> {
+        self.call(
+            &access_pb::GetStoreKeyRequest {},
+            READ_DEADLINE,
+            |response| custody::store_key(&response),
+            |channel, request| async {
+                CustodyServiceClient::new(channel)
+                    .get_store_key(request)
+                    .await
+            },
+        )
+        .await
+    }
+
+    /// Has the first node that answers keep a copy of a custody key. Use [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; code `copy-unusable` when the copy does not open there, `other-key-held` when another key is held
+    /// in its place.
+    pub async fn import_custody_key(&self, import: ImportKey) -> Result<ImportedKey, ClientError> {
+        let request = access_pb::ImportKeyRequest::from(import);
+        self.call(
+            &request,
+            READ_DEADLINE,
+            ImportedKey::try_from,
+            |channel, request| async {
+                CustodyServiceClient::new(channel).import_key(request).await
+            },
+        )
+        .await
+    }
+
+    /// Which of these custody keys, at most [`MAX_CHECKED_KEYS`], the broker on the first node that answers holds now, in
+    /// their order: it attests each. Not verified yet. Use [`Client::only`] to choose the node.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn check_custody_keys(
+        &self,
+        custodies: &[CustodyId],
+    ) -> Result<Vec<Option<Attestation>>, ClientError> {
+        let ids = custodies.iter().map(|id| id.as_bytes().to_vec());
+        let request = access_pb::CheckKeysRequest {
+            custodies: ids.collect(),
+        };
+        self.call(
+            &request,
+            READ_DEADLINE,
+            |response| {
+                let checked = custody::attestations(&response)?;
+                match checked.len() == custodies.len() {
+                    true => Ok(checked),
+                    false => Err(ConvertError::malformed(
+                        "attestations",
+                        "not one for each custody",
+                    )),
+                }
+            },
+            |channel, request| async {
+                CustodyServiceClient::new(channel).check_keys(request).await
             },
         )
         .await
@@ -889,8 +962,11 @@ impl Client {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => {
                     tracing::debug!(node = node.name, ?failure, "node did not serve a call");
-                    // When one of them asks for a pause, that is what to do.
-                    let keep = |(_, known): &(_, Failure)| known.retry_after().is_some();
+                    // When one of them asks for a pause, that is what to do; and who says why is heard before who does not
+                    // answer.
+                    let keep = |(_, known): &(_, Failure)| {
+                        known.retry_after().is_some() || (known.is_answer() && !failure.is_answer())
+                    };
                     if !last.as_ref().is_some_and(keep) {
                         last = Some((node, failure));
                     }

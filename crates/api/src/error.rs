@@ -107,6 +107,11 @@ impl Failure {
         }
     }
 
+    /// Whether the node said something, and was not just silent.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(self, Self::Node(error) if [UNREACHABLE, TIMED_OUT].contains(&error.code.as_str()))
+    }
+
     /// What a caller is told when the last of `tried` nodes failed like this.
     pub(crate) fn after(self, tried: usize, node: &str) -> ClientError {
         match self {
@@ -150,7 +155,7 @@ impl NodeError {
     pub(crate) fn timed_out(node: &str) -> Self {
         Self {
             node: node.to_owned(),
-            code: "timed-out".to_owned(),
+            code: TIMED_OUT.to_owned(),
             message: "no answer in time".to_owned(),
             retry_after: None,
             source: None,
@@ -167,6 +172,7 @@ fn root_cause(mut error: &dyn Error) -> String {
 }
 
 const UNREACHABLE: &str = "unreachable";
+const TIMED_OUT: &str = "timed-out";
 const MAX_MESSAGE_CHARS: usize = 1000;
 
 #[cfg(test)]

@@ -85,6 +85,20 @@ async fn unreachable_nodes_are_an_error_that_says_so() {
 }
 
 #[tokio::test]
+async fn node_that_says_why_is_heard_before_one_that_is_silent() {
+    let says = Node::start("says", Behaviour::Answer(Code::Unavailable)).await;
+    let gone = Node::unreachable("gone");
+    for nodes in [[&says, &gone], [&gone, &says]] {
+        let error = client(&nodes).has(&[*block(1).cid()]).await.unwrap_err();
+        assert_eq!(error.code(), "test-code");
+        assert!(
+            matches!(error, ClientError::Unavailable { tried: 2, .. }),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn calls_can_be_made_in_a_task_of_their_own() {
     let client = client(&[&Node::unreachable("a")]);
     let key = SigningKey::from_seed(&[1; 32]);

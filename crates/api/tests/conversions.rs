@@ -2,13 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use medanchor_anchor::{
-    Body, Disclosure, Factor, FactorMethod, Nonce, PrincipalKind, Standing, Statement, Status,
+    Attestation, Body, Disclosure, Factor, FactorMethod, Nonce, PrincipalKind, Standing, Statement,
+    Status,
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
-    LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal, NodeStatus, PeerStatus, ReceiptOf,
-    RecordCheck, Replicated, Scrubbed, Submit, Submitted, access_request, account_asked_for,
-    consents_asked_for, disclosures_asked_for, has_cids, legal_holds_after,
+    ImportKey, ImportedKey, LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal,
+    MAX_CHECKED_KEYS, NodeStatus, PeerStatus, ReceiptOf, RecordCheck, Replicated, Scrubbed, Submit,
+    Submitted, access_request, account_asked_for, consents_asked_for, disclosures_asked_for,
+    has_cids, keys_to_check, legal_holds_after,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -98,7 +100,19 @@ proptest! {
         let _ = CreatedKey::try_from(access::CreateKeyResponse {
             public_key: bytes.clone(),
             attestation: bytes.clone(),
-            recovery_copy: bytes,
+            recovery_copy: bytes.clone(),
+        });
+        let _ = ImportKey::try_from(access::ImportKeyRequest {
+            custody: bytes.clone(),
+            epoch: 0,
+            copy: bytes.clone(),
+        });
+        let _ = ImportedKey::try_from(access::ImportKeyResponse {
+            attestation: bytes.clone(),
+            was_held: grant,
+        });
+        let _ = keys_to_check(&access::CheckKeysRequest {
+            custodies: vec![bytes],
         });
     }
 
@@ -422,6 +436,33 @@ fn custody_key_request_is_read_back_as_it_was_sent() {
     };
     let sent = access::CreateKeyRequest::from(create);
     assert_eq!(CreateKey::try_from(sent).unwrap(), create);
+}
+
+#[test]
+fn custody_key_that_is_imported_is_read_back_as_it_was_sent() {
+    let import = ImportKey {
+        custody: CustodyId::new([5; 16]),
+        epoch: 2,
+        copy: bytes::Bytes::from_static(b"sealed"),
+    };
+    let sent = access::ImportKeyRequest::from(import.clone());
+    assert_eq!(ImportKey::try_from(sent).unwrap(), import);
+    let imported = ImportedKey {
+        attestation: Attestation::sign(&key(), CustodyId::new([5; 16]), 2, &[7; 32]),
+        was_held: true,
+    };
+    let answered = access::ImportKeyResponse::from(imported.clone());
+    assert_eq!(ImportedKey::try_from(answered).unwrap(), imported);
+}
+
+#[test]
+fn no_more_custody_keys_than_a_page_are_checked_at_once() {
+    let asked = |count: usize| access::CheckKeysRequest {
+        custodies: vec![vec![5; 16]; count],
+    };
+    let ids = keys_to_check(&asked(MAX_CHECKED_KEYS)).unwrap();
+    assert_eq!(ids, [CustodyId::new([5; 16]); MAX_CHECKED_KEYS]);
+    assert!(keys_to_check(&asked(MAX_CHECKED_KEYS + 1)).is_err());
 }
 
 fn key() -> SigningKey {

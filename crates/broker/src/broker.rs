@@ -172,7 +172,10 @@ impl Broker {
                         decided_at: permit.decided_at,
                     }));
                 }
-                Err(RewrapError::NotHeld) => return Err(ReleaseError::NotHeld),
+                Err(RewrapError::NotHeld) => {
+                    let brokers = permit.other_brokers;
+                    return Err(ReleaseError::NotHeld { brokers });
+                }
                 Err(RewrapError::Custody(error)) => return Err(error.into()),
             };
             let released = parts.sign(released(&request, permit, &wraps), now)?;

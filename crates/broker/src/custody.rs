@@ -43,6 +43,15 @@ pub struct CreatedKey {
     pub recovery_copy: Vec<u8>,
 }
 
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// The key is kept from now on.
+    Kept,
+    /// The key was held already.
+    Held,
+}
+
 /// Why the key store could not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CustodyError {
@@ -52,6 +61,30 @@ pub enum CustodyError {
     /// This broker does not hold the key: ask another broker of the custody, or restore a copy.
     #[error("custody key `{custody}` epoch {epoch} is not held here")]
     NotHeld {
+        /// The custody id.
+        custody: CustodyId,
+        /// Epoch of the key.
+        epoch: u32,
+    },
+    /// The copy does not open here: have one made to this store's key, of the key that the log names.
+    #[error(
+        "copy of custody key `{custody}` epoch {epoch} does not open: it was made for another key store, custody, epoch or \
+         key, or is damaged"
+    )]
+    Copy {
+        /// The custody id.
+        custody: CustodyId,
+        /// Epoch of the key.
+        epoch: u32,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store has another key of this name, which stays: find out where it comes from.
+    #[error(
+        "another key is held here as custody key `{custody}` epoch {epoch}, and is not replaced"
+    )]
+    OtherKey {
         /// The custody id.
         custody: CustodyId,
         /// Epoch of the key.
@@ -112,12 +145,26 @@ impl Custody {
         epoch: u32,
         second_holder: &[u8],
     ) -> Result<CreatedKey, CustodyError> {
-        let second_holder = second_holder
-            .try_into()
-            .map_err(|_| CustodyError::SecondHolder(None))?;
-        let second_holder = Recipient::from_bytes(second_holder)
-            .map_err(|error| CustodyError::SecondHolder(Some(error)))?;
-        let key = self.create_key(custody, epoch)?;
+        recipient_of(second_holder)?;
+        self.create_key(custody, epoch)?;
+        self.created(custody, epoch, second_holder)
+    }
+
+    /// A key that was made before, with a copy for a second holder, whose public key is given.
+    ///
+    /// # Errors
+    ///
+    /// [`CustodyError::NotHeld`], [`CustodyError::SecondHolder`], or when the store is damaged or fails.
+    pub fn created(
+        &self,
+        custody: CustodyId,
+        epoch: u32,
+        second_holder: &[u8],
+    ) -> Result<CreatedKey, CustodyError> {
+        let second_holder = recipient_of(second_holder)?;
+        let row = self.row(custody, epoch)?;
+        let row = row.ok_or(CustodyError::NotHeld { custody, epoch })?;
+        let key = KeyRow::parse(&row)?.recipient()?;
         let copy = self.recovery_copy(custody, epoch, &second_holder)?;
         Ok(CreatedKey {
             public_key: *key.as_bytes(),
@@ -148,6 +195,65 @@ impl Custody {
         }
     }
 
+    /// The public key (X25519) to which copies for this store are sealed.
+    pub fn store_key(&self) -> [u8; 32] {
+        *self.store_key.recipient().as_bytes()
+    }
+
+    /// Keeps a custody key of which another holder made a copy for this store: canonical DAG-CBOR of a [`SealedKey`].
+    /// `key` is the public half as the log has it: a copy of any other key is refused. No other key is overwritten, and the same copy again changes nothing. The
+    /// key is on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`CustodyError::Copy`], [`CustodyError::OtherKey`], or when the storage fails; asking again is safe.
+    pub fn import(
+        &self,
+        custody: CustodyId,
+        epoch: u32,
+        key: &[u8; 32],
+        copy: &[u8],
+    ) -> Result<Imported, CustodyError> {
+        let identity = self
+            .open_copy(custody, epoch, key, copy)
+            .map_err(|source| CustodyError::Copy {
+                custody,
+                epoch,
+                source,
+            })?;
+        let row = KeyRow::seal(&identity, &self.store_key, custody, epoch);
+        let other_key = CustodyError::OtherKey { custody, epoch };
+        self.store.write(|txn| {
+            let mut keys = txn.open_table(KEYS)?;
+            let name = key_of(custody, epoch);
+            let kept = keys.get(name.as_slice())?.map(|row| row.value().to_vec());
+            let kept = kept.map_or(Kept::Nothing, |row| self.kept(&row, custody, epoch, key));
+            if matches!(kept, Kept::Nothing | Kept::Damaged) {
+                keys.insert(name.as_slice(), to_canonical(&row).as_slice())?;
+            }
+            Ok(match kept {
+                Kept::Nothing | Kept::Damaged => Ok(Imported::Kept),
+                Kept::TheKey => Ok(Imported::Held),
+                Kept::OtherKey => Err(other_key),
+            })
+        })?
+    }
+
+    /// Whether the private half of this public key is held, and opens.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails. A damaged row is a key that is not held.
+    pub fn holds(
+        &self,
+        custody: CustodyId,
+        epoch: u32,
+        key: &[u8; 32],
+    ) -> Result<bool, CustodyError> {
+        let row = self.row(custody, epoch)?;
+        Ok(row.is_some_and(|row| self.kept(&row, custody, epoch, key) == Kept::TheKey))
+    }
+
     /// A copy of a private key, sealed to another holder.
     ///
     /// # Errors
@@ -159,11 +265,7 @@ impl Custody {
         epoch: u32,
         to: &Recipient,
     ) -> Result<SealedKey, CustodyError> {
-        let key = key_of(custody, epoch);
-        let row = self.store.read(|txn| {
-            let keys = txn.open_table(KEYS)?;
-            Ok(keys.get(key.as_slice())?.map(|row| row.value().to_vec()))
-        })?;
+        let row = self.row(custody, epoch)?;
         let row = row.ok_or(CustodyError::NotHeld { custody, epoch })?;
         let identity = KeyRow::parse(&row)?.open(&self.store_key, custody, epoch)?;
         Ok(identity.seal_copy(to, *custody.as_bytes(), epoch))
@@ -205,6 +307,39 @@ impl Custody {
         Ok(None)
     }
 
+    fn row(&self, custody: CustodyId, epoch: u32) -> Result<Option<Vec<u8>>, CustodyError> {
+        let key = key_of(custody, epoch);
+        Ok(self.store.read(|txn| {
+            let keys = txn.open_table(KEYS)?;
+            Ok(keys.get(key.as_slice())?.map(|row| row.value().to_vec()))
+        })?)
+    }
+
+    fn open_copy(
+        &self,
+        custody: CustodyId,
+        epoch: u32,
+        key: &[u8; 32],
+        copy: &[u8],
+    ) -> Result<Identity, Box<dyn std::error::Error + Send + Sync>> {
+        let (copy, key) = (SealedKey::from_bytes(copy)?, Recipient::from_bytes(*key)?);
+        Ok(copy.open(&self.store_key, *custody.as_bytes(), epoch, &key)?)
+    }
+
+    /// What a row is to whoever looks for the private half of `key`.
+    fn kept(&self, row: &[u8], custody: CustodyId, epoch: u32, key: &[u8; 32]) -> Kept {
+        let Ok(row) = KeyRow::parse(row) else {
+            return Kept::Damaged;
+        };
+        if *row.key != *key {
+            return Kept::OtherKey;
+        }
+        match row.open(&self.store_key, custody, epoch) {
+            Ok(_) => Kept::TheKey,
+            Err(_) => Kept::Damaged,
+        }
+    }
+
     /// The grants that were made and are not over.
     pub(crate) fn grants(&self) -> Grants<'_> {
         Grants::new(&self.store)
@@ -215,6 +350,18 @@ impl std::fmt::Debug for Custody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Custody").finish_non_exhaustive()
     }
+}
+
+/// What the store has under the name of a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Nothing,
+    /// The very key, and it opens.
+    TheKey,
+    /// Another public key: whatever it is of, it stays.
+    OtherKey,
+    /// A row that opens nothing.
+    Damaged,
 }
 
 /// A custody key as it is stored.
@@ -268,6 +415,13 @@ fn rows(txn: &ReadTransaction, first: &[u8], last: &[u8]) -> Result<Vec<Row>, re
         rows.push((key.value().to_vec(), row.value().to_vec()));
     }
     Ok(rows)
+}
+
+fn recipient_of(second_holder: &[u8]) -> Result<Recipient, CustodyError> {
+    let bytes = second_holder
+        .try_into()
+        .map_err(|_| CustodyError::SecondHolder(None))?;
+    Recipient::from_bytes(bytes).map_err(|error| CustodyError::SecondHolder(Some(error)))
 }
 
 /// Custody id, then the epoch big-endian.
@@ -369,6 +523,97 @@ mod tests {
             ));
         }
         assert_eq!(store.list().unwrap(), []);
+    }
+
+    /// A key that another store holds, and its copy for `to`.
+    fn copied(to: &Custody, epoch: u32) -> ([u8; 32], Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let other = Custody::open(&folder.path().join("custody.redb"), kek(2)).unwrap();
+        let created = other.create(id(), epoch, &to.store_key()).unwrap();
+        (created.public_key, created.recovery_copy)
+    }
+
+    #[test]
+    fn copy_of_another_holder_is_kept_once_and_survives_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let (key, copy) = copied(&store, 3);
+        assert!(!store.holds(id(), 3, &key).unwrap());
+        assert_eq!(store.import(id(), 3, &key, &copy).unwrap(), Imported::Kept);
+        drop(store);
+        let store = open(&folder);
+        assert!(store.holds(id(), 3, &key).unwrap());
+        let recipient = Recipient::from_bytes(key).unwrap();
+        let identity = store.identity(id(), &recipient.id()).unwrap().unwrap();
+        assert_eq!(identity.recipient(), recipient);
+        assert_eq!(store.import(id(), 3, &key, &copy).unwrap(), Imported::Held);
+        assert_eq!(store.create_key(id(), 3).unwrap(), recipient);
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn copy_for_anything_else_is_refused_and_nothing_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let (key, copy) = copied(&store, 3);
+        let (other_key, copy_of_another) = copied(&store, 3);
+        let another_folder = tempfile::tempdir().unwrap();
+        let another = Custody::open(&another_folder.path().join("custody.redb"), kek(4)).unwrap();
+        let other_id = CustodyId::new([8; 16]);
+        for (store, custody, epoch, key, copy) in [
+            (&store, other_id, 3, &key, &copy),
+            (&store, id(), 4, &key, &copy),
+            (&store, id(), 3, &other_key, &copy),
+            (&store, id(), 3, &key, &copy_of_another),
+            (&another, id(), 3, &key, &copy),
+        ] {
+            let imported = store.import(custody, epoch, key, copy);
+            assert!(matches!(imported, Err(CustodyError::Copy { .. })));
+            assert_eq!(store.list().unwrap(), []);
+        }
+        for at in 0..copy.len() {
+            let mut flipped = copy.clone();
+            flipped[at] ^= 1;
+            let imported = store.import(id(), 3, &key, &flipped);
+            assert!(matches!(imported, Err(CustodyError::Copy { .. })), "{at}");
+        }
+        assert_eq!(store.list().unwrap(), []);
+    }
+
+    #[test]
+    fn import_overwrites_no_other_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let own = *store.create_key(id(), 3).unwrap().as_bytes();
+        let (key, copy) = copied(&store, 3);
+        let imported = store.import(id(), 3, &key, &copy);
+        assert!(matches!(imported, Err(CustodyError::OtherKey { .. })));
+        assert!(store.holds(id(), 3, &own).unwrap());
+        assert!(!store.holds(id(), 3, &key).unwrap());
+    }
+
+    #[test]
+    fn import_mends_a_row_that_opens_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let (key, copy) = copied(&store, 3);
+        store.import(id(), 3, &key, &copy).unwrap();
+        let other = Identity::generate().unwrap();
+        let mut sealed_to_another = KeyRow::seal(&other, &other, id(), 3);
+        sealed_to_another.key = ByteArray::new(key);
+        for row in [b"nonsense".to_vec(), to_canonical(&sealed_to_another)] {
+            store
+                .store
+                .write(|txn| {
+                    txn.open_table(KEYS)?
+                        .insert(key_of(id(), 3).as_slice(), row.as_slice())?;
+                    Ok(())
+                })
+                .unwrap();
+            assert!(!store.holds(id(), 3, &key).unwrap());
+            assert_eq!(store.import(id(), 3, &key, &copy).unwrap(), Imported::Kept);
+            assert!(store.holds(id(), 3, &key).unwrap());
+        }
     }
 
     #[test]

@@ -15,7 +15,10 @@ pub enum ReleaseError {
     /// This node is a broker of the custody key but does not hold its private half: send the request to
     /// another broker, and restore the key here.
     #[error("custody key is not held here")]
-    NotHeld,
+    NotHeld {
+        /// The other nodes that may release under it.
+        brokers: Vec<Did>,
+    },
     /// The decision could not be recorded.
     #[error(transparent)]
     Append(#[from] AppendError),

@@ -43,6 +43,7 @@ pub(crate) fn judged(
         basis: basis.unwrap_or(refusal.basis),
         decided_at: refusal.decided_at,
         custody,
+        other_brokers: Vec::new(),
         records,
     }))
 }

@@ -25,6 +25,8 @@ pub(crate) struct Permit {
     pub(crate) decided_at: u64,
     /// The custody key of all the records.
     pub(crate) custody: CustodyId,
+    /// The other nodes that may release under it.
+    pub(crate) other_brokers: Vec<Did>,
     /// The records, in the order of the request.
     pub(crate) records: Vec<RecordEntry>,
 }
@@ -76,14 +78,18 @@ pub(crate) fn judge(
     let Decision { basis, verdict } = decide(&state, policies, &request.signed, decided_at)?;
     let records = records(state, request)?;
     Ok(match verdict {
-        Verdict::Permit { policies, until } => Judgement::Permit(Permit {
-            custody: custody_of(state, broker, &records)?,
-            policies,
-            until,
-            basis,
-            decided_at,
-            records,
-        }),
+        Verdict::Permit { policies, until } => {
+            let (custody, other_brokers) = custody_of(state, broker, &records)?;
+            Judgement::Permit(Permit {
+                custody,
+                other_brokers,
+                policies,
+                until,
+                basis,
+                decided_at,
+                records,
+            })
+        }
         Verdict::Deny { code, reason } => {
             if code.tells_of_records() {
                 custody_of(state, broker, &records)?;
@@ -110,20 +116,23 @@ pub(crate) fn records(
     Ok(records)
 }
 
-/// The first record's custody key, which lists the broker.
+/// The first record's custody key, which lists the broker, and those that it lists besides.
 fn custody_of(
     state: State<'_>,
     broker: &Did,
     records: &[RecordEntry],
-) -> Result<CustodyId, ReleaseError> {
+) -> Result<(CustodyId, Vec<Did>), ReleaseError> {
     let custody = records.first().map(|record| record.anchored.custody);
     let entry = match &custody {
         Some(custody) => state.custody(custody)?,
         None => None,
     };
-    let brokers = entry.map_or_else(Vec::new, |entry| entry.custody.brokers);
+    let mut brokers = entry.map_or_else(Vec::new, |entry| entry.custody.brokers);
     match custody {
-        Some(custody) if brokers.contains(broker) => Ok(custody),
+        Some(custody) if brokers.contains(broker) => {
+            brokers.retain(|other| other != broker);
+            Ok((custody, brokers))
+        }
         _ => Err(ReleaseError::NotBroker { brokers }),
     }
 }

@@ -25,6 +25,6 @@ mod totp;
 
 pub use answer::{Answer, Denial, Grant};
 pub use broker::{Broker, BrokerParts, Clock};
-pub use custody::{CreatedKey, Custody, CustodyError, HeldKey};
+pub use custody::{CreatedKey, Custody, CustodyError, HeldKey, Imported};
 pub use error::ReleaseError;
 pub use factors::{FactorError, Factors};

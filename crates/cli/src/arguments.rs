@@ -362,6 +362,79 @@ pub(crate) enum CustodyCommand {
     },
     /// List them.
     List,
+    /// Ask the brokers of custody keys whether they hold them now. Ends with 4 when one has lost its key, or a key has
+    /// fewer than two holders.
+    Check {
+        /// Their ids; none: all of the user's organisation.
+        #[arg(value_name = "ID")]
+        custodies: Vec<CustodyId>,
+    },
+    /// Give the copies that are kept here back to the organisation's own node, after it has lost its keys. The same again
+    /// changes nothing.
+    Restore {
+        /// Of this custody key.
+        #[arg(
+            long,
+            value_name = "ID",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
+        custody: Option<CustodyId>,
+        /// The copy; absent, that in the user's folder.
+        #[arg(long, value_name = "FILE", requires = "custody")]
+        copy: Option<PathBuf>,
+        /// All copies in the user's folder.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Seal copies of custody keys to another member's node, into a file for its operator. Only that node can open them.
+    Share {
+        /// Of this custody key.
+        #[arg(
+            long = "custody",
+            value_name = "ID",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
+        custodies: Vec<CustodyId>,
+        /// All of which there is a copy in the user's folder.
+        #[arg(long)]
+        all: bool,
+        /// The member, by its short name.
+        #[arg(long, value_name = "NAME")]
+        to: String,
+        /// Where to put them; the file must not exist yet.
+        #[arg(short, long, visible_alias = "out")]
+        output: PathBuf,
+    },
+    /// Have the organisation's own node hold the custody keys that another organisation shares, and write its attestations
+    /// for them.
+    Hold {
+        /// The file that `custody share` wrote.
+        file: PathBuf,
+        /// Where to put the attestations; the file must not exist yet.
+        #[arg(short, long, visible_alias = "out")]
+        output: PathBuf,
+    },
+    /// Say which nodes are brokers of custody keys: they release keys, and must hold them.
+    Brokers {
+        /// Add the node that wrote these attestations with `custody hold`.
+        #[arg(long, value_name = "FILE", required_unless_present = "remove")]
+        add: Vec<PathBuf>,
+        /// Remove the node of this member, by its short name.
+        #[arg(long, value_name = "NAME")]
+        remove: Vec<String>,
+        /// Of these custody keys; absent, of those that the files attest.
+        #[arg(long = "custody", value_name = "ID", conflicts_with = "all")]
+        custodies: Vec<CustodyId>,
+        /// Of all custody keys of the user's organisation.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
 }
 
 /// Kinds of custody keys.
@@ -994,6 +1067,16 @@ mod tests {
             "key show --json".to_owned(),
             format!("custody new --kind dataset --writer {DID}"),
             "custody list".to_owned(),
+            format!("custody check {CUSTODY} {CUSTODY} --json"),
+            "custody check".to_owned(),
+            format!("custody restore --custody {CUSTODY} --copy copy.toml --wait committed"),
+            "custody restore --all".to_owned(),
+            format!("custody share --custody {CUSTODY} --custody {CUSTODY} --to hospital-b -o keys"),
+            "custody share --all --to hospital-b --out keys".to_owned(),
+            "custody hold keys --out held".to_owned(),
+            "custody brokers --add held --wait committed".to_owned(),
+            format!("custody brokers --remove hospital-a --custody {CUSTODY}"),
+            "custody brokers --remove hospital-a --all".to_owned(),
             format!("device enrol {DID} --role device --label Holter"),
             "person list".to_owned(),
             format!("org revoke {DID}"),
@@ -1078,6 +1161,14 @@ mod tests {
             &format!("put x --custody {CUSTODY} --class log --chunk-log2 21"),
             &format!("put x --watch y --custody {CUSTODY} --class log"),
             &format!("put --custody {CUSTODY} --class log"),
+            "custody restore",
+            &format!("custody restore --custody {CUSTODY} --all"),
+            "custody restore --all --copy copy.toml",
+            "custody share --to hospital-b -o keys",
+            "custody share --all -o keys",
+            "custody hold keys",
+            &format!("custody brokers --custody {CUSTODY}"),
+            &format!("custody brokers --remove b --custody {CUSTODY} --all"),
             "request not-a-cid --purpose TREAT",
             // No key is opened without a receipt.
             &format!("request {CID} --purpose TREAT --wait committed"),

@@ -1,7 +1,8 @@
 use crate::{
-    Asking, BreakGlassOptions, CarContent, CarExportOptions, CliError, ConsentOptions,
-    CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home, Input, LogSource,
-    PutManyOptions, PutOptions, Report, Selection, Session, Wait,
+    Asking, BreakGlassOptions, BrokersOptions, CarContent, CarExportOptions, CliError,
+    ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home, Input,
+    LogSource, PutManyOptions, PutOptions, Report, RestoreOptions, Selection, Session,
+    ShareOptions, Wait,
     arguments::{
         AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, BreakGlassCommand, CarCommand,
         CarExportArguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand,
@@ -199,7 +200,11 @@ async fn execute_with_nodes(
 fn wait(command: &Command) -> Wait {
     match command {
         Command::Put(put) => put.wait,
-        Command::Custody(CustodyCommand::New { wait, .. })
+        Command::Custody(
+            CustodyCommand::New { wait, .. }
+            | CustodyCommand::Restore { wait, .. }
+            | CustodyCommand::Brokers { wait, .. },
+        )
         | Command::Consent(
             ConsentCommand::Give { wait, .. } | ConsentCommand::Withdraw { wait, .. },
         )
@@ -250,6 +255,50 @@ async fn custody(session: &Session, command: &CustodyCommand) -> Result<Box<dyn 
             Box::new(operations::new_custody(session, &options).await?)
         }
         CustodyCommand::List => Box::new(operations::list_custodies(session).await?),
+        CustodyCommand::Check { custodies } => {
+            Box::new(operations::check_custodies(session, custodies).await?)
+        }
+        CustodyCommand::Restore { custody, copy, .. } => {
+            let options = match custody {
+                Some(custody) => RestoreOptions::One {
+                    custody: *custody,
+                    copy: copy.clone(),
+                },
+                None => RestoreOptions::All,
+            };
+            Box::new(operations::restore_custodies(session, &options).await?)
+        }
+        CustodyCommand::Share {
+            custodies,
+            to,
+            output,
+            all: _,
+        } => {
+            let options = ShareOptions {
+                to: to.clone(),
+                custodies: custodies.clone(),
+                output: output.clone(),
+            };
+            Box::new(operations::share_custodies(session, &options).await?)
+        }
+        CustodyCommand::Hold { file, output } => {
+            Box::new(operations::hold_custodies(session, file, output).await?)
+        }
+        CustodyCommand::Brokers {
+            add,
+            remove,
+            custodies,
+            all,
+            wait: _,
+        } => {
+            let options = BrokersOptions {
+                add: add.clone(),
+                remove: remove.clone(),
+                custodies: custodies.clone(),
+                all: *all,
+            };
+            Box::new(operations::change_brokers(session, &options).await?)
+        }
     })
 }
 

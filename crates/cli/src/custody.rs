@@ -1,7 +1,7 @@
-use crate::{CliError, Recorded, Session, files};
+use crate::{CliError, OwnKeys, Recorded, Session, custody_copy::CustodyCopy, exit::stable_code};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Attestation, Body, Custody, CustodyKind};
-use medanchor_api::{CreateKey, CreatedKey, custody_kind_name};
+use medanchor_api::{CreateKey, CreatedKey, ListedCustody, custody_kind_name};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::{Identity, Recipient, SealedKey};
 use serde::Serialize;
@@ -62,6 +62,17 @@ pub struct CustodyRow {
     pub leaf_index: u64,
 }
 
+/// A custody key with which something failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedCustody {
+    /// Its id, or the file of its copy.
+    pub custody: String,
+    /// The stable code.
+    pub code: String,
+    /// Why.
+    pub error: String,
+}
+
 /// Makes a custody key on the organisation's own node, keeps a copy here, and only then has it recorded.
 ///
 /// # Errors
@@ -81,11 +92,13 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
         .await
         .context("make the key on the node")?;
     let key = open_copy(&created, custody, &keys.receiving)?;
-    let copy = session
-        .home
-        .folder("custody")?
-        .join(format!("{custody}-{FIRST_EPOCH}.toml"));
-    keep(&copy, custody, &key).with_context(|| format!("keep `{}`", copy.display()))?;
+    let copy = CustodyCopy::path(&session.home, &custody, FIRST_EPOCH)?;
+    let kept = CustodyCopy {
+        custody,
+        epoch: FIRST_EPOCH,
+        key,
+    };
+    kept.create(&copy)?;
     // From here this holder has it durably, and may say so.
     let own = Attestation::sign(&keys.signing, custody, FIRST_EPOCH, &created.public_key);
     let body = Body::Custody(Custody {
@@ -116,6 +129,25 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
 ///
 /// When no node answers.
 pub async fn list_custodies(session: &Session) -> Result<CustodyList> {
+    let (listed, tree_size) = listed(session).await?;
+    Ok(CustodyList {
+        custodies: listed.into_iter().map(CustodyRow::from).collect(),
+        tree_size,
+    })
+}
+
+/// Those of the user's organisation.
+pub(crate) async fn of_own_organisation(
+    session: &Session,
+    keys: &OwnKeys,
+) -> Result<Vec<ListedCustody>> {
+    let (mut listed, _) = listed(session).await?;
+    listed.retain(|custody| custody.owner == keys.did());
+    Ok(listed)
+}
+
+/// All of them, and how many leaves they were read from.
+async fn listed(session: &Session) -> Result<(Vec<ListedCustody>, u64)> {
     let mut custodies = Vec::new();
     let mut after = None;
     loop {
@@ -124,15 +156,27 @@ pub async fn list_custodies(session: &Session) -> Result<CustodyList> {
             .custodies(after)
             .await
             .context("list custody keys")?;
-        let tree_size = page.tree_size;
         let Some(last) = page.value.last() else {
-            return Ok(CustodyList {
-                custodies,
-                tree_size,
-            });
+            return Ok((custodies, page.tree_size));
         };
         after = Some(last.custody);
-        custodies.extend(page.value.into_iter().map(|entry| CustodyRow {
+        custodies.extend(page.value);
+    }
+}
+
+impl FailedCustody {
+    pub(crate) fn new(custody: String, error: &anyhow::Error) -> Self {
+        Self {
+            custody,
+            code: stable_code(error),
+            error: format!("{error:#}"),
+        }
+    }
+}
+
+impl From<ListedCustody> for CustodyRow {
+    fn from(entry: ListedCustody) -> Self {
+        Self {
             custody: entry.custody.to_string(),
             owner: entry.owner.to_string(),
             kind: custody_kind_name(entry.kind),
@@ -140,7 +184,7 @@ pub async fn list_custodies(session: &Session) -> Result<CustodyList> {
             brokers: entry.brokers.iter().map(Did::to_string).collect(),
             writers: entry.writers.iter().map(Did::to_string).collect(),
             leaf_index: entry.leaf_index,
-        }));
+        }
     }
 }
 
@@ -160,22 +204,18 @@ fn open_copy(created: &CreatedKey, custody: CustodyId, holder: &Identity) -> Res
         .context("open the copy of the custody key")
 }
 
-fn keep(path: &std::path::Path, custody: CustodyId, key: &Identity) -> std::io::Result<()> {
-    use zeroize::Zeroizing;
-    let private = Zeroizing::new(hex::encode(key.to_bytes().as_slice()));
-    let text = Zeroizing::new(format!(
-        "version = 1\ncustody = \"{custody}\"\nepoch = {FIRST_EPOCH}\nprivate = \"{}\"\n",
-        *private
-    ));
-    files::create(path, text.as_bytes())
-}
-
 impl fmt::Display for CustodyMade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "custody  {}", self.custody)?;
         writeln!(f, "broker   {}", self.broker)?;
         writeln!(f, "copy     {}", self.copy.display())?;
         write!(f, "{}", self.recorded)
+    }
+}
+
+impl fmt::Display for FailedCustody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}  FAILED  {}: {}", self.custody, self.code, self.error)
     }
 }
 

@@ -25,6 +25,13 @@ mod commands;
 mod conflict;
 mod consent;
 mod custody;
+mod custody_brokers;
+mod custody_check;
+mod custody_copy;
+mod custody_held;
+mod custody_node;
+mod custody_restore;
+mod custody_share;
 mod device_stream;
 mod disclosures;
 mod equivocation;
@@ -93,7 +100,12 @@ pub use car_import::{CarImported, CarRoot, RootKind};
 pub use commands::{main, run};
 pub use conflict::ProvenConflict;
 pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
-pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow};
+pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow, FailedCustody};
+pub use custody_brokers::{BrokersChanged, BrokersOptions, BrokersRow};
+pub use custody_check::{CheckedBroker, CheckedCustody, CustodyChecked};
+pub use custody_held::{CustodyTaken, TakenKey};
+pub use custody_restore::{CustodyRestored, RestoreOptions, RestoredKey};
+pub use custody_share::{CustodyShared, ShareOptions};
 pub use disclosures::{DisclosureContent, DisclosureRow};
 pub use equivocation::{EquivocationShown, SignedSize};
 pub use error::CliError;
@@ -145,6 +157,11 @@ pub mod operations {
         conflict::{is_conflict, verify_conflict},
         consent::{give_consent, list_consents, withdraw_consent},
         custody::{list_custodies, new_custody},
+        custody_brokers::change_brokers,
+        custody_check::check_custodies,
+        custody_held::hold_custodies,
+        custody_restore::restore_custodies,
+        custody_share::share_custodies,
         equivocation::{accuse, verify_equivocation},
         get::get,
         get_many::get_many,

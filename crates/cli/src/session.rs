@@ -6,8 +6,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Epochs, LeafIndex, Outcome, Receipt, SignedNote, SignedStatement, Statement, Strength,
-    Trust, Verified,
+    Body, Custody, Epochs, LeafIndex, Outcome, Receipt, SignedNote, SignedStatement, Statement,
+    Strength, Trust, Verified,
 };
 use medanchor_api::{
     AsOf, Client, ClientError, LeafName, ListedCustody, ListedPrincipal, Submitted,
@@ -263,6 +263,15 @@ impl Session {
     /// its place, and what a node cannot prove does not count. That it is the newest is what every node that
     /// can be reached says.
     pub(crate) async fn custody(&self, custody: CustodyId) -> Result<ListedCustody> {
+        Ok(self.proved_custody(custody).await?.0)
+    }
+
+    /// All that its leaf says of it, proved likewise: who controls it and who holds it, too.
+    pub(crate) async fn custody_in_force(&self, custody: CustodyId) -> Result<Custody> {
+        Ok(self.proved_custody(custody).await?.1)
+    }
+
+    async fn proved_custody(&self, custody: CustodyId) -> Result<(ListedCustody, Custody)> {
         let candidates = self.listed_custody(custody).await?;
         let mut pauses = PAUSES.iter();
         loop {
@@ -303,15 +312,19 @@ impl Session {
     }
 
     /// Has the node that named a custody key prove it.
-    async fn prove(&self, client: &Client, listed: &ListedCustody) -> Result<()> {
+    async fn prove(&self, client: &Client, listed: &ListedCustody) -> Result<Custody> {
         let (leaf, strength) = (LeafName::Index(listed.leaf_index), Strength::Published);
         let (_, receipt) = client
             .receipt(leaf, strength)
             .await
             .context("fetch the receipt of the custody key")?;
         self.keep_up(&receipt.checkpoint, strength).await;
-        self.check(&receipt, strength, |verified| shows(verified, listed))?;
-        Ok(())
+        let said = self.check(&receipt, strength, |verified| shows(verified, listed))?;
+        let opening = receipt.opening.map(|opening| opening.0.signed);
+        match opening.map(|signed| signed.statement.body) {
+            Some(Body::Custody(custody)) => Ok(custody),
+            _ => Err(not_shown(said.leaf_index)),
+        }
     }
 
     /// What a node says of a principal.
@@ -416,24 +429,28 @@ fn shows(verified: &Verified<'_>, listed: &ListedCustody) -> bool {
     match opening.map(|signed| &signed.statement.body) {
         Some(Body::Custody(custody)) => {
             custody.custody == listed.custody
+                && custody.owner == listed.owner
+                && custody.kind == listed.kind
                 && custody.epoch == listed.epoch
                 && custody.key.as_slice() == listed.public_key.as_slice()
+                && custody.brokers == listed.brokers
+                && custody.writers == listed.writers
         }
         _ => false,
     }
 }
 
-/// The key of the newest epoch that the node which named it can prove.
-async fn newest_proved<N>(
+/// The key of the newest epoch, as the newest leaf has it, that the node which named it can prove.
+async fn newest_proved<N, P>(
     candidates: &[(ListedCustody, N)],
-    prove: impl AsyncFn(&N, &ListedCustody) -> Result<()>,
-) -> Result<ListedCustody> {
+    prove: impl AsyncFn(&N, &ListedCustody) -> Result<P>,
+) -> Result<(ListedCustody, P)> {
     let mut candidates: Vec<_> = candidates.iter().collect();
-    candidates.sort_by_key(|(listed, _)| Reverse(listed.epoch));
+    candidates.sort_by_key(|(listed, _)| Reverse((listed.epoch, listed.leaf_index)));
     let mut failure = None;
     for (listed, node) in candidates {
         match prove(node, listed).await {
-            Ok(()) => return Ok(listed.clone()),
+            Ok(proof) => return Ok((listed.clone(), proof)),
             // Whoever cannot answer now may be the one who can prove its key.
             Err(error) if failure.is_none() || Exit::of(&error) == Exit::Unavailable => {
                 failure = Some(error);
@@ -458,8 +475,8 @@ pub(crate) const PAUSES: [Duration; 5] = [
 mod tests {
     use super::*;
     use medanchor_anchor::{
-        Checkpoint, Custody, Entry, Leaf, MemoryTables, Opening, SignatureKind, TrustPolicy,
-        VerifierKey, cosign, tree,
+        Checkpoint, Entry, Leaf, MemoryTables, Opening, SignatureKind, TrustPolicy, VerifierKey,
+        cosign, tree,
     };
     use medanchor_dag::SigningKey;
 
@@ -477,8 +494,20 @@ mod tests {
             (liar.clone(), false),
             (newest.clone(), true),
         ];
-        assert_eq!(newest_proved(&named, prove).await.unwrap(), newest);
+        assert_eq!(newest_proved(&named, prove).await.unwrap().0, newest);
         assert!(newest_proved(&[(liar, false)], prove).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn brokers_of_a_key_are_those_of_its_newest_leaf() {
+        let before = listed(1, 2);
+        let mut since = before.clone();
+        since.leaf_index += 1;
+        let prove = async |(): &(), _: &ListedCustody| anyhow::Ok(());
+        for named in [[&before, &since], [&since, &before]] {
+            let named = named.map(|listed| (listed.clone(), ()));
+            assert_eq!(newest_proved(&named, prove).await.unwrap().0, since);
+        }
     }
 
     #[test]
@@ -489,6 +518,9 @@ mod tests {
         assert!(shows(&verified, &honest));
         assert!(!shows(&verified, &listed(1, 9)));
         assert!(!shows(&verified, &listed(u32::MAX, 2)));
+        let mut other_brokers = honest;
+        other_brokers.brokers = vec![Did::new([9; 32])];
+        assert!(!shows(&verified, &other_brokers));
     }
 
     #[test]

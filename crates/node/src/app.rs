@@ -355,8 +355,10 @@ impl Node {
                 membership: Arc::clone(&membership),
             },
             custody: CustodyKeys {
+                origin: config.origin.clone(),
                 custody,
                 key: Arc::clone(&key),
+                replica: Arc::clone(&replica),
                 callers: callers.clone(),
             },
             factors: SecondFactors {

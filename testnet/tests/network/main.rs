@@ -25,6 +25,7 @@ mod car;
 mod collect;
 mod copies;
 mod crash;
+mod custody;
 mod demo;
 mod equivocation;
 mod fetch;

@@ -1,5 +1,6 @@
 use super::context::{Context, Refusal, require};
 use crate::{Attestation, Custody, CustodyEntry, Outcome, PrincipalKind, entry::Write};
+use medanchor_dag::Did;
 
 /// Signed by its owner organisation; held by two that may hold it, one of them a listed broker.
 pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write>, Refusal> {
@@ -16,6 +17,7 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     context.require_known(body.writers.iter().chain(&body.controller))?;
     require_holders(context, body)?;
     let before = follows(context, body)?;
+    require_newly_listed_hold(body, before.as_ref())?;
     Ok(vec![Write::custody(&CustodyEntry {
         custody: body.clone(),
         since: context.index,
@@ -24,14 +26,17 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     })])
 }
 
-/// A new id begins with epoch 0; a known one goes on with the next epoch, the same owner and kind, and
-/// the consents given under it. A controller that has spoken for itself is replaced by nobody else.
+/// A new id begins with epoch 0; a known one goes on with the next epoch, or says of its present key who else may
+/// release and write under it. Owner and kind stay, and so do the consents given under it. A controller that has
+/// spoken for itself is replaced by nobody else.
 fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<CustodyEntry>, Refusal> {
     let Some(before) = context.state.custody(&body.custody)? else {
         require(body.epoch == 0, Outcome::Conflict)?;
         return Ok(None);
     };
-    let follows = before.custody.epoch.checked_add(1) == Some(body.epoch)
+    let goes_on = before.custody.epoch.checked_add(1) == Some(body.epoch);
+    let changes = is_of_same_key(&before.custody, body) && before.custody != *body;
+    let follows = (goes_on || changes)
         && before.custody.owner == body.owner
         && before.custody.kind == body.kind;
     require(follows, Outcome::Conflict)?;
@@ -42,6 +47,21 @@ fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<CustodyEntry>
         context.require_authority(controller)?;
     }
     Ok(Some(before))
+}
+
+fn is_of_same_key(before: &Custody, body: &Custody) -> bool {
+    before.epoch == body.epoch && before.kem == body.kem && before.key == body.key
+}
+
+/// A node that does not hold the key must not be listed: requests would be sent to it.
+fn require_newly_listed_hold(body: &Custody, before: Option<&CustodyEntry>) -> Result<(), Refusal> {
+    let same_key = before.filter(|before| is_of_same_key(&before.custody, body));
+    let was_listed =
+        |broker: &Did| same_key.is_some_and(|before| before.custody.brokers.contains(broker));
+    let holds = |broker: &Did| body.held_by.iter().any(|held| held.by == *broker);
+    let mut brokers = body.brokers.iter();
+    let all_hold = brokers.all(|broker| was_listed(broker) || holds(broker));
+    require(all_hold, Outcome::Forbidden)
 }
 
 fn require_holders(context: &Context<'_>, body: &Custody) -> Result<(), Refusal> {

@@ -60,7 +60,7 @@ fn request_alone_is_not_for_the_log() {
 /// I5: whatever a decision rests on, a change of it between decision and leaf makes the release stale.
 #[test]
 fn release_on_what_changed_meanwhile_is_stale() {
-    let changes: [Change<World>; 8] = [
+    let changes: [Change<World>; 9] = [
         ("policy set", |world| {
             world.set_policy(b"another");
         }),
@@ -76,6 +76,9 @@ fn release_on_what_changed_meanwhile_is_stale() {
         ("requester suspended and back", |world| {
             world.stand(Kind::Suspended, "rita", PARTNER);
             world.stand(Kind::Reinstated, "rita", PARTNER);
+        }),
+        ("second broker listed", |world| {
+            world.list_broker("patient-1", THIRD);
         }),
         ("device revoked", |world| {
             world.stand(Kind::Revoked, "holter", OWNER);

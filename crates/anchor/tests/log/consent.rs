@@ -107,30 +107,33 @@ fn what_the_controller_has_taken_into_its_hands_is_not_given_by_the_owner() {
 
 #[test]
 fn controller_that_has_spoken_is_replaced_only_by_itself() {
-    let next = |controller: Option<&str>| {
-        let mut rotated = custody("patient-1", OWNER, CustodyKind::Person);
-        rotated.epoch = 1;
-        rotated.controller = controller.map(did);
-        let attest = |holder| Attestation::sign(holder, rotated.custody, 1, &rotated.key);
-        rotated.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
-        Body::Custody(rotated)
-    };
-    let mut world = world();
-    world.enrol("heir", PrincipalKind::Person, OWNER, &["patient"]);
-    world.accept(Body::Consented(consent()), &[&key("patient")]);
-    for controller in [None, Some("heir")] {
-        let by_owner = world.say(next(controller), &[&key(OWNER)]);
+    // By the next epoch, or under the same key.
+    for epoch in [1, 0] {
+        let next = |controller: Option<&str>| {
+            let mut changed = custody("patient-1", OWNER, CustodyKind::Person);
+            changed.epoch = epoch;
+            changed.controller = controller.map(did);
+            let attest = |holder| Attestation::sign(holder, changed.custody, epoch, &changed.key);
+            changed.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
+            Body::Custody(changed)
+        };
+        let mut world = world();
+        world.enrol("heir", PrincipalKind::Person, OWNER, &["patient"]);
+        world.accept(Body::Consented(consent()), &[&key("patient")]);
+        for controller in [None, Some("heir")] {
+            let by_owner = world.say(next(controller), &[&key(OWNER)]);
+            assert_eq!(outcome(&by_owner), Outcome::Forbidden);
+        }
+        world.accept(next(Some("heir")), &[&key(OWNER), &key("patient")]);
+        let by_owner = world.say(Body::Consented(consent()), &[&key(OWNER)]);
         assert_eq!(outcome(&by_owner), Outcome::Forbidden);
-    }
-    world.accept(next(Some("heir")), &[&key(OWNER), &key("patient")]);
-    let by_owner = world.say(Body::Consented(consent()), &[&key(OWNER)]);
-    assert_eq!(outcome(&by_owner), Outcome::Forbidden);
-    world.accept(Body::Consented(consent()), &[&key("heir")]);
+        world.accept(Body::Consented(consent()), &[&key("heir")]);
 
-    // Of one that never has, the owner is trusted to know who it is.
-    let mut world = self::world();
-    world.enrol("heir", PrincipalKind::Person, OWNER, &["patient"]);
-    world.accept(next(Some("heir")), &[&key(OWNER)]);
+        // Of one that never has, the owner is trusted to know who it is.
+        let mut world = self::world();
+        world.enrol("heir", PrincipalKind::Person, OWNER, &["patient"]);
+        world.accept(next(Some("heir")), &[&key(OWNER)]);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use crate::{Change, outcome, rejected};
 use medanchor_anchor::{
     Applied, Attestation, Body, Custody, CustodyKind, Kind, Outcome, PrincipalKind,
-    testing::{MEMBERS, World, custody, custody_id, did, key, node_key, standing},
+    testing::{MEMBERS, World, custody, custody_id, did, key, node_key, standing, with_broker},
 };
 
 const OWNER: &str = MEMBERS[0];
@@ -13,6 +13,11 @@ fn fresh() -> Custody {
 
 fn submit(world: &mut World, body: Custody) -> Applied {
     world.say(Body::Custody(body), &[&key(OWNER)])
+}
+
+/// The same key with the other member's node as a second broker.
+fn with_other(body: Custody) -> Custody {
+    with_broker(body, OTHER)
 }
 
 fn next_epoch(mut body: Custody) -> Custody {
@@ -92,6 +97,118 @@ fn custody_needs_two_holders_and_a_broker_among_them() {
         Outcome::Forbidden
     );
     assert_eq!(held_by(&[node_key(OWNER), key(OWNER)]), Outcome::Ok);
+}
+
+#[test]
+fn brokers_and_writers_change_under_the_same_key() {
+    let mut world = World::new();
+    submit(&mut world, fresh());
+    let mut both = with_other(fresh());
+    both.writers.push(did(OTHER));
+    assert_eq!(outcome(&submit(&mut world, both.clone())), Outcome::Ok);
+    // Attestations of those that stay may be repeated, or left out where enough others hold it.
+    let mut other_alone = both.clone();
+    other_alone.brokers.remove(0);
+    other_alone.held_by.remove(0);
+    assert_eq!(
+        outcome(&submit(&mut world, other_alone.clone())),
+        Outcome::Ok
+    );
+    let entry = world.state().custody(&custody_id("patient-1")).unwrap();
+    assert_eq!(entry.unwrap().custody, other_alone);
+    // What is as it was said before is no change.
+    assert_eq!(outcome(&submit(&mut world, other_alone)), Outcome::Conflict);
+    assert_eq!(outcome(&submit(&mut world, both)), Outcome::Ok);
+}
+
+#[test]
+fn change_under_the_same_key_keeps_key_owner_and_kind() {
+    let attest_anew = |body: &mut Custody| {
+        let attest = |holder| Attestation::sign(holder, body.custody, body.epoch, &body.key);
+        body.held_by = [&node_key(OWNER), &key(OWNER), &node_key(OTHER)]
+            .map(attest)
+            .into();
+    };
+    let changes: [Change<Custody>; 3] = [
+        ("another key", |body| body.key[0] ^= 1),
+        ("another kind", |body| body.kind = CustodyKind::Open),
+        ("an earlier epoch", |body| body.epoch = 0),
+    ];
+    for (name, change) in changes {
+        let mut world = World::new();
+        submit(&mut world, fresh());
+        let second = next_epoch(fresh());
+        submit(&mut world, second.clone());
+        let mut body = with_other(second);
+        change(&mut body);
+        attest_anew(&mut body);
+        assert_eq!(
+            outcome(&submit(&mut world, body)),
+            Outcome::Conflict,
+            "{name}"
+        );
+    }
+    let mut world = World::new();
+    submit(&mut world, fresh());
+    let by_other = world.say(Body::Custody(with_other(fresh())), &[&key(OTHER)]);
+    assert_eq!(outcome(&by_other), Outcome::Forbidden);
+}
+
+#[test]
+fn broker_is_listed_only_when_it_attests_that_it_holds_the_key() {
+    let mut unheld = with_other(fresh());
+    unheld.held_by.pop();
+    // Neither for a new key, nor later, nor for the next one.
+    assert_eq!(
+        outcome(&submit(&mut World::new(), unheld.clone())),
+        Outcome::Forbidden
+    );
+    let mut world = World::new();
+    submit(&mut world, fresh());
+    assert_eq!(outcome(&submit(&mut world, unheld)), Outcome::Forbidden);
+    let both = with_other(fresh());
+    assert_eq!(outcome(&submit(&mut world, both.clone())), Outcome::Ok);
+    let of_the_first_key = next_epoch(both.clone());
+    assert_eq!(
+        outcome(&submit(&mut world, of_the_first_key)),
+        Outcome::Forbidden
+    );
+    // Of the key that is in force it attested once, and that stays in the log.
+    let mut stays = both;
+    stays.writers.push(did(OTHER));
+    stays.held_by.pop();
+    assert_eq!(outcome(&submit(&mut world, stays)), Outcome::Ok);
+}
+
+#[test]
+fn change_under_the_same_key_leaves_two_holders_and_a_broker() {
+    let mut world = World::new();
+    submit(&mut world, fresh());
+    let both = with_other(fresh());
+    submit(&mut world, both.clone());
+    let mut one_holder = both.clone();
+    one_holder.brokers.remove(0);
+    one_holder.held_by.drain(..2);
+    assert_eq!(outcome(&submit(&mut world, one_holder)), Outcome::Forbidden);
+    let mut no_broker_holds = both;
+    no_broker_holds.held_by = vec![no_broker_holds.held_by[1].clone()];
+    assert_eq!(
+        outcome(&submit(&mut world, no_broker_holds)),
+        Outcome::Forbidden
+    );
+}
+
+#[test]
+fn node_that_left_the_network_is_no_longer_listed() {
+    let mut world = World::new();
+    submit(&mut world, fresh());
+    let both = with_other(fresh());
+    submit(&mut world, both.clone());
+    world.leave(OTHER, 2, &[MEMBERS[0], MEMBERS[2]]);
+    let mut listed = both;
+    listed.writers.push(did(OTHER));
+    assert_eq!(outcome(&submit(&mut world, listed)), Outcome::Unknown);
+    assert_eq!(outcome(&submit(&mut world, fresh())), Outcome::Ok);
 }
 
 #[test]

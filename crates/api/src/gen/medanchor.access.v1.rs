@@ -367,6 +367,48 @@ pub struct CreateKeyResponse {
     #[prost(bytes = "vec", tag = "3")]
     pub recovery_copy: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStoreKeyRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStoreKeyResponse {
+    /// The public key, with the node's signature: canonical DAG-CBOR { by, key, sig }, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub store_key: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportKeyRequest {
+    /// Custody id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub custody: ::prost::alloc::vec::Vec<u8>,
+    /// Epoch of the key.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// The private key, HPKE-sealed to the broker's store key: canonical DAG-CBOR { v, enc, ct }, docs/formats.md.
+    #[prost(bytes = "vec", tag = "3")]
+    pub copy: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportKeyResponse {
+    /// The broker's attestation: canonical DAG-CBOR { by, sig }, docs/formats.md.
+    #[prost(bytes = "vec", tag = "1")]
+    pub attestation: ::prost::alloc::vec::Vec<u8>,
+    /// Whether the key was held before.
+    #[prost(bool, tag = "2")]
+    pub was_held: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckKeysRequest {
+    /// Custody ids, 16 bytes each. At most 256.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub custodies: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckKeysResponse {
+    /// For each custody, in the order of the request: the broker's attestation of the current key, canonical DAG-CBOR
+    /// { by, sig }, docs/formats.md; empty when it does not hold it.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub attestations: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
 /// Generated client implementations.
 pub mod custody_service_client {
     #![allow(
@@ -378,7 +420,8 @@ pub mod custody_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// CustodyService makes custody keys on a broker. Only the operator's organisation may call it.
+    /// CustodyService makes custody keys on a broker, and takes those that other holders have. It never answers with a key that
+    /// is not sealed.
     #[derive(Debug, Clone)]
     pub struct CustodyServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -450,7 +493,8 @@ pub mod custody_service_client {
         }
         /// CreateKey makes a key pair on the broker, keeps it durably, and answers with the public key, the
         /// broker's attestation, and a copy of the private key sealed to the second holder. Nothing is in the log
-        /// yet: the caller opens the copy, attests too, and submits the `custody` statement.
+        /// yet: the caller opens the copy, attests too, and submits the `custody` statement. Asked again, it answers with the same
+        /// key. No key is made for what the log has a key of. Only the operator's organisation may call it.
         pub async fn create_key(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateKeyRequest>,
@@ -477,6 +521,90 @@ pub mod custody_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// GetStoreKey answers with the public key to which copies for this broker are sealed. Anybody may know it.
+        pub async fn get_store_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStoreKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStoreKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.access.v1.CustodyService/GetStoreKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.access.v1.CustodyService", "GetStoreKey"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ImportKey takes a copy of a custody key that another holder made for this broker, keeps it durably, and attests that it
+        /// is held. It must be of the key that the log has in force: that is read linearizably. The same copy again changes
+        /// nothing. Only the operator's organisation may call it.
+        pub async fn import_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ImportKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.access.v1.CustodyService/ImportKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.access.v1.CustodyService", "ImportKey"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// CheckKeys opens custody keys and attests those that are held now. A key of an earlier epoch does not count. It answers
+        /// from this node's own state. For members' nodes, and operators and auditors of members.
+        pub async fn check_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.access.v1.CustodyService/CheckKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.access.v1.CustodyService", "CheckKeys"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -494,7 +622,8 @@ pub mod custody_service_server {
     pub trait CustodyService: std::marker::Send + std::marker::Sync + 'static {
         /// CreateKey makes a key pair on the broker, keeps it durably, and answers with the public key, the
         /// broker's attestation, and a copy of the private key sealed to the second holder. Nothing is in the log
-        /// yet: the caller opens the copy, attests too, and submits the `custody` statement.
+        /// yet: the caller opens the copy, attests too, and submits the `custody` statement. Asked again, it answers with the same
+        /// key. No key is made for what the log has a key of. Only the operator's organisation may call it.
         async fn create_key(
             &self,
             request: tonic::Request<super::CreateKeyRequest>,
@@ -502,8 +631,36 @@ pub mod custody_service_server {
             tonic::Response<super::CreateKeyResponse>,
             tonic::Status,
         >;
+        /// GetStoreKey answers with the public key to which copies for this broker are sealed. Anybody may know it.
+        async fn get_store_key(
+            &self,
+            request: tonic::Request<super::GetStoreKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStoreKeyResponse>,
+            tonic::Status,
+        >;
+        /// ImportKey takes a copy of a custody key that another holder made for this broker, keeps it durably, and attests that it
+        /// is held. It must be of the key that the log has in force: that is read linearizably. The same copy again changes
+        /// nothing. Only the operator's organisation may call it.
+        async fn import_key(
+            &self,
+            request: tonic::Request<super::ImportKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportKeyResponse>,
+            tonic::Status,
+        >;
+        /// CheckKeys opens custody keys and attests those that are held now. A key of an earlier epoch does not count. It answers
+        /// from this node's own state. For members' nodes, and operators and auditors of members.
+        async fn check_keys(
+            &self,
+            request: tonic::Request<super::CheckKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckKeysResponse>,
+            tonic::Status,
+        >;
     }
-    /// CustodyService makes custody keys on a broker. Only the operator's organisation may call it.
+    /// CustodyService makes custody keys on a broker, and takes those that other holders have. It never answers with a key that
+    /// is not sealed.
     #[derive(Debug)]
     pub struct CustodyServiceServer<T> {
         inner: Arc<T>,
@@ -610,6 +767,141 @@ pub mod custody_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.access.v1.CustodyService/GetStoreKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStoreKeySvc<T: CustodyService>(pub Arc<T>);
+                    impl<
+                        T: CustodyService,
+                    > tonic::server::UnaryService<super::GetStoreKeyRequest>
+                    for GetStoreKeySvc<T> {
+                        type Response = super::GetStoreKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStoreKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CustodyService>::get_store_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStoreKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.access.v1.CustodyService/ImportKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportKeySvc<T: CustodyService>(pub Arc<T>);
+                    impl<
+                        T: CustodyService,
+                    > tonic::server::UnaryService<super::ImportKeyRequest>
+                    for ImportKeySvc<T> {
+                        type Response = super::ImportKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ImportKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CustodyService>::import_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.access.v1.CustodyService/CheckKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckKeysSvc<T: CustodyService>(pub Arc<T>);
+                    impl<
+                        T: CustodyService,
+                    > tonic::server::UnaryService<super::CheckKeysRequest>
+                    for CheckKeysSvc<T> {
+                        type Response = super::CheckKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CustodyService>::check_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckKeysSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

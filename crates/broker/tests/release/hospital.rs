@@ -70,13 +70,13 @@ impl Hospital {
         let id = custody_id("patient");
         let recipient = store.create_key(id, 0).unwrap();
         let public_key = recipient.as_bytes();
-        let holders = [node_key("hospital-a"), key("hospital-a")];
+        let nodes = brokers.iter().map(|name| node_key(name));
+        let holders = nodes.chain([key("hospital-a")]);
         let mut custody = testing::custody("patient", "hospital-a", CustodyKind::Person);
         custody.key = public_key.to_vec();
         custody.brokers = brokers.iter().map(|name| node_key(name).did()).collect();
         custody.held_by = holders
-            .iter()
-            .map(|holder| Attestation::sign(holder, id, 0, public_key))
+            .map(|holder| Attestation::sign(&holder, id, 0, public_key))
             .collect();
         world.accept(Body::Custody(custody), &[&key("hospital-a")]);
         world.consent("study", "patient", "institute", "HRESCH");

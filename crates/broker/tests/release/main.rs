@@ -410,13 +410,56 @@ async fn broker_that_lost_its_key_says_so() {
     let request = hospital.request("ines", "HRESCH", &[record]);
     let empty = hospital.without_keys();
     let failed = empty.broker().release(request.clone()).await;
-    assert!(matches!(failed, Err(ReleaseError::NotHeld)));
+    assert!(matches!(failed, Err(ReleaseError::NotHeld { brokers }) if brokers.is_empty()));
 
     // A grant that a lost store no longer has is not made twice.
     grant(hospital.broker().release(request.clone()).await);
     let denied = denial(empty.broker().release(request).await);
     assert_eq!(denied.code, "already-released");
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
+}
+
+/// The other broker may have it.
+#[tokio::test]
+async fn broker_that_lost_its_key_names_the_other_brokers() {
+    let hospital = Hospital::with_brokers(&["hospital-a", "hospital-b"]);
+    let record = hospital.put(PAYLOAD);
+    let request = hospital.request("ines", "HRESCH", &[record]);
+    let failed = hospital.without_keys().broker().release(request).await;
+    let Err(ReleaseError::NotHeld { brokers }) = failed else {
+        panic!("answered: {failed:?}");
+    };
+    assert_eq!(brokers, [testing::node_key("hospital-b").did()]);
+}
+
+/// I5: who may release is part of what a decision rests on.
+#[tokio::test]
+async fn release_is_decided_again_when_the_brokers_change() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.next(Fault::Before(|world| {
+        world.list_broker("patient", "hospital-b");
+    }));
+    grant(hospital.broker().release(request).await);
+    assert_eq!(
+        hospital.leaves_of(Kind::Released),
+        [Outcome::Stale, Outcome::Ok]
+    );
+
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.next(Fault::Before(|world| {
+        world.unlist_broker("patient", "hospital-a");
+    }));
+    let answer = hospital.broker().release(request).await;
+    let Err(ReleaseError::NotBroker { brokers }) = answer else {
+        panic!("answered: {answer:?}");
+    };
+    assert_eq!(brokers, [testing::node_key("hospital-b").did()]);
+    assert_eq!(
+        hospital.leaves_of(Kind::Released).last(),
+        Some(&Outcome::Forbidden)
+    );
 }
 
 #[tokio::test]

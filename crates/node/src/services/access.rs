@@ -34,13 +34,49 @@ impl AccessService for Access {
         // Decided here in any case: a refusal must not show by its way whether there is such a record.
         match self.broker.release(signed).await {
             Err(ReleaseError::NotBroker { brokers }) if !was_forwarded => {
-                let remotes = remotes(&self.replica, &self.membership, &brokers)?;
-                forward(remotes, wire).await
+                self.forward(&brokers, wire, no_broker()).await
+            }
+            Err(ReleaseError::NotHeld { brokers }) if !was_forwarded => {
+                self.forward(&brokers, wire, not_held()).await
             }
             answer => Ok(Response::new(
                 decision(answer.map_err(release_status)?).into(),
             )),
         }
+    }
+}
+
+impl Access {
+    /// Has the first broker that can be reached decide. When none decides, the last that said why is heard, and else
+    /// `otherwise`.
+    async fn forward(
+        &self,
+        brokers: &[Did],
+        wire: RequestRequest,
+        otherwise: Status,
+    ) -> Result<Response<RequestResponse>, Status> {
+        let remotes = remotes(&self.replica, &self.membership, brokers)?;
+        // One that hangs leaves the others their share of the time.
+        let share = FORWARD_WITHIN / u32::try_from(remotes.len().max(1)).unwrap_or(u32::MAX);
+        let mut last = otherwise;
+        for remote in remotes {
+            let mut request = Request::new(wire.clone());
+            request.set_timeout(share);
+            mark_forwarded(&mut request);
+            let answer = AccessServiceClient::new(remote.channel.clone())
+                .request(request)
+                .await;
+            match answer {
+                Err(status) if another_may_answer(&status) => {
+                    tracing::warn!("broker `{}` did not decide: {status}", remote.name);
+                    if medanchor_api::stable_code(&status).is_some() {
+                        last = status;
+                    }
+                }
+                answer => return answer,
+            }
+        }
+        Err(last)
     }
 }
 
@@ -71,36 +107,6 @@ fn decision(answer: Answer) -> Decision {
     }
 }
 
-/// Has the first broker that can be reached decide.
-async fn forward(
-    remotes: Vec<Arc<Remote>>,
-    wire: RequestRequest,
-) -> Result<Response<RequestResponse>, Status> {
-    let mut last = status(
-        Code::Unavailable,
-        "no-broker",
-        "no broker of the custody key can be reached: try again later",
-    );
-    for remote in remotes {
-        let mut request = Request::new(wire.clone());
-        request.set_timeout(FORWARD_WITHIN);
-        mark_forwarded(&mut request);
-        let answer = AccessServiceClient::new(remote.channel.clone())
-            .request(request)
-            .await;
-        match answer {
-            Err(status) if another_may_answer(&status) => {
-                tracing::warn!("broker `{}` cannot be reached: {status}", remote.name);
-                if medanchor_api::stable_code(&status).is_some() {
-                    last = status;
-                }
-            }
-            answer => return answer,
-        }
-    }
-    Err(last)
-}
-
 /// Says that it is not to be passed on again.
 pub(super) fn mark_forwarded<T>(request: &mut Request<T>) {
     let by_a_node = MetadataValue::from_static("1");
@@ -115,13 +121,31 @@ fn another_may_answer(status: &Status) -> bool {
     )
 }
 
+fn no_broker() -> Status {
+    status(
+        Code::Unavailable,
+        "no-broker",
+        "no broker of the custody key can be reached: try again later",
+    )
+}
+
+fn not_held() -> Status {
+    tracing::error!(
+        "a custody key of which this node is a broker is not held here: `medanchor custody check` says which, and \
+         `medanchor custody restore` gives it back"
+    );
+    status(
+        Code::Unavailable,
+        "key-not-held",
+        "the broker that was asked has lost the custody key, and no other broker could be reached: its operator gives the key \
+         back with `medanchor custody restore`",
+    )
+}
+
 fn release_status(error: ReleaseError) -> Status {
     match error {
-        ReleaseError::NotBroker { .. } | ReleaseError::NotHeld => status(
-            Code::Unavailable,
-            "no-broker",
-            "this node does not hold the custody key: ask another broker",
-        ),
+        ReleaseError::NotBroker { .. } => no_broker(),
+        ReleaseError::NotHeld { .. } => not_held(),
         ReleaseError::Unsettled => status(
             Code::Unavailable,
             "unsettled",
