@@ -262,7 +262,7 @@ impl Network {
         let home = self.dir.join("homes").join(name);
         invite(&Folder::new(node.folder()), Invitee::Guest, name, &home)?;
         let home = Home::new(home, &self.program);
-        home.run(["key", "new"])?.success()?;
+        home.run(["key", "new", "--no-passphrase"])?.success()?;
         Ok(home)
     }
 

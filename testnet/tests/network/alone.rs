@@ -112,7 +112,7 @@ fn invite(data: &Path, who: &Home) {
         .arg(who.path())
         .status();
     assert!(invited.unwrap().success());
-    done(who.run(["key", "new"]));
+    done(who.run(["key", "new", "--no-passphrase"]));
 }
 
 fn serves(operator: &Home) {

@@ -142,7 +142,7 @@ impl Growing {
         let invite = ["invite", "holter", "--home", home.to_str().unwrap()];
         self.medanchord(NAMES[0], &invite);
         let device = Home::new(home, Path::new(PROGRAM));
-        done(device.run(["key", "new"]));
+        done(device.run(["key", "new", "--no-passphrase"]));
         let operator = self.operator(NAMES[0]);
         enrol(&operator, "device", &device, "device");
         let made = done(operator.run(["custody", "new", "--kind", "person"]));
