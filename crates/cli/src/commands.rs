@@ -32,7 +32,14 @@ use std::{
 
 /// Runs `medanchor` with these arguments, the first of which is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    run(arguments, &mut io::stdout(), &mut io::stderr()).into()
+    let (out, err) = (&mut io::stdout(), &mut io::stderr());
+    if let Err(error) = medanchor_secrets::forbid_core_dumps() {
+        let error = anyhow::Error::new(error).context("keep memory out of core dumps");
+        // Nothing can be done when the terminal is gone.
+        let _ = print_error(&error, false, out, err);
+        return Exit::of(&error).into();
+    }
+    run(arguments, out, err).into()
 }
 
 /// Runs `medanchor` with these arguments, the first of which is the program's name. What it has to say goes
