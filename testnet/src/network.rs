@@ -56,6 +56,8 @@ impl Network {
                 listen: port()?,
                 swarm_listen: port()?,
                 log_listen: port()?,
+                // Nobody could give one to nodes that are killed and started all day.
+                passphrase_file: None,
             });
         }
         let witnesses = match options.witness {

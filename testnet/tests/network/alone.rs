@@ -81,7 +81,9 @@ impl Node {
             .iter()
             .zip(listen);
         let mut command = Command::new(PROGRAM);
-        command.args(["medanchord", "--data"]).arg(data);
+        command
+            .args(["medanchord", "--no-passphrase", "--data"])
+            .arg(data);
         for (flag, address) in flags {
             command.arg(flag).arg(address.to_string());
         }

@@ -90,6 +90,7 @@ impl Growing {
         let options = ["--listen", "--swarm-listen", "--log-listen"];
         let mut command = Command::new(PROGRAM);
         command.arg("medanchord").arg("--data").arg(self.path(name));
+        command.arg("--no-passphrase");
         for (option, address) in options.iter().zip(addresses) {
             command.args([option, address.to_string().as_str()]);
         }
