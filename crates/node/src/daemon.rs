@@ -196,7 +196,9 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
                 member: planned(arguments, name)?,
                 quorum: *quorum,
             };
-            join::prepare(&newcomer, output)
+            join::prepare(&newcomer, output)?;
+            say_what_is_lost_without(newcomer.member.passphrase_file.as_deref());
+            Ok(())
         }
         Some(Command::Welcome { output }) => join::welcome(&folder, output),
         Some(Command::Join { welcome }) => {
@@ -279,7 +281,20 @@ fn found_alone(folder: &Folder, plan: &Plan) -> Result<()> {
         folder.path().display(),
         folder.operator().display()
     );
+    for member in &plan.members {
+        say_what_is_lost_without(member.passphrase_file.as_deref());
+    }
     Ok(())
+}
+
+fn say_what_is_lost_without(passphrase_file: Option<&Path>) {
+    if let Some(file) = passphrase_file {
+        tracing::info!(
+            "keep a copy of the passphrase in `{}` in a safe, apart from every backup of the node: nobody can restore it, and \
+             without it custody keys and second factors are lost",
+            file.display()
+        );
+    }
 }
 
 async fn run_until_signalled(folder: &Folder, passphrase_file: Option<&Path>) -> Result<()> {
