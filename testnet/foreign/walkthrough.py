@@ -251,7 +251,7 @@ class Network:
         home = Path("homes", name)
         node = self.folder / "hospital-a"
         self.testnet("medanchord", "--data", node, "invite", name, "--home", self.folder / home)
-        self.medanchor(home, "key", "new")
+        self.medanchor(home, "key", "new", "--no-passphrase")
         return home
 
     def config(self, node: str) -> dict:

@@ -56,6 +56,8 @@ impl Network {
                 listen: port()?,
                 swarm_listen: port()?,
                 log_listen: port()?,
+                // Nobody could give one to nodes that are killed and started all day.
+                passphrase_file: None,
             });
         }
         let witnesses = match options.witness {
@@ -262,7 +264,7 @@ impl Network {
         let home = self.dir.join("homes").join(name);
         invite(&Folder::new(node.folder()), Invitee::Guest, name, &home)?;
         let home = Home::new(home, &self.program);
-        home.run(["key", "new"])?.success()?;
+        home.run(["key", "new", "--no-passphrase"])?.success()?;
         Ok(home)
     }
 

@@ -95,6 +95,7 @@ impl NodeProcess {
             .arg("medanchord")
             .arg("--data")
             .arg(&self.folder)
+            .env_remove(PASSPHRASE_FILE)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -217,3 +218,6 @@ fn running_pid(folder: &Path) -> Option<u32> {
 fn pid_file(folder: &Path) -> PathBuf {
     folder.join("medanchord.pid")
 }
+
+/// Names a passphrase of whoever runs this, which nobody here has.
+pub(crate) const PASSPHRASE_FILE: &str = "MEDANCHOR_PASSPHRASE_FILE";

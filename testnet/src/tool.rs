@@ -1,3 +1,4 @@
+use crate::node::PASSPHRASE_FILE;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
@@ -70,7 +71,8 @@ impl Home {
             .arg("--json")
             .arg("--home")
             .arg(&self.path)
-            .args(arguments);
+            .args(arguments)
+            .env_remove(PASSPHRASE_FILE);
         command
     }
 }

@@ -39,10 +39,12 @@ fn table_is_read_as_it_is_meant() {
     let table = table();
     assert_eq!(table["envelope"], Allowed::Crates(BTreeSet::new()));
     assert_eq!(table["anchor"], Allowed::Crates(names(&["dag"])));
-    let node = ["anchor", "api", "broker", "dag", "ipfs", "policy", "raft"];
+    let node = [
+        "anchor", "api", "broker", "dag", "ipfs", "policy", "raft", "secrets",
+    ];
     assert_eq!(table["node"], Allowed::Crates(names(&node)));
     assert_eq!(table["benches"], Allowed::Anything);
-    assert_eq!(table.len(), 12);
+    assert_eq!(table.len(), 13);
 }
 
 #[test]
@@ -61,7 +63,7 @@ fn only_broker_and_cli_name_envelope() {
 #[test]
 fn pure_crates_have_no_network_and_no_runtime_below_them() {
     let metadata = metadata();
-    for name in ["envelope", "dag", "anchor", "policy"] {
+    for name in ["envelope", "secrets", "dag", "anchor", "policy"] {
         let below = all_below(&metadata, name);
         assert!(below.len() > 5, "the graph of `{name}` is not read");
         let found: Vec<&String> = below.iter().filter(|name| is_network(name)).collect();

@@ -13,6 +13,14 @@ pub(crate) struct Arguments {
     /// The user's folder; absent, `~/.medanchor`.
     #[arg(long, env = "MEDANCHOR_HOME", value_name = "DIR", global = true)]
     pub(crate) home: Option<PathBuf>,
+    /// A file with the passphrase of the user's keys; absent, it is asked for at the terminal.
+    #[arg(
+        long,
+        env = "MEDANCHOR_PASSPHRASE_FILE",
+        value_name = "FILE",
+        global = true
+    )]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Use this node alone, by its name in `client.toml`; absent, all of them.
     #[arg(long, value_name = "NAME", global = true)]
     pub node: Option<String>,
@@ -337,10 +345,23 @@ pub(crate) enum AccessPolicyCommand {
 /// `medanchor key`.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make them; existing ones are never overwritten.
-    New,
+    /// Make them, under a passphrase; existing ones are never overwritten.
+    New {
+        /// Do without: whoever may read the file has the keys.
+        #[arg(long)]
+        no_passphrase: bool,
+    },
     /// Show the public halves.
     Show,
+    /// Put them under another passphrase.
+    Passphrase {
+        /// A file with the new one; absent, it is asked for at the terminal.
+        #[arg(long, value_name = "FILE", conflicts_with = "no_passphrase")]
+        new_passphrase_file: Option<PathBuf>,
+        /// Do without from now on: whoever may read the file has the keys.
+        #[arg(long)]
+        no_passphrase: bool,
+    },
 }
 
 /// `medanchor custody`.
@@ -1064,6 +1085,9 @@ mod tests {
     fn every_command_of_the_manual_is_parsed() {
         for line in [
             "key new".to_owned(),
+            "key new --no-passphrase".to_owned(),
+            "--passphrase-file one key passphrase --new-passphrase-file two".to_owned(),
+            "key passphrase --no-passphrase".to_owned(),
             "key show --json".to_owned(),
             format!("custody new --kind dataset --writer {DID}"),
             "custody list".to_owned(),
@@ -1169,6 +1193,7 @@ mod tests {
             "custody hold keys",
             &format!("custody brokers --custody {CUSTODY}"),
             &format!("custody brokers --remove b --custody {CUSTODY} --all"),
+            "key passphrase --no-passphrase --new-passphrase-file two",
             "request not-a-cid --purpose TREAT",
             // No key is opened without a receipt.
             &format!("request {CID} --purpose TREAT --wait committed"),

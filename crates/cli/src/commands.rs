@@ -1,8 +1,8 @@
 use crate::{
     Asking, BreakGlassOptions, BrokersOptions, CarContent, CarExportOptions, CliError,
     ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home, Input,
-    LogSource, PutManyOptions, PutOptions, Report, RestoreOptions, Selection, Session,
-    ShareOptions, Wait,
+    LogSource, NewPassphrase, PutManyOptions, PutOptions, Report, RestoreOptions, Selection,
+    Session, ShareOptions, Wait,
     arguments::{
         AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, BreakGlassCommand, CarCommand,
         CarExportArguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand,
@@ -34,7 +34,14 @@ use std::{
 
 /// Runs `medanchor` with these arguments, the first of which is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    run(arguments, &mut io::stdout(), &mut io::stderr()).into()
+    let (out, err) = (&mut io::stdout(), &mut io::stderr());
+    if let Err(error) = medanchor_secrets::forbid_core_dumps() {
+        let error = anyhow::Error::new(error).context("keep memory out of core dumps");
+        // Nothing can be done when the terminal is gone.
+        let _ = print_error(&error, false, out, err);
+        return Exit::of(&error).into();
+    }
+    run(arguments, out, err).into()
 }
 
 /// Runs `medanchor` with these arguments, the first of which is the program's name. What it has to say goes
@@ -64,8 +71,7 @@ async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn R
     let home = home(arguments)?;
     let mut lines = Lines::new(out, arguments.json);
     Ok(match &arguments.command {
-        Command::Key(KeyCommand::New) => Box::new(operations::new_key(&home)?),
-        Command::Key(KeyCommand::Show) => Box::new(operations::show_key(&home)?),
+        Command::Key(command) => key(&home, command)?,
         Command::Verify(verify) => verify_file(&home, verify)?,
         Command::Accuse(accuse) => {
             let policy = believed(&home, accuse.policy.as_deref(), accuse.chain.as_deref())?;
@@ -194,6 +200,30 @@ async fn execute_with_nodes(
             anyhow::bail!("the command is not one of nodes' services")
         }
     })
+}
+
+fn key(home: &Home, command: &KeyCommand) -> Result<Box<dyn Report>> {
+    Ok(Box::new(match command {
+        KeyCommand::New { no_passphrase } => {
+            let passphrase = match no_passphrase {
+                true => NewPassphrase::None,
+                false => NewPassphrase::Given,
+            };
+            operations::new_key(home, &passphrase)?
+        }
+        KeyCommand::Show => operations::show_key(home)?,
+        KeyCommand::Passphrase {
+            new_passphrase_file,
+            no_passphrase,
+        } => {
+            let passphrase = match (no_passphrase, new_passphrase_file) {
+                (true, _) => NewPassphrase::None,
+                (false, Some(file)) => NewPassphrase::File(file.clone()),
+                (false, None) => NewPassphrase::Asked,
+            };
+            operations::change_passphrase(home, &passphrase)?
+        }
+    }))
 }
 
 /// What the command waits for once the log has taken its statement.
@@ -684,7 +714,7 @@ fn home(arguments: &Arguments) -> Result<Home> {
     let path = path.ok_or_else(|| {
         CliError::Usage("there is no home folder: name one with --home".to_owned())
     })?;
-    Ok(Home::new(path))
+    Ok(Home::new(path).with_passphrase_file(arguments.passphrase_file.clone()))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -788,19 +818,22 @@ mod tests {
     #[test]
     fn key_is_made_in_a_folder_that_does_not_exist_yet() {
         let home = tempfile::tempdir().unwrap();
-        let (code, _, err) = run_in(&home.path().join("deep").join("home"), "key new");
+        let (code, _, err) = run_in(
+            &home.path().join("deep").join("home"),
+            "key new --no-passphrase",
+        );
         assert_eq!(code, 0, "{err}");
     }
 
     #[test]
     fn key_is_made_shown_and_not_overwritten() {
         let home = tempfile::tempdir().unwrap();
-        let (code, made, _) = run_in(home.path(), "key new --json");
+        let (code, made, _) = run_in(home.path(), "key new --no-passphrase --json");
         let made: Value = serde_json::from_str(&made).unwrap();
         assert_eq!((code, &made["ok"]), (0, &Value::Bool(true)));
         let (_, shown, _) = run_in(home.path(), "key show --json");
         assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), made);
-        let (code, refused, err) = run_in(home.path(), "key new --json");
+        let (code, refused, err) = run_in(home.path(), "key new --no-passphrase --json");
         let refused: Value = serde_json::from_str(&refused).unwrap();
         assert_eq!((code, &refused["ok"]), (1, &Value::Bool(false)));
         assert!(err.contains("never overwritten"), "{err}");

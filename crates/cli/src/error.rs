@@ -1,4 +1,5 @@
 use medanchor_anchor::{LeafIndex, Outcome};
+use std::path::PathBuf;
 
 /// Why a command did not do as asked, beyond what its parts say.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum CliError {
     /// Not now: try again.
     #[error("{0}")]
     Unavailable(String),
+    /// The passphrase does not open the file: try another one.
+    #[error("the passphrase of `{}` is wrong", .0.display())]
+    WrongPassphrase(PathBuf),
     /// The command is not given as it must be.
     #[error("{0}")]
     Usage(String),

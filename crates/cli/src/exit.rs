@@ -105,6 +105,7 @@ pub(crate) fn stable_code(error: &anyhow::Error) -> String {
     match error.downcast_ref() {
         Some(CliError::Denied { code, .. }) => code.clone(),
         Some(CliError::Refused { outcome, .. }) => outcome.to_string(),
+        Some(CliError::WrongPassphrase(_)) => "wrong-passphrase".to_owned(),
         _ => Exit::of(error).name().to_owned(),
     }
 }
@@ -196,6 +197,7 @@ fn of_ours(error: &CliError) -> Exit {
         CliError::Refused { .. } => Exit::Failed,
         CliError::NotVerified(_) => Exit::NotVerified,
         CliError::Unavailable(_) => Exit::Unavailable,
+        CliError::WrongPassphrase(_) => Exit::Failed,
         CliError::Usage(_) => Exit::Usage,
     }
 }

@@ -1,9 +1,17 @@
-use crate::{OwnKeys, files};
+use crate::{
+    OwnKeys, files,
+    passphrases::Passphrases,
+    secret_file::{self, Opened},
+};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Epochs, PolicyChain, TrustPolicy};
 use medanchor_api::{ClientConfig, NodeAddress};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
 use zeroize::Zeroizing;
 
 /// A user's folder: who they are, whom they believe, and what they keep.
@@ -13,15 +21,20 @@ use zeroize::Zeroizing;
 /// | `client.toml` | the network's name, its nodes, the trust policy's file |
 /// | `ca.pem`, `cert.pem`, `key.pem` | TLS |
 /// | `policy.txt` | trust policy, C2SP tlog-policy |
-/// | `identity.toml` | the user's keys |
+/// | `identity.toml` | the user's keys, under a passphrase unless they were made without |
 /// | `custody/` | copies of custody keys held here as second holder |
 /// | `device-stream.toml` | where a device's stream of records stands |
 /// | `outbox/` | sealed records that are not anchored yet |
 /// | `puts/` | what became of the files that were put, and custody keys as they were proved last |
 /// | `receipts/`, `grants/` | what the log proved, and released keys |
 /// | `checkpoints/` | the newest checkpoint of each log, and evidence against it |
-#[derive(Clone, Debug)]
-pub struct Home(PathBuf);
+#[derive(Clone)]
+pub struct Home {
+    path: PathBuf,
+    passphrases: Passphrases,
+    /// `identity.toml`, once a passphrase opened it: that takes a second.
+    identity: Arc<OnceLock<Opened>>,
+}
 
 /// `client.toml`.
 #[derive(Debug, Deserialize)]
@@ -58,17 +71,30 @@ impl ClientFile {
 impl Home {
     /// The home at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self {
+            path: path.into(),
+            passphrases: Passphrases::default(),
+            identity: Arc::default(),
+        }
+    }
+
+    /// The same home, whose passphrase is in this file. Absent, it is asked for at the terminal when it is needed.
+    #[must_use]
+    pub fn with_passphrase_file(self, file: Option<PathBuf>) -> Self {
+        Self {
+            passphrases: Passphrases::new(file),
+            ..self
+        }
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// A file or folder in it.
     pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// A folder in it, made where it does not exist.
@@ -83,9 +109,37 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// When there are none, or the file is damaged.
+    /// When there are none, they are under a passphrase that is not given, or the file is damaged.
     pub fn own_keys(&self) -> Result<OwnKeys> {
-        OwnKeys::open(&self.identity())
+        Ok(self.open_identity()?.0)
+    }
+
+    /// The user's keys, and whether they are under a passphrase.
+    pub(crate) fn open_identity(&self) -> Result<(OwnKeys, bool)> {
+        let path = self.identity();
+        let parse = |opened: &Opened| {
+            let keys = OwnKeys::parse(&opened.text);
+            let keys = keys.with_context(|| format!("parse `{}`", path.display()))?;
+            Ok((keys, opened.protected))
+        };
+        if let Some(opened) = self.identity.get() {
+            return parse(opened);
+        }
+        anyhow::ensure!(
+            path.exists(),
+            "`{}` does not exist: `medanchor key new` makes the user's keys",
+            path.display()
+        );
+        let opened = secret_file::open(&path, &self.passphrases).context("read the user's keys")?;
+        match opened.protected {
+            true => parse(self.identity.get_or_init(|| opened)),
+            false => parse(&opened),
+        }
+    }
+
+    /// Where the passphrase of the home's files comes from.
+    pub(crate) fn passphrases(&self) -> &Passphrases {
+        &self.passphrases
     }
 
     /// Where the user's keys are.
@@ -130,6 +184,14 @@ impl Home {
             certificate: pem("cert.pem")?,
             key: Zeroizing::new(pem("key.pem")?),
         })
+    }
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Home")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 

@@ -60,6 +60,7 @@ mod manifest;
 mod member;
 mod outbox;
 mod own_keys;
+mod passphrases;
 mod patient;
 mod payload;
 mod placement;
@@ -75,6 +76,7 @@ mod report;
 mod request;
 mod seal;
 mod second_factor;
+mod secret_file;
 mod selection;
 mod send;
 mod session;
@@ -113,7 +115,7 @@ pub use exit::Exit;
 pub use get::{Asking, GetOptions, Got, NotedNode};
 pub use get_many::{FailedRecord, GetManyOptions, GotMany};
 pub use home::Home;
-pub use key::KeyShown;
+pub use key::{KeyShown, NewPassphrase};
 pub use legal_hold::{LegalHoldChanged, LegalHoldList, LegalHoldRow, LegallyHeld};
 pub use log::{LeafProved, LeafRow, LeafShown, LogList};
 pub use log_access::LogSource;
@@ -165,7 +167,7 @@ pub mod operations {
         equivocation::{accuse, verify_equivocation},
         get::get,
         get_many::get_many,
-        key::{new_key, show_key},
+        key::{change_passphrase, new_key, show_key},
         legal_hold::{list_legal_holds, place_legal_hold, release_legal_hold},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,

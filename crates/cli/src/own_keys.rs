@@ -1,7 +1,8 @@
-use crate::files;
+use crate::secret_file;
 use anyhow::{Context, Result};
 use medanchor_dag::{Did, SigningKey};
 use medanchor_envelope::{Identity, Recipient};
+use medanchor_secrets::Protection;
 use serde::Deserialize;
 use std::{io, path::Path};
 use zeroize::{Zeroize, Zeroizing};
@@ -21,12 +22,12 @@ impl OwnKeys {
     /// # Errors
     ///
     /// When there is such a file already, or it cannot be written.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub fn create(path: &Path, protection: Protection<'_>) -> Result<Self> {
         let keys = Self {
             signing: SigningKey::generate().context("draw a signing key")?,
             receiving: Identity::generate().context("draw a receiving key")?,
         };
-        match files::create(path, keys.to_text().as_bytes()) {
+        match secret_file::create(path, &keys.to_text(), protection) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 anyhow::bail!(
                     "`{}` exists and is never overwritten: whoever had its keys would be lost",
@@ -36,19 +37,6 @@ impl OwnKeys {
             written => written.with_context(|| format!("create `{}`", path.display()))?,
         }
         Ok(keys)
-    }
-
-    /// Reads the keys of [`OwnKeys::create`].
-    ///
-    /// # Errors
-    ///
-    /// When there are none, or the file is damaged.
-    pub fn open(path: &Path) -> Result<Self> {
-        let text = Zeroizing::new(
-            files::read_text(path, MAX_BYTES)
-                .context("read the user's keys; `medanchor key new` makes them")?,
-        );
-        Self::parse(&text).with_context(|| format!("parse `{}`", path.display()))
     }
 
     /// The user's name.
@@ -61,7 +49,7 @@ impl OwnKeys {
         self.receiving.recipient()
     }
 
-    fn to_text(&self) -> Zeroizing<String> {
+    pub(crate) fn to_text(&self) -> Zeroizing<String> {
         let seed = Zeroizing::new(hex::encode(self.signing.to_seed().as_slice()));
         let private = Zeroizing::new(hex::encode(self.receiving.to_bytes().as_slice()));
         Zeroizing::new(format!(
@@ -72,7 +60,8 @@ impl OwnKeys {
         ))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// The keys of an identity file with this text.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         // The parser's own error would quote the line, and with it a key.
         let file: IdentityFile =
             toml::from_str(text).map_err(|_| anyhow::anyhow!("not an identity file"))?;
@@ -111,8 +100,6 @@ fn secret(digits: &str) -> Result<Zeroizing<[u8; 32]>> {
     Ok(bytes)
 }
 
-const MAX_BYTES: u64 = 4096;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,8 +110,8 @@ mod tests {
     fn keys_are_read_back_and_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("identity.toml");
-        let keys = OwnKeys::create(&path).unwrap();
-        let again = OwnKeys::open(&path).unwrap();
+        let keys = OwnKeys::create(&path, Protection::Plain).unwrap();
+        let again = OwnKeys::parse(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(again.did(), keys.did());
         assert_eq!(again.recipient(), keys.recipient());
         assert_eq!(
@@ -132,7 +119,7 @@ mod tests {
             0o600
         );
         let before = fs::read(&path).unwrap();
-        assert!(OwnKeys::create(&path).is_err());
+        assert!(OwnKeys::create(&path, Protection::Plain).is_err());
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 

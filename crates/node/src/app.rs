@@ -21,6 +21,7 @@ use crate::{
     membership::{Believed, Membership, multiaddr},
     monitor::{Monitor, MonitorParts, OwnTree},
     others_receipts::OthersReceipts,
+    passphrase,
     publisher::{self, Publisher, PublisherParts},
     replicator::{self, Replicator, ReplicatorParts},
     scrub::{self, Scrubber, ScrubberParts},
@@ -56,26 +57,46 @@ use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::PolicySets;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
+use zeroize::Zeroizing;
 
-/// Runs a node until `stop`, then drains: nothing new is accepted, what is under way is finished.
+/// Runs a node until `stop`, then drains: nothing new is accepted, what is under way is finished. `passphrase_file` goes before
+/// that of the config.
 ///
 /// # Errors
 ///
 /// When it cannot start, or cannot go on because it no longer knows its durable state.
-pub async fn run(folder: &Folder, stop: CancellationToken) -> Result<()> {
+pub async fn run(
+    folder: &Folder,
+    passphrase_file: Option<&Path>,
+    stop: CancellationToken,
+) -> Result<()> {
     let config = Config::open(&folder.config())?;
     match config.role {
-        Role::Member => run_member(folder, &config, stop).await,
+        Role::Member => {
+            let sealing = SealingKeys::open(folder, &config, passphrase_file).await;
+            let sealing = sealing.context("failed to start")?;
+            run_member(folder, &config, sealing, stop).await
+        }
         Role::Witness => run_witness(folder, &config, stop).await,
     }
 }
 
-async fn run_member(folder: &Folder, config: &Config, stop: CancellationToken) -> Result<()> {
-    let node = Node::start(folder, config, &stop)
+async fn run_member(
+    folder: &Folder,
+    config: &Config,
+    sealing: SealingKeys,
+    stop: CancellationToken,
+) -> Result<()> {
+    let node = Node::start(folder, config, sealing, &stop)
         .await
         .context("failed to start")?;
     let tasks = TaskTracker::new();
@@ -164,6 +185,34 @@ async fn serve_all(
     futures::future::try_join_all(served).await.map(drop)
 }
 
+/// The keys that open what the node keeps for others.
+struct SealingKeys {
+    custody: Zeroizing<[u8; 32]>,
+    factors: Zeroizing<[u8; 32]>,
+}
+
+impl SealingKeys {
+    /// A passphrase takes seconds of work, and memory that is given back.
+    async fn open(folder: &Folder, config: &Config, given: Option<&Path>) -> Result<Self> {
+        let passphrase = passphrase::of_node(config, given)?;
+        if passphrase.is_none() {
+            tracing::warn!(
+                "the keys of custody and second factors are in clear: whoever has this disk opens every custody key; \
+                 `medanchord passphrase` puts them under a passphrase"
+            );
+        }
+        let keys = folder.keys();
+        let open = move |name| keys::open_under(&keys, name, passphrase.as_ref());
+        let opened = tokio::task::spawn_blocking(move || {
+            Ok(Self {
+                custody: open(KeyName::CustodyStore)?,
+                factors: open(KeyName::Factors)?,
+            })
+        });
+        opened.await?
+    }
+}
+
 /// A member's node, wired and listening.
 struct Node {
     listener: Listener,
@@ -188,7 +237,12 @@ struct Node {
 }
 
 impl Node {
-    async fn start(folder: &Folder, config: &Config, stop: &CancellationToken) -> Result<Self> {
+    async fn start(
+        folder: &Folder,
+        config: &Config,
+        sealing: SealingKeys,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
         let founding = open_founding(folder)?;
         let founded = founded_of(&founding)?.clone();
         let key = Arc::new(keys::open_signing(&folder.keys(), KeyName::Node)?);
@@ -301,11 +355,10 @@ impl Node {
                 .replicate_bytes_per_second
                 .unwrap_or(replicator::BYTES_PER_SECOND),
         }));
-        let kek = keys::open(&folder.keys(), KeyName::CustodyStore)?;
-        let custody = Arc::new(Custody::open(&folder.custody(), kek).context("open custody keys")?);
-        let factors_key = keys::open(&folder.keys(), KeyName::Factors)?;
-        let factors =
-            Factors::open(&folder.factors(), factors_key).context("open second factors")?;
+        let custody = Custody::open(&folder.custody(), sealing.custody);
+        let custody = Arc::new(custody.context("open custody keys")?);
+        let factors = Factors::open(&folder.factors(), sealing.factors);
+        let factors = factors.context("open second factors")?;
         let broker = Arc::new(Broker::new(BrokerParts {
             origin: config.origin.clone(),
             key: Arc::clone(&key),
@@ -748,6 +801,7 @@ mod tests {
                     listen: "127.0.0.1:1".parse().unwrap(),
                     swarm_listen: "127.0.0.1:2".parse().unwrap(),
                     log_listen: "127.0.0.1:3".parse().unwrap(),
+                    passphrase_file: None,
                 }],
                 witnesses: Vec::new(),
                 foreign_witnesses: Vec::new(),

@@ -33,6 +33,10 @@ pub struct Config {
     /// Who may read the log's entries there.
     #[serde(default)]
     pub log_entries: EntryReaders,
+    /// A file with the passphrase that the keys of custody and second factors are under, by an absolute path. Absent, they are in
+    /// clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
     /// Entries and leaves of the log after which its state is snapshot, while it is small. The same on every
     /// node; absent: the usual number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -303,6 +307,11 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         self.lost_records()?;
+        let passphrase_file = self.passphrase_file.as_deref();
+        anyhow::ensure!(
+            passphrase_file.is_none_or(Path::is_absolute),
+            "`passphrase_file` must be an absolute path"
+        );
         for (name, seconds) in [
             ("reissue_after_seconds", self.reissue_after_seconds),
             ("scrub_every_seconds", self.scrub_every_seconds),
@@ -484,6 +493,7 @@ mod tests {
             swarm_listen: Some(([127, 0, 0, 1], 7441).into()),
             log_listen: Some(([127, 0, 0, 1], 7442).into()),
             log_entries: EntryReaders::Auditors,
+            passphrase_file: None,
             snapshot_every: None,
             reissue_after_seconds: None,
             scrub_bytes_per_second: None,
@@ -630,12 +640,16 @@ mod tests {
             keep_unanchored_seconds: Some(0),
             ..config()
         };
+        let somewhere = Config {
+            passphrase_file: Some("passphrase".into()),
+            ..config()
+        };
         let vague = Config {
             lost_records: vec!["the one of yesterday".to_owned()],
             ..config()
         };
         for wrong in [
-            nameless, swarmless, spaced, restless, sleepless, heedless, vague,
+            nameless, swarmless, spaced, restless, sleepless, heedless, somewhere, vague,
         ] {
             let text = wrong.to_text().unwrap();
             assert!(Config::parse(&text).is_err(), "{text}");

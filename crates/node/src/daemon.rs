@@ -5,12 +5,18 @@ use crate::{
     config::{Folder, ForeignWitness},
     found::{self, Invitee, Plan, PlannedMember},
     join::{self, Newcomer},
-    witness,
+    passphrase, witness,
 };
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use medanchor_raft::Replica;
-use std::{ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +29,13 @@ struct Arguments {
     data: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
+    /// A file with the node's passphrase: goes before `passphrase_file` in `medanchord.toml`. What is made for a new node is kept
+    /// under it.
+    #[arg(long, env = "MEDANCHOR_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Keep the keys of a new node in clear: whoever has its disk opens its custody keys.
+    #[arg(long)]
+    no_passphrase: bool,
     /// Address of the gRPC services of a new node.
     #[arg(long, default_value = "127.0.0.1:7440")]
     listen: SocketAddr,
@@ -96,6 +109,20 @@ enum Command {
         /// The log's origin.
         origin: String,
     },
+    /// Put the keys of custody and second factors under another passphrase. The node must not run.
+    Passphrase {
+        /// A file with the new one. The old one comes from the config, or from --passphrase-file before the command.
+        #[arg(
+            long,
+            value_name = "FILE",
+            required_unless_present = "plain",
+            conflicts_with = "plain"
+        )]
+        new_passphrase_file: Option<PathBuf>,
+        /// Keep them in clear from now on.
+        #[arg(long = "no-passphrase", id = "plain")]
+        plain: bool,
+    },
     /// Put aside a state that is damaged: the next start makes it anew from the newest certified snapshot and this
     /// node's own log. The node must not run.
     RebuildState,
@@ -122,6 +149,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             tracing::error!("{error:#}");
             match error.downcast_ref::<app::DiskFailed>() {
                 Some(_) => ExitCode::from(DISK_FAILED),
+                None if error.is::<NoPassphraseGiven>() => ExitCode::from(USAGE),
                 None => ExitCode::FAILURE,
             }
         }
@@ -130,7 +158,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(arguments: &Arguments) -> Result<()> {
     log_to_stderr();
+    medanchor_secrets::forbid_core_dumps().context("keep memory out of core dumps")?;
     let folder = Folder::new(&arguments.data);
+    let given = arguments.passphrase_file.as_deref();
     match &arguments.command {
         Some(Command::WitnessLog { origin }) => witness::begin(&folder, origin),
         Some(Command::RebuildState) => {
@@ -151,7 +181,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
                 foreign_witnesses: witnesses.transpose()?.unwrap_or_default(),
                 quorum: *quorum,
                 copies: *copies,
-                ..alone(arguments, name)
+                ..alone(arguments, name)?
             };
             found_alone(&folder, &plan)
         }
@@ -163,10 +193,12 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         }) => {
             let newcomer = Newcomer {
                 origin: origin.clone(),
-                member: planned(arguments, name),
+                member: planned(arguments, name)?,
                 quorum: *quorum,
             };
-            join::prepare(&newcomer, output)
+            join::prepare(&newcomer, output)?;
+            say_what_is_lost_without(newcomer.member.passphrase_file.as_deref());
+            Ok(())
         }
         Some(Command::Welcome { output }) => join::welcome(&folder, output),
         Some(Command::Join { welcome }) => {
@@ -174,6 +206,10 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
             tracing::info!("this is node {node_id} of the network: start it with `medanchord`");
             Ok(())
         }
+        Some(Command::Passphrase {
+            new_passphrase_file,
+            plain: _,
+        }) => passphrase::change(&folder, given, new_passphrase_file.as_deref()),
         Some(Command::Acknowledge { alarm }) => alarms::acknowledge(&folder.alarms(), alarm),
         Some(Command::Invite {
             name,
@@ -188,9 +224,9 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         }
         None | Some(Command::Run) => {
             if !folder.config().exists() {
-                found_alone(&folder, &alone(arguments, "hospital"))?;
+                found_alone(&folder, &alone(arguments, "hospital")?)?;
             }
-            runtime()?.block_on(run_until_signalled(&folder))
+            runtime()?.block_on(run_until_signalled(&folder, given))
         }
     }
 }
@@ -202,26 +238,40 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("start the runtime")
 }
 
-fn planned(arguments: &Arguments, name: &str) -> PlannedMember {
-    PlannedMember {
+fn planned(arguments: &Arguments, name: &str) -> Result<PlannedMember> {
+    let passphrase_file = match (arguments.no_passphrase, &arguments.passphrase_file) {
+        (true, _) => None,
+        (false, Some(file)) => Some(std::path::absolute(file).context("find the passphrase file")?),
+        (false, None) => return Err(NoPassphraseGiven.into()),
+    };
+    Ok(PlannedMember {
         name: name.to_owned(),
         folder: arguments.data.clone(),
         listen: arguments.listen,
         swarm_listen: arguments.swarm_listen,
         log_listen: arguments.log_listen,
-    }
+        passphrase_file,
+    })
 }
 
+/// The keys of a new node are in clear only when somebody says so.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a new node's keys are kept under a passphrase: name a file that holds one with --passphrase-file or \
+     MEDANCHOR_PASSPHRASE_FILE; --no-passphrase does without one"
+)]
+struct NoPassphraseGiven;
+
 /// A network of one: to try it, for a single site, or for others to join.
-fn alone(arguments: &Arguments, name: &str) -> Plan {
-    Plan {
+fn alone(arguments: &Arguments, name: &str) -> Result<Plan> {
+    Ok(Plan {
         origin: "localhost/medanchor".to_owned(),
-        members: vec![planned(arguments, name)],
+        members: vec![planned(arguments, name)?],
         witnesses: Vec::new(),
         foreign_witnesses: Vec::new(),
         copies: 1,
         quorum: 1,
-    }
+    })
 }
 
 fn found_alone(folder: &Folder, plan: &Plan) -> Result<()> {
@@ -231,10 +281,23 @@ fn found_alone(folder: &Folder, plan: &Plan) -> Result<()> {
         folder.path().display(),
         folder.operator().display()
     );
+    for member in &plan.members {
+        say_what_is_lost_without(member.passphrase_file.as_deref());
+    }
     Ok(())
 }
 
-async fn run_until_signalled(folder: &Folder) -> Result<()> {
+fn say_what_is_lost_without(passphrase_file: Option<&Path>) {
+    if let Some(file) = passphrase_file {
+        tracing::info!(
+            "keep a copy of the passphrase in `{}` in a safe, apart from every backup of the node: nobody can restore it, and \
+             without it custody keys and second factors are lost",
+            file.display()
+        );
+    }
+}
+
+async fn run_until_signalled(folder: &Folder, passphrase_file: Option<&Path>) -> Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -247,7 +310,7 @@ async fn run_until_signalled(folder: &Folder) -> Result<()> {
         tracing::info!("stopping: finishing what is under way");
         stopping.cancel();
     });
-    app::run(folder, stop).await
+    app::run(folder, passphrase_file, stop).await
 }
 
 fn log_to_stderr() {
@@ -261,6 +324,8 @@ fn log_to_stderr() {
     let _ = log.try_init();
 }
 
+/// Exit code when something was not given as it must be.
+const USAGE: u8 = 2;
 /// Exit code when a disk failed or is full: the same as `EX_IOERR` of `sysexits.h`.
 const DISK_FAILED: u8 = 74;
 /// Our own parts say what an operator should know. openraft says again and again that a node cannot be reached,

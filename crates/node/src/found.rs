@@ -9,7 +9,7 @@ use crate::{
     files::{self, Mode},
     join,
     keys::{self, KeyName},
-    membership,
+    membership, passphrase,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
@@ -19,6 +19,7 @@ use medanchor_anchor::{
 use medanchor_dag::{Hash, SigningKey};
 use medanchor_ipfs::{PeerKey, SwarmKey};
 use medanchor_policy::Policies;
+use medanchor_secrets::{Passphrase, protect};
 use serde::Serialize;
 use std::{
     net::SocketAddr,
@@ -56,6 +57,9 @@ pub struct PlannedMember {
     pub swarm_listen: SocketAddr,
     /// Address of its node's log over HTTPS.
     pub log_listen: SocketAddr,
+    /// A file with the passphrase that its custody-store and factors keys, and its operator's identity, are kept under; by an
+    /// absolute path. Absent, they are in clear.
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// Founds a network on this machine, with the data folders of all members and witnesses.
@@ -241,6 +245,7 @@ impl PlannedMember {
             swarm_listen: Some(self.swarm_listen),
             log_listen: Some(self.log_listen),
             log_entries: EntryReaders::default(),
+            passphrase_file: self.passphrase_file.clone(),
             snapshot_every: None,
             reissue_after_seconds: None,
             scrub_bytes_per_second: None,
@@ -280,10 +285,12 @@ pub(crate) struct NewMember<'a> {
     pub(crate) authority_cert: Issued,
     certificate: Issued,
     pub(crate) entry: Member,
+    passphrase: Option<Passphrase>,
 }
 
 impl<'a> NewMember<'a> {
     pub(crate) fn create(planned: &'a PlannedMember, node_id: u64, origin: &str) -> Result<Self> {
+        let passphrase = passphrase::of_new_keys(planned.passphrase_file.as_deref())?;
         let folder = Folder::new(&planned.folder);
         files::create_folder(&folder.keys())?;
         let name = &planned.name;
@@ -293,8 +300,10 @@ impl<'a> NewMember<'a> {
         let cosigner = keys::create_signing(&folder.keys(), KeyName::Cosigner)?;
         let node = keys::create_signing(&folder.keys(), KeyName::Node)?;
         let peer = PeerKey::from_seed(&*keys::create(&folder.keys(), KeyName::Peer)?);
-        keys::create(&folder.keys(), KeyName::CustodyStore)?;
-        keys::create(&folder.keys(), KeyName::Factors)?;
+        for name in keys::PROTECTED {
+            let protection = passphrase::protection(passphrase.as_ref());
+            keys::create_under(&folder.keys(), name, protection)?;
+        }
         let org = SigningKey::generate().context("draw random bytes")?;
         let entry = Member {
             org: org.did(),
@@ -318,6 +327,7 @@ impl<'a> NewMember<'a> {
             authority_cert,
             certificate,
             entry,
+            passphrase,
         })
     }
 
@@ -370,10 +380,12 @@ impl<'a> NewMember<'a> {
             *Zeroizing::new(hex::encode(*seed)),
             *receive,
         ));
+        let protection = passphrase::protection(self.passphrase.as_ref());
+        let content = protect(&text, protection).context("draw random bytes")?;
         files::create(
             &self.folder.operator().join("identity.toml"),
             Mode::Secret,
-            text.as_bytes(),
+            content.as_bytes(),
         )
     }
 }
@@ -411,6 +423,7 @@ impl<'a> NewWitness<'a> {
             swarm_listen: None,
             log_listen: None,
             log_entries: EntryReaders::default(),
+            passphrase_file: None,
             snapshot_every: None,
             reissue_after_seconds: None,
             scrub_bytes_per_second: None,

@@ -341,6 +341,7 @@ mod tests {
             listen: "127.0.0.1:1".parse().unwrap(),
             swarm_listen: "127.0.0.1:2".parse().unwrap(),
             log_listen: "127.0.0.1:3".parse().unwrap(),
+            passphrase_file: None,
         }
     }
 

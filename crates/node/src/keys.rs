@@ -1,8 +1,10 @@
-//! A node's private keys on disk: one file each, `medanchor-key-1 <name> <64 hex digits>`, mode 0600.
+//! A node's private keys on disk: one file each, `medanchor-key-1 <name> <64 hex digits>`, mode 0600. Two of them are kept under
+//! the node's passphrase, if it has one.
 
 use crate::files::{self, Mode};
 use anyhow::{Context, Result};
 use medanchor_dag::SigningKey;
+use medanchor_secrets::{OpenError, Passphrase, Protection, is_protected};
 use std::{os::unix::fs::PermissionsExt, path::Path};
 use zeroize::Zeroizing;
 
@@ -38,11 +40,20 @@ impl KeyName {
 
 /// Makes a new random key and keeps it. Never overwrites one.
 pub(crate) fn create(folder: &Path, name: KeyName) -> Result<Zeroizing<[u8; 32]>> {
+    create_under(folder, name, Protection::Plain)
+}
+
+/// Makes a new random key and keeps it so. Never overwrites one.
+pub(crate) fn create_under(
+    folder: &Path,
+    name: KeyName,
+    protection: Protection<'_>,
+) -> Result<Zeroizing<[u8; 32]>> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("draw random bytes")?;
-    let hex = Zeroizing::new(hex::encode(seed.as_ref()));
-    let text = Zeroizing::new(format!("{MAGIC} {} {}\n", name.as_str(), *hex));
-    files::create(&path(folder, name), Mode::Secret, text.as_bytes())?;
+    let content = medanchor_secrets::protect(&to_text(name, &seed), protection);
+    let content = content.context("draw random bytes")?;
+    files::create(&path(folder, name), Mode::Secret, content.as_bytes())?;
     Ok(seed)
 }
 
@@ -51,8 +62,75 @@ pub(crate) fn create_signing(folder: &Path, name: KeyName) -> Result<SigningKey>
     Ok(SigningKey::from_seed(&*create(folder, name)?))
 }
 
-/// Reads a key. Refuses a file that others may read, or that holds another key.
+/// Reads a key that is kept as it is. Refuses a file that others may read, or that holds another key.
 pub(crate) fn open(folder: &Path, name: KeyName) -> Result<Zeroizing<[u8; 32]>> {
+    open_under(folder, name, None)
+}
+
+/// Reads a key that is kept under a passphrase, if there is one. Refuses a file that others may read, that holds another key, or
+/// that is not kept so.
+pub(crate) fn open_under(
+    folder: &Path,
+    name: KeyName,
+    passphrase: Option<&Passphrase>,
+) -> Result<Zeroizing<[u8; 32]>> {
+    let path = path(folder, name);
+    let text = read(folder, name)?;
+    let text = match (is_protected(text.as_bytes()), passphrase) {
+        (false, None) => text,
+        // Whoever put it there knows it, and its owner believes that nobody does.
+        (false, Some(_)) => anyhow::bail!(
+            "key `{}` is in clear, although the node has a passphrase: `medanchord passphrase \
+             --new-passphrase-file FILE` puts it under one",
+            path.display()
+        ),
+        (true, None) => anyhow::bail!(
+            "key `{}` is under a passphrase: name a file that holds it as `passphrase_file` in \
+             `medanchord.toml`, or with --passphrase-file",
+            path.display()
+        ),
+        (true, Some(passphrase)) => unlock(&path, &text, &[passphrase])?,
+    };
+    parse(&text, name).with_context(|| format!("read key `{}`", path.display()))
+}
+
+/// Keeps a key otherwise from now on. It may be in clear, or under one of these passphrases.
+pub(crate) fn protect(
+    folder: &Path,
+    name: KeyName,
+    passphrases: &[&Passphrase],
+    protection: Protection<'_>,
+) -> Result<()> {
+    let path = path(folder, name);
+    let text = read(folder, name)?;
+    let text = match is_protected(text.as_bytes()) {
+        true => unlock(&path, &text, passphrases)?,
+        false => text,
+    };
+    parse(&text, name).with_context(|| format!("read key `{}`", path.display()))?;
+    let content = medanchor_secrets::protect(&text, protection).context("draw random bytes")?;
+    files::replace(&path, Mode::Secret, content.as_bytes())
+        .with_context(|| format!("replace `{}`", path.display()))
+}
+
+/// The text of a key that is under one of these passphrases.
+fn unlock(path: &Path, content: &str, passphrases: &[&Passphrase]) -> Result<Zeroizing<String>> {
+    let mut refused = OpenError::WrongPassphrase;
+    for passphrase in passphrases {
+        match medanchor_secrets::open(content.as_bytes(), passphrase) {
+            Ok(text) => return Ok(text),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused).with_context(|| {
+        format!(
+            "open key `{}`; its passphrase comes from the file that `passphrase_file` or --passphrase-file names",
+            path.display()
+        )
+    })
+}
+
+fn read(folder: &Path, name: KeyName) -> Result<Zeroizing<String>> {
     let path = path(folder, name);
     let context = || format!("read {} key `{}`", name.as_str(), path.display());
     let mode = std::fs::metadata(&path)
@@ -64,13 +142,17 @@ pub(crate) fn open(folder: &Path, name: KeyName) -> Result<Zeroizing<[u8; 32]>> 
         "key `{}` can be read by others: run `chmod 600` on it",
         path.display()
     );
-    let text = Zeroizing::new(files::read_text(&path, 256)?);
-    parse(&text, name).with_context(context)
+    files::read_text(&path, MAX_BYTES).map(Zeroizing::new)
 }
 
 /// Reads a signing key.
 pub(crate) fn open_signing(folder: &Path, name: KeyName) -> Result<SigningKey> {
     Ok(SigningKey::from_seed(&*open(folder, name)?))
+}
+
+fn to_text(name: KeyName, seed: &[u8; 32]) -> Zeroizing<String> {
+    let hex = Zeroizing::new(hex::encode(seed));
+    Zeroizing::new(format!("{MAGIC} {} {}\n", name.as_str(), *hex))
 }
 
 fn parse(text: &str, name: KeyName) -> Result<Zeroizing<[u8; 32]>> {
@@ -90,7 +172,10 @@ fn path(folder: &Path, name: KeyName) -> std::path::PathBuf {
     folder.join(name.as_str()).with_extension("key")
 }
 
+/// Those that open what the node keeps for others.
+pub(crate) const PROTECTED: [KeyName; 2] = [KeyName::CustodyStore, KeyName::Factors];
 const MAGIC: &str = "medanchor-key-1";
+const MAX_BYTES: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -103,6 +188,56 @@ mod tests {
         let key = create(folder.path(), KeyName::Log).unwrap();
         assert_eq!(*open(folder.path(), KeyName::Log).unwrap(), *key);
         assert!(create(folder.path(), KeyName::Log).is_err());
+    }
+
+    #[test]
+    fn key_under_a_passphrase_is_opened_with_it_alone_and_never_taken_for_a_plain_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [right, wrong] = ["the right one", "the wrong one"].map(passphrase);
+        let (sealed, plain) = (KeyName::CustodyStore, KeyName::Factors);
+        let key = create_under(folder.path(), sealed, Protection::Passphrase(&right)).unwrap();
+        create(folder.path(), plain).unwrap();
+        let kept = std::fs::read_to_string(path(folder.path(), sealed)).unwrap();
+        assert!(!kept.contains(&hex::encode(*key)), "{kept}");
+        let open = |name, passphrase| open_under(folder.path(), name, passphrase);
+        assert_eq!(*open(sealed, Some(&right)).unwrap(), *key);
+        for (name, passphrase, said) in [
+            (sealed, Some(&wrong), "wrong"),
+            (sealed, None, "passphrase_file"),
+            (plain, Some(&right), "medanchord passphrase"),
+        ] {
+            let error = format!("{:#}", open(name, passphrase).unwrap_err());
+            assert!(error.contains(said), "{error}");
+            assert!(
+                !error.contains("right") && !error.contains("wrong one"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn change_of_the_passphrase_that_a_crash_interrupted_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["the old passphrase", "the new passphrase"].map(passphrase);
+        let (under_old, under_new) = (Protection::Passphrase(&old), Protection::Passphrase(&new));
+        let done = create_under(folder.path(), KeyName::CustodyStore, under_new).unwrap();
+        let open_still = create_under(folder.path(), KeyName::Factors, under_old).unwrap();
+        for name in PROTECTED {
+            assert!(protect(folder.path(), name, &[], Protection::Plain).is_err());
+            protect(folder.path(), name, &[&old, &new], under_new).unwrap();
+        }
+        for (name, key) in [
+            (KeyName::CustodyStore, done),
+            (KeyName::Factors, open_still),
+        ] {
+            assert_eq!(*open_under(folder.path(), name, Some(&new)).unwrap(), *key);
+        }
+        protect(folder.path(), KeyName::Factors, &[&new], Protection::Plain).unwrap();
+        assert!(open(folder.path(), KeyName::Factors).is_ok());
+    }
+
+    fn passphrase(text: &str) -> Passphrase {
+        Passphrase::new(Zeroizing::new(text.to_owned())).unwrap()
     }
 
     #[test]

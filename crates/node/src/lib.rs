@@ -37,6 +37,7 @@ mod log_routes;
 mod membership;
 mod monitor;
 mod others_receipts;
+mod passphrase;
 mod places;
 mod presence;
 mod publisher;

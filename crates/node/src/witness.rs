@@ -149,6 +149,7 @@ mod tests {
                 listen: address(port),
                 swarm_listen: address(port + 1),
                 log_listen: address(port + 10),
+                passphrase_file: None,
             };
             let plan = Plan {
                 origin: ORIGIN.to_owned(),
@@ -350,7 +351,7 @@ mod tests {
         let network = Network::found_with_witness_at(address);
         let stop = CancellationToken::new();
         let (folder, stopped) = (network.folder("regulator"), stop.clone());
-        let serving = tokio::spawn(async move { app::run(&folder, stopped).await });
+        let serving = tokio::spawn(async move { app::run(&folder, None, stopped).await });
         let client = Tls::open(&network.folder("a")).unwrap().client().unwrap();
         let server = http::Server::of_node("regulator", address);
         let path = monitoring_path(ORIGIN);

@@ -241,7 +241,7 @@ fn grow(ground: &Ground) -> Result<()> {
     let newcomer = Home::new(ground.dir.join("newcomer"), &ground.program);
     let mut key = newcomer.run(["key", "show"])?;
     if key.code != 0 {
-        key = newcomer.run(["key", "new"])?.success()?;
+        key = newcomer.run(["key", "new", "--no-passphrase"])?.success()?;
     }
     let did = key.text("did")?;
     let enrol = ["person", "enrol", &did, "--role", "clinician"];

@@ -81,7 +81,9 @@ impl Node {
             .iter()
             .zip(listen);
         let mut command = Command::new(PROGRAM);
-        command.args(["medanchord", "--data"]).arg(data);
+        command
+            .args(["medanchord", "--no-passphrase", "--data"])
+            .arg(data);
         for (flag, address) in flags {
             command.arg(flag).arg(address.to_string());
         }
@@ -112,7 +114,7 @@ fn invite(data: &Path, who: &Home) {
         .arg(who.path())
         .status();
     assert!(invited.unwrap().success());
-    done(who.run(["key", "new"]));
+    done(who.run(["key", "new", "--no-passphrase"]));
 }
 
 fn serves(operator: &Home) {

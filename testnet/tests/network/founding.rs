@@ -90,6 +90,7 @@ impl Growing {
         let options = ["--listen", "--swarm-listen", "--log-listen"];
         let mut command = Command::new(PROGRAM);
         command.arg("medanchord").arg("--data").arg(self.path(name));
+        command.arg("--no-passphrase");
         for (option, address) in options.iter().zip(addresses) {
             command.args([option, address.to_string().as_str()]);
         }
@@ -142,7 +143,7 @@ impl Growing {
         let invite = ["invite", "holter", "--home", home.to_str().unwrap()];
         self.medanchord(NAMES[0], &invite);
         let device = Home::new(home, Path::new(PROGRAM));
-        done(device.run(["key", "new"]));
+        done(device.run(["key", "new", "--no-passphrase"]));
         let operator = self.operator(NAMES[0]);
         enrol(&operator, "device", &device, "device");
         let made = done(operator.run(["custody", "new", "--kind", "person"]));

@@ -46,6 +46,7 @@ mod refusals;
 mod replicate;
 mod scrub;
 mod second_factor;
+mod secrets;
 mod stage;
 mod stream;
 mod target;

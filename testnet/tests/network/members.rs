@@ -205,6 +205,7 @@ impl Stage {
                 listen,
                 swarm_listen,
                 log_listen,
+                passphrase_file: None,
             },
             quorum,
         }

@@ -124,6 +124,7 @@ fn witness(stage: &Stage) -> (NodeProcess, VerifierKey) {
         &swarm,
         "--log-listen",
         &log,
+        "--no-passphrase",
         "found",
         "clinic-x",
         "--origin",
