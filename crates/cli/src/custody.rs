@@ -98,7 +98,7 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
         epoch: FIRST_EPOCH,
         key,
     };
-    kept.create(&copy)?;
+    kept.create(&copy, &keys.recipient())?;
     // From here this holder has it durably, and may say so.
     let own = Attestation::sign(&keys.signing, custody, FIRST_EPOCH, &created.public_key);
     let body = Body::Custody(Custody {

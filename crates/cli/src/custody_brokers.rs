@@ -120,7 +120,7 @@ async fn change_one(
     let mut held = held.to_vec();
     let path = CustodyCopy::path(&session.home, custody, in_force.epoch)?;
     if path.exists() {
-        CustodyCopy::open(&path)?.check(&in_force)?;
+        CustodyCopy::open(&path, &keys.receiving)?.check(&in_force)?;
         let epoch = in_force.epoch;
         held.push(Attestation::sign(
             &keys.signing,

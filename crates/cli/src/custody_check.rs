@@ -175,8 +175,15 @@ fn checked(
 }
 
 fn own_copy(session: &Session, listed: &ListedCustody) -> &'static str {
-    let path = CustodyCopy::path(&session.home, &listed.custody, listed.epoch);
-    match path.and_then(|path| path.exists().then(|| CustodyCopy::open(&path)).transpose()) {
+    let open = || {
+        let path = CustodyCopy::path(&session.home, &listed.custody, listed.epoch)?;
+        if !path.exists() {
+            return Ok(None);
+        }
+        let holder = session.home.own_keys()?.receiving;
+        CustodyCopy::open(&path, &holder).map(Some)
+    };
+    match open() {
         Ok(None) => "none",
         Ok(Some(copy))
             if copy.custody == listed.custody

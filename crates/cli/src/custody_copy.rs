@@ -2,12 +2,12 @@ use crate::{CliError, Home, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::Custody;
 use medanchor_dag::CustodyId;
-use medanchor_envelope::Identity;
+use medanchor_envelope::{Identity, Recipient, SealedKey};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use zeroize::{Zeroize, Zeroizing};
 
-/// A custody key's private half, which an operator keeps as second holder. Wiped when dropped.
+/// A custody key's private half, which an operator keeps as second holder, sealed to the own receiving key. Wiped when
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct CustodyCopy {
     /// The custody key's id.
@@ -19,18 +19,24 @@ pub(crate) struct CustodyCopy {
 }
 
 impl CustodyCopy {
-    /// Keeps it in a file that must not exist yet and that only its owner may read.
-    pub(crate) fn create(&self, path: &Path) -> Result<()> {
-        files::create(path, self.to_text().as_bytes())
+    /// Keeps it, sealed to the holder, in a file that must not exist yet.
+    pub(crate) fn create(&self, path: &Path, holder: &Recipient) -> Result<()> {
+        files::create(path, self.to_text(holder).as_bytes())
             .with_context(|| format!("keep `{}`", path.display()))
     }
 
-    /// Reads what [`CustodyCopy::create`] wrote.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let text = Zeroizing::new(
-            files::read_text(path, MAX_BYTES).context("read the copy of the custody key")?,
-        );
-        Self::parse(&text).with_context(|| format!("parse `{}`", path.display()))
+    /// Opens what [`CustodyCopy::create`] wrote for this holder.
+    pub(crate) fn open(path: &Path, holder: &Identity) -> Result<Self> {
+        let text = files::read_text(path, MAX_BYTES).context("read the copy of the custody key")?;
+        let file = CopyFile::parse(&text);
+        let file = file.with_context(|| format!("parse `{}`", path.display()))?;
+        file.open(holder).map_err(|_| {
+            let problem = format!(
+                "`{}` does not open with the user's keys: it is somebody else's copy, or was changed",
+                path.display()
+            );
+            CliError::NotVerified(problem).into()
+        })
     }
 
     /// Where the copy of a key is in a home. Its folder is made where it does not exist.
@@ -73,28 +79,14 @@ impl CustodyCopy {
         Err(CliError::NotVerified(problem).into())
     }
 
-    fn to_text(&self) -> Zeroizing<String> {
-        let private = Zeroizing::new(hex::encode(self.key.to_bytes().as_slice()));
+    fn to_text(&self, holder: &Recipient) -> String {
         let (custody, epoch) = (&self.custody, self.epoch);
-        Zeroizing::new(format!(
-            "version = 1\ncustody = \"{custody}\"\nepoch = {epoch}\nprivate = \"{}\"\n",
-            *private
-        ))
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        // The parser's own error would quote the line, and with it the key.
-        let file: CopyFile =
-            toml::from_str(text).map_err(|_| anyhow::anyhow!("not a copy of a custody key"))?;
-        anyhow::ensure!(file.version == 1, "unsupported version {}", file.version);
-        let mut bytes = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(&file.private, bytes.as_mut())
-            .map_err(|_| anyhow::anyhow!("`private` is not 64 hexadecimal digits"))?;
-        Ok(Self {
-            custody: file.custody.parse().context("`custody` is not an id")?,
-            epoch: file.epoch,
-            key: Identity::from_bytes(bytes),
-        })
+        let sealed = self.key.seal_copy(holder, *custody.as_bytes(), epoch);
+        format!(
+            "version = 2\ncustody = \"{custody}\"\nepoch = {epoch}\npublic_key = \"{}\"\nsealed = \"{}\"\n",
+            hex::encode(self.key.recipient().as_bytes()),
+            hex::encode(sealed.to_bytes())
+        )
     }
 }
 
@@ -104,12 +96,31 @@ struct CopyFile {
     version: u32,
     custody: String,
     epoch: u32,
-    private: String,
+    public_key: String,
+    sealed: String,
 }
 
-impl Drop for CopyFile {
-    fn drop(&mut self) {
-        self.private.zeroize();
+impl CopyFile {
+    fn parse(text: &str) -> Result<Self> {
+        let file: Self = toml::from_str(text).context("not a copy of a custody key")?;
+        anyhow::ensure!(file.version == 2, "unsupported version {}", file.version);
+        Ok(file)
+    }
+
+    fn open(&self, holder: &Identity) -> Result<CustodyCopy> {
+        let custody: CustodyId = self.custody.parse().context("`custody` is not an id")?;
+        let mut public_key = [0; 32];
+        hex::decode_to_slice(&self.public_key, &mut public_key)
+            .context("`public_key` is not 64 hexadecimal digits")?;
+        let public_key = Recipient::from_bytes(public_key).context("use `public_key`")?;
+        let sealed = hex::decode(&self.sealed).context("`sealed` is not hexadecimal")?;
+        let sealed = SealedKey::from_bytes(&sealed).context("parse `sealed`")?;
+        let key = sealed.open(holder, *custody.as_bytes(), self.epoch, &public_key);
+        Ok(CustodyCopy {
+            custody,
+            epoch: self.epoch,
+            key: key.context("open `sealed`")?,
+        })
     }
 }
 
@@ -126,6 +137,7 @@ mod tests {
     };
     use proptest::prelude::*;
     use std::{fs, os::unix::fs::PermissionsExt};
+    use zeroize::Zeroizing;
 
     fn copy() -> CustodyCopy {
         CustodyCopy {
@@ -141,8 +153,9 @@ mod tests {
         let home = Home::new(folder.path());
         assert!(CustodyCopy::all(&home).unwrap().is_empty());
         let path = CustodyCopy::path(&home, &custody_id("patient"), 2).unwrap();
-        copy().create(&path).unwrap();
-        let again = CustodyCopy::open(&path).unwrap();
+        let [holder, other] = [7, 8].map(|byte| Identity::from_bytes(Zeroizing::new([byte; 32])));
+        copy().create(&path, &holder.recipient()).unwrap();
+        let again = CustodyCopy::open(&path, &holder).unwrap();
         assert_eq!((again.custody, again.epoch), (custody_id("patient"), 2));
         assert_eq!(*again.key.to_bytes(), *copy().key.to_bytes());
         assert_eq!(
@@ -151,9 +164,13 @@ mod tests {
         );
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let before = fs::read(&path).unwrap();
-        assert!(copy().create(&path).is_err());
-        assert_eq!(fs::read(&path).unwrap(), before);
+        let before = fs::read_to_string(&path).unwrap();
+        assert!(copy().create(&path, &holder.recipient()).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
+        let private = hex::encode(copy().key.to_bytes().as_slice());
+        assert!(!before.contains(&private));
+        let refused = CustodyCopy::open(&path, &other).unwrap_err();
+        assert_eq!(crate::Exit::of(&refused), crate::Exit::NotVerified);
     }
 
     #[test]
@@ -175,26 +192,31 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_damaged_file_does_not_repeat_its_key() {
-        let text = copy().to_text();
-        let private = hex::encode(copy().key.to_bytes().as_slice());
-        assert!(CustodyCopy::parse(&text).is_ok());
-        for damaged in [
-            text.replace("version = 1", "version = 2"),
-            text.replace(&private, &format!("{private}00")),
-            text.replace(&private, &format!("{private}\"\nmore = \"1")),
-            text.replace("epoch = 2", "epoch = -2"),
-            text.replace("custody", "custodian"),
+    fn copy_that_was_changed_does_not_open() {
+        let holder = Identity::from_bytes(Zeroizing::new([7; 32]));
+        let text = copy().to_text(&holder.recipient());
+        let open = |text: &str| CopyFile::parse(text).and_then(|file| file.open(&holder));
+        assert!(open(&text).is_ok());
+        let other = custody_id("somebody else").to_string();
+        let own = custody_id("patient").to_string();
+        let public_key = hex::encode(copy().key.recipient().as_bytes());
+        let other_key = hex::encode(holder.recipient().as_bytes());
+        for changed in [
+            text.replace("version = 2", "version = 1"),
+            text.replace("epoch = 2", "epoch = 3"),
+            text.replace(&own, &other),
+            text.replace(&public_key, &other_key),
+            text.replace("sealed = \"", "sealed = \"00"),
+            format!("{text}more = 1\n"),
         ] {
-            let error = format!("{:?}", CustodyCopy::parse(&damaged).unwrap_err());
-            assert!(!error.contains(&private), "{error}");
+            assert!(open(&changed).is_err(), "{changed}");
         }
     }
 
     proptest! {
         #[test]
         fn copy_parser_never_panics(text in any::<String>()) {
-            prop_assert!(CustodyCopy::parse(&text).is_err());
+            prop_assert!(CopyFile::parse(&text).is_err());
         }
     }
 }

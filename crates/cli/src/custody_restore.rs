@@ -93,8 +93,8 @@ pub async fn restore_custodies(
     match options {
         RestoreOptions::One { custody, copy } => {
             let copy = match copy {
-                Some(path) => CustodyCopy::open(path)?,
-                None => kept(session, custody).await?,
+                Some(path) => CustodyCopy::open(path, &restore.keys.receiving)?,
+                None => restore.of(custody).await?,
             };
             if copy.custody != *custody {
                 let problem = format!("the copy is of custody key `{}`", copy.custody);
@@ -137,12 +137,19 @@ struct Restore<'a> {
 impl Restore<'_> {
     /// `None`: the log does not have the key.
     async fn kept(&self, path: &Path) -> Result<Option<RestoredKey>> {
-        let copy = CustodyCopy::open(path)?;
+        let copy = CustodyCopy::open(path, &self.keys.receiving)?;
         let listed = self.session.client.custody(&copy.custody).await;
         match listed.context("look up the custody key")?.value {
             Some(_) => self.one(&copy).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The copy in the home, of the epoch that the log has in force.
+    async fn of(&self, custody: &CustodyId) -> Result<CustodyCopy> {
+        let in_force = self.session.custody_in_force(*custody).await?;
+        let path = CustodyCopy::path(&self.session.home, custody, in_force.epoch)?;
+        CustodyCopy::open(&path, &self.keys.receiving)
     }
 
     async fn one(&self, copy: &CustodyCopy) -> Result<RestoredKey> {
@@ -172,12 +179,6 @@ impl Restore<'_> {
             listed,
         })
     }
-}
-
-/// The copy in the home, of the epoch that the log has in force.
-async fn kept(session: &Session, custody: &CustodyId) -> Result<CustodyCopy> {
-    let in_force = session.custody_in_force(*custody).await?;
-    CustodyCopy::open(&CustodyCopy::path(&session.home, custody, in_force.epoch)?)
 }
 
 impl CustodyRestored {

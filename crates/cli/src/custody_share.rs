@@ -73,7 +73,7 @@ pub async fn share_custodies(session: &Session, options: &ShareOptions) -> Resul
     let mut copies = Vec::new();
     if options.custodies.is_empty() {
         for path in CustodyCopy::all(&session.home)? {
-            let copy = CustodyCopy::open(&path)?;
+            let copy = CustodyCopy::open(&path, &keys.receiving)?;
             let listed = session.client.custody(&copy.custody).await;
             // What the log does not have was never in use.
             if listed.context("look up the custody key")?.value.is_some() {
@@ -85,7 +85,7 @@ pub async fn share_custodies(session: &Session, options: &ShareOptions) -> Resul
         for custody in &options.custodies {
             let in_force = session.custody_in_force(*custody).await?;
             let path = CustodyCopy::path(&session.home, custody, in_force.epoch)?;
-            copies.push((CustodyCopy::open(&path)?, in_force));
+            copies.push((CustodyCopy::open(&path, &keys.receiving)?, in_force));
         }
     }
     let mut share = CustodyShare::new(&session.origin, node.node);

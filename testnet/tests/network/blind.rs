@@ -1,6 +1,6 @@
 use crate::{
     author::Author,
-    stage::{Stage, done, until},
+    stage::{Stage, custody_key, done, until},
     wires::Wires,
 };
 use futures::StreamExt;
@@ -33,7 +33,9 @@ fn node_without_custody_keys_sees_neither_plaintext_nor_keys() {
         wires.bytes() > 3 * payload.len()
     });
 
-    let custody_key = custody_key(&stage);
+    let operator = stage.hospital.path();
+    let copy = operator.join(format!("custody/{}-0.toml", stage.custody));
+    let custody_key = custody_key(&medanchor_cli::Home::new(operator), &copy);
     let content_key = content_key(&stage, &record, &custody_key);
     let mut secrets: Vec<(&str, Vec<u8>)> = vec![
         ("plaintext", CANARY.into()),
@@ -52,10 +54,10 @@ fn node_without_custody_keys_sees_neither_plaintext_nor_keys() {
     }
     // The search finds what is there.
     assert_eq!(found(&payload.into_bytes(), &secrets), ["plaintext"]);
-    for (home, key) in [(&device, "device"), (&stage.hospital, "custody key")] {
-        let found = found_below(home.path(), &secrets);
-        assert!(found.iter().any(|(_, what)| *what == key), "{key}");
-    }
+    let own = found_below(device.path(), &secrets);
+    assert!(own.iter().any(|(_, what)| *what == "device"));
+    // The operator's copy of the custody key is sealed.
+    assert_eq!(found_below(stage.hospital.path(), &secrets), []);
 
     for node in &stage.network.nodes[1..] {
         assert_eq!(found_below(node.folder(), &secrets), [], "{}", node.name);
@@ -63,16 +65,6 @@ fn node_without_custody_keys_sees_neither_plaintext_nor_keys() {
     for bytes in wires.captured() {
         assert_eq!(found(&bytes, &secrets), [""; 0]);
     }
-}
-
-/// The private half of the patient's custody key, of which the operator who made it keeps a copy.
-fn custody_key(stage: &Stage) -> Vec<u8> {
-    let copies = stage.hospital.path().join("custody");
-    let copy = copies.join(format!("{}-0.toml", stage.custody));
-    let copy: toml::Table = fs::read_to_string(copy).unwrap().parse().unwrap();
-    let digits = copy["private"].as_str().unwrap().as_bytes();
-    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-    digits.chunks(2).map(byte).collect()
 }
 
 /// The record's content key: it is in the durable wrap (`docs/formats.md`).

@@ -1,3 +1,5 @@
+use medanchor_dag::CustodyId;
+use medanchor_envelope::{Recipient, SealedKey};
 use medanchor_node::Config;
 use medanchor_testnet::{Home, Network, NetworkOptions, Ran};
 use std::{
@@ -147,6 +149,19 @@ pub(crate) fn put_arguments<'a>(file: &'a Path, custody: &'a str) -> [&'a str; 6
 pub(crate) fn get(reader: &Home, record: &str, purpose: &str, copy: &Path) -> anyhow::Result<Ran> {
     let copy = copy.to_str().unwrap();
     reader.run(["get", record, "--purpose", purpose, "-o", copy])
+}
+
+/// The private half of a custody key, in its operator's copy.
+pub(crate) fn custody_key(operator: &medanchor_cli::Home, copy: &Path) -> Vec<u8> {
+    let copy: toml::Table = fs::read_to_string(copy).unwrap().parse().unwrap();
+    let text = |field: &str| copy[field].as_str().unwrap();
+    let bytes = |field: &str| hex::decode(text(field)).unwrap();
+    let sealed = SealedKey::from_bytes(&bytes("sealed")).unwrap();
+    let custody: CustodyId = text("custody").parse().unwrap();
+    let public_key = Recipient::from_bytes(bytes("public_key").try_into().unwrap()).unwrap();
+    let holder = operator.own_keys().unwrap().receiving;
+    let key = sealed.open(&holder, *custody.as_bytes(), 0, &public_key);
+    key.unwrap().to_bytes().to_vec()
 }
 
 /// Has a policy set signed by two of three members, and submits it. `policies` absent: the set that is shipped.
