@@ -3,8 +3,8 @@ use medanchor_dag::{CustodyId, Did};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// An organisation says who of its people may override consent in an emergency, and who reviews that. It replaces what it
-/// said before; until it said anything, nobody may.
+/// An organisation, a member, says who of its people may override consent in an emergency, and who reviews that. It replaces
+/// what it said before; until it said anything, nobody may.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BreakGlassRule {
@@ -41,6 +41,8 @@ pub struct BreakGlass {
 pub struct BreakGlassReviewed {
     /// Who overrode consent.
     pub who: Did,
+    /// Whose data: the custody key.
+    pub custody: CustodyId,
     /// The leaf with which the emergency began.
     pub emergency: LeafIndex,
     /// What the review found.

@@ -62,8 +62,13 @@ impl PrincipalEntry {
 
     /// Whether a role is suspended at `now`, log time, unix ms, as an emergency in it was not reviewed in time.
     pub fn is_overdue(&self, role: &str, now: u64) -> bool {
-        let mut emergencies = self.emergencies.iter();
-        emergencies.any(|open| open.role == role && open.due < now)
+        self.overdue_after(role).is_some_and(|due| due < now)
+    }
+
+    /// The last moment, unix ms, before a role is suspended if nobody reviews the emergencies in it; `None`: there is none.
+    pub fn overdue_after(&self, role: &str) -> Option<u64> {
+        let in_role = self.emergencies.iter().filter(|open| open.role == role);
+        in_role.map(|open| open.due).min()
     }
 }
 
@@ -193,8 +198,7 @@ impl Write {
     }
 
     pub(crate) fn emergency(entry: &EmergencyEntry) -> Self {
-        let key = emergency_key(&entry.broken.custody, entry.since);
-        Self::entry(Table::Emergencies, key, entry)
+        Self::entry(Table::Emergencies, entry.since.to_be_bytes(), entry)
     }
 
     pub(crate) fn consent(entry: &ConsentEntry) -> Self {
@@ -234,10 +238,6 @@ pub(crate) fn account_key(of: &AccountOf) -> Vec<u8> {
 /// The same and a disclosure's number from 0, to its leaf index.
 pub(crate) fn disclosure_key(of: &AccountOf, number: u64) -> Vec<u8> {
     [account_key(of).as_slice(), &number.to_be_bytes()].concat()
-}
-
-pub(crate) fn emergency_key(custody: &CustodyId, since: LeafIndex) -> Vec<u8> {
-    [custody.as_bytes().as_slice(), &since.to_be_bytes()].concat()
 }
 
 pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {

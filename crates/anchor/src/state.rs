@@ -5,8 +5,8 @@ use crate::{
     PrincipalEntry, RecordEntry, Row, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
         ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key, consent_key,
-        disclosure_key, emergency_key, hash_key, legal_hold_key, legally_held_key, record_key,
-        stream_key, usage_key,
+        disclosure_key, hash_key, legal_hold_key, legally_held_key, record_key, stream_key,
+        usage_key,
     },
     tree,
 };
@@ -201,33 +201,27 @@ impl<'v> State<'v> {
         self.entry(Table::Consents, &consent_key(custody, consent))
     }
 
-    /// An emergency in which consent was overridden.
+    /// The emergency that began with this leaf.
     ///
     /// # Errors
     ///
     /// When the storage fails.
-    pub fn emergency(
-        &self,
-        custody: &CustodyId,
-        since: LeafIndex,
-    ) -> Result<Option<EmergencyEntry>, TablesError> {
-        self.entry(Table::Emergencies, &emergency_key(custody, since))
+    pub fn emergency(&self, since: LeafIndex) -> Result<Option<EmergencyEntry>, TablesError> {
+        self.entry(Table::Emergencies, &since.to_be_bytes())
     }
 
-    /// Up to `limit` emergencies after the one given, in the order of custody keys and leaves.
+    /// Up to `limit` emergencies, those that began with leaf `first` or a later one, in order.
     ///
     /// # Errors
     ///
     /// When the storage fails.
     pub fn emergencies(
         &self,
-        after: Option<(&CustodyId, LeafIndex)>,
+        first: LeafIndex,
         limit: usize,
     ) -> Result<Vec<EmergencyEntry>, TablesError> {
-        let from = after.map(|(custody, since)| following(&emergency_key(custody, since)));
-        let rows = self
-            .0
-            .range(Table::Emergencies, &from.unwrap_or_default(), None, limit)?;
+        let from = first.to_be_bytes();
+        let rows = self.0.range(Table::Emergencies, &from, None, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 

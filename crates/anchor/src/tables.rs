@@ -39,7 +39,7 @@ pub enum Table {
     /// Principal (32-byte key) to the count and head of its account, and principal and number (u64) to the leaf index (u64)
     /// of a disclosure.
     Exposures,
-    /// Custody id and leaf index (u64) to an emergency in which somebody overrode consent. Rows are never deleted.
+    /// Leaf index (u64) to the emergency that began with it, in which somebody overrode consent. Rows are never deleted.
     Emergencies,
 }
 

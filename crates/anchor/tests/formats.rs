@@ -323,6 +323,7 @@ fn statements() -> Vec<Statement> {
         Body::BreakGlass(break_glass("clinician", "patient-1")),
         Body::BreakGlassReviewed(BreakGlassReviewed {
             who: did("clinician"),
+            custody: custody_id("patient-1"),
             emergency: 7,
             finding: Finding::Justified,
         }),

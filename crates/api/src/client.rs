@@ -1,10 +1,10 @@
 use crate::{
     AccountQuery, AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError,
     ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, EmergencyPage,
-    EmergencyPlace, EmergencyQuery, FactorClaim, Get, ImportKey, ImportedKey, LeafEntry, LeafName,
-    ListedCustody, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError,
-    NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead,
-    Submit, Submitted, block, convert, custody,
+    EmergencyQuery, FactorClaim, Get, ImportKey, ImportedKey, LeafEntry, LeafName, ListedCustody,
+    ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf,
+    RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted,
+    block, convert, custody,
     error::Failure,
     log,
     pb::{
@@ -816,7 +816,7 @@ impl Client {
         .await
     }
 
-    /// A page of the emergencies that concern who signs, as a node lists them.
+    /// A page of the emergencies that concern who signs, from leaf `first` on, as a node lists them.
     ///
     /// # Errors
     ///
@@ -825,9 +825,9 @@ impl Client {
         &self,
         query: &EmergencyQuery,
         key: &SigningKey,
-        after: Option<&EmergencyPlace>,
+        first: LeafIndex,
     ) -> Result<AsOf<EmergencyPage>, ClientError> {
-        let request = query.sign(key, after);
+        let request = query.sign(key, first);
         let parse = AsOf::<EmergencyPage>::try_from;
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_emergencies(request).await

@@ -1,6 +1,6 @@
-use crate::{AsOf, ConvertError, SignedQuery, convert, pb::registry as pb, signed_query};
+use crate::{AsOf, ConvertError, SignedQuery, pb::registry as pb, signed_query};
 use medanchor_anchor::{EmergencyEntry, LeafIndex};
-use medanchor_dag::{CustodyId, Did, SigningKey, from_canonical, to_canonical};
+use medanchor_dag::{Did, SigningKey, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 
 /// Somebody asks for the emergencies that concern them, in their own name: a certificate does not say that.
@@ -17,22 +17,13 @@ pub struct EmergencyQuery {
     pub at: u64,
 }
 
-/// Where a page of emergencies begins: behind that of this custody key and leaf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EmergencyPlace {
-    /// The custody key.
-    pub custody: CustodyId,
-    /// The leaf.
-    pub since: LeafIndex,
-}
-
 /// A page of emergencies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmergencyPage {
     /// The emergencies. At most [`EmergencyQuery::MAX_PAGE`].
     pub emergencies: Vec<EmergencyEntry>,
-    /// Where the next page begins; `None`: this was the last.
-    pub next: Option<EmergencyPlace>,
+    /// The leaf from which the next page goes on; `None`: this was the last.
+    pub next: Option<LeafIndex>,
 }
 
 impl SignedQuery for EmergencyQuery {
@@ -61,59 +52,34 @@ impl EmergencyQuery {
     /// The most emergencies in one page.
     pub const MAX_PAGE: usize = 1000;
 
-    /// The request for a page of them, signed by who asks.
-    pub fn sign(
-        &self,
-        key: &SigningKey,
-        after: Option<&EmergencyPlace>,
-    ) -> pb::ListEmergenciesRequest {
+    /// The request for those that began with leaf `first` or a later one, signed by who asks.
+    pub fn sign(&self, key: &SigningKey, first: LeafIndex) -> pb::ListEmergenciesRequest {
         let (query, signature) = signed_query::sign(self, &[], key);
         pb::ListEmergenciesRequest {
             query,
             signature,
-            after: after.map(EmergencyPlace::to_bytes).unwrap_or_default(),
+            first,
         }
     }
 }
 
-/// The emergencies asked for, and where the page begins.
+/// The emergencies asked for, and the leaf from which the page goes on.
 ///
 /// # Errors
 ///
 /// [`ConvertError`] when it is malformed, or not signed by who asks.
 pub fn emergencies_asked_for(
     request: &pb::ListEmergenciesRequest,
-) -> Result<(EmergencyQuery, Option<EmergencyPlace>), ConvertError> {
+) -> Result<(EmergencyQuery, LeafIndex), ConvertError> {
     let query = signed_query::verify(&request.query, &[], &request.signature)?;
-    Ok((query, EmergencyPlace::parse("after", &request.after)?))
-}
-
-impl EmergencyPlace {
-    fn to_bytes(&self) -> Vec<u8> {
-        [
-            self.custody.as_bytes().as_slice(),
-            &self.since.to_be_bytes(),
-        ]
-        .concat()
-    }
-
-    fn parse(field: &'static str, bytes: &[u8]) -> Result<Option<Self>, ConvertError> {
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let [custody @ .., a, b, c, d, e, f, g, h] = convert::array::<24>(field, bytes)?;
-        Ok(Some(Self {
-            custody: CustodyId::new(custody),
-            since: LeafIndex::from_be_bytes([a, b, c, d, e, f, g, h]),
-        }))
-    }
+    Ok((query, request.first))
 }
 
 impl From<AsOf<EmergencyPage>> for pb::ListEmergenciesResponse {
     fn from(AsOf { tree_size, value }: AsOf<EmergencyPage>) -> Self {
         Self {
             emergencies: value.emergencies.iter().map(to_canonical).collect(),
-            next: value.next.map(|next| next.to_bytes()).unwrap_or_default(),
+            next: value.next.unwrap_or(0),
             tree_size,
         }
     }
@@ -139,7 +105,8 @@ impl TryFrom<pb::ListEmergenciesResponse> for AsOf<EmergencyPage> {
             tree_size: response.tree_size,
             value: EmergencyPage {
                 emergencies,
-                next: EmergencyPlace::parse("next", &response.next)?,
+                // Leaf 0 is the founding.
+                next: Some(response.next).filter(|next| *next > 0),
             },
         })
     }
@@ -151,6 +118,7 @@ const MAX_ENTRY_BYTES: usize = 1024;
 mod tests {
     use super::*;
     use medanchor_anchor::{BreakGlass, Finding, OverrideReason, Review};
+    use medanchor_dag::CustodyId;
     use std::fmt::Write as _;
 
     fn query() -> EmergencyQuery {
@@ -211,25 +179,18 @@ mod tests {
             SigningKey::from_seed(&[1; 32]),
             SigningKey::from_seed(&[2; 32]),
         );
-        let place = EmergencyPlace {
-            custody: CustodyId::new([3; 16]),
-            since: 0x0102_0304_0506_0708,
-        };
-        for after in [None, Some(place)] {
-            let signed = query().sign(&key, after.as_ref());
-            assert_eq!(emergencies_asked_for(&signed).unwrap(), (query(), after));
+        for first in [0, 7] {
+            let signed = query().sign(&key, first);
+            assert_eq!(emergencies_asked_for(&signed).unwrap(), (query(), first));
             for at in 0..signed.query.len() {
                 let mut changed = signed.clone();
                 changed.query[at] ^= 1;
                 assert!(emergencies_asked_for(&changed).is_err(), "byte {at}");
             }
         }
-        assert!(emergencies_asked_for(&query().sign(&other, None)).is_err());
+        assert!(emergencies_asked_for(&query().sign(&other, 0)).is_err());
         let later = EmergencyQuery { v: 2, ..query() };
-        assert!(emergencies_asked_for(&later.sign(&key, None)).is_err());
-        let mut elsewhere = query().sign(&key, Some(&place));
-        elsewhere.after.pop();
-        assert!(emergencies_asked_for(&elsewhere).is_err());
+        assert!(emergencies_asked_for(&later.sign(&key, 0)).is_err());
     }
 
     #[test]
@@ -244,10 +205,7 @@ mod tests {
                         ..emergency()
                     },
                 ],
-                next: Some(EmergencyPlace {
-                    custody: CustodyId::new([3; 16]),
-                    since: 7,
-                }),
+                next: Some(9),
             },
         };
         let sent = pb::ListEmergenciesResponse::from(page.clone());

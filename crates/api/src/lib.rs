@@ -32,7 +32,7 @@ pub use client::{Client, MAX_MESSAGE_BYTES, PUT_WINDOW_BYTES};
 pub use config::{ClientConfig, ConfigError, NodeAddress};
 pub use convert::ConvertError;
 pub use custody::{ImportKey, ImportedKey, MAX_CHECKED_KEYS, checked_keys, keys_to_check};
-pub use emergency_query::{EmergencyPage, EmergencyPlace, EmergencyQuery, emergencies_asked_for};
+pub use emergency_query::{EmergencyPage, EmergencyQuery, emergencies_asked_for};
 pub use error::{ClientError, NodeError};
 pub use factor::{Code, ConfirmFactor, CreatedFactor, FactorClaim, factor_claim, factor_of};
 pub use hold::HoldCall;

@@ -1,4 +1,4 @@
-use crate::{CliError, OwnKeys, Recorded, Session, clock, session::patiently};
+use crate::{CliError, OwnKeys, Recorded, Session, clock, exit::stable_code, session::patiently};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
     Body, BreakGlass, BreakGlassReviewed, BreakGlassRule, EmergencyEntry, Finding, LeafIndex,
@@ -67,7 +67,7 @@ pub struct EmergencyReviewed {
 /// The emergencies that concern the user.
 #[derive(Clone, Debug, Serialize)]
 pub struct EmergencyList {
-    /// They, in the order of custody keys and leaves.
+    /// They, in the order of their leaves.
     pub emergencies: Vec<EmergencyRow>,
     /// Leaves in the log that they were read from.
     pub tree_size: u64,
@@ -90,7 +90,7 @@ pub struct EmergencyRow {
     pub custody: String,
     /// HL7's code of the reason.
     pub reason: &'static str,
-    /// `open`, `over`, `overdue`, `justified` or `unjustified`.
+    /// `open`, `over`, `overdue`, `justified` or `unjustified`; the first three by the clock of this computer.
     pub state: &'static str,
     /// Its last moment.
     pub until: String,
@@ -162,8 +162,28 @@ pub async fn begin_emergency(
         custody: custody.to_string(),
         role: role.to_owned(),
         reason: reason.as_str(),
-        recorded: session.say(&keys, body).await?,
+        recorded: session.say(&keys, body).await.map_err(explained)?,
     })
+}
+
+/// What to do about an emergency that did not begin.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    let why = match stable_code(&error).as_str() {
+        "conflict" => {
+            "an emergency for this custody key and role lasts already, and keys are released for it with purpose BTG; or eight \
+             of the user's are not reviewed: `medanchor break-glass list` shows which"
+        }
+        "forbidden" => {
+            "the user is not enrolled with the role; or the organisation is no member, has not said that the role may, or has \
+             nobody else who reviews it (`medanchor break-glass rule`); or it is no person's custody key"
+        }
+        "inactive" => {
+            "the user or the organisation is suspended; or an emergency in the role was not reviewed in time: a reviewer may \
+             still close it"
+        }
+        _ => return error,
+    };
+    error.context(why)
 }
 
 /// Closes an emergency of somebody else.
@@ -179,17 +199,18 @@ pub async fn review_emergency(
     let keys = session.home.own_keys()?;
     let (all, _) = fetch(session, &keys).await?;
     let found = all.iter().find(|entry| entry.since == emergency);
-    let who = found.map(|entry| entry.broken.who).with_context(|| {
+    let broken = found.map(|entry| &entry.broken).with_context(|| {
         format!("there is no emergency `{emergency}` that concerns the user: `break-glass list` shows those that do")
     })?;
     let body = Body::BreakGlassReviewed(BreakGlassReviewed {
-        who,
+        who: broken.who,
+        custody: broken.custody,
         emergency,
         finding,
     });
     Ok(EmergencyReviewed {
         emergency,
-        who: who.to_string(),
+        who: broken.who.to_string(),
         finding: finding.as_str(),
         recorded: session.say(&keys, body).await?,
     })
@@ -215,7 +236,7 @@ pub async fn list_emergencies(session: &Session, to_review: bool) -> Result<Emer
 }
 
 async fn fetch(session: &Session, keys: &OwnKeys) -> Result<(Vec<EmergencyEntry>, u64)> {
-    let (mut all, mut after) = (Vec::new(), None);
+    let (mut all, mut first) = (Vec::new(), 0);
     loop {
         let page = async || {
             // Signed anew for each page: a long list takes longer than one is good for.
@@ -225,15 +246,13 @@ async fn fetch(session: &Session, keys: &OwnKeys) -> Result<(Vec<EmergencyEntry>
                 who: keys.did(),
                 at: clock::unix_ms(),
             };
-            let page = session
-                .client
-                .emergencies(&query, &keys.signing, after.as_ref());
+            let page = session.client.emergencies(&query, &keys.signing, first);
             page.await
         };
         let page = patiently(page).await.context("list the emergencies")?;
         all.extend(page.value.emergencies);
         match page.value.next {
-            Some(next) if after != Some(next) => after = Some(next),
+            Some(next) if next > first => first = next,
             _ => return Ok((all, page.tree_size)),
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     config::{Config, Folder, Role},
     connections::Limits,
     cosigner::{Cosigner, CosignerParts, Follows},
+    emergencies::warn_task,
     fatal_store::FatalStore,
     files,
     follower::{Follower, OwnParts},
@@ -107,6 +108,7 @@ async fn run_member(
     tasks.spawn(Arc::clone(&node.monitor).poll_task(stop.clone()));
     tasks.spawn(node.leaders.keep_task(node.told, stop.clone()));
     tasks.spawn(node.auditor.audit_task(stop.clone()));
+    tasks.spawn(warn_task(Arc::clone(&node.replica), stop.clone()));
     tasks.spawn(Arc::clone(&node.scrubber).scrub_task(stop.clone()));
     tasks.spawn(node.collector.collect_task(stop.clone()));
     tasks.spawn(node.replicator.replicate_task(stop.clone()));

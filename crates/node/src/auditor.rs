@@ -7,8 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, BreakGlass, Kind, Leaf, LeafIndex, Opening, Outcome, Prove, Read, State, Strength,
-    TablesError,
+    Kind, Leaf, LeafIndex, Opening, Outcome, Prove, Read, State, Strength, TablesError,
 };
 use medanchor_dag::CustodyId;
 use medanchor_policy::{Agreement, Code, PolicySets, Replay, Replayed, Verdict};
@@ -96,19 +95,13 @@ impl Auditor {
             let leaf = Leaf::from_bytes(&bytes).context("parse a leaf")?;
             let index = next;
             next += 1;
-            let is_looked_at =
-                matches!(leaf.kind, Kind::Released | Kind::Refused | Kind::BreakGlass);
-            if !is_looked_at || leaf.outcome != Outcome::Ok {
+            if !matches!(leaf.kind, Kind::Released | Kind::Refused) || leaf.outcome != Outcome::Ok {
                 continue;
             }
             // An opening that was deleted says nothing any more.
             let Some(opening) = state.opening(index)? else {
                 continue;
             };
-            if let Body::BreakGlass(broken) = &opening.0.signed.statement.body {
-                warn_of(index, broken);
-                continue;
-            }
             let Some(replay) = Replay::of(&opening.0.signed) else {
                 continue;
             };
@@ -242,17 +235,6 @@ impl Auditor {
         files::replace(&self.progress, Mode::Public, text.as_bytes())
             .with_context(|| format!("write `{}`", self.progress.display()))
     }
-}
-
-/// An emergency is for people to see at once.
-fn warn_of(index: LeafIndex, broken: &BreakGlass) {
-    let BreakGlass {
-        who,
-        custody,
-        role,
-        reason,
-    } = broken;
-    tracing::warn!(leaf_index = index, %who, %custody, role, %reason, "emergency access: consent is overridden");
 }
 
 /// Whether it is the broker that is wrong, and not this node that cannot tell.

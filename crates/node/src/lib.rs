@@ -21,6 +21,7 @@ mod cosigner;
 mod couriers;
 mod daemon;
 mod door;
+mod emergencies;
 mod fatal_store;
 mod files;
 mod follower;

@@ -2,7 +2,7 @@ use crate::{
     Code, Policies, PolicySets,
     consent::names,
     facts::Facts,
-    grounds::{Asker, Grounds},
+    grounds::{Asker, Grounds, open_emergencies},
     policies::Answer,
     purpose, second_factor,
 };
@@ -32,8 +32,8 @@ pub enum Verdict {
     Permit {
         /// Ids of the policies that permit it, sorted.
         policies: Vec<String>,
-        /// The last moment of the release, unix ms: no later than the request's, nor than that of a consent
-        /// without which it would not be permitted.
+        /// The last moment of the release, unix ms: no later than the request's, nor than that of a consent or an
+        /// emergency without which it would not be permitted, nor than when a review of the requester's is due.
         until: u64,
     },
     /// No record may be released.
@@ -166,13 +166,14 @@ fn authenticate<'a>(
         );
     };
     let org = state.principal(&entry.org)?;
-    if !entry.is_active() || !org.is_some_and(|org| org.is_active()) {
+    let org = org.filter(|org| org.is_active() && entry.is_active());
+    let Some(org) = org else {
         return deny(
             Code::Inactive,
             "the requester or its organisation is suspended or revoked: who enrolled it may reinstate it \
              from suspension",
         );
-    }
+    };
     if !entry.roles.contains(&request.role) {
         let reason = format!(
             "the requester is not enrolled with the role `{}`; it holds: {}",
@@ -197,9 +198,7 @@ fn authenticate<'a>(
         return deny(Code::PurposeUnknown, reason);
     };
     let second_factor = second_factor::counts(state, signed, request, &entry, now)?;
-    let overdue_after = entry.emergencies.iter();
-    let overdue_after = overdue_after.filter(|open| open.role == request.role);
-    let overdue_after = overdue_after.map(|open| open.due).min();
+    let overdue_after = entry.overdue_after(&request.role);
     Ok(Ask {
         request,
         asker: Asker {
@@ -209,7 +208,7 @@ fn authenticate<'a>(
             purpose: &request.purpose,
             purposes,
             now,
-            emergencies: entry.emergencies,
+            emergencies: open_emergencies(&entry, &org),
             second_factor,
         },
         not_after: overdue_after.map_or(not_after, |due| not_after.min(due)),
@@ -287,23 +286,15 @@ fn judge_record(
     let (facts, covered) = grounds.facts(&ask.asker, &record.anchored, owns_device);
     let answer = match policies.answer(&facts) {
         Answer::Permitted(permitting) => {
-            let without_consent = Facts {
-                consented: false,
-                ..facts.clone()
-            };
-            let without_emergency = Facts {
-                emergency: false,
-                ..facts.clone()
-            };
-            let covered = covered
-                .ok()
-                .filter(|_| !permits(policies, &without_consent));
-            let emergency = grounds.emergency(&ask.asker);
-            let emergency = emergency.filter(|_| !permits(policies, &without_emergency));
-            let until = covered.into_iter().chain(emergency).min();
+            let until = permitted_until(
+                policies,
+                &facts,
+                covered.ok(),
+                grounds.emergency(&ask.asker),
+            );
             return Ok(Permitted {
                 policies: permitting,
-                until: until.unwrap_or(u64::MAX),
+                until,
             });
         }
         Answer::Forbidden(_) | Answer::NotPermitted if emergency_would_help(policies, &facts) => {
@@ -335,6 +326,37 @@ fn judge_record(
                 .filter(|_| consent_would_help(policies, &facts));
             let code = lack.unwrap_or(Code::RoleNotPermitted);
             deny(code, explain(code, &facts, &ask.request.purpose))
+        }
+    }
+}
+
+/// Until when a use that is permitted stays so, by the consents and the emergency that cover it and without which it would
+/// not be.
+fn permitted_until(
+    policies: &Policies,
+    facts: &Facts<'_>,
+    consent: Option<u64>,
+    emergency: Option<u64>,
+) -> u64 {
+    let is_permitted = |consented, emergency| {
+        let facts = Facts {
+            consented,
+            emergency,
+            ..facts.clone()
+        };
+        permits(policies, &facts)
+    };
+    match (consent, emergency) {
+        (None, None) => u64::MAX,
+        _ if is_permitted(false, false) => u64::MAX,
+        (Some(until), None) | (None, Some(until)) => until,
+        (Some(consent), Some(emergency)) => {
+            match (is_permitted(true, false), is_permitted(false, true)) {
+                (true, true) => consent.max(emergency),
+                (true, false) => consent,
+                (false, true) => emergency,
+                (false, false) => consent.min(emergency),
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     facts::Facts,
 };
 use medanchor_anchor::{
-    Anchored, BreakGlass, ConsentEntry, Custody, Emergency, State, TablesError,
+    Anchored, BreakGlass, ConsentEntry, Custody, Emergency, PrincipalEntry, State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
 
@@ -26,10 +26,19 @@ pub(crate) struct Asker<'a> {
     pub(crate) purposes: Vec<&'static str>,
     /// Log time or later, unix ms.
     pub(crate) now: u64,
-    /// The emergencies in which it overrode consent and that are not reviewed yet.
+    /// Those of [`open_emergencies`].
     pub(crate) emergencies: Vec<Emergency>,
     /// It has shown a second factor, which counts now.
     pub(crate) second_factor: bool,
+}
+
+/// The emergencies in which `who` overrode consent, that are not reviewed yet, and whose role its organisation lets still.
+pub(crate) fn open_emergencies(who: &PrincipalEntry, org: &PrincipalEntry) -> Vec<Emergency> {
+    let lets = |open: &&Emergency| {
+        let rule = org.break_glass.as_ref();
+        rule.is_some_and(|rule| rule.roles.contains(&open.role))
+    };
+    who.emergencies.iter().filter(lets).cloned().collect()
 }
 
 impl Grounds {

@@ -1,6 +1,6 @@
 use crate::{
     Policies, PolicySets,
-    grounds::{Asker, Grounds},
+    grounds::{Asker, Grounds, open_emergencies},
     policies::Answer,
     purpose,
 };
@@ -48,9 +48,10 @@ impl<'a> Listing<'a> {
             return Ok(None);
         };
         let org = state.principal(&entry.org)?;
-        let may_act = entry.is_active() && org.is_some_and(|org| org.is_active());
-        let may_act = may_act && !entry.is_overdue(role, now);
-        if !may_act || !entry.roles.iter().any(|held| held == role) {
+        let Some(org) = org.filter(|org| org.is_active() && entry.is_active()) else {
+            return Ok(None);
+        };
+        if entry.is_overdue(role, now) || !entry.roles.iter().any(|held| held == role) {
             return Ok(None);
         }
         Ok(Some(Self {
@@ -63,7 +64,7 @@ impl<'a> Listing<'a> {
                 purpose,
                 purposes,
                 now,
-                emergencies: entry.emergencies,
+                emergencies: open_emergencies(&entry, &org),
                 // A list shows none. What asks for one is named by whoever wants it.
                 second_factor: false,
             },
@@ -87,7 +88,9 @@ impl<'a> Listing<'a> {
         let Some(grounds) = grounds else {
             return Ok(false);
         };
-        let (facts, _) = grounds.facts(reader, anchored, owns_device);
+        let (mut facts, _) = grounds.facts(reader, anchored, owns_device);
+        // In an emergency nobody can name the records, and a leaf says already who looks.
+        facts.second_factor = facts.emergency;
         // Whatever the policies say: who has nothing to do with a record does not hear that it exists.
         let is_related = facts.custody_kind == CustodyKind::Open
             || facts.owns_custody

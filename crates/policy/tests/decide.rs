@@ -1,9 +1,5 @@
 //! Who may have which keys, and what those hear who may not.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "what goes wrong here is a failed test"
-)]
+#![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
     AccessRequest, Attestation, Body, BreakGlassReviewed, BreakGlassRule, Class, Consented,
@@ -11,7 +7,7 @@ use medanchor_anchor::{
     Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, SignedStatement, Statement,
     testing::{
         BEGINNING, HOUR, MEMBERS, ORIGIN, World, break_glass, break_glass_rule, cid, consented,
-        custody, did, enrolled, key, node_key, standing,
+        custody, custody_id, did, enrolled, key, node_key, standing,
     },
 };
 use medanchor_dag::{Cid, Signature, SigningKey};
@@ -382,11 +378,57 @@ fn emergency_is_over_after_its_time_and_when_it_is_reviewed() {
     for emergency in [since, again] {
         let reviewed = Body::BreakGlassReviewed(BreakGlassReviewed {
             who: did("rita"),
+            custody: custody_id("patient-1"),
             emergency,
             finding: Finding::Justified,
         });
         clinic.world.accept(reviewed, &[&key("rosa")]);
     }
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "not-permitted");
+}
+
+/// Each that suffices by itself, each that is needed, and neither.
+#[test]
+fn release_ends_with_what_it_rests_on_of_consent_and_emergency() {
+    let both = "context.consented && context.emergency";
+    for (rule, minutes) in [
+        ("context.consented || context.emergency", Some(40)),
+        (both, Some(30)),
+        ("context.consented", Some(40)),
+        ("context.emergency", Some(30)),
+        ("true", None),
+    ] {
+        let mut clinic = armed();
+        let mut care = consented("care", "patient-1", INSTITUTE, "TREAT");
+        care.valid.until = Some(clinic.world.now + 40 * 60_000);
+        clinic.consent(care);
+        begin(&mut clinic);
+        let policy =
+            format!("@id(\"all\") permit (principal, action, resource) when {{ {rule} }};");
+        clinic.set_policies(&policy);
+        let until = match clinic.ask_ecg("rita", "clinician", "BTG") {
+            Verdict::Permit { until, .. } => until,
+            denied => panic!("{rule}: {denied:?}"),
+        };
+        let expected = minutes.map_or(HOUR, |minutes| minutes * 60_000);
+        assert_eq!(until, clinic.world.now + expected, "{rule}");
+    }
+}
+
+#[test]
+fn emergency_is_of_no_use_when_the_organisation_lets_the_role_no_more() {
+    let mut clinic = armed();
+    begin(&mut clinic);
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "clinician-breaks-the-glass");
+    let rule = BreakGlassRule {
+        roles: Vec::new(),
+        ..break_glass_rule(INSTITUTE, "rosa")
+    };
+    clinic
+        .world
+        .accept(Body::BreakGlassRule(rule), &[&key(INSTITUTE)]);
     let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
     assert_eq!(short(&verdict), "not-permitted");
 }
@@ -405,7 +447,7 @@ fn role_whose_emergency_nobody_reviewed_is_suspended_and_no_grant_outlasts_that(
     // The request itself would be good for an hour.
     let open = clinic.world.custody("open", HOSPITAL, CustodyKind::Open);
     let record = clinic.world.anchor("open-1", "holter", "open", Class::Ecg);
-    assert_eq!(open, medanchor_anchor::testing::custody_id("open"));
+    assert_eq!(open, custody_id("open"));
     assert_eq!(
         until(clinic.ask("rita", "clinician", "TREAT", &[record])),
         due

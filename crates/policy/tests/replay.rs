@@ -315,6 +315,7 @@ fn release_in_an_emergency_comes_out_the_same_whatever_followed() {
     };
     let reviewed = Body::BreakGlassReviewed(BreakGlassReviewed {
         who: did("cleo"),
+        custody: custody_id("patient-1"),
         emergency: since,
         finding: Finding::Unjustified,
     });

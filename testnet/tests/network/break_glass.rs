@@ -84,7 +84,8 @@ fn clinician_of_another_hospital_overrides_consent_and_answers_for_it() {
     let account = ["audit", "exposure", "--of", &who];
     let exposed = done(stage.hospital.run(account));
     let disclosures = exposed.json["disclosures"].as_array().unwrap();
-    assert!(disclosures.iter().all(|one| one["purpose"] == "BTG"));
+    let purposes: Vec<_> = disclosures.iter().map(|one| &one["purpose"]).collect();
+    assert_eq!(purposes, ["BTG"; 2]);
     // The log shows to whoever decides again why it was permitted.
     let leaf = got.json["leaf_index"].as_u64().unwrap().to_string();
     let explained = done(stage.hospital.run(["audit", "explain", &leaf]));

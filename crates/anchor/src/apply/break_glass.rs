@@ -1,17 +1,14 @@
 use super::context::{Context, Refusal, require};
 use crate::{
     BreakGlass, BreakGlassReviewed, BreakGlassRule, CustodyKind, Emergency, EmergencyEntry,
-    Finding, LeafIndex, Outcome, PrincipalEntry, PrincipalKind, Review, Status, entry::Write,
+    Finding, Outcome, PrincipalEntry, PrincipalKind, Review, Status, entry::Write,
 };
-use medanchor_dag::{CustodyId, Did};
+use medanchor_dag::Did;
 
-/// Signed by the organisation; the reviewers are people of its own.
+/// Signed by the organisation, a member; the reviewers are people of its own.
 pub(super) fn rule(context: &Context<'_>, body: &BreakGlassRule) -> Result<Vec<Write>, Refusal> {
     let entry = context.require_authority(&body.org)?;
-    require(
-        entry.kind == PrincipalKind::Organisation,
-        Outcome::Forbidden,
-    )?;
+    require_member(context, &body.org)?;
     for reviewer in &body.reviewers {
         let reviewer = context.known(reviewer)?;
         let is_its = reviewer.kind == PrincipalKind::Person && reviewer.org == body.org;
@@ -28,6 +25,7 @@ pub(super) fn rule(context: &Context<'_>, body: &BreakGlassRule) -> Result<Vec<W
 /// Signed by a person whose organisation lets its role and has named somebody else who reviews it.
 pub(super) fn broken(context: &Context<'_>, body: &BreakGlass) -> Result<Vec<Write>, Refusal> {
     let entry = context.require_authority(&body.who)?;
+    require_member(context, &entry.org)?;
     let rule = rule_of(context, &entry)?;
     let may_act = entry.kind == PrincipalKind::Person && entry.roles.contains(&body.role);
     require(may_act, Outcome::Forbidden)?;
@@ -98,8 +96,9 @@ pub(super) fn reviewed(
 ) -> Result<Vec<Write>, Refusal> {
     let entry = context.known(&body.who)?;
     let by = reviewer(context, &rule_of(context, &entry)?, &body.who)?;
-    let custody = open(&entry, body.emergency).ok_or(Outcome::Unknown)?;
-    let emergency = context.state.emergency(&custody, body.emergency)?;
+    let is_open = |open: &Emergency| open.since == body.emergency && open.custody == body.custody;
+    require(entry.emergencies.iter().any(is_open), Outcome::Unknown)?;
+    let emergency = context.state.emergency(body.emergency)?;
     let emergency = emergency.ok_or(Outcome::Unknown)?;
     let mut emergencies = entry.emergencies.clone();
     emergencies.retain(|open| open.since != body.emergency);
@@ -128,11 +127,9 @@ pub(super) fn reviewed(
     ])
 }
 
-/// The custody key of an emergency that is not reviewed yet.
-fn open(entry: &PrincipalEntry, emergency: LeafIndex) -> Option<CustodyId> {
-    let mut open = entry.emergencies.iter();
-    open.find(|open| open.since == emergency)
-        .map(|open| open.custody)
+/// INVARIANT: whom the members have not let in gives itself no access to people's data.
+fn require_member(context: &Context<'_>, org: &Did) -> Result<(), Refusal> {
+    require(context.network()?.is_member(org), Outcome::Forbidden)
 }
 
 /// What the organisation says of emergencies.

@@ -50,12 +50,18 @@ fn began(world: &mut World, custody: &str) -> LeafIndex {
     world.accept(body, &[&key("clara")]).index
 }
 
-fn review(world: &mut World, emergency: LeafIndex, finding: Finding, by: &str) -> Outcome {
-    let body = Body::BreakGlassReviewed(BreakGlassReviewed {
+fn reviewed(world: &World, emergency: LeafIndex, finding: Finding) -> BreakGlassReviewed {
+    let entry = world.state().emergency(emergency).unwrap();
+    BreakGlassReviewed {
         who: did("clara"),
+        custody: entry.map_or(custody_id("patient"), |entry| entry.broken.custody),
         emergency,
         finding,
-    });
+    }
+}
+
+fn review(world: &mut World, emergency: LeafIndex, finding: Finding, by: &str) -> Outcome {
+    let body = Body::BreakGlassReviewed(reviewed(world, emergency, finding));
     outcome(&world.say(body, &[&key(by)]))
 }
 
@@ -63,9 +69,8 @@ fn entry(world: &World, who: &str) -> PrincipalEntry {
     world.state().principal(&did(who)).unwrap().unwrap()
 }
 
-fn emergency(world: &World, custody: &str, since: LeafIndex) -> EmergencyEntry {
-    let entry = world.state().emergency(&custody_id(custody), since);
-    entry.unwrap().unwrap()
+fn emergency(world: &World, since: LeafIndex) -> EmergencyEntry {
+    world.state().emergency(since).unwrap().unwrap()
 }
 
 fn release(world: &mut World) -> Outcome {
@@ -231,7 +236,7 @@ fn emergency_begins_for_who_may_and_for_nobody_else() {
         due: at + 2 * HOUR,
         review: None,
     };
-    assert_eq!(emergency(&world, "patient", since), expected);
+    assert_eq!(emergency(&world, since), expected);
 
     assert_eq!(begin(&mut world, body(), "clara"), Outcome::Conflict);
     world.stand(Kind::Suspended, "clara", CLINIC);
@@ -287,10 +292,11 @@ fn another_may_begin_when_the_first_is_over() {
     world.now += 1;
     assert_eq!(begin(&mut world, again, "clara"), Outcome::Ok);
     assert_eq!(entry(&world, "clara").emergencies.len(), 2);
-    let all = world.state().emergencies(None, 10).unwrap();
+    let all = world.state().emergencies(0, 10).unwrap();
     assert_eq!(all.len(), 2);
-    let after = Some((&all[0].broken.custody, all[0].since));
-    assert_eq!(world.state().emergencies(after, 10).unwrap(), all[1..]);
+    let later = world.state().emergencies(first + 1, 10).unwrap();
+    assert_eq!(later, all[1..]);
+    assert_eq!(world.state().emergencies(0, 1).unwrap(), all[..1]);
     assert_eq!(all[0].since, first);
 }
 
@@ -313,7 +319,7 @@ fn role_is_suspended_from_when_the_review_is_due_until_there_is_one() {
     assert_eq!(late, Outcome::Ok);
     assert_eq!(release(&mut world), Outcome::Ok);
     assert!(entry(&world, "clara").emergencies.is_empty());
-    let kept = emergency(&world, "patient", since).review.unwrap();
+    let kept = emergency(&world, since).review.unwrap();
     assert_eq!(
         (kept.by, kept.finding, kept.at),
         (did("rosa"), Finding::Justified, world.now)
@@ -349,6 +355,61 @@ fn unjustified_emergency_suspends_whoever_began_it() {
     assert_eq!(entry(&world, "clara").standing, Status::Revoked);
 }
 
+/// An organisation that the members have not let in, or have removed, gives itself no access to people's data.
+#[test]
+fn only_members_arm_themselves_and_only_their_people_begin() {
+    let mut world = armed();
+    world.enrol("vendor", PrincipalKind::Organisation, "vendor", &[]);
+    for (name, role) in [("vera", "clinician"), ("vito", "officer")] {
+        world.enrol(name, PrincipalKind::Person, "vendor", &[role]);
+    }
+    let rule = Body::BreakGlassRule(break_glass_rule("vendor", "vito"));
+    let said = world.say(rule, &[&key("vendor")]);
+    assert_eq!(outcome(&said), Outcome::Forbidden);
+    let body = break_glass("vera", "patient");
+    assert_eq!(begin(&mut world, body, "vera"), Outcome::Forbidden);
+
+    let since = began(&mut world, "patient");
+    world.leave(CLINIC, 2, &[HOSPITAL, MEMBERS[2]]);
+    let other = break_glass("clara", "other");
+    assert_eq!(begin(&mut world, other, "clara"), Outcome::Forbidden);
+    let rule = Body::BreakGlassRule(break_glass_rule(CLINIC, "rosa"));
+    assert_eq!(
+        outcome(&world.say(rule, &[&key(CLINIC)])),
+        Outcome::Forbidden
+    );
+    // What is open can still be closed.
+    let closed = review(&mut world, since, Finding::Justified, "rosa");
+    assert_eq!(closed, Outcome::Ok);
+}
+
+#[test]
+fn review_names_whose_emergency_it_closes_and_each_is_closed_by_itself() {
+    let mut world = armed();
+    let first = began(&mut world, "patient");
+    let second = began(&mut world, "other");
+    let mut spliced = reviewed(&world, first, Finding::Justified);
+    spliced.custody = custody_id("other");
+    let said = world.say(Body::BreakGlassReviewed(spliced), &[&key("rosa")]);
+    assert_eq!(outcome(&said), Outcome::Unknown);
+
+    world.now += 2 * HOUR + 1;
+    let one = review(&mut world, first, Finding::Justified, "rosa");
+    assert_eq!(one, Outcome::Ok);
+    assert_eq!(release(&mut world), Outcome::Inactive);
+    world.stand(Kind::Suspended, "rosa", CLINIC);
+    let suspended = review(&mut world, second, Finding::Justified, "rosa");
+    assert_eq!(suspended, Outcome::Inactive);
+    // Another one, whom the organisation names instead.
+    set_rule(&mut world, break_glass_rule(CLINIC, "cleo"));
+    world.stand(Kind::Reinstated, "rosa", CLINIC);
+    let replaced = review(&mut world, second, Finding::Justified, "rosa");
+    assert_eq!(replaced, Outcome::Forbidden);
+    let two = review(&mut world, second, Finding::Justified, "cleo");
+    assert_eq!(two, Outcome::Ok);
+    assert_eq!(release(&mut world), Outcome::Ok);
+}
+
 #[test]
 fn release_decided_before_an_emergency_or_its_review_is_stale() {
     let mut world = armed();
@@ -376,6 +437,8 @@ fn reason_is_one_of_the_codes_of_hl7() {
     for reason in OverrideReason::ALL {
         assert_eq!(reason.as_str().parse(), Ok(reason));
         assert_eq!(reason.to_string(), reason.as_str());
-        assert!("ovrer OVR BTG".parse::<OverrideReason>().is_err());
+    }
+    for text in ["", "ovrer", "OVR", "BTG", "OVRER "] {
+        assert!(text.parse::<OverrideReason>().is_err(), "{text}");
     }
 }

@@ -350,19 +350,19 @@ pub struct ListEmergenciesRequest {
     /// Their signature on it, 64 bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
-    /// Continue here, as the answer before gave it, 24 bytes; empty: from the beginning.
-    #[prost(bytes = "vec", tag = "3")]
-    pub after: ::prost::alloc::vec::Vec<u8>,
+    /// Only those that began with this leaf or a later one.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEmergenciesResponse {
-    /// The emergencies, ordered by custody key and leaf: canonical DAG-CBOR, docs/formats.md. At most 1000, and none where a
+    /// The emergencies, in the order of their leaves: canonical DAG-CBOR, docs/formats.md. At most 1000, and none where a
     /// page has none.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub emergencies: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// Where the next page begins; empty: this was the last.
-    #[prost(bytes = "vec", tag = "2")]
-    pub next: ::prost::alloc::vec::Vec<u8>,
+    /// The leaf from which the next page goes on; 0: this was the last.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
     /// Leaves in the log that this was read from.
     #[prost(uint64, tag = "3")]
     pub tree_size: u64,

@@ -1,31 +1,36 @@
 //! Who is told in which emergencies consent was overridden.
 
-use medanchor_anchor::{AccountOf, EmergencyEntry, PrincipalEntry, State, TablesError};
-use medanchor_api::{EmergencyPage, EmergencyPlace, EmergencyQuery};
+use medanchor_anchor::{AccountOf, EmergencyEntry, LeafIndex, PrincipalEntry, State, TablesError};
+use medanchor_api::EmergencyPage;
 use medanchor_dag::Did;
 
-/// The next emergencies that concern `who`, or, for an auditor, all. There are few: each page reads at most some hundred.
+/// The next of the emergencies that concern `who`, or, for an auditor, of all: `limit` are looked at for a page.
 pub(super) fn page(
     state: &State<'_>,
     who: &Did,
-    after: Option<EmergencyPlace>,
+    first: LeafIndex,
+    limit: usize,
     auditor: bool,
 ) -> Result<EmergencyPage, TablesError> {
-    let after = after.as_ref().map(|after| (&after.custody, after.since));
-    let read = state.emergencies(after, EmergencyQuery::MAX_PAGE)?;
-    let next = read.last().map(|last| EmergencyPlace {
-        custody: last.broken.custody,
-        since: last.since,
-    });
-    let next = next.filter(|_| read.len() == EmergencyQuery::MAX_PAGE);
-    let is_active = auditor || is_active(state, who)?;
-    let mut emergencies = Vec::new();
+    let nothing = EmergencyPage {
+        emergencies: Vec::new(),
+        next: None,
+    };
+    if !auditor && !is_active(state, who)? {
+        return Ok(nothing);
+    }
+    let read = state.emergencies(first, limit)?;
+    let last = read.last().filter(|_| read.len() == limit);
+    let mut page = EmergencyPage {
+        next: last.map(|last| last.since + 1),
+        ..nothing
+    };
     for entry in read {
-        if auditor || is_active && concerns(state, &entry, who)? {
-            emergencies.push(entry);
+        if auditor || concerns(state, &entry, who)? {
+            page.emergencies.push(entry);
         }
     }
-    Ok(EmergencyPage { emergencies, next })
+    Ok(page)
 }
 
 /// Those whose data it is or who answer for it, whoever overrode consent, their organisation, and who reviews that.
@@ -80,7 +85,7 @@ mod tests {
     }
 
     fn seen(world: &World, who: &str, auditor: bool) -> usize {
-        let page = page(&world.state(), &did(who), None, auditor).unwrap();
+        let page = page(&world.state(), &did(who), 0, 10, auditor).unwrap();
         assert_eq!(page.next, None);
         page.emergencies.len()
     }
@@ -109,12 +114,19 @@ mod tests {
     #[test]
     fn pages_have_every_emergency_once() {
         let world = world();
-        let all = world.state().emergencies(None, 10).unwrap();
-        let first = EmergencyPlace {
-            custody: all[0].broken.custody,
-            since: all[0].since,
-        };
-        let rest = page(&world.state(), &did("rosa"), Some(first), false).unwrap();
-        assert_eq!(rest.emergencies, all[1..]);
+        let all = world.state().emergencies(0, 10).unwrap();
+        let (mut found, mut first) = (Vec::new(), 0);
+        for pages in 1.. {
+            let page = page(&world.state(), &did("rosa"), first, 1, false).unwrap();
+            found.extend(page.emergencies);
+            match page.next {
+                Some(next) => first = next,
+                None => {
+                    assert_eq!(pages, 3);
+                    break;
+                }
+            }
+        }
+        assert_eq!(found, all);
     }
 }

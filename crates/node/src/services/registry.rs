@@ -19,10 +19,10 @@ use medanchor_anchor::{
     State, TablesError, View,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, Collected, ListedCustody, ListedLegalHold, ListedMember,
-    ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck, Scrubbed, StreamHead,
-    account_asked_for, consents_asked_for, disclosures_asked_for, emergencies_asked_for,
-    legal_holds_after, overloaded,
+    Alarm, AnchoredRecord, AsOf, Collected, EmergencyQuery, ListedCustody, ListedLegalHold,
+    ListedMember, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck, Scrubbed,
+    StreamHead, account_asked_for, consents_asked_for, disclosures_asked_for,
+    emergencies_asked_for, legal_holds_after, overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetAccountRequest, GetAccountResponse,
         GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
@@ -316,15 +316,25 @@ impl RegistryService for Registry {
         request: Request<ListEmergenciesRequest>,
     ) -> Result<Response<ListEmergenciesResponse>, Status> {
         let auditor = Callers::is_auditor(request.extensions());
-        let (query, after) = parsed(emergencies_asked_for(request.get_ref()))?;
+        let (query, first) = parsed(emergencies_asked_for(request.get_ref()))?;
         question::check(&query, &self.origin, clock::unix_ms())?;
-        let view = self.newest_view().await?;
-        let state = State::new(view.as_ref());
-        let page = emergencies::page(&state, &query.who, after, auditor);
-        let page = AsOf {
-            tree_size: tree_size(&state)?,
-            value: page.map_err(tables_status)?,
-        };
+        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
+        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
+        self.replica.barrier().await.map_err(read_status)?;
+        let replica = Arc::clone(&self.replica);
+        let page = tokio::task::spawn_blocking(move || {
+            // Whoever asked may be gone; the place is taken until this ends.
+            let _place = place;
+            let view = replica.view().map_err(read_status)?;
+            let state = State::new(view.as_ref());
+            let limit = EmergencyQuery::MAX_PAGE;
+            let page = emergencies::page(&state, &query.who, first, limit, auditor);
+            Ok::<_, Status>(AsOf {
+                tree_size: tree_size(&state)?,
+                value: page.map_err(tables_status)?,
+            })
+        });
+        let page = page.await.map_err(internal)??;
         Ok(Response::new(page.into()))
     }
 
