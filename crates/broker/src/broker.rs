@@ -3,15 +3,15 @@ use crate::{
     answer::Declined,
     grants::KeptGrant,
     judgement::{Judgement, Permit, Refusal, judge},
+    rates::{Rate, Rates},
     records::{self, RewrapError},
-    refusals::Refusals,
     request::{Request, expired},
 };
 use medanchor_anchor::{
     Append, AppendError, Appended, Body, Outcome, Prove, Read, Receipt, Refused, Released,
     SignedStatement, State, Statement, Strength, Submission,
 };
-use medanchor_dag::{BlockSource, Hash, SigningKey};
+use medanchor_dag::{BlockSource, Did, Hash, SigningKey};
 use medanchor_envelope::Wrap;
 use medanchor_policy::PolicySets;
 use std::{
@@ -22,7 +22,8 @@ use std::{
 /// Releases content keys: only on a decision that the log has recorded before (I2).
 pub struct Broker {
     parts: BrokerParts,
-    refusals: Mutex<Refusals>,
+    releases: Mutex<Rates>,
+    refusals: Mutex<Rates>,
 }
 
 /// What a broker works with.
@@ -46,6 +47,8 @@ pub struct BrokerParts {
     pub blocks: Arc<dyn BlockSource>,
     /// The time.
     pub clock: Clock,
+    /// How many releases go into the log.
+    pub releases: Rate,
 }
 
 /// The time, unix ms.
@@ -65,8 +68,9 @@ impl Broker {
     /// A broker over these parts.
     pub fn new(parts: BrokerParts) -> Self {
         Self {
+            releases: Mutex::new(Rates::new(parts.releases)),
             parts,
-            refusals: Mutex::default(),
+            refusals: Mutex::new(Rates::new(Rate::REFUSALS)),
         }
     }
 
@@ -86,7 +90,7 @@ impl Broker {
             let grant = match self.propose(&request).await? {
                 Proposal::Grant(grant) => *grant,
                 Proposal::Refuse(refusal) => return self.refuse(&request, refusal).await,
-                Proposal::Decline(declined) => return Ok(declined.into()),
+                Proposal::Decline(reason) => return Ok(declined(&request, reason)),
             };
             #[cfg(medanchor_fault)]
             if crate::fault::skips_log() {
@@ -118,6 +122,9 @@ impl Broker {
             return Ok(Proposal::Grant(Box::new(grant)));
         }
         match self.judge(request).await? {
+            Judgement::Permit(permit) if !self.admits(&self.releases, request, permit.org) => {
+                Ok(Proposal::Decline(too_many()))
+            }
             Judgement::Permit(permit) => self.prepare(request, permit).await,
             Judgement::Refuse(refusal) => Ok(Proposal::Refuse(refusal)),
             Judgement::Decline(declined) => Ok(Proposal::Decline(declined)),
@@ -166,6 +173,7 @@ impl Broker {
                 Ok(wraps) => wraps,
                 Err(RewrapError::Unusable { code, reason }) => {
                     return Ok(Proposal::Refuse(Refusal {
+                        org: permit.org,
                         code: code.to_owned(),
                         reason,
                         basis: permit.basis,
@@ -220,14 +228,10 @@ impl Broker {
         .await
     }
 
-    /// Records a refusal, unless the requester has had too many.
+    /// Records a refusal, unless the requester or its organisation has had too many.
     async fn refuse(&self, request: &Request, refusal: Refusal) -> Result<Answer, ReleaseError> {
-        if !self.admits_refusal_of(request) {
-            let declined = Declined::new(
-                "too-many-requests",
-                "too many of the requester's requests were refused: wait before the next",
-            );
-            return Ok(declined.into());
+        if !self.admits(&self.refusals, request, refusal.org) {
+            return Ok(declined(request, too_many()));
         }
         let body = Body::Refused(Box::new(Refused {
             request: request.signed.clone(),
@@ -261,9 +265,10 @@ impl Broker {
         }
     }
 
-    fn admits_refusal_of(&self, request: &Request) -> bool {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.admit(request.requester, self.now())
+    /// Whether one more decision on a request of the requester's may go into the log.
+    fn admits(&self, rates: &Mutex<Rates>, request: &Request, org: Did) -> bool {
+        let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.admit(request.requester, org, self.now())
     }
 
     fn now(&self) -> u64 {
@@ -304,6 +309,20 @@ impl fmt::Debug for BrokerParts {
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
+}
+
+fn too_many() -> Declined {
+    Declined::new(
+        "too-many-requests",
+        "too many requests of the requester, or of its organisation, were decided lately: wait before the next",
+    )
+}
+
+/// What has no leaf is an event of this node's alone, so that nobody fills the log.
+fn declined(request: &Request, declined: Declined) -> Answer {
+    let (requester, code) = (request.requester, declined.code);
+    tracing::warn!(%requester, code, "access request is declined without a leaf");
+    declined.into()
 }
 
 fn released(request: &Request, permit: Permit, wraps: &[Wrap]) -> Body {

@@ -145,26 +145,8 @@ impl Custody {
         epoch: u32,
         second_holder: &[u8],
     ) -> Result<CreatedKey, CustodyError> {
-        recipient_of(second_holder)?;
-        self.create_key(custody, epoch)?;
-        self.created(custody, epoch, second_holder)
-    }
-
-    /// A key that was made before, with a copy for a second holder, whose public key is given.
-    ///
-    /// # Errors
-    ///
-    /// [`CustodyError::NotHeld`], [`CustodyError::SecondHolder`], or when the store is damaged or fails.
-    pub fn created(
-        &self,
-        custody: CustodyId,
-        epoch: u32,
-        second_holder: &[u8],
-    ) -> Result<CreatedKey, CustodyError> {
         let second_holder = recipient_of(second_holder)?;
-        let row = self.row(custody, epoch)?;
-        let row = row.ok_or(CustodyError::NotHeld { custody, epoch })?;
-        let key = KeyRow::parse(&row)?.recipient()?;
+        let key = self.create_key(custody, epoch)?;
         let copy = self.recovery_copy(custody, epoch, &second_holder)?;
         Ok(CreatedKey {
             public_key: *key.as_bytes(),

@@ -38,6 +38,7 @@ pub(crate) fn judged(
     };
     let basis = state.basis(&request.body, &request.requester)?;
     Ok(Judgement::Permit(Permit {
+        org: refusal.org,
         policies: vec!["clinician-treats".to_owned()],
         until: request.not_after,
         basis: basis.unwrap_or(refusal.basis),

@@ -15,6 +15,8 @@ pub(crate) enum Judgement {
 
 /// What a release says.
 pub(crate) struct Permit {
+    /// The requester's organisation.
+    pub(crate) org: Did,
     /// Ids of the policies that permit it.
     pub(crate) policies: Vec<String>,
     /// The last moment of the release, unix ms.
@@ -33,6 +35,8 @@ pub(crate) struct Permit {
 
 /// What a refusal says.
 pub(crate) struct Refusal {
+    /// The requester's organisation.
+    pub(crate) org: Did,
     /// The stable code.
     pub(crate) code: String,
     /// The condition that failed and what would change it.
@@ -52,12 +56,12 @@ pub(crate) fn judge(
     request: &Request,
     now: u64,
 ) -> Result<Judgement, ReleaseError> {
-    if state.principal(&request.requester)?.is_none() {
+    let Some(requester) = state.principal(&request.requester)? else {
         return Ok(Judgement::Decline(Declined::new(
             Code::NotEnrolled.as_str(),
             "the requester is not enrolled: its organisation must enrol it first",
         )));
-    }
+    };
     if request.body.at > state.tree_size()? {
         return Ok(Judgement::Decline(Declined::new(
             "unknown-tree",
@@ -82,6 +86,7 @@ pub(crate) fn judge(
             let (custody, other_brokers) = custody_of(state, broker, &records)?;
             Judgement::Permit(Permit {
                 custody,
+                org: requester.org,
                 other_brokers,
                 policies,
                 until,
@@ -95,6 +100,7 @@ pub(crate) fn judge(
                 custody_of(state, broker, &records)?;
             }
             Judgement::Refuse(Refusal {
+                org: requester.org,
                 code: code.to_string(),
                 reason,
                 basis,

@@ -1,5 +1,5 @@
 use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 /// A table of rows, both sides bytes.
 pub(crate) type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -18,6 +18,10 @@ impl Store {
             }
             Ok(())
         })?;
+        // A new file is there after a crash when its folder says so.
+        if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
+            File::open(folder)?.sync_all()?;
+        }
         Ok(store)
     }
 

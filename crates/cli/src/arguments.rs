@@ -442,8 +442,16 @@ pub(crate) enum CustodyCommand {
     /// Say which nodes are brokers of custody keys: they release keys, and must hold them.
     Brokers {
         /// Add the node that wrote these attestations with `custody hold`.
-        #[arg(long, value_name = "FILE", required_unless_present = "remove")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            required_unless_present = "remove",
+            requires = "of"
+        )]
         add: Vec<PathBuf>,
+        /// The member whose node it is to be, by its short name.
+        #[arg(long, value_name = "NAME", requires = "add")]
+        of: Option<String>,
         /// Remove the node of this member, by its short name.
         #[arg(long, value_name = "NAME")]
         remove: Vec<String>,
@@ -1098,7 +1106,7 @@ mod tests {
             format!("custody share --custody {CUSTODY} --custody {CUSTODY} --to hospital-b -o keys"),
             "custody share --all --to hospital-b --out keys".to_owned(),
             "custody hold keys --out held".to_owned(),
-            "custody brokers --add held --wait committed".to_owned(),
+            "custody brokers --add held --of hospital-b --wait committed".to_owned(),
             format!("custody brokers --remove hospital-a --custody {CUSTODY}"),
             "custody brokers --remove hospital-a --all".to_owned(),
             format!("device enrol {DID} --role device --label Holter"),
@@ -1191,6 +1199,7 @@ mod tests {
             "custody share --to hospital-b -o keys",
             "custody share --all -o keys",
             "custody hold keys",
+            "custody brokers --add held",
             &format!("custody brokers --custody {CUSTODY}"),
             &format!("custody brokers --remove b --custody {CUSTODY} --all"),
             "key passphrase --no-passphrase --new-passphrase-file two",

@@ -316,6 +316,7 @@ async fn custody(session: &Session, command: &CustodyCommand) -> Result<Box<dyn 
         }
         CustodyCommand::Brokers {
             add,
+            of,
             remove,
             custodies,
             all,
@@ -323,6 +324,7 @@ async fn custody(session: &Session, command: &CustodyCommand) -> Result<Box<dyn 
         } => {
             let options = BrokersOptions {
                 add: add.clone(),
+                of: of.clone(),
                 remove: remove.clone(),
                 custodies: custodies.clone(),
                 all: *all,

@@ -22,6 +22,8 @@ use std::{
 pub struct BrokersOptions {
     /// Files with attestations of nodes, which become brokers of the keys that they attest.
     pub add: Vec<PathBuf>,
+    /// Short name of the member whose node they are to be of.
+    pub of: Option<String>,
     /// Short names of members whose nodes are no longer brokers.
     pub remove: Vec<String>,
     /// Of these custody keys; none: of those that the files attest.
@@ -60,8 +62,18 @@ pub struct BrokersRow {
 pub async fn change_brokers(session: &Session, options: &BrokersOptions) -> Result<BrokersChanged> {
     let keys = session.home.own_keys()?;
     let mut attested: BTreeMap<CustodyId, Vec<Attestation>> = BTreeMap::new();
+    let of: Vec<String> = options.of.iter().cloned().collect();
+    let of = named(session, &of).await?;
     for file in &options.add {
         for held in CustodyHeld::open(file, &session.origin)?.held {
+            // Whoever had the file in their hands could have put in another node's.
+            if !of.contains(&held.attestation.by) {
+                let (by, file) = (held.attestation.by, file.display());
+                let problem = format!(
+                    "`{file}` has attestations of `{by}`, which is not the node of the named member"
+                );
+                return Err(CliError::Usage(problem).into());
+            }
             attested
                 .entry(held.custody)
                 .or_default()
@@ -118,8 +130,9 @@ async fn change_one(
 ) -> Result<Option<Recorded>> {
     let in_force = session.custody_in_force(*custody).await?;
     let mut held = held.to_vec();
+    // Another holder at the same time; for a removal those that are there are enough.
     let path = CustodyCopy::path(&session.home, custody, in_force.epoch)?;
-    if path.exists() {
+    if !held.is_empty() && path.exists() {
         CustodyCopy::open(&path, &keys.receiving)?.check(&in_force)?;
         let epoch = in_force.epoch;
         held.push(Attestation::sign(
@@ -202,8 +215,11 @@ fn with_brokers(
         !before.brokers.contains(&known.by) || after.brokers.contains(&known.by)
     };
     after.held_by.retain(|known| stays(known) && !is_new(known));
-    let added = held.iter().filter(|held| !remove.contains(&held.by));
-    after.held_by.extend(added.cloned());
+    for held in held.iter().filter(|held| !remove.contains(&held.by)) {
+        if !after.held_by.iter().any(|known| known.by == held.by) {
+            after.held_by.push(held.clone());
+        }
+    }
     Ok(Some(after))
 }
 

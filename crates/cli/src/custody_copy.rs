@@ -102,7 +102,9 @@ struct CopyFile {
 
 impl CopyFile {
     fn parse(text: &str) -> Result<Self> {
-        let file: Self = toml::from_str(text).context("not a copy of a custody key")?;
+        // The parser's own error would quote the line, which may be of a file that is something else.
+        let file: Self =
+            toml::from_str(text).map_err(|_| anyhow::anyhow!("not a copy of a custody key"))?;
         anyhow::ensure!(file.version == 2, "unsupported version {}", file.version);
         Ok(file)
     }
@@ -201,6 +203,10 @@ mod tests {
         let own = custody_id("patient").to_string();
         let public_key = hex::encode(copy().key.recipient().as_bytes());
         let other_key = hex::encode(holder.recipient().as_bytes());
+        // Another program's file, with a key in it.
+        let private = "07".repeat(32);
+        let error = CopyFile::parse(&format!("version = 1\nprivate = \"{private}\"\n"));
+        assert!(!format!("{:?}", error.err().unwrap()).contains(&private));
         for changed in [
             text.replace("version = 2", "version = 1"),
             text.replace("epoch = 2", "epoch = 3"),

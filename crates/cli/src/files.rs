@@ -30,7 +30,10 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Makes a folder that only its owner may enter, and those above it, where they do not exist.
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
+    let missing = path.ancestors().take_while(is_missing).count();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    path.ancestors().take(missing).try_for_each(sync_parent)
 }
 
 /// Reads a file of at most `limit` bytes.

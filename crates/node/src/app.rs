@@ -53,7 +53,7 @@ use medanchor_api::pb::{
     raft::checkpoint_service_server::CheckpointServiceServer,
     registry::registry_service_server::RegistryServiceServer,
 };
-use medanchor_broker::{Broker, BrokerParts, Custody, Factors};
+use medanchor_broker::{Broker, BrokerParts, Custody, Factors, Rate};
 use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::PolicySets;
@@ -371,6 +371,7 @@ impl Node {
             prove: Arc::clone(&publisher) as _,
             blocks: Arc::clone(&peer) as _,
             clock: Arc::new(clock::unix_ms),
+            releases: Rate::RELEASES,
         }));
         let log = match log_listener {
             Some(listener) => {

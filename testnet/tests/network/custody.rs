@@ -50,7 +50,7 @@ fn node_that_lost_its_custody_keys_releases_again_when_it_has_them_back() {
         ]
     };
     let codes = refused(&stage.hospital).map(|error| error.code().to_owned());
-    assert_eq!(codes, ["custody-key", "copy-unusable"]);
+    assert_eq!(codes, ["custody-exists", "copy-unusable"]);
     let codes = refused(&stage.clinician).map(|error| error.code().to_owned());
     assert_eq!(codes, ["not-the-operator", "not-the-operator"]);
     let author = Author::of(&stage.clinician);
@@ -141,11 +141,15 @@ fn another_members_node_releases_while_the_owners_is_lost() {
         .run(["custody", "hold", shared, "--out", held])
         .unwrap();
     assert_refused(&elsewhere, 2, "usage");
-    let add = ["custody", "brokers", "--add", held];
+    let other_name = ["custody", "brokers", "--add", held, "--of", "hospital-c"];
+    let add = ["custody", "brokers", "--add", held, "--of", "hospital-b"];
     done(other.run(["custody", "hold", shared, "--out", held]));
     assert_eq!(stage.brokers().len(), 1);
     let by_other = other.run(add).unwrap();
     assert_refused_report(&by_other, 2);
+    // Of the node that it is meant to be, and of no other.
+    assert_refused(&stage.hospital.run(other_name).unwrap(), 2, "usage");
+    assert_eq!(stage.brokers().len(), 1);
     done(stage.hospital.run(add));
     let [owners, others] = stage.brokers().try_into().unwrap();
     let again = done(stage.hospital.run(add));

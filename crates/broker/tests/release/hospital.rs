@@ -8,7 +8,7 @@ use medanchor_anchor::{
     Receipt, SignedStatement, State, Strength, Submission, View,
     testing::{self, MEMBERS, ORIGIN, World, custody_id, did, key, node_key, stream_id},
 };
-use medanchor_broker::{Broker, BrokerParts, Custody, Grant};
+use medanchor_broker::{Broker, BrokerParts, Custody, Grant, Rate};
 use medanchor_dag::{
     Block, BlockSource, BlockStore, Chunks, Cid, Class, Codec, Draft, MemoryStore, Record, sha256,
 };
@@ -132,6 +132,10 @@ impl Hospital {
             prove: Arc::clone(&self.network) as Arc<dyn Prove>,
             blocks: Arc::clone(&self.blocks) as Arc<dyn BlockSource>,
             clock: Arc::new(move || network.world().now),
+            releases: Rate {
+                burst: RELEASES,
+                ..Rate::RELEASES
+            },
         })
     }
 
@@ -361,3 +365,6 @@ impl Prove for Network {
 fn policies() -> Policies {
     Policies::default_set().unwrap()
 }
+
+/// Releases to one requester at once.
+pub(crate) const RELEASES: u64 = 30;

@@ -9,7 +9,7 @@
 
 mod hospital;
 
-use hospital::{Fault, Hospital, ask};
+use hospital::{Fault, Hospital, RELEASES, ask};
 use medanchor_anchor::{
     Body, Kind, Opening, Outcome, SignedStatement, Statement, Strength, TrustPolicy,
     testing::{self, HOUR, key},
@@ -367,6 +367,32 @@ async fn refusals_of_one_requester_do_not_fill_the_log() {
     assert!(logged.iter().all(|code| code != "too-many-requests"));
     assert!(local.iter().all(|code| code == "too-many-requests"));
     // What is permitted is not held up by it.
+    let request = hospital.request("ines", "HRESCH", &records);
+    grant(broker.release(request).await);
+}
+
+#[tokio::test]
+async fn releases_to_one_requester_do_not_fill_the_log() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let broker = hospital.broker();
+    let first = hospital.request("ines", "HRESCH", &records);
+    for number in 0..RELEASES {
+        let request = match number {
+            0 => first.clone(),
+            _ => hospital.request("ines", "HRESCH", &records),
+        };
+        grant(broker.release(request).await);
+    }
+    let request = hospital.request("ines", "HRESCH", &records);
+    let declined = denial(broker.release(request).await);
+    assert_eq!(declined.code, "too-many-requests");
+    assert_eq!(declined.receipt, None);
+    // The first answer is still there for whoever lost it, and later there is more.
+    grant(broker.release(first).await);
+    let released = hospital.leaves_of(Kind::Released).len();
+    assert_eq!(u64::try_from(released), Ok(RELEASES));
+    hospital.wait(1_000);
     let request = hospital.request("ines", "HRESCH", &records);
     grant(broker.release(request).await);
 }

@@ -45,14 +45,17 @@ impl CustodyService for CustodyKeys {
             recovery_recipient,
         } = parsed(CreateKey::try_from(request.into_inner()))?;
         self.replica.barrier().await.map_err(read_status)?;
-        let current = self.current(&id)?;
-        // Another key in the place of one that was lost would keep its copies out.
-        let was_made = current.is_some_and(|current| current.epoch >= epoch);
+        // INVARIANT: a key that is in use leaves a node by no certificate alone; and another one in the place of one that was
+        // lost would keep its copies out.
+        if self.current(&id)?.is_some() {
+            return Err(status(
+                Code::AlreadyExists,
+                "custody-exists",
+                "the log has this custody key already: a node makes it once, and gives no copy of it any more",
+            ));
+        }
         let custody = Arc::clone(&self.custody);
-        let created = spawn_blocking(move || match was_made {
-            true => custody.created(id, epoch, &recovery_recipient),
-            false => custody.create(id, epoch, &recovery_recipient),
-        });
+        let created = spawn_blocking(move || custody.create(id, epoch, &recovery_recipient));
         let created = created.await.map_err(internal)?.map_err(|error| {
             tracing::warn!("a custody key was not made: {error}");
             status(Code::InvalidArgument, "custody-key", error.to_string())
