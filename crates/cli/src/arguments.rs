@@ -402,7 +402,12 @@ pub(crate) enum CustodyCommand {
         )]
         custody: Option<CustodyId>,
         /// The copy; absent, that in the user's folder.
-        #[arg(long, value_name = "FILE", requires = "custody")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            requires = "custody",
+            conflicts_with = "all"
+        )]
         copy: Option<PathBuf>,
         /// All copies in the user's folder.
         #[arg(long)]
