@@ -294,7 +294,7 @@ impl Client {
         .await
     }
 
-    /// Which of these custody keys, at most [`MAX_CHECKED_KEYS`], the broker on the first node that answers holds now, in
+    /// Which of these custody keys, at most [`crate::MAX_CHECKED_KEYS`], the broker on the first node that answers holds now, in
     /// their order: it attests each. Not verified yet. Use [`Client::only`] to choose the node.
     ///
     /// # Errors
