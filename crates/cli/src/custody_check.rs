@@ -1,4 +1,6 @@
-use crate::{Session, custody::of_own_organisation, custody_copy::CustodyCopy, exit::stable_code};
+use crate::{
+    OwnKeys, Session, custody::of_own_organisation, custody_copy::CustodyCopy, exit::stable_code,
+};
 use anyhow::{Context, Result};
 use medanchor_anchor::Attestation;
 use medanchor_api::{ListedCustody, ListedMember, MAX_CHECKED_KEYS};
@@ -75,7 +77,7 @@ pub async fn check_custodies(session: &Session, custodies: &[CustodyId]) -> Resu
     for node in brokers {
         said.insert(node, Said::by(session, &members, node, &listed).await);
     }
-    let checked = listed.iter().map(|one| checked(session, one, &said));
+    let checked = listed.iter().map(|one| checked(session, &keys, one, &said));
     let custodies: Vec<CheckedCustody> = checked.collect();
     Ok(CustodyChecked {
         ok: custodies.iter().all(|one| one.ok),
@@ -140,6 +142,7 @@ fn attests(attestation: &Attestation, node: Did, listed: &ListedCustody) -> bool
 
 fn checked(
     session: &Session,
+    keys: &OwnKeys,
     listed: &ListedCustody,
     said: &BTreeMap<Did, Said>,
 ) -> CheckedCustody {
@@ -156,7 +159,7 @@ fn checked(
             error,
         });
     }
-    let copy = own_copy(session, listed);
+    let copy = own_copy(session, keys, listed);
     let count = |state: &str| {
         brokers
             .iter()
@@ -174,14 +177,13 @@ fn checked(
     }
 }
 
-fn own_copy(session: &Session, listed: &ListedCustody) -> &'static str {
+fn own_copy(session: &Session, keys: &OwnKeys, listed: &ListedCustody) -> &'static str {
     let open = || {
         let path = CustodyCopy::path(&session.home, &listed.custody, listed.epoch)?;
         if !path.exists() {
             return Ok(None);
         }
-        let holder = session.home.own_keys()?.receiving;
-        CustodyCopy::open(&path, &holder).map(Some)
+        CustodyCopy::open(&path, &keys.receiving).map(Some)
     };
     match open() {
         Ok(None) => "none",

@@ -1,7 +1,7 @@
 //! Who is told what was disclosed, and to whom.
 
-use super::errors::tables_status;
-use medanchor_anchor::{Disclosure, Leaf, LeafIndex, Opening, PrincipalEntry, State, TablesError};
+use super::{errors::tables_status, question::may_act};
+use medanchor_anchor::{Disclosure, Leaf, LeafIndex, Opening, State, TablesError};
 use medanchor_api::{AccountQuery, DisclosuresAsked, status};
 use tonic::{Code, Status};
 
@@ -24,14 +24,7 @@ pub(super) fn require_reader(
 }
 
 fn is_reader(state: &State<'_>, query: &AccountQuery) -> Result<bool, TablesError> {
-    let Some(entry) = state
-        .principal(&query.who)?
-        .filter(PrincipalEntry::is_active)
-    else {
-        return Ok(false);
-    };
-    let org = state.principal(&entry.org)?;
-    Ok(org.is_some_and(|org| org.is_active()) && state.speaks_for(&query.of, &query.who)?)
+    Ok(may_act(state, &query.who)? && state.speaks_for(&query.of, &query.who)?)
 }
 
 /// The disclosures asked for, until their number or their bytes are enough for a page.

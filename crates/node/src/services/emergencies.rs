@@ -1,6 +1,7 @@
 //! Who is told in which emergencies consent was overridden.
 
-use medanchor_anchor::{AccountOf, EmergencyEntry, LeafIndex, PrincipalEntry, State, TablesError};
+use super::question::may_act;
+use medanchor_anchor::{AccountOf, EmergencyEntry, LeafIndex, State, TablesError};
 use medanchor_api::EmergencyPage;
 use medanchor_dag::Did;
 
@@ -16,7 +17,7 @@ pub(super) fn page(
         emergencies: Vec::new(),
         next: None,
     };
-    if !auditor && !is_active(state, who)? {
+    if !auditor && !may_act(state, who)? {
         return Ok(nothing);
     }
     let read = state.emergencies(first, limit)?;
@@ -41,15 +42,6 @@ fn concerns(state: &State<'_>, entry: &EmergencyEntry, who: &Did) -> Result<bool
     }
     let rule = state.principal(&entry.org)?.and_then(|org| org.break_glass);
     Ok(rule.is_some_and(|rule| rule.reviewers.contains(who)))
-}
-
-fn is_active(state: &State<'_>, who: &Did) -> Result<bool, TablesError> {
-    let entry = state.principal(who)?.filter(PrincipalEntry::is_active);
-    let org = match entry {
-        Some(entry) => state.principal(&entry.org)?,
-        None => None,
-    };
-    Ok(org.is_some_and(|org| org.is_active()))
 }
 
 #[cfg(test)]

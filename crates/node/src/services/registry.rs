@@ -247,25 +247,13 @@ impl RegistryService for Registry {
     ) -> Result<Response<ListRecordsResponse>, Status> {
         let (query, after) = parsed(records_asked_for(request.get_ref()))?;
         question::check(&query, &self.origin, clock::unix_ms())?;
-        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
-        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
-        self.replica.barrier().await.map_err(read_status)?;
-        let (replica, policies) = (Arc::clone(&self.replica), Arc::clone(&self.policies));
-        let page = tokio::task::spawn_blocking(move || {
-            // Whoever asked may be gone; the place is taken until this ends.
-            let _place = place;
-            let view = replica.view().map_err(read_status)?;
-            let state = State::new(view.as_ref());
+        let policies = Arc::clone(&self.policies);
+        let page = self.list(move |state| {
             let now = clock::unix_ms().max(state.log_time().map_err(tables_status)?);
             let page = records::page(state, &policies, &query, after, now);
-            let page = page.map_err(tables_status)?.ok_or_else(records::nothing)?;
-            let tree_size = tree_size(&state)?;
-            Ok::<_, Status>(AsOf {
-                tree_size,
-                value: page,
-            })
+            page.map_err(tables_status)?.ok_or_else(records::nothing)
         });
-        let page = page.await.map_err(internal)??;
+        let page = page.await?;
         Ok(Response::new(page.into()))
     }
 
@@ -293,21 +281,11 @@ impl RegistryService for Registry {
         let auditor = Callers::is_auditor(request.extensions());
         let asked = parsed(disclosures_asked_for(request.get_ref()))?;
         question::check(&asked.query, &self.origin, clock::unix_ms())?;
-        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
-        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
-        self.replica.barrier().await.map_err(read_status)?;
-        let replica = Arc::clone(&self.replica);
-        let page = tokio::task::spawn_blocking(move || {
-            // Whoever asked may be gone; the place is taken until this ends.
-            let _place = place;
-            let view = replica.view().map_err(read_status)?;
-            let state = State::new(view.as_ref());
+        let page = self.list(move |state| {
             accounts::require_reader(&state, &asked.query, auditor)?;
-            let tree_size = tree_size(&state)?;
-            let value = accounts::page(&state, &asked, tree_size)?;
-            Ok::<_, Status>(AsOf { tree_size, value })
+            accounts::page(&state, &asked, tree_size(&state)?)
         });
-        let page = page.await.map_err(internal)??;
+        let page = page.await?;
         Ok(Response::new(page.into()))
     }
 
@@ -318,23 +296,12 @@ impl RegistryService for Registry {
         let auditor = Callers::is_auditor(request.extensions());
         let (query, first) = parsed(emergencies_asked_for(request.get_ref()))?;
         question::check(&query, &self.origin, clock::unix_ms())?;
-        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
-        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
-        self.replica.barrier().await.map_err(read_status)?;
-        let replica = Arc::clone(&self.replica);
-        let page = tokio::task::spawn_blocking(move || {
-            // Whoever asked may be gone; the place is taken until this ends.
-            let _place = place;
-            let view = replica.view().map_err(read_status)?;
-            let state = State::new(view.as_ref());
+        let page = self.list(move |state| {
             let limit = EmergencyQuery::MAX_PAGE;
             let page = emergencies::page(&state, &query.who, first, limit, auditor);
-            Ok::<_, Status>(AsOf {
-                tree_size: tree_size(&state)?,
-                value: page.map_err(tables_status)?,
-            })
+            page.map_err(tables_status)
         });
-        let page = page.await.map_err(internal)??;
+        let page = page.await?;
         Ok(Response::new(page.into()))
     }
 
@@ -488,6 +455,28 @@ impl Registry {
     async fn newest_view(&self) -> Result<Box<dyn View + Send + '_>, Status> {
         self.replica.barrier().await.map_err(read_status)?;
         self.replica.view().map_err(read_status)
+    }
+
+    /// What `read` finds on such a view, on a thread that may block: for what takes long, of which only so many go on at once.
+    async fn list<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(State<'_>) -> Result<T, Status> + Send + 'static,
+    ) -> Result<AsOf<T>, Status> {
+        let place = Arc::clone(&self.checks.lists).try_acquire_owned();
+        let place = place.map_err(|_| overloaded(CHECK_AGAIN_AFTER))?;
+        self.replica.barrier().await.map_err(read_status)?;
+        let replica = Arc::clone(&self.replica);
+        let listed = tokio::task::spawn_blocking(move || {
+            // Whoever asked may be gone; the place is taken until this ends.
+            let _place = place;
+            let view = replica.view().map_err(read_status)?;
+            let state = State::new(view.as_ref());
+            Ok(AsOf {
+                tree_size: tree_size(&state)?,
+                value: read(state)?,
+            })
+        });
+        listed.await.map_err(internal)?
     }
 }
 
