@@ -9,6 +9,8 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -201,10 +203,10 @@ impl Place {
         }
     }
 
-    /// What stands on a terminal on which each prompt is answered.
+    /// What stands on a terminal on which each prompt is answered, once the echo is off.
     fn at_a_terminal(&self, line: &str, answers: &[(&str, &str)]) -> String {
         let home = self.home();
-        let line = format!("'{PROGRAM}' --home '{}' {line}", home.display());
+        let line = format!("tty; exec '{PROGRAM}' --home '{}' {line}", home.display());
         let mut terminal = Command::new("script")
             .args(["--quiet", "--command", &line, "/dev/null"])
             .env_remove(VARIABLE)
@@ -216,21 +218,43 @@ impl Place {
             terminal.stdin.take().unwrap(),
             terminal.stdout.take().unwrap(),
         );
-        let mut said = Vec::new();
-        for (prompt, answer) in answers {
+        let mut read_to = |said: &mut Vec<u8>, is_reached: &dyn Fn(&str) -> bool| {
             let before = said.len();
-            while !String::from_utf8_lossy(said.get(before..).unwrap()).contains(prompt)
-                || !said.ends_with(b": ")
-            {
+            while !is_reached(&String::from_utf8_lossy(said.get(before..).unwrap())) {
                 let mut byte = [0];
                 screen.read_exact(&mut byte).unwrap();
                 said.extend(byte);
             }
+        };
+        let mut device = Vec::new();
+        read_to(&mut device, &|said| said.ends_with('\n'));
+        let device = String::from_utf8(device).unwrap();
+        let mut said = Vec::new();
+        for (prompt, answer) in answers {
+            read_to(&mut said, &|said| {
+                said.contains(prompt) && said.ends_with(": ")
+            });
+            wait_for_no_echo(device.trim());
             keyboard.write_all(answer.as_bytes()).unwrap();
         }
         screen.read_to_end(&mut said).unwrap();
         terminal.wait().unwrap();
         String::from_utf8(said).unwrap()
+    }
+}
+
+/// The prompt is written before the echo is turned off.
+fn wait_for_no_echo(device: &str) {
+    loop {
+        let modes = Command::new("stty")
+            .args(["--file", device, "--all"])
+            .output()
+            .unwrap();
+        assert!(modes.status.success(), "stty of {device:?}");
+        if String::from_utf8(modes.stdout).unwrap().contains(" -echo ") {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
