@@ -5,8 +5,8 @@ use crate::{Home, NodeProcess, people::People};
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use medanchor_anchor::{
-    Body, Consented, Epochs, Nonce, Outcome, Period, SignedStatement, Statement, Strength,
-    Withdrawn,
+    Actor, Body, Consented, Effect, Epochs, Nonce, Outcome, Provision, SignedStatement, Statement,
+    Strength, Withdrawn,
 };
 use medanchor_api::{Client, ClientError, Submitted};
 use medanchor_cli::{OwnKeys, Session};
@@ -213,11 +213,14 @@ impl Shared {
             false => Body::Consented(Consented {
                 consent,
                 custody,
-                parties: vec![self.keys.did()],
-                purposes: vec!["TREAT".to_owned()],
-                classes: Vec::new(),
-                captured: Period::default(),
-                valid: Period::default(),
+                effect: Effect::Permit,
+                provision: Provision {
+                    actors: vec![Actor::party(self.keys.did())],
+                    purposes: vec!["TREAT".to_owned()],
+                    ..Provision::default()
+                },
+                except: Vec::new(),
+                document: None,
             }),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();

@@ -19,6 +19,7 @@ mod batch_head;
 mod break_glass;
 mod chain;
 mod checkpoint;
+mod consent;
 mod cosignature;
 mod damage;
 mod disclosure;
@@ -62,6 +63,7 @@ pub use break_glass::{
 };
 pub use chain::{ChainError, Epochs, PolicyChain};
 pub use checkpoint::{Checkpoint, CheckpointError, SignError};
+pub use consent::{Actor, Consented, Effect, Period, Provision, Withdrawn};
 pub use cosignature::cosign;
 pub use damage::Damage;
 pub use disclosure::{AccountError, DisclosedIn, Disclosure};
@@ -89,9 +91,9 @@ pub use state::State;
 pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
 pub use stated_account::{StatedAccount, StatedAccountError, StatedAccountFormatError, Vouched};
 pub use statement::{
-    AccessRequest, Anchored, Attestation, Basis, Body, Class, Consented, Custody, CustodyKind,
-    Enrolled, Founded, Kind, Member, Nonce, Period, PrincipalKind, Refused, Released,
-    SignedStatement, Standing, Statement, StatementError, Withdrawn,
+    AccessRequest, Anchored, Attestation, Basis, Body, Class, Custody, CustodyKind, Enrolled,
+    Founded, Kind, Member, Nonce, PrincipalKind, Refused, Released, SignedStatement, Standing,
+    Statement, StatementError,
 };
 pub use store_key::StoreKey;
 pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};

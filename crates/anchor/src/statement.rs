@@ -1,8 +1,8 @@
 use crate::verified;
 use crate::{
-    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, FactorEnrolled, FactorRemoved,
-    FactorVerified, Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved, Placement,
-    PolicySet, WitnessAdded, WitnessRemoved,
+    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Consented, FactorEnrolled,
+    FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved,
+    Placement, PolicySet, Withdrawn, WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -43,7 +43,7 @@ pub enum Body {
     Custody(Custody),
     /// Consent is given for what a custody key protects: signed by its controller or its owner.
     Consented(Consented),
-    /// A consent is withdrawn: signed by the custody's controller or its owner.
+    /// A consent is withdrawn: signed by the custody's controller or, if it denies nothing, its owner.
     Withdrawn(Withdrawn),
     /// A record is stored: signed by its device.
     Anchored(Anchored),
@@ -304,56 +304,6 @@ impl Attestation {
         let digest = held_digest(custody, epoch, key);
         self.by.verify(Self::LABEL, &digest, &self.sig).is_ok()
     }
-}
-
-/// Permission to use what a custody key protects. Whatever is not permitted is denied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Consented {
-    /// The consent's id: 16 random bytes. Giving it again replaces it.
-    pub consent: Nonce,
-    /// The custody key.
-    pub custody: CustodyId,
-    /// Organisations, people or devices it is given to; at least one, at most 64.
-    pub parties: Vec<Did>,
-    /// Purposes of use, HL7 ActReason codes; a code covers those below it. At least one, at most 64.
-    pub purposes: Vec<String>,
-    /// Data classes; empty means all.
-    pub classes: Vec<Class>,
-    /// When the data was captured.
-    pub captured: Period,
-    /// When it may be used, in log time.
-    pub valid: Period,
-}
-
-/// From and until, unix ms, both inclusive; absent is unbounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Period {
-    /// The first moment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<u64>,
-    /// The last moment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<u64>,
-}
-
-impl Period {
-    /// Whether `unix_ms` lies within.
-    pub fn contains(&self, unix_ms: u64) -> bool {
-        self.from.is_none_or(|from| from <= unix_ms)
-            && self.until.is_none_or(|until| unix_ms <= until)
-    }
-}
-
-/// A consent ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Withdrawn {
-    /// The consent's id.
-    pub consent: Nonce,
-    /// The custody key it was given for.
-    pub custody: CustodyId,
 }
 
 /// A record that its device has sealed, and whose blocks k nodes hold.

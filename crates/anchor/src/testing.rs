@@ -6,10 +6,10 @@
 )]
 
 use crate::{
-    AccessRequest, Anchored, Appended, Applied, Attestation, Batch, Body, BreakGlass,
-    BreakGlassRule, Checkpoint, Class, Consented, Custody, CustodyKind, Enrolled, Entry, Founded,
-    Hold, Kind, Log, Member, MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome,
-    OverrideReason, Period, PolicySet, PrincipalKind, Receipt, Released, SignedNote,
+    AccessRequest, Actor, Anchored, Appended, Applied, Attestation, Batch, Body, BreakGlass,
+    BreakGlassRule, Checkpoint, Class, Consented, Custody, CustodyKind, Effect, Enrolled, Entry,
+    Founded, Hold, Kind, Log, Member, MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome,
+    OverrideReason, PolicySet, PrincipalKind, Provision, Receipt, Released, SignedNote,
     SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded, cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -562,11 +562,14 @@ pub fn consented(name: &str, custody: &str, party: &str, purpose: &str) -> Conse
     Consented {
         consent: consent_id(name),
         custody: custody_id(custody),
-        parties: vec![did(party)],
-        purposes: vec![purpose.to_owned()],
-        classes: Vec::new(),
-        captured: Period::default(),
-        valid: Period::default(),
+        effect: Effect::Permit,
+        provision: Provision {
+            actors: vec![Actor::party(did(party))],
+            purposes: vec![purpose.to_owned()],
+            ..Provision::default()
+        },
+        except: Vec::new(),
+        document: None,
     }
 }
 

@@ -7,13 +7,14 @@
 )]
 
 use medanchor_anchor::{
-    Account, AccountHead, AccountOf, AddCheckpoint, Attestation, Batch, BatchConflict, BatchHead,
-    Body, BreakGlassReviewed, Certifiers, Checkpoint, Class, ConsistencyProof, CustodyKind,
-    Digested, Entry, Epochs, Equivocation, FactorEnrolled, FactorMethod, FactorRemoved,
-    FactorVerified, Finding, Founded, Hold, Holding, InclusionProof, Kind, Leaf, LegalHold,
-    LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule, PolicyChain, PolicySet,
-    PrincipalKind, Quota, Receipt, Refused, SignedBatchHead, SignedNote, SignedStatement,
-    StateDigest, Statement, StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
+    Account, AccountHead, AccountOf, Actor, AddCheckpoint, Attestation, Batch, BatchConflict,
+    BatchHead, Body, BreakGlassReviewed, Certifiers, Checkpoint, Class, Consented,
+    ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, FactorEnrolled,
+    FactorMethod, FactorRemoved, FactorVerified, Finding, Founded, Hold, Holding, InclusionProof,
+    Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule,
+    PolicyChain, PolicySet, PrincipalKind, Provision, Quota, Receipt, Refused, SignedBatchHead,
+    SignedNote, SignedStatement, StateDigest, Statement, StoreKey, Strength, TrustPolicy,
+    Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
         custody, custody_id, did, enrolled, founded, joining, key, node_key, standing, stream_id,
@@ -273,7 +274,7 @@ fn statements() -> Vec<Statement> {
         enrolled("monitor", PrincipalKind::Device, "hospital-a", &["device"]),
         standing(Kind::Suspended, "monitor"),
         Body::Custody(custody("patient", "hospital-a", CustodyKind::Person)),
-        Body::Consented(consented("study", "patient", "lab", "HRESCH")),
+        Body::Consented(study()),
         Body::Withdrawn(withdrawn),
         Body::Anchored(anchored),
         request.statement.body,
@@ -344,6 +345,23 @@ fn legal_hold(record: Option<Cid>) -> LegalHold {
         custody: custody_id("patient"),
         record,
     }
+}
+
+/// With everything that a consent may have.
+fn study() -> Consented {
+    let mut study = consented("study", "patient", "lab", "HRESCH");
+    study.provision.actors.push(Actor {
+        party: Some(did("lab")),
+        role: Some("clinician".to_owned()),
+    });
+    study.provision.valid.until = Some(BEGINNING + HOUR);
+    study.except = vec![Provision {
+        classes: vec![Class::Imaging],
+        devices: vec![did("holter")],
+        ..Provision::default()
+    }];
+    study.document = Some(Hash::new([7; 32]));
+    study
 }
 
 fn placement() -> Placement {

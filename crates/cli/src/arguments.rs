@@ -1,4 +1,4 @@
-use crate::{ByteRange, LegallyHeld, Moment, Rate, Since, Wait};
+use crate::{ByteRange, LegallyHeld, Moment, Rate, Since, Uses, Wait, consent};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Finding, OverrideReason, Strength, WitnessUrl};
 use medanchor_api::{Code, LeafName};
@@ -536,22 +536,27 @@ pub(crate) struct EnrolArguments {
 /// `medanchor consent`.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ConsentCommand {
-    /// Give consent.
+    /// Give consent, or deny it.
     Give {
         /// The custody key.
         custody: CustodyId,
-        /// An organisation, person or device it is given to.
-        #[arg(long = "party", value_name = "DID", required = true)]
-        parties: Vec<Did>,
-        /// A purpose of use, such as HRESCH; it covers the narrower ones.
-        #[arg(long = "purpose", value_name = "CODE", required = true)]
-        purposes: Vec<String>,
-        /// A data class; absent, all.
-        #[arg(long = "class", value_name = "CLASS")]
-        classes: Vec<Class>,
-        /// How many days it may be used; absent, until it is withdrawn.
+        #[command(flatten)]
+        uses: Box<UsesArguments>,
+        /// Deny these uses, whatever another consent or the policies permit; what is left out is no condition.
         #[arg(long)]
+        deny: bool,
+        /// How many days it may be used; absent, until it is withdrawn.
+        #[arg(long, conflicts_with = "before")]
         days: Option<u32>,
+        /// Uses among them of which the opposite is meant: `class=imaging`, `party=DID,purpose=HRESCH`, and so on.
+        #[arg(long, value_name = "CONDITIONS")]
+        except: Vec<Uses>,
+        /// The consent that this one replaces; absent, it is a new one.
+        #[arg(long, value_name = "CONSENT", value_parser = random_id)]
+        replace: Option<[u8; 16]>,
+        /// The form in which it was given: the log keeps its SHA-256.
+        #[arg(long, value_name = "FILE")]
+        document: Option<PathBuf>,
         #[command(flatten)]
         wait: WaitArguments,
     },
@@ -570,6 +575,93 @@ pub(crate) enum ConsentCommand {
         /// The custody key.
         custody: CustodyId,
     },
+    /// Show one consent.
+    Show {
+        /// The custody key.
+        custody: CustodyId,
+        /// The consent, as `consent list` prints it.
+        #[arg(value_parser = random_id)]
+        consent: [u8; 16],
+    },
+    /// Give the consent that an HL7 FHIR R4 Consent says (IHE PCF), or withdraw it where that is not active any more.
+    Import {
+        /// The resource, JSON.
+        file: PathBuf,
+        /// The custody key of its patient, where the resource does not say it.
+        #[arg(long, value_name = "CUSTODY")]
+        custody: Option<CustodyId>,
+        /// Whom a reference of the resource means, such as `Organization/x=did:key:...`.
+        #[arg(long, value_name = "REFERENCE=DID", value_parser = consent::who)]
+        who: Vec<(String, Did)>,
+        /// A base rule `deny` without conditions denies what policies permit without consent, too.
+        #[arg(long)]
+        dissent: bool,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Write a consent as an HL7 FHIR R4 Consent (IHE PCF).
+    Export {
+        /// The custody key.
+        custody: CustodyId,
+        /// The consent, as `consent list` prints it.
+        #[arg(value_parser = random_id)]
+        consent: [u8; 16],
+        /// The file; absent, standard output.
+        #[arg(short, long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Uses of data: those that meet every condition.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct UsesArguments {
+    /// An organisation, person, device or service that uses it.
+    #[arg(long = "party", value_name = "DID", required_unless_present_any = ["roles", "deny"])]
+    parties: Vec<Did>,
+    /// The role that it acts in; without `--party`, whoever acts in it.
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
+    /// A purpose of use, such as HRESCH; it covers the narrower ones.
+    #[arg(
+        long = "purpose",
+        value_name = "CODE",
+        required_unless_present = "deny"
+    )]
+    purposes: Vec<String>,
+    /// A data class; absent, all.
+    #[arg(long = "class", value_name = "CLASS")]
+    classes: Vec<Class>,
+    /// A device that made the data; absent, all.
+    #[arg(long = "device", value_name = "DID")]
+    devices: Vec<Did>,
+    /// Only data that was captured then or later: 2026-03-01, 2026-03-01T10:15:00Z, or unix ms.
+    #[arg(long, value_name = "TIME")]
+    captured_from: Option<Moment>,
+    /// Only data that was captured before, likewise.
+    #[arg(long, value_name = "TIME")]
+    captured_before: Option<Moment>,
+    /// Only uses then or later, likewise.
+    #[arg(long, value_name = "TIME")]
+    from: Option<Moment>,
+    /// Only uses before, likewise.
+    #[arg(long, value_name = "TIME")]
+    before: Option<Moment>,
+}
+
+impl UsesArguments {
+    pub(crate) fn to_uses(&self) -> Uses {
+        Uses {
+            parties: self.parties.clone(),
+            roles: self.roles.clone(),
+            purposes: self.purposes.clone(),
+            classes: self.classes.clone(),
+            devices: self.devices.clone(),
+            captured_from: self.captured_from,
+            captured_before: self.captured_before,
+            from: self.from,
+            before: self.before,
+        }
+    }
 }
 
 /// `medanchor factor`.
@@ -1121,6 +1213,12 @@ mod tests {
             format!("person reinstate {DID}"),
             format!("service enrol {DID} --role vendor"),
             format!("consent give {CUSTODY} --party {DID} --purpose HRESCH --class waveform.ecg"),
+            format!("consent give {CUSTODY} --role nurse --purpose TREAT --except class=imaging"),
+            format!("consent give {CUSTODY} --deny --role clinician --captured-before 2026-03-01"),
+            format!("consent give {CUSTODY} --deny --replace {CUSTODY} --document form.pdf"),
+            format!("consent show {CUSTODY} {CUSTODY}"),
+            format!("consent export {CUSTODY} {CUSTODY} -o consent.json"),
+            format!("consent import consent.json --custody {CUSTODY} --who Organization/x={DID}"),
             format!("consent withdraw {CUSTODY} {CUSTODY}"),
             format!("consent list {CUSTODY}"),
             format!("legal-hold place --custody {CUSTODY} --matter 7-O-123/26"),
@@ -1214,6 +1312,9 @@ mod tests {
             &format!("get {CID} -o out --purpose TREAT --wait committed"),
             &format!("device enrol {DID} --wait durable"),
             &format!("consent give {CUSTODY} --party {DID}"),
+            &format!("consent give {CUSTODY} --purpose HRESCH"),
+            &format!("consent give {CUSTODY} --deny --except kind=log"),
+            &format!("consent import consent.json --who {DID}"),
             "legal-hold place --matter 7-O-123/26",
             &format!("legal-hold place --record {CID} --custody {CUSTODY} --matter x"),
             &format!("legal-hold place --record {CID}"),

@@ -1,5 +1,6 @@
 //! The one place that reads the wall clock, and how times are written.
 
+use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Now, unix ms. A clock before 1970 reads as 0.
@@ -13,51 +14,53 @@ pub(crate) fn to_unix_ms(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// RFC 3339 in UTC with milliseconds. What is later than the year 262142 reads as its end.
 pub(crate) fn rfc3339(unix_ms: u64) -> String {
-    let (seconds, ms) = (unix_ms / 1000, unix_ms % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    let time = i64::try_from(unix_ms)
+        .ok()
+        .and_then(DateTime::from_timestamp_millis);
+    time.unwrap_or(DateTime::<Utc>::MAX_UTC)
+        .to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// What [`rfc3339`] writes, read again; nothing else.
-pub(crate) fn parse_rfc3339(text: &str) -> Option<u64> {
-    let number = |from: usize, to: usize| -> Option<u64> { text.get(from..to)?.parse().ok() };
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let ms = number(20, 23)?;
-    // The inverse of `civil`; a month or day that does not exist is written otherwise.
-    let (march_year, from_march) = match month {
-        3.. => (year, month - 3),
-        _ => (year.checked_sub(1)?, month + 9),
+/// The first and the last millisecond, unix ms, of what RFC 3339 or a date names: `2026`, `2026-03`, `2026-03-01`,
+/// `2026-03-01T10:15:00Z`, `2026-03-01T10:15:00.250+02:00`. Dates are UTC. `None` for what is no time, or before 1970.
+pub(crate) fn span(text: &str) -> Option<(u64, u64)> {
+    let midnight = |date: NaiveDate| date.and_time(NaiveTime::MIN).and_utc();
+    let date = |text: &str| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+    let (first, next) = match text.len() {
+        4 => {
+            let first = date(&format!("{text}-01-01"))?;
+            (
+                midnight(first),
+                midnight(first.checked_add_months(Months::new(12))?),
+            )
+        }
+        7 => {
+            let first = date(&format!("{text}-01"))?;
+            (
+                midnight(first),
+                midnight(first.checked_add_months(Months::new(1))?),
+            )
+        }
+        10 => {
+            let first = date(text)?;
+            (
+                midnight(first),
+                midnight(first.checked_add_days(Days::new(1))?),
+            )
+        }
+        _ => {
+            let first = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+            let lasts = Duration::from_millis(if text.contains('.') { 1 } else { 1000 });
+            (
+                first,
+                first.checked_add_signed(chrono::TimeDelta::from_std(lasts).ok()?)?,
+            )
+        }
     };
-    let day_of_year = (153 * from_march + 2) / 5 + day.checked_sub(1)?;
-    let days =
-        365 * march_year + march_year / 4 - march_year / 100 + march_year / 400 + day_of_year;
-    let seconds = days.checked_sub(719_468)? * 86_400 + hour * 3600 + minute * 60 + second;
-    let unix_ms = seconds * 1000 + ms;
-    (rfc3339(unix_ms) == text).then_some(unix_ms)
-}
-
-/// Year, month and day of a day after 1970-01-01
-/// (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
-fn civil(days_since_1970: u64) -> (u64, u64, u64) {
-    let days = days_since_1970 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
+    let unix_ms = |time: DateTime<Utc>| u64::try_from(time.timestamp_millis()).ok();
+    Some((unix_ms(first)?, unix_ms(next)?.checked_sub(1)?))
 }
 
 #[cfg(test)]
@@ -65,13 +68,63 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_rfc3339() {
+    fn times_are_written_as_rfc3339_and_read_again() {
         for (unix_ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_123, "2000-02-29T00:00:00.123Z"),
             (1_792_000_000_000, "2026-10-14T17:46:40.000Z"),
         ] {
             assert_eq!(rfc3339(unix_ms), text);
+            assert_eq!(span(text), Some((unix_ms, unix_ms)));
+        }
+        assert!(rfc3339(u64::MAX).starts_with("+262142-12-31"));
+    }
+
+    #[test]
+    fn what_is_not_said_of_a_time_is_all_of_it() {
+        for (text, first, last) in [
+            (
+                "2024",
+                "2024-01-01T00:00:00.000Z",
+                "2024-12-31T23:59:59.999Z",
+            ),
+            (
+                "2024-02",
+                "2024-02-01T00:00:00.000Z",
+                "2024-02-29T23:59:59.999Z",
+            ),
+            (
+                "2024-12-31",
+                "2024-12-31T00:00:00.000Z",
+                "2024-12-31T23:59:59.999Z",
+            ),
+            (
+                "2026-03-01T10:15:00+02:00",
+                "2026-03-01T08:15:00.000Z",
+                "2026-03-01T08:15:00.999Z",
+            ),
+        ] {
+            let said = span(text).map(|(first, last)| (rfc3339(first), rfc3339(last)));
+            assert_eq!(said, Some((first.to_owned(), last.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_not_read() {
+        for text in [
+            "",
+            "now",
+            "20",
+            "15/01/2026",
+            "2026-13",
+            "2023-02-29",
+            "1969",
+            "2026-3-1",
+            "2026-03-01T10:15",
+            "2026-03-01 25:00:00Z",
+            "2026-03-01T10:15:00",
+        ] {
+            assert_eq!(span(text), None, "{text}");
         }
     }
 }

@@ -1,8 +1,8 @@
 use crate::{
     Asking, BreakGlassOptions, BrokersOptions, CarContent, CarExportOptions, CliError,
-    ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home, Input,
-    LogSource, NewPassphrase, PutManyOptions, PutOptions, Report, RestoreOptions, Selection,
-    Session, ShareOptions, Wait,
+    ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home,
+    ImportOptions, Input, LogSource, NewPassphrase, PutManyOptions, PutOptions, Report,
+    RestoreOptions, Selection, Session, ShareOptions, Wait,
     arguments::{
         AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, BreakGlassCommand, CarCommand,
         CarExportArguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand,
@@ -236,7 +236,9 @@ fn wait(command: &Command) -> Wait {
             | CustodyCommand::Brokers { wait, .. },
         )
         | Command::Consent(
-            ConsentCommand::Give { wait, .. } | ConsentCommand::Withdraw { wait, .. },
+            ConsentCommand::Give { wait, .. }
+            | ConsentCommand::Import { wait, .. }
+            | ConsentCommand::Withdraw { wait, .. },
         )
         | Command::LegalHold(
             LegalHoldCommand::Place { wait, .. } | LegalHoldCommand::Release { wait, .. },
@@ -456,18 +458,22 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
     Ok(match command {
         ConsentCommand::Give {
             custody,
-            parties,
-            purposes,
-            classes,
+            uses,
+            deny,
             days,
+            except,
+            replace,
+            document,
             wait: _,
         } => {
             let options = ConsentOptions {
                 custody: *custody,
-                parties: parties.clone(),
-                purposes: purposes.clone(),
-                classes: classes.clone(),
+                replace: *replace,
+                deny: *deny,
+                uses: uses.to_uses(),
+                except: except.clone(),
                 days: *days,
+                document: document.clone(),
             };
             Box::new(operations::give_consent(session, &options).await?)
         }
@@ -476,6 +482,32 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
         } => Box::new(operations::withdraw_consent(session, *custody, *consent).await?),
         ConsentCommand::List { custody } => {
             Box::new(operations::list_consents(session, *custody).await?)
+        }
+        ConsentCommand::Show { custody, consent } => {
+            Box::new(operations::show_consent(session, *custody, *consent).await?)
+        }
+        ConsentCommand::Import {
+            file,
+            custody,
+            who,
+            dissent,
+            wait: _,
+        } => {
+            let options = ImportOptions {
+                file: file.clone(),
+                custody: *custody,
+                who: who.clone(),
+                dissent: *dissent,
+            };
+            Box::new(operations::import_consent(session, &options).await?)
+        }
+        ConsentCommand::Export {
+            custody,
+            consent,
+            out,
+        } => {
+            let out = out.as_deref();
+            Box::new(operations::export_consent(session, *custody, *consent, out).await?)
         }
     })
 }

@@ -101,7 +101,10 @@ pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
 pub use commands::{main, run};
 pub use conflict::ProvenConflict;
-pub use consent::{ConsentGiven, ConsentList, ConsentOptions, ConsentRow, ConsentWithdrawn};
+pub use consent::{
+    ConsentExported, ConsentGiven, ConsentImported, ConsentList, ConsentOptions, ConsentRow,
+    ConsentWithdrawn, ImportOptions, ProvisionRow, Uses, UsesError,
+};
 pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow, FailedCustody};
 pub use custody_brokers::{BrokersChanged, BrokersOptions, BrokersRow};
 pub use custody_check::{CheckedBroker, CheckedCustody, CustodyChecked};
@@ -157,7 +160,10 @@ pub mod operations {
         car_export::export_car,
         car_import::import_car,
         conflict::{is_conflict, verify_conflict},
-        consent::{give_consent, list_consents, withdraw_consent},
+        consent::{
+            export_consent, give_consent, import_consent, list_consents, show_consent,
+            withdraw_consent,
+        },
         custody::{list_custodies, new_custody},
         custody_brokers::change_brokers,
         custody_check::check_custodies,

@@ -1,4 +1,4 @@
-use crate::{CliError, Session, clock, files, session::patiently};
+use crate::{CliError, ProvisionRow, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
@@ -185,9 +185,10 @@ fn summary(body: &Body) -> String {
         }
         Body::Custody(body) => format!("{} epoch {} of {}", body.custody, body.epoch, body.owner),
         Body::Consented(body) => format!(
-            "{} for {} under {}",
+            "{}: {} {} under {}",
             hex::encode(body.consent.as_slice()),
-            body.purposes.join(","),
+            body.effect,
+            ProvisionRow::from(&body.provision),
             body.custody
         ),
         Body::Withdrawn(body) => {

@@ -38,6 +38,8 @@ pub enum Code {
     PurposeNotCovered,
     /// A consent covers the purpose, but not this class of data.
     ClassNotCovered,
+    /// A consent covers the purpose and class, but not what this device made.
+    DeviceNotCovered,
     /// A consent covers the purpose and class, but not when the data was captured.
     CaptureNotCovered,
     /// A consent covers all that, but only from a later time on.
@@ -46,6 +48,8 @@ pub enum Code {
     ExpiredConsent,
     /// A consent covered all that, and was withdrawn.
     ConsentWithdrawn,
+    /// A consent denies it, whatever another one permits.
+    ConsentDenied,
     /// The purpose is to override consent, and the log has no emergency of the requester's that lets it.
     EmergencyRequired,
     /// All else is there, but the requester has shown no second factor lately.
@@ -58,7 +62,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::MalformedRequest,
         Self::BadSignature,
         Self::RequestExpired,
@@ -74,10 +78,12 @@ impl Code {
         Self::NoConsent,
         Self::PurposeNotCovered,
         Self::ClassNotCovered,
+        Self::DeviceNotCovered,
         Self::CaptureNotCovered,
         Self::ConsentNotYetValid,
         Self::ExpiredConsent,
         Self::ConsentWithdrawn,
+        Self::ConsentDenied,
         Self::EmergencyRequired,
         Self::SecondFactorRequired,
         Self::Forbidden,
@@ -108,10 +114,12 @@ impl Code {
             Self::NoConsent => "no-consent",
             Self::PurposeNotCovered => "purpose-not-covered",
             Self::ClassNotCovered => "class-not-covered",
+            Self::DeviceNotCovered => "device-not-covered",
             Self::CaptureNotCovered => "capture-not-covered",
             Self::ConsentNotYetValid => "consent-not-yet-valid",
             Self::ExpiredConsent => "expired-consent",
             Self::ConsentWithdrawn => "consent-withdrawn",
+            Self::ConsentDenied => "consent-denied",
             Self::EmergencyRequired => "emergency-required",
             Self::SecondFactorRequired => "second-factor-required",
             Self::Forbidden => "forbidden",

@@ -7,7 +7,7 @@ use crate::{
     purpose, second_factor,
 };
 use medanchor_anchor::{
-    AccessRequest, Basis, Body, BreakGlass, ConsentEntry, CustodyKind, RecordEntry,
+    AccessRequest, Anchored, Basis, Body, BreakGlass, ConsentEntry, CustodyKind, RecordEntry,
     SignedStatement, State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
@@ -256,12 +256,12 @@ fn is_related(
     grounds: &Grounds,
 ) -> Result<bool, TablesError> {
     let (custody, asker) = (&grounds.custody, &ask.asker);
-    let is_named = |consent: &ConsentEntry| names(consent, &asker.did, &asker.org);
+    let is_named = |consent: &ConsentEntry| names(consent, &asker.did, &asker.org, asker.role);
     Ok(custody.kind == CustodyKind::Open
         || custody.owner == asker.org
         || custody.controller.as_ref() == Some(&asker.did)
         || grounds.consents.iter().any(is_named)
-        || grounds.emergency(asker).is_some()
+        || grounds.emergency(asker)
         || owns_device(state, ask, record)?)
 }
 
@@ -283,22 +283,20 @@ fn judge_record(
     grounds: &Grounds,
 ) -> Result<Permitted, Stop> {
     let owns_device = owns_device(state, ask, record)?;
-    let (facts, covered) = grounds.facts(&ask.asker, &record.anchored, owns_device);
+    let (facts, consented) = grounds.facts(&ask.asker, &record.anchored, owns_device);
     let answer = match policies.answer(&facts) {
         Answer::Permitted(permitting) => {
-            let until = permitted_until(
-                policies,
-                &facts,
-                covered.ok(),
-                grounds.emergency(&ask.asker),
-            );
             return Ok(Permitted {
                 policies: permitting,
-                until,
+                until: permitted_until(policies, ask, &record.anchored, grounds, owns_device),
             });
         }
         Answer::Forbidden(_) | Answer::NotPermitted if emergency_would_help(policies, &facts) => {
             let code = Code::EmergencyRequired;
+            return deny(code, explain(code, &facts, &ask.request.purpose));
+        }
+        Answer::Forbidden(_) if facts.denied && consent_would_help(policies, &facts) => {
+            let code = Code::ConsentDenied;
             return deny(code, explain(code, &facts, &ask.request.purpose));
         }
         // What is missing besides a second factor comes first.
@@ -321,7 +319,7 @@ fn judge_record(
             "the policies could not be evaluated: the network's policy set must be mended",
         ),
         Answer::NotPermitted => {
-            let lack = covered
+            let lack = consented
                 .err()
                 .filter(|_| consent_would_help(policies, &facts));
             let code = lack.unwrap_or(Code::RoleNotPermitted);
@@ -330,35 +328,26 @@ fn judge_record(
     }
 }
 
-/// Until when a use that is permitted stays so, by the consents and the emergency that cover it and without which it would
-/// not be.
+/// The last moment of the request, or the one before the first at which a consent or an emergency says something on which
+/// the use is not permitted any more.
 fn permitted_until(
     policies: &Policies,
-    facts: &Facts<'_>,
-    consent: Option<u64>,
-    emergency: Option<u64>,
+    ask: &Ask<'_>,
+    anchored: &Anchored,
+    grounds: &Grounds,
+    owns_device: bool,
 ) -> u64 {
-    let is_permitted = |consented, emergency| {
-        let facts = Facts {
-            consented,
-            emergency,
-            ..facts.clone()
+    let is_over = |moment: &u64| {
+        let then = Asker {
+            now: *moment,
+            ..ask.asker.clone()
         };
-        permits(policies, &facts)
+        let (facts, _) = grounds.facts(&then, anchored, owns_device);
+        !permits(policies, &facts)
     };
-    match (consent, emergency) {
-        (None, None) => u64::MAX,
-        _ if is_permitted(false, false) => u64::MAX,
-        (Some(until), None) | (None, Some(until)) => until,
-        (Some(consent), Some(emergency)) => {
-            match (is_permitted(true, false), is_permitted(false, true)) {
-                (true, true) => consent.max(emergency),
-                (true, false) => consent,
-                (false, true) => emergency,
-                (false, false) => consent.min(emergency),
-            }
-        }
-    }
+    let turns = grounds.turns(&ask.asker);
+    let over = turns.range(..=ask.not_after).find(|moment| is_over(moment));
+    over.map_or(ask.not_after, |moment| moment.saturating_sub(1))
 }
 
 fn permits(policies: &Policies, facts: &Facts<'_>) -> bool {
@@ -376,6 +365,7 @@ fn with_second_factor<'a>(facts: &Facts<'a>) -> Facts<'a> {
 fn consent_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
     let consented = Facts {
         consented: true,
+        denied: false,
         ..with_second_factor(facts)
     };
     permits(policies, &consented)
@@ -406,6 +396,12 @@ fn explain(code: Code, facts: &Facts<'_>, purpose: &str) -> String {
         ),
         Code::ClassNotCovered => format!(
             "consent for `{purpose}` does not include data of class `{class}`: ask for wider consent"
+        ),
+        Code::DeviceNotCovered => format!(
+            "consent for `{purpose}` does not include what this record's device made: ask for wider consent"
+        ),
+        Code::ConsentDenied => format!(
+            "a consent denies role `{role}` the use for `{purpose}`: only who may give consent may withdraw that"
         ),
         Code::CaptureNotCovered => format!(
             "consent for `{purpose}` does not include data captured at this record's time: ask for a longer \

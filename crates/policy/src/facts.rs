@@ -18,6 +18,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) controls_custody: bool,
     pub(crate) owns_device: bool,
     pub(crate) consented: bool,
+    pub(crate) denied: bool,
     pub(crate) emergency: bool,
     pub(crate) second_factor: bool,
 }
@@ -44,6 +45,7 @@ impl Facts<'_> {
             ("controlsCustody", flag(self.controls_custody)),
             ("ownsDevice", flag(self.owns_device)),
             ("consented", flag(self.consented)),
+            ("denied", flag(self.denied)),
             ("emergency", flag(self.emergency)),
             ("secondFactor", flag(self.second_factor)),
         ];

@@ -1,12 +1,13 @@
 use crate::{
     Code,
-    consent::{Use, coverage},
+    consent::{self, Use},
     facts::Facts,
 };
 use medanchor_anchor::{
     Anchored, BreakGlass, ConsentEntry, Custody, Emergency, PrincipalEntry, State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
+use std::collections::BTreeSet;
 
 /// A custody key with the consents under it: what the use of every record under it rests on.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(crate) struct Grounds {
 }
 
 /// Who asks, what for, and when.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Asker<'a> {
     pub(crate) did: Did,
     pub(crate) org: Did,
@@ -56,30 +57,38 @@ impl Grounds {
         }))
     }
 
-    /// Until when `asker` may override consent for the custody key, unix ms; `None`: it may not, or asks for another purpose.
-    pub(crate) fn emergency(&self, asker: &Asker<'_>) -> Option<u64> {
-        let covers = |open: &&Emergency| {
-            asker.purpose == BreakGlass::PURPOSE
-                && open.covers(&self.custody.custody, asker.role, asker.now)
-        };
-        let covering = asker.emergencies.iter().filter(covers);
-        covering.map(|open| open.until).max()
+    /// Whether `asker` may override consent for the custody key now, and asks for that.
+    pub(crate) fn emergency(&self, asker: &Asker<'_>) -> bool {
+        let covers = |open: &Emergency| open.covers(&self.custody.custody, asker.role, asker.now);
+        asker.purpose == BreakGlass::PURPOSE && asker.emergencies.iter().any(covers)
     }
 
-    /// What the policies may look at when one record is used, and until when consents cover that, or what they lack.
+    /// The moments after `asker.now` at which a consent or an emergency may begin to say something else.
+    pub(crate) fn turns(&self, asker: &Asker<'_>) -> BTreeSet<u64> {
+        let over = asker
+            .emergencies
+            .iter()
+            .map(|open| open.until.saturating_add(1));
+        let turns = consent::turns(&self.consents).chain(over);
+        turns.filter(|moment| *moment > asker.now).collect()
+    }
+
+    /// What the policies may look at when one record is used, and what consents lack to permit it.
     pub(crate) fn facts<'a>(
         &self,
         asker: &Asker<'a>,
         anchored: &Anchored,
         owns_device: bool,
-    ) -> (Facts<'a>, Result<u64, Code>) {
-        let covered = coverage(
+    ) -> (Facts<'a>, Result<(), Code>) {
+        let consented = consent::permit(
             &self.consents,
             &Use {
                 requester: &asker.did,
                 requester_org: &asker.org,
+                role: asker.role,
                 purpose: asker.purpose,
                 class: anchored.class,
+                device: &anchored.device,
                 captured_at: anchored.captured_at,
                 now: asker.now,
             },
@@ -94,10 +103,11 @@ impl Grounds {
             owns_custody: self.custody.owner == asker.org,
             controls_custody: self.custody.controller.as_ref() == Some(&asker.did),
             owns_device,
-            consented: covered.is_ok(),
-            emergency: self.emergency(asker).is_some(),
+            consented: consented.is_ok(),
+            denied: consented == Err(Code::ConsentDenied),
+            emergency: self.emergency(asker),
             second_factor: asker.second_factor,
         };
-        (facts, covered)
+        (facts, consented)
     }
 }

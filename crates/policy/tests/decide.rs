@@ -2,9 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    AccessRequest, Attestation, Body, BreakGlassReviewed, BreakGlassRule, Class, Consented,
-    Custody, CustodyKind, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding,
-    Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, SignedStatement, Statement,
+    AccessRequest, Actor, Attestation, Body, BreakGlassReviewed, BreakGlassRule, Class, Consented,
+    Custody, CustodyKind, Effect, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified,
+    Finding, Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, Provision, SignedStatement,
+    Statement,
     testing::{
         BEGINNING, HOUR, MEMBERS, ORIGIN, World, break_glass, break_glass_rule, cid, consented,
         custody, custody_id, did, enrolled, key, node_key, standing,
@@ -140,26 +141,44 @@ fn researcher_gets_what_is_consented_and_hears_what_is_missing() {
 #[test]
 fn each_limit_of_a_consent_is_kept_and_named() {
     type Limit = fn(&mut Consented);
-    let limits: [(&str, Limit); 7] = [
+    let limits: [(&str, Limit); 12] = [
         ("class-not-covered", |given| {
-            given.classes = vec![Class::Imaging];
+            given.provision.classes = vec![Class::Imaging];
         }),
         ("researcher-with-consent", |given| {
-            given.classes = vec![Class::Imaging, Class::Ecg];
+            given.provision.classes = vec![Class::Imaging, Class::Ecg];
         }),
         ("capture-not-covered", |given| {
-            given.captured.until = Some(BEGINNING - 1);
+            given.provision.captured.until = Some(BEGINNING - 1);
         }),
         ("expired-consent", |given| {
-            given.valid.until = Some(BEGINNING - 1);
+            given.provision.valid.until = Some(BEGINNING - 1);
         }),
         ("consent-not-yet-valid", |given| {
-            given.valid.from = Some(BEGINNING + 1);
+            given.provision.valid.from = Some(BEGINNING + 1);
         }),
         ("purpose-not-covered", |given| {
-            given.purposes = vec!["CLINTRCH".into()];
+            given.provision.purposes = vec!["CLINTRCH".into()];
         }),
-        ("not-permitted", |given| given.parties = vec![did("vendor")]),
+        ("device-not-covered", |given| {
+            given.provision.devices = vec![did("vera")];
+        }),
+        ("researcher-with-consent", |given| {
+            given.provision.devices = vec![did("vera"), did("holter")];
+        }),
+        ("not-permitted", |given| {
+            given.provision.actors = vec![Actor::party(did("vendor"))];
+        }),
+        ("not-permitted", |given| {
+            given.provision.actors[0].role = Some("clinician".into());
+        }),
+        ("researcher-with-consent", |given| {
+            given.provision.actors[0].role = Some("researcher".into());
+        }),
+        // Whoever acts in the role.
+        ("researcher-with-consent", |given| {
+            given.provision.actors = vec![in_role("researcher")];
+        }),
     ];
     for (expected, limit) in limits {
         let mut clinic = clinic();
@@ -176,11 +195,11 @@ fn each_limit_of_a_consent_is_kept_and_named() {
 fn period_of_capture_and_period_of_use_are_not_confused() {
     let mut clinic = clinic();
     let mut given = study();
-    given.captured = Period {
+    given.provision.captured = Period {
         from: Some(BEGINNING),
         until: Some(BEGINNING),
     };
-    given.valid = Period {
+    given.provision.valid = Period {
         from: Some(BEGINNING + HOUR),
         until: Some(BEGINNING + 2 * HOUR),
     };
@@ -208,7 +227,7 @@ fn release_ends_with_the_consent_that_it_rests_on() {
     let mut clinic = clinic();
     let given = |name: &str, until: Option<u64>| {
         let mut given = consented(name, "patient-1", INSTITUTE, "HRESCH");
-        given.valid.until = until;
+        given.provision.valid.until = until;
         given
     };
     let ends = [3, 7, 5].map(|minutes| BEGINNING + minutes * 60_000);
@@ -238,13 +257,125 @@ fn release_ends_with_the_consent_that_it_rests_on() {
 fn release_that_needs_no_consent_does_not_end_with_one() {
     let mut clinic = clinic();
     let mut given = consented("to-clara", "patient-1", "clara", "TREAT");
-    given.valid.until = Some(BEGINNING + 1);
+    given.provision.valid.until = Some(BEGINNING + 1);
     clinic.consent(given);
     let request = clinic
         .world
         .request("clara", "clinician", "TREAT", &[clinic.ecg]);
     let expiry = request.statement.not_after_unix_ms.unwrap();
     assert_eq!(until(&clinic.decide(&request).verdict), expiry);
+}
+
+fn in_role(role: &str) -> Actor {
+    Actor {
+        party: None,
+        role: Some(role.to_owned()),
+    }
+}
+
+/// What the patient does not want: imaging by whoever it is, or everything but research by the institute.
+fn dissent(except: Vec<Provision>) -> Consented {
+    let mut dissent = consented("dissent", "patient-1", INSTITUTE, "HRESCH");
+    dissent.effect = Effect::Deny;
+    dissent.except = except;
+    dissent.provision = Provision::default();
+    dissent
+}
+
+#[test]
+fn what_is_denied_stays_closed_but_to_the_person_and_in_an_emergency() {
+    let mut clinic = armed();
+    clinic.consent(study());
+    clinic.consent(dissent(Vec::new()));
+    for (who, role, purpose, expected) in [
+        ("rita", "researcher", "HRESCH", "consent-denied"),
+        // Neither is what the policies permit without consent.
+        ("clara", "clinician", "TREAT", "consent-denied"),
+        ("otto", "operator", "HOPERAT", "forbidden"),
+        ("patient", "patient", "PATRQT", "patient-sees-own-data"),
+        ("vera", "vendor", "HOPERAT", "not-permitted"),
+        ("rita", "clinician", "BTG", "emergency-required"),
+    ] {
+        let verdict = clinic.ask_ecg(who, role, purpose);
+        assert_eq!(short(&verdict), expected, "{who}");
+    }
+    begin(&mut clinic);
+    let verdict = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&verdict), "clinician-breaks-the-glass");
+    clinic.world.withdraw("dissent", "patient-1");
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "researcher-with-consent");
+}
+
+#[test]
+fn exception_of_a_denial_permits_and_that_of_a_permission_denies() {
+    let mut clinic = clinic();
+    clinic.consent(dissent(vec![study().provision]));
+    let verdict = clinic.ask_ecg("rita", "researcher", "CLINTRCH");
+    assert_eq!(short(&verdict), "researcher-with-consent");
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "consent-denied");
+
+    let mut clinic = self::clinic();
+    let mut all_but_ecg = study();
+    all_but_ecg.except = vec![Provision {
+        classes: vec![Class::Ecg],
+        ..Provision::default()
+    }];
+    clinic.consent(all_but_ecg);
+    // Whatever another consent permits.
+    clinic.consent(consented("other", "patient-1", "rita", "HRESCH"));
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "consent-denied");
+    let log = clinic
+        .world
+        .anchor("log-1", "holter", "patient-1", Class::Log);
+    let verdict = clinic.ask("rita", "researcher", "HRESCH", &[log]);
+    assert_eq!(short(&verdict), "researcher-with-consent");
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "clinician-treats");
+}
+
+#[test]
+fn silent_consent_says_only_what_its_exceptions_say() {
+    let mut clinic = clinic();
+    let mut default = dissent(vec![study().provision]);
+    default.effect = Effect::Silent;
+    clinic.consent(default);
+    for (who, role, purpose, expected) in [
+        ("rita", "researcher", "HRESCH", "researcher-with-consent"),
+        ("rita", "researcher", "HMARKT", "purpose-not-covered"),
+        ("clara", "clinician", "TREAT", "clinician-treats"),
+        ("vera", "vendor", "HRESCH", "not-permitted"),
+    ] {
+        let verdict = clinic.ask_ecg(who, role, purpose);
+        assert_eq!(short(&verdict), expected, "{who} {purpose}");
+    }
+}
+
+/// Who is only denied something does not hear of it.
+#[test]
+fn denial_names_nobody() {
+    let mut clinic = clinic();
+    let mut denial = study();
+    denial.effect = Effect::Deny;
+    clinic.consent(denial);
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "not-permitted");
+}
+
+#[test]
+fn release_ends_before_a_denial_begins() {
+    let mut clinic = clinic();
+    let begins = BEGINNING + 5 * 60_000;
+    let mut dissent = dissent(Vec::new());
+    dissent.provision.valid.from = Some(begins);
+    clinic.consent(dissent);
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(until(&verdict), begins - 1);
+    clinic.world.now = begins;
+    let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&verdict), "consent-denied");
 }
 
 #[test]
@@ -401,7 +532,7 @@ fn release_ends_with_what_it_rests_on_of_consent_and_emergency() {
     ] {
         let mut clinic = armed();
         let mut care = consented("care", "patient-1", INSTITUTE, "TREAT");
-        care.valid.until = Some(clinic.world.now + 40 * 60_000);
+        care.provision.valid.until = Some(clinic.world.now + 40 * 60_000);
         clinic.consent(care);
         begin(&mut clinic);
         let policy =
@@ -893,28 +1024,118 @@ fn period() -> impl Strategy<Value = Period> {
     })
 }
 
+fn any_actor() -> impl Strategy<Value = Actor> {
+    let party = select(vec![
+        None,
+        Some(INSTITUTE),
+        Some("rita"),
+        Some("vendor"),
+        Some("clara"),
+    ]);
+    let role = select(vec![None, Some("researcher"), Some("clinician")]);
+    (party, role).prop_map(|(party, role)| Actor {
+        party: party.or(role.is_none().then_some("rita")).map(did),
+        role: role.map(str::to_owned),
+    })
+}
+
 prop_compose! {
-    fn any_consent()(
-        party in select(vec![INSTITUTE, "rita", "vendor", "clara"]),
+    fn any_provision()(
+        actor in any_actor(),
         purpose in select(CODES.to_vec()),
         classes in prop::sample::subsequence(vec![Class::Ecg, Class::Log, Class::Imaging], 0..3),
+        devices in prop::sample::subsequence(vec!["holter", "vera"], 0..2),
         captured in period(),
         valid in period(),
-        withdrawn in any::<bool>(),
+    ) -> Provision {
+        Provision {
+            actors: vec![actor],
+            purposes: vec![purpose.to_owned()],
+            classes,
+            devices: devices.into_iter().map(did).collect(),
+            captured,
+            valid,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_consent()(
+        effect in select(vec![Effect::Permit, Effect::Permit, Effect::Deny, Effect::Silent]),
+        base in any_provision(),
+        is_for_all in any::<bool>(),
+        except in prop::collection::vec(any_provision(), 0..3),
+        withdrawn in prop::bool::weighted(0.2),
     ) -> (Consented, bool) {
-        let mut given = consented("study", "patient-1", party, purpose);
-        given.classes = classes;
-        given.captured = captured;
-        given.valid = valid;
+        let mut given = study();
+        // Nothing is silent altogether, and nobody is permitted everything.
+        given.effect = if except.is_empty() && effect == Effect::Silent { Effect::Deny } else { effect };
+        given.provision = match (given.effect, is_for_all) {
+            (Effect::Silent, _) | (Effect::Deny, true) => Provision::default(),
+            _ => base,
+        };
+        given.except = except;
         (given, withdrawn)
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+/// Whether Rita's research on the ECG is meant, from the description of each condition.
+fn means_rita(provision: &Provision, asked: &str, now: u64) -> bool {
+    let purposes = purpose::chain(asked).unwrap();
+    let is_rita = |actor: &Actor| {
+        let party = actor
+            .party
+            .is_none_or(|party| [did(INSTITUTE), did("rita")].contains(&party));
+        party && actor.role.as_ref().is_none_or(|role| role == "researcher")
+    };
+    let lies = |period: &Period, moment: u64| {
+        period.from.unwrap_or(0) <= moment && moment <= period.until.unwrap_or(u64::MAX)
+    };
+    let any_or_none = |is_empty: bool, any: bool| is_empty || any;
+    any_or_none(
+        provision.actors.is_empty(),
+        provision.actors.iter().any(is_rita),
+    ) && any_or_none(
+        provision.purposes.is_empty(),
+        provision
+            .purposes
+            .iter()
+            .any(|code| purposes.contains(&code.as_str())),
+    ) && any_or_none(
+        provision.classes.is_empty(),
+        provision.classes.contains(&Class::Ecg),
+    ) && any_or_none(
+        provision.devices.is_empty(),
+        provision.devices.contains(&did("holter")),
+    ) && lies(&provision.captured, BEGINNING)
+        && lies(&provision.valid, now)
+}
 
-    /// A researcher is permitted exactly when one consent covers everything; the rule is written again
-    /// here, from its description.
+/// What the consents say of it: whether one permits it, and whether one denies it.
+fn said_to_rita(consents: &[(Consented, bool)], asked: &str, now: u64) -> (bool, bool) {
+    let (mut permits, mut denies) = (false, false);
+    for (given, withdrawn) in consents {
+        if *withdrawn || !means_rita(&given.provision, asked, now) {
+            continue;
+        }
+        let is_excepted = given
+            .except
+            .iter()
+            .any(|except| means_rita(except, asked, now));
+        match (given.effect, is_excepted) {
+            (Effect::Permit, false) | (Effect::Deny | Effect::Silent, true) => permits = true,
+            (Effect::Deny, false) | (Effect::Permit, true) => denies = true,
+            (Effect::Silent, false) => {}
+        }
+    }
+    (permits, denies)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// A researcher is permitted exactly when a consent permits it and none denies it, and for exactly as long; the rule is
+    /// written again here, from its description.
     #[test]
     fn consent_permits_exactly_what_it_covers(
         consents in prop::collection::vec(any_consent(), 0..4),
@@ -922,30 +1143,26 @@ proptest! {
         later in 0..6_u64,
     ) {
         let mut clinic = clinic();
-        let mut expected = false;
-        let now = BEGINNING + later;
-        for (number, (mut given, withdrawn)) in consents.into_iter().enumerate() {
+        for (number, (given, withdrawn)) in consents.iter().enumerate() {
             let name = format!("consent-{number}");
-            given.consent = medanchor_anchor::testing::consent_id(&name);
-            let purposes = purpose::chain(asked).unwrap();
-            expected |= !withdrawn
-                && asked != "BTG"
-                && (given.parties == [did(INSTITUTE)] || given.parties == [did("rita")])
-                && purposes.contains(&given.purposes[0].as_str())
-                && (given.classes.is_empty() || given.classes.contains(&Class::Ecg))
-                && given.captured.from.is_none_or(|from| from <= BEGINNING)
-                && given.captured.until.is_none_or(|until| until >= BEGINNING)
-                && given.valid.from.is_none_or(|from| from <= now)
-                && given.valid.until.is_none_or(|until| until >= now);
-            clinic.consent(given);
-            if withdrawn {
+            let consent = medanchor_anchor::testing::consent_id(&name);
+            clinic.consent(Consented { consent, ..given.clone() });
+            if *withdrawn {
                 clinic.world.withdraw(&name, "patient-1");
             }
         }
+        let is_permitted = |now| asked != "BTG" && said_to_rita(&consents, asked, now) == (true, false);
+        let now = BEGINNING + later;
         clinic.world.now = now;
         let request = clinic.world.request("rita", "researcher", asked, &[clinic.ecg]);
         let decision = clinic.decide(&request);
-        prop_assert_eq!(matches!(decision.verdict, Verdict::Permit { .. }), expected);
+        prop_assert_eq!(matches!(decision.verdict, Verdict::Permit { .. }), is_permitted(now));
+        if let Verdict::Permit { until, .. } = decision.verdict {
+            let expiry = request.statement.not_after_unix_ms.unwrap();
+            // Every period ends within a few milliseconds.
+            let end = (now..now + 10).find(|moment| !is_permitted(*moment));
+            prop_assert_eq!(until, end.map_or(expiry, |end| end - 1));
+        }
         prop_assert_eq!(clinic.decide(&request), decision);
     }
 

@@ -90,7 +90,7 @@ impl Clinic {
 fn who_is_told_of_what() {
     let mut clinic = clinic();
     let mut study = consented("study", "patient-1", INSTITUTE, "HRESCH");
-    study.classes = vec![Class::Ecg];
+    study.provision.classes = vec![Class::Ecg];
     clinic
         .world
         .accept(Body::Consented(study), &[&key(HOSPITAL)]);
@@ -157,7 +157,7 @@ fn what_is_withdrawn_over_or_not_of_its_time_is_not_listed() {
         ),
     ] {
         let mut study = consented("later", "patient-1", INSTITUTE, "HRESCH");
-        (study.captured, study.valid) = (captured, valid);
+        (study.provision.captured, study.provision.valid) = (captured, valid);
         clinic.world.say(Body::Consented(study), &[&key(HOSPITAL)]);
         assert_eq!(clinic.listed("rita", "researcher", "HRESCH"), "open");
     }

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    Body, Class, Consented, CustodyKind, FactorEnrolled, FactorMethod, FactorVerified, Kind, Nonce,
-    Period, PrincipalKind, SignedStatement, Withdrawn,
+    Actor, Body, Class, CustodyKind, Effect, FactorEnrolled, FactorMethod, FactorVerified, Kind,
+    Nonce, Period, PrincipalKind, Provision, SignedStatement, Withdrawn,
     testing::{
         BEGINNING, HOUR, MEMBERS, World, break_glass, break_glass_rule, consent_id, consented,
         custody, custody_id, did, key, node_key,
@@ -90,6 +90,12 @@ struct Given {
     valid_from: Option<i64>,
     valid_until: Option<i64>,
     withdrawn: bool,
+    /// Instead of permitted.
+    denied: bool,
+    /// Only who acts in it.
+    role: Option<&'static str>,
+    /// Classes of which the opposite is said.
+    except: &'static [Class],
 }
 
 const TO_ALL: Given = Given {
@@ -100,6 +106,9 @@ const TO_ALL: Given = Given {
     valid_from: None,
     valid_until: None,
     withdrawn: false,
+    denied: false,
+    role: None,
+    except: &[],
 };
 
 /// What is consented under a custody key.
@@ -138,6 +147,35 @@ fn consents() -> Vec<Vec<Given>> {
         }],
         vec![withdrawn],
         vec![withdrawn, for_purpose("HOPERAT"), for_purpose("TREAT")],
+        vec![Given {
+            role: Some("researcher"),
+            ..TO_ALL
+        }],
+        vec![Given {
+            denied: true,
+            ..for_purpose("TREAT")
+        }],
+        vec![
+            TO_ALL,
+            Given {
+                denied: true,
+                role: Some("researcher"),
+                except: &[Class::Ecg, Class::Log],
+                ..for_purpose("CLINTRCH")
+            },
+        ],
+        vec![Given {
+            except: &[Class::Ecg],
+            ..TO_ALL
+        }],
+        vec![
+            Given {
+                denied: true,
+                withdrawn: true,
+                ..TO_ALL
+            },
+            TO_ALL,
+        ],
     ]
 }
 
@@ -171,7 +209,11 @@ fn model(case: &Case, is_strict: bool) -> Expected {
     if !may_act {
         return Expected::Denied;
     }
-    let is_party = |given: &&Given| given.parties.contains(&name) || given.parties.contains(&org);
+    let is_actor = |given: &&Given| {
+        let is_party = given.parties.contains(&name) || given.parties.contains(&org);
+        is_party && given.role.is_none_or(|role| role == case.role)
+    };
+    let may_permit = |given: &Given| !given.denied || !given.except.is_empty();
     let is_own = org == HOSPITAL;
     let is_open = case.kind == CustodyKind::Open;
     let is_subject = name == "patient" && case.kind == CustodyKind::Person;
@@ -181,18 +223,29 @@ fn model(case: &Case, is_strict: bool) -> Expected {
         || is_open
         || is_subject
         || is_emergency
-        || case.given.iter().any(|given| is_party(&given)))
+        || case
+            .given
+            .iter()
+            .any(|given| is_actor(&given) && may_permit(given)))
     {
         return Expected::NotPermitted;
     }
-    let consented = case.given.iter().filter(is_party).any(|given| {
-        covered_by.contains(&given.purpose)
-            && (given.classes.is_empty() || given.classes.contains(&case.class))
-            && given.captured_until.is_none_or(|until| until >= 0)
-            && given.valid_from.is_none_or(|from| from <= 0)
-            && given.valid_until.is_none_or(|until| until >= 0)
-            && !given.withdrawn
-    });
+    let said: Vec<bool> = case
+        .given
+        .iter()
+        .filter(is_actor)
+        .filter(|given| {
+            covered_by.contains(&given.purpose)
+                && (given.classes.is_empty() || given.classes.contains(&case.class))
+                && given.captured_until.is_none_or(|until| until >= 0)
+                && given.valid_from.is_none_or(|from| from <= 0)
+                && given.valid_until.is_none_or(|until| until >= 0)
+                && !given.withdrawn
+        })
+        .map(|given| given.denied == given.except.contains(&case.class))
+        .collect();
+    let is_denied = said.contains(&false);
+    let consented = said.contains(&true) && !is_denied;
     let is_device_data = [Class::Telemetry, Class::Log].contains(&case.class);
     let by_role = match case.role {
         "clinician" => case.kind == CustodyKind::Person && is_own && covered_by.contains(&"TREAT"),
@@ -207,7 +260,8 @@ fn model(case: &Case, is_strict: bool) -> Expected {
     };
     let is_ordinary = !covered_by.contains(&"BTG");
     let lacks_factor = is_strict && ["clinician", "researcher"].contains(&case.role) && !case.shown;
-    let is_permitted = (by_role || is_open) && is_ordinary || is_emergency;
+    let is_closed = is_denied && !is_subject;
+    let is_permitted = (by_role || is_open) && is_ordinary && !is_closed || is_emergency;
     match is_permitted && !lacks_factor {
         true => Expected::Permitted,
         false => Expected::Denied,
@@ -321,8 +375,13 @@ impl Hospital {
         for (number, given) in consents.iter().enumerate() {
             let id = format!("{name}/{number}");
             let after = |ms: i64| BEGINNING.checked_add_signed(ms).unwrap();
-            let body = Consented {
-                parties: given.parties.iter().map(|party| did(party)).collect(),
+            let actors = given.parties.iter().map(|party| Actor {
+                party: Some(did(party)),
+                role: given.role.map(str::to_owned),
+            });
+            let mut body = consented(&id, name, INSTITUTE, given.purpose);
+            body.provision = Provision {
+                actors: actors.collect(),
                 classes: given.classes.to_vec(),
                 captured: Period {
                     from: None,
@@ -332,8 +391,17 @@ impl Hospital {
                     from: given.valid_from.map(after),
                     until: given.valid_until.map(after),
                 },
-                ..consented(&id, name, INSTITUTE, given.purpose)
+                ..body.provision
             };
+            if given.denied {
+                body.effect = Effect::Deny;
+            }
+            if !given.except.is_empty() {
+                body.except.push(Provision {
+                    classes: given.except.to_vec(),
+                    ..body.provision.clone()
+                });
+            }
             self.world.accept(Body::Consented(body), &[&key(HOSPITAL)]);
             if given.withdrawn {
                 let body = Body::Withdrawn(Withdrawn {

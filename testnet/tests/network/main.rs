@@ -23,6 +23,7 @@ mod broken;
 mod c4gh;
 mod car;
 mod collect;
+mod consents;
 mod copies;
 mod crash;
 mod custody;

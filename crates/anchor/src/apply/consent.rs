@@ -6,10 +6,15 @@ use medanchor_dag::CustodyId;
 /// it again replaces it.
 pub(super) fn consented(context: &Context<'_>, body: &Consented) -> Result<Vec<Write>, Refusal> {
     let (custody, by) = controlled(context, &body.custody)?;
-    // INVARIANT: what the person whose data it is has withdrawn, nobody else gives again.
-    let may_give = by == By::Controller || custody.controlled_since.is_none();
-    require(may_give, Outcome::Forbidden)?;
-    context.require_known(&body.parties)?;
+    require(may_give(&custody, by), Outcome::Forbidden)?;
+    for (provision, _) in body.provisions() {
+        let parties = provision
+            .actors
+            .iter()
+            .filter_map(|actor| actor.party.as_ref());
+        context.require_known(parties)?;
+        context.require_known(&provision.devices)?;
+    }
     let given = ConsentEntry {
         consented: body.clone(),
         withdrawn: false,
@@ -23,6 +28,9 @@ pub(super) fn withdrawn(context: &Context<'_>, body: &Withdrawn) -> Result<Vec<W
     let (custody, by) = controlled(context, &body.custody)?;
     let given = context.state.consent(&body.custody, &body.consent)?;
     let given = given.ok_or(Outcome::Unknown)?;
+    // INVARIANT: withdrawing a denial permits more, as giving consent does.
+    let may_withdraw = !given.consented.denies() || may_give(&custody, by);
+    require(may_withdraw, Outcome::Forbidden)?;
     require(!given.withdrawn, Outcome::Conflict)?;
     let withdrawn = ConsentEntry {
         withdrawn: true,
@@ -30,6 +38,11 @@ pub(super) fn withdrawn(context: &Context<'_>, body: &Withdrawn) -> Result<Vec<W
         ..given
     };
     Ok(changed(context, custody, by, &withdrawn))
+}
+
+/// INVARIANT: what the person whose data it is has withdrawn, nobody else gives again.
+fn may_give(custody: &CustodyEntry, by: By) -> bool {
+    by == By::Controller || custody.controlled_since.is_none()
 }
 
 /// Who speaks for the custody key.

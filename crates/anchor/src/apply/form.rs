@@ -1,9 +1,9 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Account, AccountHead, Anchored, Body, BreakGlassRule, Consented, Custody,
-    Enrolled, FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded, MemberRemoved,
-    Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused, Released,
-    SignedStatement, Statement, WitnessAdded, WitnessUrl,
+    AccessRequest, Account, AccountHead, Actor, Anchored, Body, BreakGlassRule, Consented, Custody,
+    Effect, Enrolled, FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded,
+    MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind,
+    Provision, Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -195,14 +195,33 @@ fn is_custody(body: &Custody) -> bool {
 }
 
 fn is_consented(body: &Consented) -> bool {
-    (1..=64).contains(&body.parties.len())
-        && are_distinct(&body.parties)
-        && (1..=64).contains(&body.purposes.len())
-        && are_distinct(&body.purposes)
-        && body.purposes.iter().all(|code| is_purpose(code))
-        && are_distinct(&body.classes)
-        && is_period(&body.captured)
-        && is_period(&body.valid)
+    let is_default = body.provision == Provision::default() && !body.except.is_empty();
+    body.except.len() <= Consented::MAX_EXCEPTIONS
+        && (is_default || body.effect != Effect::Silent)
+        && body
+            .provisions()
+            .all(|(provision, effect)| is_provision(provision, effect))
+}
+
+/// Nobody permits everybody everything by leaving something out.
+fn is_provision(provision: &Provision, effect: Effect) -> bool {
+    let least = usize::from(effect == Effect::Permit);
+    (least..=64).contains(&provision.actors.len())
+        && are_distinct(&provision.actors)
+        && provision.actors.iter().all(is_actor)
+        && (least..=64).contains(&provision.purposes.len())
+        && are_distinct(&provision.purposes)
+        && provision.purposes.iter().all(|code| is_purpose(code))
+        && are_distinct(&provision.classes)
+        && provision.devices.len() <= 64
+        && are_distinct(&provision.devices)
+        && is_period(&provision.captured)
+        && is_period(&provision.valid)
+}
+
+fn is_actor(actor: &Actor) -> bool {
+    let is_said = actor.party.is_some() || actor.role.is_some();
+    is_said && actor.role.iter().all(|role| is_role(role))
 }
 
 fn is_anchored(body: &Anchored) -> bool {

@@ -1,6 +1,7 @@
 use crate::{outcome, rejected};
 use medanchor_anchor::{
-    Attestation, Body, Consented, CustodyKind, Kind, Outcome, Period, PrincipalKind, Withdrawn,
+    Actor, Attestation, Body, Class, Consented, CustodyKind, Effect, Kind, Outcome, Period,
+    PrincipalKind, Provision, Withdrawn,
     testing::{
         MEMBERS, World, consent_id, consented, custody, custody_id, did, enrolled, key, node_key,
         standing,
@@ -51,7 +52,7 @@ fn suspended_controller_gives_no_consent() {
 fn consent_names_only_who_is_known() {
     let mut world = world();
     let mut stranger = consent();
-    stranger.parties = vec![did("stranger")];
+    stranger.provision.actors = vec![Actor::party(did("stranger"))];
     let mut elsewhere = consent();
     elsewhere.custody = custody_id("other");
     for body in [stranger, elsewhere] {
@@ -103,6 +104,54 @@ fn what_the_controller_has_taken_into_its_hands_is_not_given_by_the_owner() {
         }
         world.accept(withdrawal("other"), &[&key(OWNER)]);
     }
+}
+
+/// Withdrawing a denial permits more: that is for who may give.
+#[test]
+fn denial_of_the_controller_is_not_withdrawn_by_the_owner() {
+    let mut denial = consent();
+    denial.effect = Effect::Deny;
+    let mut with_denial = consent();
+    with_denial.except = vec![Provision {
+        classes: vec![Class::Imaging],
+        ..Provision::default()
+    }];
+    for body in [denial, with_denial] {
+        let mut world = world();
+        world.accept(Body::Consented(body.clone()), &[&key(OWNER)]);
+        // Before the controller has spoken, the owner speaks for it.
+        world.accept(withdrawal("study"), &[&key(OWNER)]);
+        world.accept(Body::Consented(body), &[&key("patient")]);
+        let by_owner = world.say(withdrawal("study"), &[&key(OWNER)]);
+        assert_eq!(outcome(&by_owner), Outcome::Forbidden);
+        world.accept(withdrawal("study"), &[&key("patient")]);
+    }
+}
+
+#[test]
+fn denial_may_say_nothing_of_who_and_what_for() {
+    let mut world = world();
+    let mut dissent = consent();
+    dissent.effect = Effect::Deny;
+    dissent.provision = Provision::default();
+    dissent.except = vec![consent().provision];
+    world.accept(Body::Consented(dissent.clone()), &[&key("patient")]);
+    dissent.effect = Effect::Silent;
+    world.accept(Body::Consented(dissent), &[&key("patient")]);
+}
+
+#[test]
+fn consent_names_only_devices_that_are_known() {
+    let mut world = world();
+    let mut by_device = consent();
+    by_device.except = vec![Provision {
+        devices: vec![did("holter")],
+        ..Provision::default()
+    }];
+    let applied = world.say(Body::Consented(by_device.clone()), &[&key(OWNER)]);
+    assert_eq!(outcome(&applied), Outcome::Unknown);
+    world.enrol("holter", PrincipalKind::Device, OWNER, &["device"]);
+    world.accept(Body::Consented(by_device), &[&key(OWNER)]);
 }
 
 #[test]
@@ -174,13 +223,45 @@ fn consent_out_of_bounds_is_rejected() {
         from: Some(2),
         until: Some(1),
     };
-    let mut bodies = vec![consent(); 6];
-    bodies[0].parties.clear();
-    bodies[1].purposes.clear();
-    bodies[2].purposes = vec!["hresch".into()];
-    bodies[3].purposes = vec!["HRESCH".into(); 2];
-    bodies[4].captured = backwards;
-    bodies[5].valid = backwards;
+    type Fault = fn(&mut Consented, Period);
+    let faults: [Fault; 17] = [
+        |body, _| body.provision.actors.clear(),
+        |body, _| body.provision.actors = vec![Actor::party(did(PARTNER)); 2],
+        |body, _| body.provision.actors[0].party = None,
+        |body, _| body.provision.actors[0].role = Some("Clinician".into()),
+        |body, _| {
+            body.provision.actors = (0..65).map(|n| Actor::party(did(&n.to_string()))).collect();
+        },
+        |body, _| body.provision.purposes.clear(),
+        |body, _| body.provision.purposes = vec!["hresch".into()],
+        |body, _| body.provision.purposes = vec!["HRESCH".into(); 2],
+        |body, _| body.provision.classes = vec![Class::Log; 2],
+        |body, _| body.provision.devices = vec![did(PARTNER); 2],
+        |body, period| body.provision.captured = period,
+        |body, period| body.provision.valid = period,
+        // What is excepted from a denial is permitted: to somebody, for something.
+        |body, _| {
+            body.effect = Effect::Deny;
+            body.except = vec![Provision::default()];
+        },
+        |body, _| body.effect = Effect::Silent,
+        |body, _| {
+            body.effect = Effect::Silent;
+            body.except = vec![body.provision.clone()];
+        },
+        |body, _| body.except = vec![Provision::default(); 17],
+        |body, period| {
+            body.except = vec![Provision {
+                valid: period,
+                ..Provision::default()
+            }];
+        },
+    ];
+    let bodies = faults.map(|fault| {
+        let mut body = consent();
+        fault(&mut body, backwards);
+        body
+    });
     for body in bodies {
         let applied = world().say(Body::Consented(body.clone()), &[&key(OWNER)]);
         assert_eq!(rejected(&applied), "malformed", "{body:?}");

@@ -223,7 +223,7 @@ impl Hospital {
         let mut world = self.network.world();
         let mut given = testing::consented("limited", "patient", "institute", purpose);
         let end = world.now + ms;
-        given.valid.until = Some(end);
+        given.provision.valid.until = Some(end);
         world.accept(Body::Consented(given), &[&key("hospital-a")]);
         end
     }
