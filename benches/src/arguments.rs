@@ -41,6 +41,8 @@ pub(crate) enum Part {
     Etcd,
     /// How long an access request takes.
     Grants,
+    /// How many keys are released at once, and that a release costs the same whatever the payload weighs.
+    Releases,
     /// What a receipt weighs and takes to verify.
     Receipt,
     /// How the log does when it is long.
@@ -60,6 +62,7 @@ impl Arguments {
             Part::Anchors,
             Part::Etcd,
             Part::Grants,
+            Part::Releases,
             Part::Receipt,
         ]
         .into_iter()

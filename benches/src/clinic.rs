@@ -98,6 +98,16 @@ impl Clinic {
         Ok(statement.sign(&[&self.operator_keys.signing]))
     }
 
+    /// A guest of the first hospital's.
+    pub(crate) fn invite(&self, name: &str) -> Result<Home> {
+        self.network.invite(0, name)
+    }
+
+    /// The second hospital's operator.
+    pub(crate) fn other_operator(&self) -> Result<Session> {
+        session(&self.network.operator(1)?)
+    }
+
     /// The network itself.
     pub(crate) fn network(&mut self) -> &mut Network {
         &mut self.network
@@ -133,13 +143,18 @@ pub(crate) fn session(home: &Home) -> Result<Session> {
     Session::open(&medanchor_cli::Home::new(home.path()))
 }
 
-/// A connection of its own, to one node after the other.
+/// A connection of the device's own, to one node after the other.
 pub(crate) async fn connect(clinic: &Clinic, number: usize) -> Result<Client> {
-    let client = session(&clinic.device)?.client;
+    connect_as(clinic, &clinic.device, number).await
+}
+
+/// A connection of its own, to one node after the other.
+pub(crate) async fn connect_as(clinic: &Clinic, who: &Home, number: usize) -> Result<Client> {
+    let client = session(who)?.client;
     let hospitals = clinic.hospitals();
     let node = hospitals.get(number % hospitals.len().max(1));
     let client = client.only(&node.context("no hospital")?.name);
-    let client = client.context("the device does not know a hospital")?;
+    let client = client.context("they do not know a hospital")?;
     client.status().await.context("connect to a node")?;
     Ok(client)
 }
@@ -157,7 +172,8 @@ pub(crate) fn statement(origin: &str, body: Body) -> Result<Statement> {
     ))
 }
 
-async fn enrol(by: &Session, who: Did, kind: PrincipalKind, role: &str) -> Result<()> {
+/// Enrols somebody in one role.
+pub(crate) async fn enrol(by: &Session, who: Did, kind: PrincipalKind, role: &str) -> Result<()> {
     let options = EnrolOptions {
         who,
         kind,

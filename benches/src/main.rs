@@ -26,6 +26,7 @@ mod payload;
 mod process_memory;
 mod receipts;
 mod records;
+mod releases;
 mod report;
 mod samples;
 mod storage;
@@ -131,6 +132,11 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
         if arguments.wants(Part::Grants) {
             let measured = grants::measure(arguments, &clinic, &mut report, &interrupt);
+            runtime.block_on(measured)?;
+        }
+        if arguments.wants(Part::Releases) {
+            let dir = folder_in(folder.path(), "releases")?;
+            let measured = releases::measure(arguments, &clinic, &dir, &mut report, &interrupt);
             runtime.block_on(measured)?;
         }
     }

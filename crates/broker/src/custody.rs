@@ -1,5 +1,5 @@
 use crate::{
-    grants::Grants,
+    grants::{Grants, Keeping},
     store::{Rows, Store},
 };
 use medanchor_anchor::Row;
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 /// Synchronous: call it from a thread that may block.
 pub struct Custody {
     store: Store,
+    keeping: Keeping,
     store_key: Identity,
 }
 
@@ -116,6 +117,7 @@ impl Custody {
                 path,
                 &[KEYS, META, crate::grants::GRANTS, crate::grants::EXPIRY],
             )?,
+            keeping: Keeping::default(),
             store_key: Identity::from_bytes(kek),
         };
         let expected = custody.store_key.recipient();
@@ -324,7 +326,7 @@ impl Custody {
 
     /// The grants that were made and are not over.
     pub(crate) fn grants(&self) -> Grants<'_> {
-        Grants::new(&self.store)
+        Grants::new(&self.store, &self.keeping)
     }
 }
 

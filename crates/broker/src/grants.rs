@@ -1,15 +1,30 @@
-use crate::store::{Rows, Store};
+use crate::store::{Group, Rows, Store};
 use medanchor_anchor::SignedStatement;
 use medanchor_dag::{CborError, Hash, from_canonical, to_canonical};
 use medanchor_envelope::Wrap;
-use redb::ReadableTable;
+use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The grants that this broker has made, by request: an identical retry gets the same one. They hold
 /// sealed wraps only.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grants<'s>(&'s Store);
+pub(crate) struct Grants<'s> {
+    store: &'s Store,
+    keeping: &'s Keeping,
+}
+
+/// Grants that wait to be kept: many are kept at the price of one.
+pub(crate) type Keeping = Group<Keep, Option<Vec<u8>>>;
+
+/// A grant to be kept.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    request: Hash,
+    row: Vec<u8>,
+    not_after: u64,
+    now: u64,
+}
 
 /// A grant that is ready to be anchored, or was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,13 +60,13 @@ impl KeptGrant {
 }
 
 impl<'s> Grants<'s> {
-    pub(crate) fn new(store: &'s Store) -> Self {
-        Self(store)
+    pub(crate) fn new(store: &'s Store, keeping: &'s Keeping) -> Self {
+        Self { store, keeping }
     }
 
     /// The grant made on this request, unless it is over at `now`, unix ms.
     pub(crate) fn find(self, request: &Hash, now: u64) -> Result<Option<KeptGrant>, GrantsError> {
-        let row = self.0.read(|txn| {
+        let row = self.store.read(|txn| {
             let grants = txn.open_table(GRANTS)?;
             let row = grants.get(request.as_bytes().as_slice())?;
             Ok(row.map(|row| row.value().to_vec()))
@@ -68,30 +83,13 @@ impl<'s> Grants<'s> {
         grant: KeptGrant,
         now: u64,
     ) -> Result<KeptGrant, GrantsError> {
-        let first = self.0.write(|txn| {
-            let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
-            let over: Vec<Vec<u8>> = expiry
-                .range(..now.to_be_bytes().as_slice())?
-                .take(SWEEP)
-                .map(|row| row.map(|(key, _)| key.value().to_vec()))
-                .collect::<Result<_, _>>()?;
-            for key in over {
-                expiry.remove(key.as_slice())?;
-                if let Some((_, request)) = key.split_at_checked(8) {
-                    grants.remove(request)?;
-                }
-            }
-            let key = request.as_bytes().as_slice();
-            let first = grants.get(key)?.map(|row| row.value().to_vec());
-            if first.is_none() {
-                grants.insert(key, to_canonical(&grant).as_slice())?;
-                expiry.insert(
-                    expiry_key(grant.not_after, request).as_slice(),
-                    [].as_slice(),
-                )?;
-            }
-            Ok(first)
-        })?;
+        let keep = Keep {
+            request: *request,
+            row: to_canonical(&grant),
+            not_after: grant.not_after,
+            now,
+        };
+        let first = self.keeping.write(self.store, keep, keep_first)?;
         match first {
             Some(first) => Ok(parse(&first)?),
             None => Ok(grant),
@@ -101,7 +99,7 @@ impl<'s> Grants<'s> {
     /// Forgets a grant that did not take effect, if it is still the one that is kept.
     pub(crate) fn forget(self, request: &Hash, grant: &KeptGrant) -> Result<(), GrantsError> {
         let row = to_canonical(grant);
-        self.0.write(|txn| {
+        self.store.write(|txn| {
             let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
             let key = request.as_bytes().as_slice();
             let same = grants.get(key)?.is_some_and(|kept| kept.value() == row);
@@ -113,6 +111,30 @@ impl<'s> Grants<'s> {
         })?;
         Ok(())
     }
+}
+
+/// The grant that was made on the same request before, if there is one.
+fn keep_first(txn: &WriteTransaction, keep: &Keep) -> Result<Option<Vec<u8>>, redb::Error> {
+    let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
+    let over: Vec<Vec<u8>> = expiry
+        .range(..keep.now.to_be_bytes().as_slice())?
+        .take(SWEEP)
+        .map(|row| row.map(|(key, _)| key.value().to_vec()))
+        .collect::<Result<_, _>>()?;
+    for key in over {
+        expiry.remove(key.as_slice())?;
+        if let Some((_, request)) = key.split_at_checked(8) {
+            grants.remove(request)?;
+        }
+    }
+    let key = keep.request.as_bytes().as_slice();
+    let first = grants.get(key)?.map(|row| row.value().to_vec());
+    if first.is_none() {
+        grants.insert(key, keep.row.as_slice())?;
+        let ends = expiry_key(keep.not_after, &keep.request);
+        expiry.insert(ends.as_slice(), [].as_slice())?;
+    }
+    Ok(first)
 }
 
 fn parse(row: &[u8]) -> Result<KeptGrant, CborError> {
@@ -157,25 +179,33 @@ mod tests {
         let path = folder.path().join("grants.redb");
         let mut world = World::empty();
         let (first, second) = (grant(&mut world, 100), grant(&mut world, 200));
-        let store = Store::open(&path, &TABLES).unwrap();
-        let kept = Grants(&store).keep(&hash("a"), first.clone(), 50).unwrap();
+        let (store, keeping) = (Store::open(&path, &TABLES).unwrap(), Keeping::default());
+        let kept = Grants::new(&store, &keeping)
+            .keep(&hash("a"), first.clone(), 50)
+            .unwrap();
         assert_eq!(kept, first);
-        let kept = Grants(&store).keep(&hash("a"), second, 50).unwrap();
+        let kept = Grants::new(&store, &keeping)
+            .keep(&hash("a"), second, 50)
+            .unwrap();
         assert_eq!(kept, first);
         drop(store);
 
         let store = Store::open(&path, &TABLES).unwrap();
-        let find = |now| Grants(&store).find(&hash("a"), now).unwrap();
+        let find = |now| Grants::new(&store, &keeping).find(&hash("a"), now).unwrap();
         assert_eq!(find(100), Some(first));
         assert_eq!(find(101), None);
-        assert_eq!(Grants(&store).find(&hash("b"), 0).unwrap(), None);
+        assert_eq!(
+            Grants::new(&store, &keeping).find(&hash("b"), 0).unwrap(),
+            None
+        );
     }
 
     #[test]
     fn grant_is_forgotten_only_as_the_one_that_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("grants.redb"), &TABLES).unwrap();
-        let grants = Grants(&store);
+        let keeping = Keeping::default();
+        let grants = Grants::new(&store, &keeping);
         let mut world = World::empty();
         let (first, second) = (grant(&mut world, 100), grant(&mut world, 100));
         grants.keep(&hash("a"), first.clone(), 0).unwrap();
@@ -191,7 +221,8 @@ mod tests {
     fn grants_that_are_over_are_swept() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("grants.redb"), &TABLES).unwrap();
-        let grants = Grants(&store);
+        let keeping = Keeping::default();
+        let grants = Grants::new(&store, &keeping);
         let mut world = World::empty();
         for (name, not_after) in [("a", 10), ("b", 20), ("c", 30)] {
             let grant = grant(&mut world, not_after);
