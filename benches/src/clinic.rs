@@ -2,7 +2,7 @@ use crate::author::Author;
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, SignedStatement, Statement};
 use medanchor_api::Client;
-use medanchor_cli::{CustodyOptions, EnrolOptions, OwnKeys, Session, operations};
+use medanchor_cli::{CustodyOptions, DeviceOptions, EnrolOptions, OwnKeys, Session, operations};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::Recipient;
 use medanchor_node::Folder;
@@ -91,8 +91,7 @@ impl Clinic {
             org: self.operator_keys.did(),
             roles: vec!["device".to_owned()],
             label: None,
-            manufacturer: None,
-            model: None,
+            device: None,
         }));
         let statement = statement(&self.operator.origin, body)?;
         Ok(statement.sign(&[&self.operator_keys.signing]))
@@ -179,8 +178,7 @@ pub(crate) async fn enrol(by: &Session, who: Did, kind: PrincipalKind, role: &st
         kind,
         roles: vec![role.to_owned()],
         label: None,
-        manufacturer: None,
-        model: None,
+        device: DeviceOptions::default(),
     };
     operations::enrol(by, &options).await.map(drop)
 }

@@ -22,6 +22,7 @@ mod checkpoint;
 mod consent;
 mod cosignature;
 mod damage;
+mod device_details;
 mod disclosure;
 mod entry;
 mod equivocation;
@@ -66,6 +67,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, SignError};
 pub use consent::{Actor, Consented, Effect, Period, Provision, Withdrawn};
 pub use cosignature::cosign;
 pub use damage::Damage;
+pub use device_details::DeviceDetails;
 pub use disclosure::{AccountError, DisclosedIn, Disclosure};
 pub use entry::{
     AccessPolicyEntry, ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry,

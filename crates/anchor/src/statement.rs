@@ -1,8 +1,8 @@
 use crate::verified;
 use crate::{
-    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Consented, FactorEnrolled,
-    FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced, MemberAdded, MemberRemoved,
-    Placement, PolicySet, Withdrawn, WitnessAdded, WitnessRemoved,
+    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Consented, DeviceDetails,
+    FactorEnrolled, FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced,
+    MemberAdded, MemberRemoved, Placement, PolicySet, Withdrawn, WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -206,12 +206,9 @@ pub struct Enrolled {
     /// A short label for lists, at most 64 characters; never a patient's name. Kept in the opening only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// A device's manufacturer, at most 64 characters.
+    /// What a device is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub manufacturer: Option<String>,
-    /// A device's model, at most 64 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
+    pub device: Option<DeviceDetails>,
 }
 
 /// What a principal is.

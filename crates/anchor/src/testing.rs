@@ -492,8 +492,7 @@ pub fn enrolled(name: &str, kind: PrincipalKind, org: &str, roles: &[&str]) -> B
         org: did(org),
         roles,
         label: None,
-        manufacturer: None,
-        model: None,
+        device: None,
     }))
 }
 

@@ -9,12 +9,12 @@
 use medanchor_anchor::{
     Account, AccountHead, AccountOf, Actor, AddCheckpoint, Attestation, Batch, BatchConflict,
     BatchHead, Body, BreakGlassReviewed, Certifiers, Checkpoint, Class, Consented,
-    ConsistencyProof, CustodyKind, Digested, Entry, Epochs, Equivocation, FactorEnrolled,
-    FactorMethod, FactorRemoved, FactorVerified, Finding, Founded, Hold, Holding, InclusionProof,
-    Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement, PlacementRule,
-    PolicyChain, PolicySet, PrincipalKind, Provision, Quota, Receipt, Refused, SignedBatchHead,
-    SignedNote, SignedStatement, StateDigest, Statement, StoreKey, Strength, TrustPolicy,
-    Withdrawn, WitnessRemoved, cosign,
+    ConsistencyProof, CustodyKind, DeviceDetails, Digested, Entry, Epochs, Equivocation,
+    FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding, Founded, Hold, Holding,
+    InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement,
+    PlacementRule, PolicyChain, PolicySet, PrincipalKind, Provision, Quota, Receipt, Refused,
+    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, StoreKey, Strength,
+    TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
         custody, custody_id, did, enrolled, founded, joining, key, node_key, standing, stream_id,
@@ -271,7 +271,7 @@ fn statements() -> Vec<Statement> {
     };
     let bodies = [
         Body::Founded(small_network()),
-        enrolled("monitor", PrincipalKind::Device, "hospital-a", &["device"]),
+        monitor(),
         standing(Kind::Suspended, "monitor"),
         Body::Custody(custody("patient", "hospital-a", CustodyKind::Person)),
         Body::Consented(study()),
@@ -345,6 +345,21 @@ fn legal_hold(record: Option<Cid>) -> LegalHold {
         custody: custody_id("patient"),
         record,
     }
+}
+
+fn monitor() -> Body {
+    let monitor = enrolled("monitor", PrincipalKind::Device, "hospital-a", &["device"]);
+    let Body::Enrolled(mut body) = monitor else {
+        panic!("not an enrolment");
+    };
+    body.device = Some(DeviceDetails {
+        manufacturer: Some("Acme".to_owned()),
+        model: Some("Monitor 3".to_owned()),
+        udi: Some("00844588003288".to_owned()),
+        firmware: Some("4.2.1".to_owned()),
+        serial: Some(DeviceDetails::commit(&[7; 16], "HX-0042")),
+    });
+    Body::Enrolled(body)
 }
 
 /// With everything that a consent may have.

@@ -1,9 +1,10 @@
 use crate::{AsOf, ConvertError, convert, pb::registry as pb};
 use medanchor_anchor::{
-    Anchored, ConsentEntry, Consented, CustodyKind, Factor, FactorMethod, LeafIndex, LegalHold,
-    Nonce, Placement, PrincipalKind, Status,
+    Anchored, ConsentEntry, Consented, CustodyKind, DeviceDetails, Factor, FactorMethod, LeafIndex,
+    LegalHold, Nonce, Placement, PrincipalKind, Status,
 };
 use medanchor_dag::{Cid, CustodyId, Did, RawBlocks, StreamId, from_canonical, to_canonical};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// The most rows in one answer of a list.
 pub const MAX_ROWS: u32 = 1000;
@@ -27,6 +28,8 @@ pub struct ListedPrincipal {
     pub leaf_index: LeafIndex,
     /// Its second factors.
     pub factors: Vec<Factor>,
+    /// What a device is, as its enrolment says it; `None` when nothing was said, or the opening was deleted.
+    pub device: Option<DeviceDetails>,
 }
 
 /// An organisation that keeps the log, or did, as a node's state has it.
@@ -382,6 +385,10 @@ impl TryFrom<pb::Principal> for ListedPrincipal {
             label: convert::text("label", entry.label, MAX_TEXT_BYTES)?,
             leaf_index: entry.leaf_index,
             factors: factors(&entry.factors)?,
+            device: match entry.device.as_slice() {
+                [] => None,
+                bytes => Some(body("device", bytes)?),
+            },
         })
     }
 }
@@ -397,6 +404,7 @@ impl From<ListedPrincipal> for pb::Principal {
             label: entry.label,
             leaf_index: entry.leaf_index,
             factors: entry.factors.iter().map(factor_to_pb).collect(),
+            device: entry.device.as_ref().map(to_canonical).unwrap_or_default(),
         }
     }
 }
@@ -477,8 +485,7 @@ impl TryFrom<pb::ListMembersResponse> for Members {
         }
         let placement = match response.placement.as_slice() {
             [] => Placement::default(),
-            bytes => from_canonical(bytes, MAX_BODY_BYTES)
-                .map_err(|error| ConvertError::malformed("placement", error))?,
+            bytes => body("placement", bytes)?,
         };
         if response.usages.len() != placement.quotas.len() {
             let problem = "not as many as quotas";
@@ -642,7 +649,7 @@ pub fn legal_holds_after(
 ) -> Result<Option<LegalHold>, ConvertError> {
     match request.after.as_slice() {
         [] => Ok(None),
-        bytes => legal_hold("after", bytes).map(Some),
+        bytes => body("after", bytes).map(Some),
     }
 }
 
@@ -651,7 +658,7 @@ impl TryFrom<pb::LegalHold> for ListedLegalHold {
 
     fn try_from(entry: pb::LegalHold) -> Result<Self, ConvertError> {
         Ok(Self {
-            legal_hold: legal_hold("legal_hold", &entry.legal_hold)?,
+            legal_hold: body("legal_hold", &entry.legal_hold)?,
             leaf_index: entry.leaf_index,
             matter: convert::text("matter", entry.matter, MAX_MATTER_BYTES)?,
         })
@@ -668,7 +675,10 @@ impl From<ListedLegalHold> for pb::LegalHold {
     }
 }
 
-fn legal_hold(field: &'static str, bytes: &[u8]) -> Result<LegalHold, ConvertError> {
+fn body<T: Serialize + DeserializeOwned>(
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<T, ConvertError> {
     from_canonical(bytes, MAX_BODY_BYTES).map_err(|error| ConvertError::malformed(field, error))
 }
 

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use medanchor_anchor::{
-    Attestation, Body, Disclosure, Factor, FactorMethod, Nonce, PrincipalKind, Standing, Statement,
-    Status,
+    Attestation, Body, DeviceDetails, Disclosure, Factor, FactorMethod, Nonce, PrincipalKind,
+    Standing, Statement, Status,
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
@@ -144,6 +144,7 @@ proptest! {
             label: text(0),
             leaf_index: number,
             factors: vec![registry::Factor {
+            device: Vec::new(),
                 factor: bytes.clone(),
                 method: text(3),
                 node: text(2),
@@ -233,6 +234,11 @@ proptest! {
                 node: key().did(),
                 since: leaf_index,
             }],
+            device: Some(DeviceDetails {
+                udi: Some("00844588003288".to_owned()),
+                serial: Some(DeviceDetails::commit(&[7; 16], "HX-1")),
+                ..DeviceDetails::default()
+            }),
         };
         let sent = registry::Principal::from(listed.clone());
         prop_assert_eq!(ListedPrincipal::try_from(sent).unwrap(), listed);

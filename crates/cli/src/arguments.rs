@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Custody(CustodyCommand),
     /// Devices of the user's organisation.
     #[command(subcommand)]
-    Device(PrincipalCommand),
+    Device(DeviceCommand),
     /// People of the user's organisation.
     #[command(subcommand)]
     Person(PrincipalCommand),
@@ -512,6 +512,23 @@ pub(crate) enum PrincipalCommand {
     },
 }
 
+/// `medanchor device`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    #[command(flatten)]
+    Principal(PrincipalCommand),
+    /// Look whether a device was enrolled with a serial number.
+    Serial {
+        /// Its did:key.
+        did: Did,
+        /// The serial number.
+        serial: String,
+        /// The salt that `device enrol` printed.
+        #[arg(long, value_parser = random_id)]
+        salt: [u8; 16],
+    },
+}
+
 /// `medanchor … enrol`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EnrolArguments {
@@ -529,6 +546,15 @@ pub(crate) struct EnrolArguments {
     /// A device's model.
     #[arg(long)]
     pub(crate) model: Option<String>,
+    /// The device identifier of a device's UDI (UDI-DI).
+    #[arg(long)]
+    pub(crate) udi: Option<String>,
+    /// The firmware that a device runs.
+    #[arg(long)]
+    pub(crate) firmware: Option<String>,
+    /// A device's serial number: the log has a salted commitment to it alone.
+    #[arg(long)]
+    pub(crate) serial: Option<String>,
     #[command(flatten)]
     pub(crate) wait: WaitArguments,
 }
@@ -1207,6 +1233,9 @@ mod tests {
             format!("custody brokers --remove hospital-a --custody {CUSTODY}"),
             "custody brokers --remove hospital-a --all".to_owned(),
             format!("device enrol {DID} --role device --label Holter"),
+            format!("device enrol {DID} --udi 00844588003288 --firmware 4.2 --serial HX-1 --model H"),
+            format!("device serial {DID} HX-1 --salt {CUSTODY}"),
+            "device list".to_owned(),
             "person list".to_owned(),
             format!("org revoke {DID}"),
             format!("device suspend {DID}"),
@@ -1315,6 +1344,8 @@ mod tests {
             &format!("consent give {CUSTODY} --purpose HRESCH"),
             &format!("consent give {CUSTODY} --deny --except kind=log"),
             &format!("consent import consent.json --who {DID}"),
+            &format!("device serial {DID} HX-1"),
+            &format!("person serial {DID} HX-1 --salt {CUSTODY}"),
             "legal-hold place --matter 7-O-123/26",
             &format!("legal-hold place --record {CID} --custody {CUSTODY} --matter x"),
             &format!("legal-hold place --record {CID}"),

@@ -1,14 +1,14 @@
 use crate::{
     Asking, BreakGlassOptions, BrokersOptions, CarContent, CarExportOptions, CliError,
-    ConsentOptions, CustodyOptions, EnrolOptions, Exit, GetManyOptions, GetOptions, Home,
-    ImportOptions, Input, LogSource, NewPassphrase, PutManyOptions, PutOptions, Report,
+    ConsentOptions, CustodyOptions, DeviceOptions, EnrolOptions, Exit, GetManyOptions, GetOptions,
+    Home, ImportOptions, Input, LogSource, NewPassphrase, PutManyOptions, PutOptions, Report,
     RestoreOptions, Selection, Session, ShareOptions, Wait,
     arguments::{
         AccessPolicyCommand, AdminCommand, Arguments, AuditCommand, BreakGlassCommand, CarCommand,
-        CarExportArguments, Command, ConsentCommand, CustodyCommand, EnrolArguments, FactorCommand,
-        GetArguments, KeyCommand, LegalHoldCommand, LogArguments, LogCommand, MemberCommand,
-        PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments, VerifyArguments,
-        WitnessCommand,
+        CarExportArguments, Command, ConsentCommand, CustodyCommand, DeviceCommand, EnrolArguments,
+        FactorCommand, GetArguments, KeyCommand, LegalHoldCommand, LogArguments, LogCommand,
+        MemberCommand, PlacementCommand, PolicyCommand, PrincipalCommand, PutArguments,
+        VerifyArguments, WitnessCommand,
     },
     equivocation::is_equivocation,
     exit::stable_code,
@@ -122,7 +122,12 @@ async fn execute_with_nodes(
 ) -> Result<Box<dyn Report>> {
     Ok(match command {
         Command::Custody(command) => custody(session, command).await?,
-        Command::Device(command) => principal(session, PrincipalKind::Device, command).await?,
+        Command::Device(DeviceCommand::Principal(command)) => {
+            principal(session, PrincipalKind::Device, command).await?
+        }
+        Command::Device(DeviceCommand::Serial { did, serial, salt }) => {
+            Box::new(operations::check_serial(session, *did, serial, salt).await?)
+        }
         Command::Person(command) => principal(session, PrincipalKind::Person, command).await?,
         Command::Org(command) => principal(session, PrincipalKind::Organisation, command).await?,
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
@@ -257,7 +262,7 @@ fn wait(command: &Command) -> Wait {
             | AdminCommand::Placement(PlacementCommand::Set(submit))
             | AdminCommand::AccessPolicy(AccessPolicyCommand::Set(submit)),
         ) => submit.wait.wait,
-        Command::Device(command)
+        Command::Device(DeviceCommand::Principal(command))
         | Command::Person(command)
         | Command::Org(command)
         | Command::Service(command) => match command {
@@ -628,8 +633,13 @@ fn enrol_options(kind: PrincipalKind, arguments: &EnrolArguments) -> EnrolOption
         kind,
         roles: arguments.roles.clone(),
         label: arguments.label.clone(),
-        manufacturer: arguments.manufacturer.clone(),
-        model: arguments.model.clone(),
+        device: DeviceOptions {
+            manufacturer: arguments.manufacturer.clone(),
+            model: arguments.model.clone(),
+            udi: arguments.udi.clone(),
+            firmware: arguments.firmware.clone(),
+            serial: arguments.serial.clone(),
+        },
     }
 }
 

@@ -32,6 +32,7 @@ mod custody_held;
 mod custody_node;
 mod custody_restore;
 mod custody_share;
+mod device;
 mod device_stream;
 mod disclosures;
 mod equivocation;
@@ -111,6 +112,7 @@ pub use custody_check::{CheckedBroker, CheckedCustody, CustodyChecked};
 pub use custody_held::{CustodyTaken, TakenKey};
 pub use custody_restore::{CustodyRestored, RestoreOptions, RestoredKey};
 pub use custody_share::{CustodyShared, ShareOptions};
+pub use device::{DeviceOptions, DeviceRow, SerialMatches};
 pub use disclosures::{DisclosureContent, DisclosureRow};
 pub use equivocation::{EquivocationShown, SignedSize};
 pub use error::CliError;
@@ -170,6 +172,7 @@ pub mod operations {
         custody_held::hold_custodies,
         custody_restore::restore_custodies,
         custody_share::share_custodies,
+        device::check_serial,
         equivocation::{accuse, verify_equivocation},
         get::get,
         get_many::get_many,

@@ -1,4 +1,4 @@
-use crate::{Recorded, Session};
+use crate::{CliError, DeviceOptions, DeviceRow, Recorded, Session};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, Enrolled, PrincipalKind, Standing};
 use medanchor_api::{principal_kind_name, standing_name};
@@ -17,10 +17,8 @@ pub struct EnrolOptions {
     pub roles: Vec<String>,
     /// A short label for lists; never a patient's name.
     pub label: Option<String>,
-    /// A device's manufacturer.
-    pub manufacturer: Option<String>,
-    /// A device's model.
-    pub model: Option<String>,
+    /// What a device is.
+    pub device: DeviceOptions,
 }
 
 /// A statement about a principal is in the log.
@@ -30,6 +28,9 @@ pub struct Changed {
     pub did: String,
     /// What became of it: `enrolled`, `suspended`, `reinstated` or `revoked`.
     pub change: &'static str,
+    /// The salt of a device's serial number, hexadecimal: without it nobody can show the number later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial_salt: Option<String>,
     /// Where the log has it.
     #[serde(flatten)]
     pub recorded: Recorded,
@@ -59,6 +60,9 @@ pub struct PrincipalRow {
     pub roles: Vec<String>,
     /// Its label.
     pub label: String,
+    /// What a device is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRow>,
     /// Leaf that last changed it.
     pub leaf_index: u64,
 }
@@ -74,6 +78,11 @@ pub async fn enrol(session: &Session, options: &EnrolOptions) -> Result<Changed>
         PrincipalKind::Organisation => options.who,
         _ => keys.did(),
     };
+    if options.kind != PrincipalKind::Device && options.device != DeviceOptions::default() {
+        let problem = "--manufacturer, --model, --udi, --firmware and --serial are for devices";
+        return Err(CliError::Usage(problem.to_owned()).into());
+    }
+    let (device, salt) = options.device.details()?;
     let mut roles = options.roles.clone();
     roles.sort();
     roles.dedup();
@@ -83,12 +92,12 @@ pub async fn enrol(session: &Session, options: &EnrolOptions) -> Result<Changed>
         org,
         roles,
         label: options.label.clone(),
-        manufacturer: options.manufacturer.clone(),
-        model: options.model.clone(),
+        device,
     }));
     Ok(Changed {
         did: options.who.to_string(),
         change: "enrolled",
+        serial_salt: salt.map(hex::encode),
         recorded: session.say(&keys, body).await?,
     })
 }
@@ -126,6 +135,7 @@ async fn change(session: &Session, who: Did, body: Body, change: &'static str) -
     Ok(Changed {
         did: who.to_string(),
         change,
+        serial_salt: None,
         recorded: session.say(&keys, body).await?,
     })
 }
@@ -156,6 +166,7 @@ pub async fn list_principals(session: &Session, kind: PrincipalKind) -> Result<P
             standing: standing_name(entry.standing),
             roles: entry.roles,
             label: entry.label,
+            device: entry.device.map(DeviceRow::from),
             leaf_index: entry.leaf_index,
         }));
     }
@@ -163,7 +174,11 @@ pub async fn list_principals(session: &Session, kind: PrincipalKind) -> Result<P
 
 impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<8} {}\n{}", self.change, self.did, self.recorded)
+        write!(f, "{:<8} {}\n{}", self.change, self.did, self.recorded)?;
+        match &self.serial_salt {
+            Some(salt) => write!(f, "\nserial salt {salt}: keep it with the serial number"),
+            None => Ok(()),
+        }
     }
 }
 

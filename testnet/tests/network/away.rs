@@ -103,8 +103,7 @@ pub(crate) fn enrolment(author: &Author, number: u128) -> SignedStatement {
         org: author.keys.signing.did(),
         roles: vec!["clinician".to_owned()],
         label: None,
-        manufacturer: None,
-        model: None,
+        device: None,
     }));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let not_after = u64::try_from(now.as_millis()).unwrap() + 3_600_000;

@@ -28,6 +28,7 @@ mod copies;
 mod crash;
 mod custody;
 mod demo;
+mod device;
 mod equivocation;
 mod fetch;
 mod folder;

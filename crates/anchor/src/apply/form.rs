@@ -1,9 +1,10 @@
 use super::context::Refusal;
 use crate::{
     AccessRequest, Account, AccountHead, Actor, Anchored, Body, BreakGlassRule, Consented, Custody,
-    Effect, Enrolled, FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded,
-    MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind,
-    Provision, Refused, Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
+    DeviceDetails, Effect, Enrolled, FactorVerified, Founded, Holding, LegalHold, Member,
+    MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet,
+    PrincipalKind, Provision, Refused, Released, SignedStatement, Statement, WitnessAdded,
+    WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -179,8 +180,18 @@ fn is_enrolled(body: &Enrolled) -> bool {
     is_organisation == (body.org == body.who)
         && are_roles(&body.roles)
         && is_label(body.label.as_deref())
-        && is_label(body.manufacturer.as_deref())
-        && is_label(body.model.as_deref())
+        && body
+            .device
+            .as_ref()
+            .is_none_or(|details| body.kind == PrincipalKind::Device && are_details(details))
+}
+
+fn are_details(details: &DeviceDetails) -> bool {
+    let udi = |udi: &String| is_text(udi, 1, 64, |c| c.is_ascii_graphic());
+    is_label(details.manufacturer.as_deref())
+        && is_label(details.model.as_deref())
+        && is_label(details.firmware.as_deref())
+        && details.udi.iter().all(udi)
 }
 
 fn is_custody(body: &Custody) -> bool {

@@ -1,6 +1,6 @@
 use crate::{Change, outcome, rejected};
 use medanchor_anchor::{
-    Body, Kind, Outcome, PrincipalKind, Status,
+    Body, DeviceDetails, Kind, Outcome, PrincipalKind, Status,
     testing::{MEMBERS, World, did, enrolled, key, node_key, standing},
 };
 
@@ -69,7 +69,7 @@ fn nobody_is_enrolled_twice_and_no_node_is_a_principal() {
 
 #[test]
 fn enrolment_out_of_bounds_is_rejected() {
-    let changes: [Change<medanchor_anchor::Enrolled>; 7] = [
+    let changes: [Change<medanchor_anchor::Enrolled>; 10] = [
         ("role in capitals", |body| {
             body.roles = vec!["Clinician".into()];
         }),
@@ -83,6 +83,23 @@ fn enrolment_out_of_bounds_is_rejected() {
         ("label too long", |body| body.label = Some("x".repeat(65))),
         ("label with a line break", |body| {
             body.label = Some("a\nb".into());
+        }),
+        ("details of a person", |body| {
+            body.device = Some(DeviceDetails::default());
+        }),
+        ("model too long", |body| {
+            body.kind = PrincipalKind::Device;
+            body.device = Some(DeviceDetails {
+                model: Some("x".repeat(65)),
+                ..DeviceDetails::default()
+            });
+        }),
+        ("UDI with a space", |body| {
+            body.kind = PrincipalKind::Device;
+            body.device = Some(DeviceDetails {
+                udi: Some("(01) 00844588003288".into()),
+                ..DeviceDetails::default()
+            });
         }),
         ("organisation of another", |body| {
             body.kind = PrincipalKind::Organisation;

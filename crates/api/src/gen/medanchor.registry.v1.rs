@@ -108,6 +108,10 @@ pub struct Principal {
     /// Its second factors. At most 8.
     #[prost(message, repeated, tag = "8")]
     pub factors: ::prost::alloc::vec::Vec<Factor>,
+    /// What a device is, as its enrolment says it: canonical DAG-CBOR, docs/formats.md. Empty when nothing was said, or the
+    /// opening was deleted.
+    #[prost(bytes = "vec", tag = "9")]
+    pub device: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Factor {

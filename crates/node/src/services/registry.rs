@@ -15,8 +15,8 @@ use crate::{
     scrub::Scrubber,
 };
 use medanchor_anchor::{
-    Anchored, Body, CustodyEntry, LeafIndex, LegalHoldEntry, MemberEntry, PrincipalEntry, Read,
-    State, TablesError, View,
+    Anchored, Body, CustodyEntry, DeviceDetails, LeafIndex, LegalHoldEntry, MemberEntry,
+    PrincipalEntry, Read, State, TablesError, View,
 };
 use medanchor_api::{
     Alarm, AnchoredRecord, AsOf, Collected, EmergencyQuery, ListedCustody, ListedLegalHold,
@@ -497,13 +497,15 @@ fn no_record() -> Status {
 }
 
 fn listed(state: &State<'_>, did: Did, entry: PrincipalEntry) -> Result<ListedPrincipal, Status> {
+    let (label, device) = described(state, entry.enrolled_at).map_err(tables_status)?;
     Ok(ListedPrincipal {
         did,
         kind: entry.kind,
         org: entry.org,
         standing: entry.standing,
         roles: entry.roles,
-        label: label(state, entry.enrolled_at).map_err(tables_status)?,
+        label,
+        device,
         leaf_index: entry.since,
         factors: entry.factors,
     })
@@ -514,13 +516,16 @@ fn tree_size(state: &State<'_>) -> Result<u64, Status> {
     state.tree_size().map_err(tables_status)
 }
 
-/// The label stands in the opening alone, so that it can be forgotten.
-fn label(state: &State<'_>, enrolled_at: LeafIndex) -> Result<String, TablesError> {
+/// Label and details stand in the opening alone, so that they can be forgotten.
+fn described(
+    state: &State<'_>,
+    enrolled_at: LeafIndex,
+) -> Result<(String, Option<DeviceDetails>), TablesError> {
     let opening = state.opening(enrolled_at)?;
     let body = opening.map(|opening| opening.0.signed.statement.body);
     Ok(match body {
-        Some(Body::Enrolled(enrolled)) => enrolled.label.unwrap_or_default(),
-        _ => String::new(),
+        Some(Body::Enrolled(enrolled)) => (enrolled.label.unwrap_or_default(), enrolled.device),
+        _ => (String::new(), None),
     })
 }
 
