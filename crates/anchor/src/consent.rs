@@ -24,6 +24,9 @@ pub struct Consented {
 }
 
 impl Consented {
+    /// The most consents under a custody key, in force or withdrawn.
+    pub const MAX_PER_CUSTODY: usize = 100;
+
     /// The most exceptions.
     pub const MAX_EXCEPTIONS: usize = 16;
 
@@ -132,6 +135,9 @@ pub struct Period {
 }
 
 impl Period {
+    /// The last moment that may be said: the end of the year 9999, which is the last that RFC 3339 can say.
+    pub const MAX_UNIX_MS: u64 = 253_402_300_799_999;
+
     /// Whether `unix_ms` lies within.
     pub fn contains(&self, unix_ms: u64) -> bool {
         self.from.is_none_or(|from| from <= unix_ms)

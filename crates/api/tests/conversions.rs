@@ -142,9 +142,9 @@ proptest! {
             standing: text(3),
             roles: texts.clone(),
             label: text(0),
+            device: bytes.clone(),
             leaf_index: number,
             factors: vec![registry::Factor {
-            device: Vec::new(),
                 factor: bytes.clone(),
                 method: text(3),
                 node: text(2),

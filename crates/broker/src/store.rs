@@ -1,7 +1,7 @@
 use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use std::{
     fs::File,
-    mem,
+    io, mem,
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -54,21 +54,31 @@ impl Store {
     }
 }
 
-/// Changes of many callers at once, which share a transaction and its fsync.
+/// Changes of many callers at once, which share a transaction and its fsync: while one writes, the others wait, and the next
+/// writes for all of them.
 #[derive(Debug)]
-pub(crate) struct Group<I, O> {
-    waiting: Mutex<Vec<Waiting<I, O>>>,
-    turn: Mutex<()>,
+pub(crate) struct Group<I, O>(Mutex<Queue<I, O>>);
+
+#[derive(Debug)]
+struct Queue<I, O> {
+    waiting: Vec<(I, SyncSender<Turn<O>>)>,
+    is_writing: bool,
 }
 
-type Waiting<I, O> = (I, SyncSender<Result<O, redb::Error>>);
+/// What somebody who waits is told.
+enum Turn<O> {
+    /// Write for all that wait.
+    Write,
+    /// It is written, or could not be.
+    Done(Result<O, redb::Error>),
+}
 
 impl<I, O> Default for Group<I, O> {
     fn default() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            turn: Mutex::default(),
-        }
+        Self(Mutex::new(Queue {
+            waiting: Vec::new(),
+            is_writing: false,
+        }))
     }
 }
 
@@ -81,32 +91,67 @@ impl<I, O> Group<I, O> {
         item: I,
         change: impl Fn(&WriteTransaction, &I) -> Result<O, redb::Error>,
     ) -> Result<O, redb::Error> {
-        let (answer, answered) = sync_channel(1);
-        lock(&self.waiting).push((item, answer));
-        // Whoever comes to its turn first writes for all that wait by then.
-        let turn = lock(&self.turn);
-        if let Ok(answer) = answered.try_recv() {
-            return answer;
-        }
-        let (items, answers): (Vec<I>, Vec<_>) =
-            mem::take(&mut *lock(&self.waiting)).into_iter().unzip();
-        let changed: Result<Vec<O>, redb::Error> =
-            store.write(|txn| items.iter().map(|item| change(txn, item)).collect());
-        // Nobody has stopped waiting: each has a place for its answer.
-        match changed {
-            Ok(changed) => answers.iter().zip(changed).for_each(|(answer, changed)| {
-                let _ = answer.try_send(Ok(changed));
-            }),
-            Err(error) => {
-                answers.iter().for_each(|answer| {
-                    let _ = answer.try_send(Err(redb::Error::PreviousIo));
-                });
-                return Err(error);
+        // One place: whoever is told to write has taken that before it answers itself.
+        let (teller, told) = sync_channel(1);
+        let is_first = {
+            let mut queue = lock(&self.0);
+            queue.waiting.push((item, teller));
+            !mem::replace(&mut queue.is_writing, true)
+        };
+        if !is_first {
+            match told.recv() {
+                Ok(Turn::Done(done)) => return done,
+                Ok(Turn::Write) => {}
+                Err(_) => return Err(gone()),
             }
         }
-        drop(turn);
-        answered.try_recv().unwrap_or(Err(redb::Error::PreviousIo))
+        self.write_for_all(store, change);
+        match told.try_recv() {
+            Ok(Turn::Done(done)) => done,
+            _ => Err(gone()),
+        }
     }
+
+    fn write_for_all(
+        &self,
+        store: &Store,
+        change: impl Fn(&WriteTransaction, &I) -> Result<O, redb::Error>,
+    ) {
+        let _next = HandOver(self);
+        let waiting = mem::take(&mut lock(&self.0).waiting);
+        let (items, tellers): (Vec<I>, Vec<_>) = waiting.into_iter().unzip();
+        let written: Result<Vec<O>, redb::Error> =
+            store.write(|txn| items.iter().map(|item| change(txn, item)).collect());
+        // Whoever does not wait any more needs no answer.
+        match written {
+            Ok(written) => tellers.iter().zip(written).for_each(|(teller, written)| {
+                let _ = teller.try_send(Turn::Done(Ok(written)));
+            }),
+            Err(error) => tellers.iter().for_each(|teller| {
+                let same = io::Error::other(error.to_string());
+                let _ = teller.try_send(Turn::Done(Err(same.into())));
+            }),
+        }
+    }
+}
+
+/// Lets the next one write, whatever became of this one.
+struct HandOver<'a, I, O>(&'a Group<I, O>);
+
+impl<I, O> Drop for HandOver<'_, I, O> {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.0.0);
+        match queue.waiting.first() {
+            Some((_, teller)) => {
+                let _ = teller.try_send(Turn::Write);
+            }
+            None => queue.is_writing = false,
+        }
+    }
+}
+
+fn gone() -> redb::Error {
+    io::Error::other("whoever wrote for this change has failed").into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,7 +162,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use redb::ReadableTable;
-    use std::{sync::Barrier, thread};
+    use std::{
+        ptr,
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
 
     const TABLE: Rows = Rows::new("test-1");
 
@@ -135,39 +184,67 @@ mod tests {
         count.unwrap()
     }
 
-    #[test]
-    fn everybody_hears_of_its_own_change_once_it_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("group.redb"), &[TABLE]).unwrap();
-        let (group, start) = (Group::default(), Barrier::new(16));
-        thread::scope(|scope| {
-            for number in 1..=16_u32 {
-                let (store, group, start) = (&store, &group, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    for again in 0..8 {
-                        let number = number + again * 16;
-                        group.write(store, number, add).unwrap();
-                        let is_there = store.read(|txn| {
-                            let table = txn.open_table(TABLE)?;
-                            Ok(table.get(number.to_be_bytes().as_slice())?.is_some())
-                        });
-                        assert!(is_there.unwrap());
-                    }
-                });
+    /// Has these changes made while another one is being written, so that they share the next transaction. What
+    /// each was told, and in how many transactions all of them were made.
+    fn together(store: &Store, numbers: &[u32]) -> (Vec<Result<usize, redb::Error>>, usize) {
+        let group = Group::default();
+        let (transactions, last) = (AtomicUsize::new(0), Mutex::new(None));
+        let counted = |txn: &WriteTransaction, number: &u32| {
+            let this = ptr::from_ref(txn).addr();
+            if lock(&last).replace(this) != Some(this) {
+                transactions.fetch_add(1, Ordering::SeqCst);
             }
+            add(txn, number)
+        };
+        let told = thread::scope(|scope| {
+            let first = |txn: &WriteTransaction, number: &u32| {
+                // Until all the others wait.
+                while lock(&group.0).waiting.len() < numbers.len() {
+                    thread::yield_now();
+                }
+                add(txn, number)
+            };
+            let (group, counted) = (&group, &counted);
+            let first = scope.spawn(move || group.write(store, 100, first));
+            while !lock(&group.0).is_writing {
+                thread::yield_now();
+            }
+            let others: Vec<_> = numbers
+                .iter()
+                .map(|number| scope.spawn(move || group.write(store, *number, counted)))
+                .collect();
+            first.join().unwrap().unwrap();
+            others
+                .into_iter()
+                .map(|other| other.join().unwrap())
+                .collect()
         });
-        assert_eq!(rows(&store), 128);
+        assert!(!lock(&group.0).is_writing && lock(&group.0).waiting.is_empty());
+        (told, transactions.into_inner())
     }
 
     #[test]
-    fn change_that_fails_changes_nothing_and_stops_nobody_else_later() {
+    fn changes_that_wait_share_a_transaction_and_each_hears_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("group.redb"), &[TABLE]).unwrap();
-        let group = Group::default();
-        assert_eq!(group.write(&store, 1, add).unwrap(), 1);
-        assert!(group.write(&store, 0, add).is_err());
+        let (told, transactions) = together(&store, &[1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(transactions, 1);
+        let mut counts: Vec<usize> = told.into_iter().map(Result::unwrap).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(rows(&store), 8);
+    }
+
+    #[test]
+    fn change_that_fails_takes_those_with_it_and_nobody_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("group.redb"), &[TABLE]).unwrap();
+        let (told, _) = together(&store, &[1, 0, 2]);
+        for told in told {
+            assert!(told.unwrap_err().to_string().contains("exceeds"));
+        }
         assert_eq!(rows(&store), 1);
+        let group = Group::default();
         assert_eq!(group.write(&store, 2, add).unwrap(), 2);
     }
 }

@@ -616,12 +616,18 @@ pub(crate) enum ConsentCommand {
         /// The custody key of its patient, where the resource does not say it.
         #[arg(long, value_name = "CUSTODY")]
         custody: Option<CustodyId>,
-        /// Whom a reference of the resource means, such as `Organization/x=did:key:...`.
+        /// Whom a reference or an identifier of the resource means: `Organization/x=did:key:...`, `system|value=did:key:...`.
         #[arg(long, value_name = "REFERENCE=DID", value_parser = consent::who)]
         who: Vec<(String, Did)>,
-        /// A base rule `deny` without conditions denies what policies permit without consent, too.
+        /// A base rule `deny` without conditions denies whatever its exceptions do not permit, treatment included.
         #[arg(long)]
         dissent: bool,
+        /// A base rule `deny` without conditions says what holds anyhow: what policies permit stays permitted.
+        #[arg(long, conflicts_with = "dissent")]
+        default: bool,
+        /// The server whose ids the resource has, where there are several.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        server: String,
         #[command(flatten)]
         wait: WaitArguments,
     },
@@ -644,7 +650,7 @@ pub(crate) struct UsesArguments {
     /// An organisation, person, device or service that uses it.
     #[arg(long = "party", value_name = "DID", required_unless_present_any = ["roles", "deny"])]
     parties: Vec<Did>,
-    /// The role that it acts in; without `--party`, whoever acts in it.
+    /// The role that it acts in; without `--party`, whoever acts in it, of any organisation.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
     /// A purpose of use, such as HRESCH; it covers the narrower ones.

@@ -1,5 +1,5 @@
 use crate::{
-    Asking, BreakGlassOptions, BrokersOptions, CarContent, CarExportOptions, CliError,
+    Asking, BaseRule, BreakGlassOptions, BrokersOptions, CarContent, CarExportOptions, CliError,
     ConsentOptions, CustodyOptions, DeviceOptions, EnrolOptions, Exit, GetManyOptions, GetOptions,
     Home, ImportOptions, Input, LogSource, NewPassphrase, PutManyOptions, PutOptions, Report,
     RestoreOptions, Selection, Session, ShareOptions, Wait,
@@ -496,13 +496,20 @@ async fn consent(session: &Session, command: &ConsentCommand) -> Result<Box<dyn 
             custody,
             who,
             dissent,
+            default,
+            server,
             wait: _,
         } => {
             let options = ImportOptions {
                 file: file.clone(),
                 custody: *custody,
                 who: who.clone(),
-                dissent: *dissent,
+                base_rule: match (dissent, default) {
+                    (true, _) => Some(BaseRule::Dissent),
+                    (_, true) => Some(BaseRule::Default),
+                    _ => None,
+                },
+                server: server.clone(),
             };
             Box::new(operations::import_consent(session, &options).await?)
         }

@@ -103,8 +103,8 @@ pub use car_import::{CarImported, CarRoot, RootKind};
 pub use commands::{main, run};
 pub use conflict::ProvenConflict;
 pub use consent::{
-    ConsentExported, ConsentGiven, ConsentImported, ConsentList, ConsentOptions, ConsentRow,
-    ConsentWithdrawn, ImportOptions, ProvisionRow, Uses, UsesError,
+    BaseRule, ConsentExported, ConsentGiven, ConsentImported, ConsentList, ConsentOptions,
+    ConsentRow, ConsentWithdrawn, ImportOptions, ProvisionRow, Uses, UsesError,
 };
 pub use custody::{CustodyList, CustodyMade, CustodyOptions, CustodyRow, FailedCustody};
 pub use custody_brokers::{BrokersChanged, BrokersOptions, BrokersRow};

@@ -34,18 +34,21 @@ pub struct Moment(u64);
 
 /// Why text is not a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a time is `2026-03-01`, `2026-03-01T10:15:00Z`, or milliseconds since 1970")]
+#[error(
+    "a time is `2026`, `2026-03`, `2026-03-01`, `2026-03-01T10:15:00Z`, or milliseconds since 1970"
+)]
 pub struct MomentError;
 
 impl FromStr for Moment {
     type Err = MomentError;
 
     fn from_str(text: &str) -> Result<Self, MomentError> {
-        if let Ok(unix_ms) = text.parse() {
-            return Ok(Self(unix_ms));
+        // Four digits are a year.
+        match (clock::span(text), text.parse()) {
+            (Some((first, _)), _) => Ok(Self(first)),
+            (None, Ok(unix_ms)) => Ok(Self(unix_ms)),
+            (None, Err(_)) => Err(MomentError),
         }
-        let (first, _) = clock::span(text).ok_or(MomentError)?;
-        Ok(Self(first))
     }
 }
 
@@ -191,6 +194,7 @@ mod tests {
             ("2024-02-29T23:59:59Z", 1_709_251_199_000),
             ("2026-03-01T10:15:00+01:00", 1_772_356_500_000),
             ("2026-03", 1_772_323_200_000),
+            ("2026", 1_767_225_600_000),
             ("1772360100007", 1_772_360_100_007),
         ] {
             assert_eq!(text.parse(), Ok(Moment(unix_ms)), "{text}");

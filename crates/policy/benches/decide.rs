@@ -35,7 +35,7 @@ fn main() {
             "researcher",
             "CLINTRCH",
         ),
-        ("denied", "rita", "researcher", "HMARKT"),
+        ("not consented", "rita", "researcher", "HMARKT"),
     ] {
         let request = world.request(who, role, purpose, &[record]);
         let state = world.state();
@@ -45,7 +45,7 @@ fn main() {
                 let decision = decide(&state, &sets, &request, world.now).unwrap();
                 let took = began.elapsed().as_secs_f64() * 1e6;
                 let is_denied = matches!(decision.verdict, Verdict::Deny { .. });
-                assert_eq!(is_denied, what == "denied");
+                assert_eq!(is_denied, what == "not consented");
                 took
             })
             .collect();

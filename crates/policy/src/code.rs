@@ -32,7 +32,7 @@ pub enum Code {
     MixedCustody,
     /// No policy lets the role have such data for the purpose, whatever is consented.
     RoleNotPermitted,
-    /// Consent is needed, and none names the requester or its organisation.
+    /// Consent is needed, and none names the requester, its organisation or its role.
     NoConsent,
     /// A consent names the requester, but not for this purpose.
     PurposeNotCovered,

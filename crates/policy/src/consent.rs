@@ -16,22 +16,28 @@ pub(crate) struct Use<'a> {
     pub(crate) now: u64,
 }
 
-/// Whether the consents permit the use: one does, and none denies it. If not, what they lack; of several, the one that
-/// comes nearest.
-pub(crate) fn permit(consents: &[ConsentEntry], asked: &Use<'_>) -> Result<(), Code> {
-    let (mut is_permitted, mut nearest) = (false, Code::NoConsent);
+/// What consents say of a use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    /// Whether one denies it, which beats every permission.
+    pub(crate) denied: bool,
+    /// Whether one permits it. If not, what they lack; of several, the one that comes nearest.
+    pub(crate) permitted: Result<(), Code>,
+}
+
+pub(crate) fn said(consents: &[ConsentEntry], asked: &Use<'_>) -> Said {
+    let mut said = Said {
+        denied: false,
+        permitted: Err(Code::NoConsent),
+    };
     for consent in consents {
         match permits(consent, asked) {
-            Ok(()) => is_permitted = true,
-            // INVARIANT: deny beats permit.
-            Err(Code::ConsentDenied) => return Err(Code::ConsentDenied),
-            Err(lack) => nearest = nearest.max(lack),
+            Ok(()) => said.permitted = Ok(()),
+            Err(Code::ConsentDenied) => said.denied = true,
+            Err(lack) => said.permitted = said.permitted.map_err(|nearest| nearest.max(lack)),
         }
     }
-    match is_permitted {
-        true => Ok(()),
-        false => Err(nearest),
-    }
+    said
 }
 
 /// Whether somebody who asks so is named in what the consent permits, in force or withdrawn.

@@ -1,6 +1,6 @@
 use crate::{
     Code, Policies, PolicySets,
-    consent::names,
+    consent::{Said, names},
     facts::Facts,
     grounds::{Asker, Grounds, open_emergencies},
     policies::Answer,
@@ -283,53 +283,57 @@ fn judge_record(
     grounds: &Grounds,
 ) -> Result<Permitted, Stop> {
     let owns_device = owns_device(state, ask, record)?;
-    let (facts, consented) = grounds.facts(&ask.asker, &record.anchored, owns_device);
-    let answer = match policies.answer(&facts) {
-        Answer::Permitted(permitting) => {
-            return Ok(Permitted {
-                policies: permitting,
-                until: permitted_until(policies, ask, &record.anchored, grounds, owns_device),
-            });
-        }
-        Answer::Forbidden(_) | Answer::NotPermitted if emergency_would_help(policies, &facts) => {
-            let code = Code::EmergencyRequired;
-            return deny(code, explain(code, &facts, &ask.request.purpose));
-        }
-        Answer::Forbidden(_) if facts.denied && consent_would_help(policies, &facts) => {
-            let code = Code::ConsentDenied;
-            return deny(code, explain(code, &facts, &ask.request.purpose));
-        }
-        // What is missing besides a second factor comes first.
-        Answer::Forbidden(_) | Answer::NotPermitted if !facts.second_factor => {
-            policies.answer(&with_second_factor(&facts))
-        }
-        denied => denied,
-    };
-    match answer {
-        Answer::Permitted(_) => {
-            let code = Code::SecondFactorRequired;
-            deny(code, explain(code, &facts, &ask.request.purpose))
-        }
-        Answer::Forbidden(ids) => {
-            let reason = format!("forbidden by the policies: {}", ids.join(", "));
-            deny(Code::Forbidden, reason)
-        }
+    let (facts, said) = grounds.facts(&ask.asker, &record.anchored, owns_device);
+    match policies.answer(&facts) {
+        Answer::Permitted(permitting) => Ok(Permitted {
+            policies: permitting,
+            until: permitted_until(policies, ask, &record.anchored, grounds, owns_device),
+        }),
         Answer::Failed => deny(
             Code::PolicyError,
             "the policies could not be evaluated: the network's policy set must be mended",
         ),
-        Answer::NotPermitted => {
-            let lack = consented
-                .err()
-                .filter(|_| consent_would_help(policies, &facts));
-            let code = lack.unwrap_or(Code::RoleNotPermitted);
-            deny(code, explain(code, &facts, &ask.request.purpose))
+        Answer::Forbidden(_) | Answer::NotPermitted => {
+            let (code, reason) = why_not(policies, &facts, said, &ask.request.purpose);
+            deny(code, reason)
         }
     }
 }
 
+/// Which condition failed of a use that is not permitted, and what would change it.
+fn why_not(policies: &Policies, facts: &Facts<'_>, said: Said, purpose: &str) -> (Code, String) {
+    // INVARIANT: who would not be permitted without a denial either does not hear of it.
+    let undenied = Facts {
+        denied: false,
+        consented: said.permitted.is_ok(),
+        ..facts.clone()
+    };
+    // What is missing besides a second factor comes first.
+    let answer = policies.answer(&with_second_factor(&undenied));
+    let code = match answer {
+        _ if emergency_would_help(policies, facts) => Code::EmergencyRequired,
+        Answer::Permitted(_) if said.denied => Code::ConsentDenied,
+        Answer::Permitted(_) => Code::SecondFactorRequired,
+        Answer::Forbidden(ids) => {
+            let reason = format!("forbidden by the policies: {}", ids.join(", "));
+            return (Code::Forbidden, reason);
+        }
+        Answer::Failed => {
+            let reason =
+                "the policies could not be evaluated: the network's policy set must be mended";
+            return (Code::PolicyError, reason.to_owned());
+        }
+        Answer::NotPermitted => said
+            .permitted
+            .err()
+            .filter(|_| consent_would_help(policies, &undenied))
+            .unwrap_or(Code::RoleNotPermitted),
+    };
+    (code, explain(code, facts, purpose))
+}
+
 /// The last moment of the request, or the one before the first at which a consent or an emergency says something on which
-/// the use is not permitted any more.
+/// the use is not permitted any more, or after which too many do for all to be looked at.
 fn permitted_until(
     policies: &Policies,
     ask: &Ask<'_>,
@@ -337,6 +341,8 @@ fn permitted_until(
     grounds: &Grounds,
     owns_device: bool,
 ) -> u64 {
+    let turns = grounds.turns(&ask.asker);
+    let mut turns = turns.range(..=ask.not_after).copied();
     let is_over = |moment: &u64| {
         let then = Asker {
             now: *moment,
@@ -345,9 +351,9 @@ fn permitted_until(
         let (facts, _) = grounds.facts(&then, anchored, owns_device);
         !permits(policies, &facts)
     };
-    let turns = grounds.turns(&ask.asker);
-    let over = turns.range(..=ask.not_after).find(|moment| is_over(moment));
-    over.map_or(ask.not_after, |moment| moment.saturating_sub(1))
+    let over = turns.by_ref().take(MAX_TURNS).find(is_over);
+    let end = over.or_else(|| turns.next());
+    end.map_or(ask.not_after, |moment| moment.saturating_sub(1))
 }
 
 fn permits(policies: &Policies, facts: &Facts<'_>) -> bool {
@@ -365,7 +371,6 @@ fn with_second_factor<'a>(facts: &Facts<'a>) -> Facts<'a> {
 fn consent_would_help(policies: &Policies, facts: &Facts<'_>) -> bool {
     let consented = Facts {
         consented: true,
-        denied: false,
         ..with_second_factor(facts)
     };
     permits(policies, &consented)
@@ -387,7 +392,7 @@ fn explain(code: Code, facts: &Facts<'_>, purpose: &str) -> String {
     let Facts { role, class, .. } = facts;
     match code {
         Code::NoConsent => format!(
-            "role `{role}` needs consent for `{purpose}`, and none names the requester or its organisation: \
+            "role `{role}` needs consent for `{purpose}`, and none names the requester, its organisation or the role: \
              the custody key's owner or controller may give it"
         ),
         Code::PurposeNotCovered => format!(
@@ -468,3 +473,6 @@ fn not_permitted<T>() -> Result<T, Stop> {
 fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Denied(code, reason.into()))
 }
+
+/// At how many moments, at which consents or emergencies may say something else, a decision is made again to find its end.
+const MAX_TURNS: usize = 32;

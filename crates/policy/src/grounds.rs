@@ -1,6 +1,5 @@
 use crate::{
-    Code,
-    consent::{self, Use},
+    consent::{self, Said, Use},
     facts::Facts,
 };
 use medanchor_anchor::{
@@ -73,14 +72,14 @@ impl Grounds {
         turns.filter(|moment| *moment > asker.now).collect()
     }
 
-    /// What the policies may look at when one record is used, and what consents lack to permit it.
+    /// What the policies may look at when one record is used, and what consents say of it.
     pub(crate) fn facts<'a>(
         &self,
         asker: &Asker<'a>,
         anchored: &Anchored,
         owns_device: bool,
-    ) -> (Facts<'a>, Result<(), Code>) {
-        let consented = consent::permit(
+    ) -> (Facts<'a>, Said) {
+        let said = consent::said(
             &self.consents,
             &Use {
                 requester: &asker.did,
@@ -103,11 +102,12 @@ impl Grounds {
             owns_custody: self.custody.owner == asker.org,
             controls_custody: self.custody.controller.as_ref() == Some(&asker.did),
             owns_device,
-            consented: consented.is_ok(),
-            denied: consented == Err(Code::ConsentDenied),
+            // INVARIANT: deny beats permit.
+            consented: said.permitted.is_ok() && !said.denied,
+            denied: said.denied,
             emergency: self.emergency(asker),
             second_factor: asker.second_factor,
         };
-        (facts, consented)
+        (facts, said)
     }
 }

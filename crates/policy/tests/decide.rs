@@ -29,6 +29,7 @@ fn clinic() -> Clinic {
     let mut world = World::with_policy(Policies::default_set().unwrap().cid());
     let person = PrincipalKind::Person;
     world.enrol("holter", PrincipalKind::Device, HOSPITAL, &["device"]);
+    world.enrol("pump", PrincipalKind::Device, HOSPITAL, &["device"]);
     world.enrol("clara", person, HOSPITAL, &["clinician"]);
     world.enrol(
         "otto",
@@ -36,6 +37,7 @@ fn clinic() -> Clinic {
         HOSPITAL,
         &["custodian", "engineer", "operator"],
     );
+    world.enrol("resi", person, HOSPITAL, &["researcher"]);
     world.enrol("patient", person, HOSPITAL, &["patient"]);
     world.enrol("rita", person, INSTITUTE, &["clinician", "researcher"]);
     world.enrol("vendor", PrincipalKind::Organisation, "vendor", &["vendor"]);
@@ -161,10 +163,10 @@ fn each_limit_of_a_consent_is_kept_and_named() {
             given.provision.purposes = vec!["CLINTRCH".into()];
         }),
         ("device-not-covered", |given| {
-            given.provision.devices = vec![did("vera")];
+            given.provision.devices = vec![did("pump")];
         }),
         ("researcher-with-consent", |given| {
-            given.provision.devices = vec![did("vera"), did("holter")];
+            given.provision.devices = vec![did("pump"), did("holter")];
         }),
         ("not-permitted", |given| {
             given.provision.actors = vec![Actor::party(did("vendor"))];
@@ -291,7 +293,8 @@ fn what_is_denied_stays_closed_but_to_the_person_and_in_an_emergency() {
         ("rita", "researcher", "HRESCH", "consent-denied"),
         // Neither is what the policies permit without consent.
         ("clara", "clinician", "TREAT", "consent-denied"),
-        ("otto", "operator", "HOPERAT", "forbidden"),
+        // Who would not be permitted anyhow does not hear of it.
+        ("otto", "operator", "HOPERAT", "role-not-permitted"),
         ("patient", "patient", "PATRQT", "patient-sees-own-data"),
         ("vera", "vendor", "HOPERAT", "not-permitted"),
         ("rita", "clinician", "BTG", "emergency-required"),
@@ -353,15 +356,18 @@ fn silent_consent_says_only_what_its_exceptions_say() {
     }
 }
 
-/// Who is only denied something does not hear of it.
+/// Who is only denied something does not hear of it, also who may know of the record for another reason.
 #[test]
 fn denial_names_nobody() {
     let mut clinic = clinic();
     let mut denial = study();
     denial.effect = Effect::Deny;
+    denial.provision = Provision::default();
     clinic.consent(denial);
     let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
     assert_eq!(short(&verdict), "not-permitted");
+    let verdict = clinic.ask_ecg("resi", "researcher", "HRESCH");
+    assert_eq!(short(&verdict), "no-consent");
 }
 
 #[test]
@@ -376,6 +382,21 @@ fn release_ends_before_a_denial_begins() {
     clinic.world.now = begins;
     let verdict = clinic.ask_ecg("clara", "clinician", "TREAT");
     assert_eq!(short(&verdict), "consent-denied");
+}
+
+/// A patient may write down more periods than anybody looks at: the release ends before the first that is not.
+#[test]
+fn release_ends_before_what_is_not_looked_at() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    let mut periods = consented("periods", "patient-1", "vendor", "HRESCH");
+    for number in 1..=40 {
+        periods.consent = medanchor_anchor::testing::consent_id(&number.to_string());
+        periods.provision.valid.from = Some(BEGINNING + number);
+        clinic.consent(periods.clone());
+    }
+    let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");
+    assert_eq!(until(&verdict), BEGINNING + 32);
 }
 
 #[test]
@@ -1044,7 +1065,7 @@ prop_compose! {
         actor in any_actor(),
         purpose in select(CODES.to_vec()),
         classes in prop::sample::subsequence(vec![Class::Ecg, Class::Log, Class::Imaging], 0..3),
-        devices in prop::sample::subsequence(vec!["holter", "vera"], 0..2),
+        devices in prop::sample::subsequence(vec!["holter", "pump"], 0..2),
         captured in period(),
         valid in period(),
     ) -> Provision {

@@ -97,12 +97,23 @@ fn fhir_consent_comes_in_and_goes_out() {
     };
     let lab = format!("Organization/lab={}", did(&researcher));
     let maker = format!("Device/holter={}", did(&device));
-    let who = ["--custody", &stage.custody, "--who", &lab, "--who", &maker];
+    let who = [
+        "--custody",
+        &stage.custody,
+        "--default",
+        "--who",
+        &lab,
+        "--who",
+        &maker,
+    ];
 
-    let unknown = import(&resource, &who[..4]);
+    let unclear = import(&resource, &who[..2]);
+    assert_refused(&unclear, 2, "usage");
+    assert!(unclear.errors.contains("--dissent"), "{}", unclear.errors);
+    let unknown = import(&resource, &who[..5]);
     assert_refused(&unknown, 2, "usage");
     assert!(
-        unknown.errors.contains("--who Device/holter"),
+        unknown.errors.contains("--who 'Device/holter"),
         "{}",
         unknown.errors
     );

@@ -1,5 +1,7 @@
 use super::context::{Context, Refusal, require};
-use crate::{ConsentEntry, Consented, CustodyEntry, Outcome, Withdrawn, entry::Write};
+use crate::{
+    ConsentEntry, Consented, CustodyEntry, Outcome, PrincipalKind, Withdrawn, entry::Write,
+};
 use medanchor_dag::CustodyId;
 
 /// Given by the custody's controller, or by its owner for a controller that has not taken it into its own hands. Giving
@@ -13,8 +15,15 @@ pub(super) fn consented(context: &Context<'_>, body: &Consented) -> Result<Vec<W
             .iter()
             .filter_map(|actor| actor.party.as_ref());
         context.require_known(parties)?;
-        context.require_known(&provision.devices)?;
+        for device in &provision.devices {
+            let device = context.known(device)?;
+            require(device.kind == PrincipalKind::Device, Outcome::Forbidden)?;
+        }
     }
+    let given = context.state.consents(&body.custody)?;
+    let is_there = |entry: &ConsentEntry| entry.consented.consent == body.consent;
+    let has_room = given.len() < Consented::MAX_PER_CUSTODY || given.iter().any(is_there);
+    require(has_room, Outcome::Conflict)?;
     let given = ConsentEntry {
         consented: body.clone(),
         withdrawn: false,

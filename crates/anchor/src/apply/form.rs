@@ -320,10 +320,9 @@ fn is_text(text: &str, least: usize, most: usize, allowed: impl Fn(char) -> bool
 }
 
 fn is_period(period: &Period) -> bool {
-    match (period.from, period.until) {
-        (Some(from), Some(until)) => from <= until,
-        _ => true,
-    }
+    let (from, until) = (period.from.unwrap_or(0), period.until);
+    let until = until.unwrap_or(Period::MAX_UNIX_MS);
+    from <= until && until <= Period::MAX_UNIX_MS
 }
 
 fn is_dag_cbor(cid: &Cid) -> bool {

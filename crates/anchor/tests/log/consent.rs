@@ -151,7 +151,24 @@ fn consent_names_only_devices_that_are_known() {
     let applied = world.say(Body::Consented(by_device.clone()), &[&key(OWNER)]);
     assert_eq!(outcome(&applied), Outcome::Unknown);
     world.enrol("holter", PrincipalKind::Device, OWNER, &["device"]);
-    world.accept(Body::Consented(by_device), &[&key(OWNER)]);
+    world.accept(Body::Consented(by_device.clone()), &[&key(OWNER)]);
+    // What is no device makes no data: a denial of it would deny nothing.
+    by_device.except[0].devices = vec![did(PARTNER)];
+    let applied = world.say(Body::Consented(by_device), &[&key(OWNER)]);
+    assert_eq!(outcome(&applied), Outcome::Forbidden);
+}
+
+#[test]
+fn custody_key_has_at_most_a_hundred_consents() {
+    let mut world = world();
+    for number in 0..Consented::MAX_PER_CUSTODY {
+        let consent = consented(&number.to_string(), "patient-1", PARTNER, "HRESCH");
+        world.accept(Body::Consented(consent), &[&key(OWNER)]);
+    }
+    let applied = world.say(Body::Consented(consent()), &[&key(OWNER)]);
+    assert_eq!(outcome(&applied), Outcome::Conflict);
+    let again = consented("7", "patient-1", PARTNER, "TREAT");
+    world.accept(Body::Consented(again), &[&key(OWNER)]);
 }
 
 #[test]
@@ -224,7 +241,7 @@ fn consent_out_of_bounds_is_rejected() {
         until: Some(1),
     };
     type Fault = fn(&mut Consented, Period);
-    let faults: [Fault; 17] = [
+    let faults: [Fault; 19] = [
         |body, _| body.provision.actors.clear(),
         |body, _| body.provision.actors = vec![Actor::party(did(PARTNER)); 2],
         |body, _| body.provision.actors[0].party = None,
@@ -236,9 +253,11 @@ fn consent_out_of_bounds_is_rejected() {
         |body, _| body.provision.purposes = vec!["hresch".into()],
         |body, _| body.provision.purposes = vec!["HRESCH".into(); 2],
         |body, _| body.provision.classes = vec![Class::Log; 2],
-        |body, _| body.provision.devices = vec![did(PARTNER); 2],
+        |body, _| body.provision.devices = vec![did("holter"); 2],
         |body, period| body.provision.captured = period,
         |body, period| body.provision.valid = period,
+        |body, _| body.provision.valid.until = Some(Period::MAX_UNIX_MS + 1),
+        |body, _| body.provision.captured.from = Some(u64::MAX),
         // What is excepted from a denial is permitted: to somebody, for something.
         |body, _| {
             body.effect = Effect::Deny;

@@ -19,6 +19,12 @@ pub(super) const ACT_REASON: &str = "http://terminology.hl7.org/CodeSystem/v3-Ac
 pub(super) const CONFIDENTIALITY: &str = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality";
 /// Of identifiers that are URIs, such as did:key.
 pub(super) const URI: &str = "urn:ietf:rfc:3986";
+/// Of what a base rule `deny` without conditions means: [`DISSENT`] or [`DEFAULT`].
+pub(super) const BASE_RULE: &str = "urn:medanchor:base-rule";
+/// It denies whatever its exceptions do not permit.
+pub(super) const DISSENT: &str = "dissent";
+/// It says what holds anyhow: nothing is permitted that neither a consent nor a policy permits.
+pub(super) const DEFAULT: &str = "default";
 /// Of data classes.
 pub(super) const CLASS: &str = "urn:medanchor:data-class";
 /// Of roles.
@@ -66,10 +72,33 @@ pub(super) struct Consent {
     pub(super) language: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Meta {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) profile: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) security: Vec<Coding>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) tag: Vec<Coding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) version_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) last_updated: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<String>,
+}
+
+/// Of a resource that ends a consent no more is read: a server may leave the rest out.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ended {
+    pub(super) resource_type: String,
+    pub(super) id: Option<String>,
+    #[serde(default)]
+    pub(super) identifier: Vec<Identifier>,
+    pub(super) status: String,
+    pub(super) patient: Reference,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -206,6 +235,19 @@ impl Coding {
     }
 }
 
+impl Provision {
+    /// Whether it says of no condition but when it is valid.
+    pub(super) fn is_for_all(&self) -> bool {
+        let lists = [
+            self.actor.len(),
+            self.security_label.len(),
+            self.purpose.len(),
+            self.data.len(),
+        ];
+        lists.iter().all(|length| *length == 0) && self.data_period.is_none()
+    }
+}
+
 impl From<Coding> for CodeableConcept {
     fn from(coding: Coding) -> Self {
         Self {
@@ -238,6 +280,11 @@ impl Reference {
             reference: Some(format!("#{id}")),
             ..Self::default()
         }
+    }
+
+    /// Whether nothing but an identifier says who is meant.
+    pub(super) fn is_identifier(&self) -> bool {
+        self.reference.is_none()
     }
 
     /// The value of its identifier, if that is of `system`.

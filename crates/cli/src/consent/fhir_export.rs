@@ -1,17 +1,18 @@
 use super::{
     entry,
     fhir::{
-        ACT_REASON, Actor as FhirActor, CLASS, CONSENT, CUSTODY, Coding, Consent, DOCUMENT, Data,
-        Identifier, LEAF, LOINC, Meta, PARTICIPATION, PROFILE, Period as FhirPeriod, Policy,
-        PractitionerRole, Provision as FhirProvision, ROLE, Reference, SCOPE, URI,
+        ACT_REASON, Actor as FhirActor, BASE_RULE, CLASS, CONSENT, CUSTODY, CodeableConcept,
+        Coding, Consent, DEFAULT, DISSENT, DOCUMENT, Data, Identifier, LEAF, LOINC, Meta,
+        PARTICIPATION, PROFILE, Period as FhirPeriod, Policy, PractitionerRole,
+        Provision as FhirProvision, ROLE, Reference, SCOPE, URI,
     },
     unknown,
 };
 use crate::{CliError, Session, access_policy::show_access_policy, clock, files, log::proved};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Actor, Body, ConsentEntry, Consented, Effect, Nonce, Period, PrincipalKind, Provision, Receipt,
-    Strength,
+    Actor, Body, ConsentEntry, Consented, Effect, Nonce, Outcome, Period, PrincipalKind, Provision,
+    Receipt, Strength,
 };
 use medanchor_api::LeafName;
 use medanchor_dag::{CustodyId, Did};
@@ -38,7 +39,8 @@ pub struct ConsentExported {
 }
 
 /// A consent as a FHIR R4 `Consent` that conforms to IHE PCF. The receipt of the leaf that last changed it is verified, and
-/// that it says what the node says.
+/// that the leaf gives it as it is written, or withdraws it. That no later leaf changed it, and what was withdrawn, is the
+/// node's word.
 ///
 /// # Errors
 ///
@@ -88,6 +90,7 @@ async fn resource(session: &Session, given: &ConsentEntry) -> Result<Consent> {
         id: None,
         meta: Some(Meta {
             profile: vec![PROFILE.to_owned()],
+            ..Meta::default()
         }),
         contained: contained.roles,
         identifier: vec![
@@ -99,7 +102,7 @@ async fn resource(session: &Session, given: &ConsentEntry) -> Result<Consent> {
             false => "active".to_owned(),
         },
         scope: Coding::new(SCOPE, "patient-privacy").into(),
-        category: vec![Coding::new(LOINC, "59284-0").into()],
+        category: categories(body),
         patient: Reference::to(Identifier::new(CUSTODY, body.custody.to_string())),
         date_time: clock::rfc3339(receipt.leaf.at),
         performer: performers.iter().map(reference).collect(),
@@ -113,9 +116,23 @@ async fn resource(session: &Session, given: &ConsentEntry) -> Result<Consent> {
     })
 }
 
+/// That it is a consent, and what its base rule means where FHIR does not say it.
+pub(super) fn categories(body: &Consented) -> Vec<CodeableConcept> {
+    let mut categories = vec![Coding::new(LOINC, "59284-0").into()];
+    if body.provision == Provision::default() && !body.except.is_empty() {
+        let base_rule = match body.effect {
+            Effect::Silent => DEFAULT,
+            Effect::Permit | Effect::Deny => DISSENT,
+        };
+        categories.push(Coding::new(BASE_RULE, base_rule).into());
+    }
+    categories
+}
+
 /// Who signed the leaf, if that says what the node says of the consent.
 fn performers(receipt: &Receipt, given: &ConsentEntry) -> Result<Vec<Did>> {
     let opening = receipt.opening.as_ref();
+    let opening = opening.filter(|_| receipt.leaf.outcome == Outcome::Ok);
     let signed = opening.map(|opening| &opening.0.signed);
     let is_it = signed.is_some_and(|signed| match &signed.statement.body {
         Body::Consented(body) => !given.withdrawn && *body == given.consented,

@@ -1,18 +1,20 @@
 use super::{
     ConsentGiven, ConsentWithdrawn, entry,
     fhir::{
-        ACT_REASON, Actor as FhirActor, CLASS, CONFIDENTIALITY, CONSENT, CUSTODY, Coding, Consent,
-        Data, PARTICIPATION, Period as FhirPeriod, PractitionerRole, Provision as FhirProvision,
-        ROLE, Reference, SCOPE,
+        ACT_REASON, Actor as FhirActor, BASE_RULE, CLASS, CONFIDENTIALITY, CONSENT, CUSTODY,
+        Coding, Consent, DEFAULT, DISSENT, Data, Ended, PARTICIPATION, Period as FhirPeriod,
+        PractitionerRole, Provision as FhirProvision, ROLE, Reference, SCOPE, URI,
     },
-    give, random_id, withdraw_consent,
+    give,
+    provision::{check_permits, inherit},
+    withdraw_consent,
 };
 use crate::{CliError, Session, clock, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Actor, Consented, Effect, Nonce, Period, Provision};
 use medanchor_dag::{CustodyId, Did, Hash, sha256};
 use medanchor_policy::purpose;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, path::PathBuf};
 
 /// What is taken from a FHIR resource.
@@ -22,10 +24,21 @@ pub struct ImportOptions {
     pub file: PathBuf,
     /// The custody key of its patient; absent, as it says itself.
     pub custody: Option<CustodyId>,
-    /// Who is meant by its references: `Organization/x` is this did:key.
+    /// Whom its references and identifiers mean: `Organization/x`, or `system|value`, is this did:key.
     pub who: Vec<(String, Did)>,
-    /// Whether a base rule `deny` without any condition denies what policies permit without consent, too.
-    pub dissent: bool,
+    /// What a base rule `deny` without conditions means; absent, as the resource says itself.
+    pub base_rule: Option<BaseRule>,
+    /// The server whose ids the resource has.
+    pub server: String,
+}
+
+/// What a base rule `deny` without conditions means, where it has exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseRule {
+    /// Whatever its exceptions do not permit is denied, also what policies permit without consent.
+    Dissent,
+    /// What holds anyhow: nothing is permitted that neither a consent nor a policy permits.
+    Default,
 }
 
 /// What became of a FHIR resource.
@@ -47,55 +60,72 @@ pub enum ConsentImported {
 pub async fn import_consent(session: &Session, options: &ImportOptions) -> Result<ConsentImported> {
     let file = &options.file;
     let bytes = files::read(file, MAX_BYTES)?;
-    let resource: Consent = serde_json::from_slice(&bytes)
-        .map_err(|error| CliError::Usage(error.to_string()))
-        .with_context(|| format!("read the FHIR Consent in `{}`", file.display()))?;
-    let reading = Reading {
-        who: &options.who,
-        contained: &resource.contained,
-        dissent: options.dissent,
-    };
-    let context = || format!("take the consent from `{}`", file.display());
-    check(&resource).with_context(context)?;
-    let custody = custody(&resource, options.custody).with_context(context)?;
-    let consent = match consent_id(&resource, &custody).with_context(context)? {
-        Some(id) => id,
-        None => random_id()?,
-    };
-    match resource.status.as_str() {
+    take(session, options, &bytes)
+        .await
+        .with_context(|| format!("take the consent from `{}`", file.display()))
+}
+
+async fn take(session: &Session, options: &ImportOptions, bytes: &[u8]) -> Result<ConsentImported> {
+    let ended: Ended = parse(bytes)?;
+    if ended.resource_type != "Consent" {
+        refuse(format!("it is a `{}`", ended.resource_type))?;
+    }
+    let custody = custody(&ended.patient, options.custody)?;
+    let consent = consent_id(&ended, &options.server, &custody)?;
+    match ended.status.as_str() {
         "active" => {
-            let (effect, provision, except) =
-                reading.meaning(&resource.provision).with_context(context)?;
+            let resource: Consent = parse(bytes)?;
+            check(&resource)?;
+            let reading = Reading {
+                who: &options.who,
+                contained: &resource.contained,
+                base_rule: base_rule(&resource, options.base_rule)?,
+            };
+            let (effect, provision, except) = reading.meaning(&resource.provision)?;
             let consented = Consented {
                 consent,
                 custody,
                 effect,
                 provision,
                 except,
-                document: Some(Hash::new(sha256(&bytes))),
+                document: Some(Hash::new(sha256(bytes))),
             };
             give(session, consented).await.map(ConsentImported::Given)
         }
-        "inactive" | "entered-in-error" => {
+        "inactive" | "rejected" | "entered-in-error" => {
             let given = entry(session, custody, consent).await?;
             if given.is_none_or(|given| given.withdrawn) {
-                let problem = "the resource is not active any more, and no consent that was imported of it is in force";
-                return Err(CliError::Usage(problem.to_owned())).with_context(context);
+                refuse(
+                    "the resource is not active, and no consent that was imported of it is in force",
+                )?;
             }
             let withdrawn = withdraw_consent(session, custody, consent.into_array()).await?;
             Ok(ConsentImported::Withdrawn(withdrawn))
         }
-        status => refuse(format!(
-            "its status is `{status}`: `active` is given, `inactive` and `entered-in-error` withdrawn"
-        ))
-        .with_context(context),
+        status => Ok(refuse(format!(
+            "its status is `{status}`: `active` is given; `inactive`, `rejected` and `entered-in-error` withdraw"
+        ))?),
     }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CliError> {
+    serde_json::from_slice(bytes).map_err(|error| refusal(format!("no FHIR Consent: {error}")))
 }
 
 /// What IHE PCF asks of every consent.
 pub(super) fn check(resource: &Consent) -> Result<(), CliError> {
-    if resource.resource_type != "Consent" {
-        return refuse(format!("it is a `{}`", resource.resource_type));
+    let meta = resource.meta.as_ref();
+    let marks = meta
+        .iter()
+        .flat_map(|meta| meta.tag.iter().chain(&meta.security));
+    if let Some(mark) = marks
+        .into_iter()
+        .find(|mark| ["SUBSETTED", "HTEST"].contains(&mark.code.as_str()))
+    {
+        return refuse(format!(
+            "it is marked `{}`: it is not whole, or not meant",
+            mark.code
+        ));
     }
     let scope = Coding::new(SCOPE, "patient-privacy");
     let is_scope = |coding: &Coding| coding.is_of(SCOPE) && coding.code == scope.code;
@@ -122,8 +152,12 @@ pub(super) fn check(resource: &Consent) -> Result<(), CliError> {
     }
 }
 
-pub(super) fn custody(resource: &Consent, given: Option<CustodyId>) -> Result<CustodyId, CliError> {
-    let own = resource.patient.value_of(CUSTODY).map(str::parse);
+/// The patient's custody key.
+pub(super) fn custody(
+    patient: &Reference,
+    given: Option<CustodyId>,
+) -> Result<CustodyId, CliError> {
+    let own = patient.value_of(CUSTODY).map(str::parse);
     let own: Option<CustodyId> = own
         .transpose()
         .map_err(|_| refusal("its patient's custody key is no custody id"))?;
@@ -138,35 +172,69 @@ pub(super) fn custody(resource: &Consent, given: Option<CustodyId>) -> Result<Cu
     }
 }
 
-/// The consent's own id here, or one that follows from the resource's.
+/// The consent's own id here, or one that follows from the resource's on its server.
 pub(super) fn consent_id(
-    resource: &Consent,
+    resource: &Ended,
+    server: &str,
     custody: &CustodyId,
-) -> Result<Option<Nonce>, CliError> {
-    let own = resource
+) -> Result<Nonce, CliError> {
+    let mut own = resource
         .identifier
         .iter()
-        .find(|identifier| identifier.system.as_deref() == Some(CONSENT));
-    if let Some(identifier) = own {
-        let mut id = [0; 16];
-        hex::decode_to_slice(&identifier.value, &mut id)
-            .map_err(|_| refusal("its identifier is no consent id"))?;
-        return Ok(Some(Nonce::new(id)));
+        .filter(|identifier| identifier.system.as_deref() == Some(CONSENT));
+    match (own.next(), own.next(), &resource.id) {
+        (Some(identifier), None, _) => {
+            let mut id = [0; 16];
+            hex::decode_to_slice(&identifier.value, &mut id)
+                .map_err(|_| refusal("its identifier is no consent id"))?;
+            Ok(Nonce::new(id))
+        }
+        (Some(_), Some(_), _) => refuse("it has two consent ids"),
+        (None, _, Some(id)) => {
+            let parts = [
+                ID_DOMAIN,
+                custody.as_bytes(),
+                server.as_bytes(),
+                b"\0",
+                id.as_bytes(),
+            ];
+            let hash = sha256(&parts.concat());
+            let mut nonce = Nonce::new([0; 16]);
+            nonce.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+            Ok(nonce)
+        }
+        (None, _, None) => refuse(
+            "it has no `id`, so that its next version could not replace it, nor its end withdraw it: give it one",
+        ),
     }
-    Ok(resource.id.as_ref().map(|id| {
-        let named = [ID_DOMAIN, custody.as_bytes(), id.as_bytes()].concat();
-        let hash = sha256(&named);
-        let mut nonce = Nonce::new([0; 16]);
-        nonce.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-        nonce
-    }))
+}
+
+/// As it was said beside the resource, or as the resource says itself.
+pub(super) fn base_rule(
+    resource: &Consent,
+    said: Option<BaseRule>,
+) -> Result<Option<BaseRule>, CliError> {
+    let codes = resource.category.iter().flat_map(|concept| &concept.coding);
+    let own = codes.filter(|coding| coding.is_of(BASE_RULE));
+    let own = own.map(|coding| match coding.code.as_str() {
+        DISSENT => Ok(BaseRule::Dissent),
+        DEFAULT => Ok(BaseRule::Default),
+        code => refuse(format!("`{code}` says nothing of a base rule")),
+    });
+    let own = own.collect::<Result<Vec<_>, _>>()?;
+    match (own.as_slice(), said) {
+        ([], said) => Ok(said),
+        ([own], None) => Ok(Some(*own)),
+        ([own], Some(said)) if *own == said => Ok(Some(said)),
+        _ => refuse("what its base rule means is said twice, and not the same"),
+    }
 }
 
 /// How a resource's references and rules are understood.
 pub(super) struct Reading<'a> {
     pub(super) who: &'a [(String, Did)],
     pub(super) contained: &'a [PractitionerRole],
-    pub(super) dissent: bool,
+    pub(super) base_rule: Option<BaseRule>,
 }
 
 impl Reading<'_> {
@@ -175,25 +243,44 @@ impl Reading<'_> {
         &self,
         base: &FhirProvision,
     ) -> Result<(Effect, Provision, Vec<Provision>), CliError> {
-        let provision = self.provision(base)?;
-        let has_exceptions = !base.provision.is_empty();
-        let is_default = provision == Provision::default() && has_exceptions;
-        let effect = match base.kind.as_str() {
-            "permit" => Effect::Permit,
-            "deny" if is_default && !self.dissent => Effect::Silent,
-            "deny" => Effect::Deny,
-            kind => return refuse(format!("`provision.type` is `{kind}`")),
-        };
+        let mut provision = self.provision(base)?;
+        let effect = self.effect(base)?;
         if effect == Effect::Permit {
             check_permits(&provision)?;
         }
-        let except = base.provision.iter();
-        let except = except.map(|exception| self.exception(effect, &provision, exception));
-        let except = except.collect::<Result<Vec<_>, _>>()?;
+        let mut except = base
+            .provision
+            .iter()
+            .map(|exception| self.exception(effect, &provision, exception))
+            .collect::<Result<Vec<_>, _>>()?;
         if except.len() > Consented::MAX_EXCEPTIONS {
             return refuse("it has more than 16 exceptions");
         }
+        if effect == Effect::Silent {
+            // What is silent has no end; what its exceptions permit ends with it.
+            for exception in &mut except {
+                exception.valid = both(exception.valid, provision.valid)?;
+            }
+            provision.valid = Period::default();
+        }
         Ok((effect, provision, except))
+    }
+
+    fn effect(&self, base: &FhirProvision) -> Result<Effect, CliError> {
+        let has_exceptions = !base.provision.is_empty();
+        match base.kind.as_str() {
+            "permit" => Ok(Effect::Permit),
+            "deny" if base.is_for_all() && has_exceptions => match self.base_rule {
+                Some(BaseRule::Dissent) => Ok(Effect::Deny),
+                Some(BaseRule::Default) => Ok(Effect::Silent),
+                None => refuse(
+                    "its base rule is `deny` without conditions: say whether it denies all that its exceptions do not permit, \
+                     treatment included (`--dissent`), or says what holds anyhow (`--default`)",
+                ),
+            },
+            "deny" => Ok(Effect::Deny),
+            kind => refuse(format!("`provision.type` is `{kind}`")),
+        }
     }
 
     fn exception(
@@ -214,13 +301,7 @@ impl Reading<'_> {
         }
         let mut provision = self.provision(exception)?;
         if opposite == Effect::Permit {
-            // It holds only where the base rule does: what that says of these, it says.
-            if provision.actors.is_empty() {
-                provision.actors.clone_from(&base.actors);
-            }
-            if provision.purposes.is_empty() {
-                provision.purposes.clone_from(&base.purposes);
-            }
+            inherit(&mut provision, base);
             check_permits(&provision)?;
         }
         Ok(provision)
@@ -249,7 +330,10 @@ impl Reading<'_> {
             return refuse("an actor is no information recipient (`IRCP`)");
         }
         let reference = &actor.reference;
-        if let Some(role) = reference.value_of(ROLE) {
+        if let Some(role) = reference
+            .value_of(ROLE)
+            .filter(|_| reference.is_identifier())
+        {
             return Ok(Actor {
                 party: None,
                 role: Some(role.to_owned()),
@@ -271,21 +355,22 @@ impl Reading<'_> {
         let (Some(contained), None) = (found.next(), found.next()) else {
             return refuse(format!("`#{id}` is not contained once"));
         };
-        let role = match contained.code.as_slice() {
-            [concept] => concept.coding.iter().find(|coding| coding.is_of(ROLE)),
-            _ => None,
+        let codes = contained.code.iter().flat_map(|concept| &concept.coding);
+        let roles: Vec<_> = codes.filter(|coding| coding.is_of(ROLE)).collect();
+        let [role] = roles.as_slice() else {
+            return refuse(format!("`#{id}` is not in one role of `{ROLE}`"));
         };
         let ((Some(party), None) | (None, Some(party))) =
             (&contained.organization, &contained.practitioner)
         else {
             return refuse(format!("`#{id}` is not one organisation or practitioner"));
         };
-        match role {
-            Some(role) if contained.resource_type == "PractitionerRole" => Ok(Actor {
+        match contained.resource_type.as_str() {
+            "PractitionerRole" => Ok(Actor {
                 party: Some(self.who(party)?),
                 role: Some(role.code.clone()),
             }),
-            _ => refuse(format!("`#{id}` is not in one role of `{ROLE}`")),
+            kind => refuse(format!("`#{id}` is a `{kind}`")),
         }
     }
 
@@ -298,36 +383,38 @@ impl Reading<'_> {
         }
     }
 
-    /// Whom a reference means: a did:key, or as it was said beside the resource.
+    /// Whom a reference and an identifier mean, the same if it has both: a did:key, or as it was said beside the resource.
     fn who(&self, reference: &Reference) -> Result<Did, CliError> {
-        let value = reference
+        let named = reference.reference.iter().cloned();
+        let identified = reference
             .identifier
-            .as_ref()
-            .map(|identifier| &identifier.value);
-        let names = [reference.reference.as_ref(), value];
-        let mut names = names.into_iter().flatten();
-        let said = |name: &String| {
-            let said = self.who.iter().find(|(known, _)| known == name);
-            said.map(|(_, did)| *did).or_else(|| name.parse().ok())
-        };
-        names.clone().find_map(said).ok_or_else(|| {
-            let name = names.next().map_or("nobody", String::as_str);
-            refusal(format!(
-                "it speaks of `{name}`, whose did:key is not known: say it with `--who {name}=DID`"
-            ))
-        })
+            .iter()
+            .map(|identifier| match &identifier.system {
+                Some(system) if system != URI => format!("{system}|{}", identifier.value),
+                _ => identifier.value.clone(),
+            });
+        let dids = named.chain(identified).map(|name| self.named(&name));
+        let dids = dids.collect::<Result<Vec<_>, _>>()?;
+        match dids.as_slice() {
+            [did] => Ok(*did),
+            [did, same] if did == same => Ok(*did),
+            [] => refuse("it speaks of nobody"),
+            _ => refuse("a reference and its identifier mean different people"),
+        }
     }
-}
 
-/// Nobody permits everybody everything by leaving something out.
-fn check_permits(provision: &Provision) -> Result<(), CliError> {
-    if provision.actors.is_empty() {
-        return refuse("it permits something to everybody: name who may, with `actor`");
+    fn named(&self, name: &str) -> Result<Did, CliError> {
+        let mut said = self.who.iter().filter(|(known, _)| known == name);
+        match (said.next(), said.next()) {
+            (Some((_, did)), None) => Ok(*did),
+            (Some(_), Some(_)) => refuse(format!("`{name}` is said to be two")),
+            (None, _) => name.parse().map_err(|_| {
+                refusal(format!(
+                    "it speaks of `{name}`, whose did:key is not known: say it with `--who '{name}=DID'`"
+                ))
+            }),
+        }
     }
-    if provision.purposes.is_empty() {
-        return refuse("it permits something for every purpose: name them, with `purpose`");
-    }
-    Ok(())
 }
 
 fn purpose_of(coding: &Coding) -> Result<String, CliError> {
@@ -381,11 +468,26 @@ fn period(period: Option<&FhirPeriod>) -> Result<Period, CliError> {
     }
 }
 
+/// What lies in both.
+fn both(one: Period, other: Period) -> Result<Period, CliError> {
+    let until = [one.until, other.until].into_iter().flatten().min();
+    let period = Period {
+        from: one.from.max(other.from),
+        until,
+    };
+    match (period.from, until) {
+        (Some(from), Some(until)) if until < from => {
+            refuse("an exception is never valid while its base rule is")
+        }
+        _ => Ok(period),
+    }
+}
+
 /// Reads `REFERENCE=DID`.
 pub(crate) fn who(text: &str) -> Result<(String, Did), String> {
     let problem =
         || "write a reference of the resource and whom it means: `Organization/x=did:key:...`";
-    let (name, did) = text.split_once('=').ok_or_else(problem)?;
+    let (name, did) = text.rsplit_once('=').ok_or_else(problem)?;
     let did = did.parse().map_err(|_| problem())?;
     match name {
         "" => Err(problem().to_owned()),

@@ -9,8 +9,9 @@ mod tests;
 
 pub use fhir_export::{ConsentExported, export_consent};
 pub(crate) use fhir_import::who;
-pub use fhir_import::{ConsentImported, ImportOptions, import_consent};
+pub use fhir_import::{BaseRule, ConsentImported, ImportOptions, import_consent};
 pub use provision::{ProvisionRow, Uses, UsesError};
+use provision::{check_permits, inherit};
 
 use crate::{CliError, Recorded, Session, clock, files};
 use anyhow::{Context, Result};
@@ -44,6 +45,8 @@ pub struct ConsentOptions {
 pub struct ConsentGiven {
     /// Its id.
     pub consent: String,
+    /// What is said of the uses that it covers: `permit`, `deny`, or `silent` where only the exceptions permit something.
+    pub effect: String,
     /// The custody key.
     pub custody: String,
     /// Where the log has it.
@@ -105,16 +108,27 @@ pub async fn give_consent(session: &Session, options: &ConsentOptions) -> Result
         let lasts = u64::from(days) * DAY_MS;
         provision.valid.until = Some(clock::unix_ms().saturating_add(lasts));
     }
-    let except = options.except.iter().map(Uses::provision);
+    let effect = match options.deny {
+        true => Effect::Deny,
+        false => Effect::Permit,
+    };
+    let mut except = options
+        .except
+        .iter()
+        .map(Uses::provision)
+        .collect::<Result<Vec<_>, _>>()?;
+    if options.deny {
+        for exception in &mut except {
+            inherit(exception, &provision);
+            check_permits(exception)?;
+        }
+    }
     let consented = Consented {
         consent,
         custody: options.custody,
-        effect: match options.deny {
-            true => Effect::Deny,
-            false => Effect::Permit,
-        },
+        effect,
         provision,
-        except: except.collect::<Result<_, _>>()?,
+        except,
         document: options.document.as_deref().map(hash_of).transpose()?,
     };
     give(session, consented).await
@@ -123,9 +137,11 @@ pub async fn give_consent(session: &Session, options: &ConsentOptions) -> Result
 async fn give(session: &Session, consented: Consented) -> Result<ConsentGiven> {
     let keys = session.home.own_keys()?;
     let (consent, custody) = (consented.consent, consented.custody);
+    let effect = consented.effect.to_string();
     let body = Body::Consented(consented);
     Ok(ConsentGiven {
         consent: hex::encode(consent.as_slice()),
+        effect,
         custody: custody.to_string(),
         recorded: session.say(&keys, body).await?,
     })
@@ -243,7 +259,8 @@ impl From<&ConsentEntry> for ConsentRow {
 
 impl fmt::Display for ConsentGiven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "consent  {}\n{}", self.consent, self.recorded)
+        let (consent, effect, recorded) = (&self.consent, &self.effect, &self.recorded);
+        write!(f, "consent  {consent}  {effect}\n{recorded}")
     }
 }
 

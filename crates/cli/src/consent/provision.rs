@@ -56,6 +56,26 @@ impl Uses {
     }
 }
 
+/// An exception holds where its base does: what it does not say of whom and what for, the base has said.
+pub(super) fn inherit(exception: &mut Provision, base: &Provision) {
+    if exception.actors.is_empty() {
+        exception.actors.clone_from(&base.actors);
+    }
+    if exception.purposes.is_empty() {
+        exception.purposes.clone_from(&base.purposes);
+    }
+}
+
+/// Nobody permits everybody everything by leaving something out.
+pub(super) fn check_permits(provision: &Provision) -> Result<(), CliError> {
+    let missing = match (provision.actors.is_empty(), provision.purposes.is_empty()) {
+        (true, _) => "something is permitted to everybody: say who may",
+        (_, true) => "something is permitted for every purpose: say what for",
+        _ => return Ok(()),
+    };
+    Err(CliError::Usage(missing.to_owned()))
+}
+
 fn or_any<T: Clone>(all: &[T]) -> Vec<Option<T>> {
     match all {
         [] => vec![None],

@@ -2,9 +2,9 @@
 
 use super::{
     check_purpose,
-    fhir::Consent,
-    fhir_export::Contained,
-    fhir_import::{Reading, check, consent_id, custody, who},
+    fhir::{Consent, Ended},
+    fhir_export::{Contained, categories},
+    fhir_import::{BaseRule, Reading, base_rule as base_rule_of, check, consent_id, custody, who},
 };
 use crate::clock;
 use medanchor_anchor::{
@@ -17,18 +17,24 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const RESEARCH: &str = include_str!("research.json");
+const DEFAULT: Option<BaseRule> = Some(BaseRule::Default);
+const DISSENT: Option<BaseRule> = Some(BaseRule::Dissent);
 
 type Meaning = (Effect, Provision, Vec<Provision>);
 
 /// What is taken from a resource, or why not.
-fn read(resource: &Value, known: &[(String, Did)], dissent: bool) -> Result<Meaning, String> {
+fn read(
+    resource: &Value,
+    known: &[(String, Did)],
+    base_rule: Option<BaseRule>,
+) -> Result<Meaning, String> {
     let resource: Consent =
         serde_json::from_value(resource.clone()).map_err(|error| error.to_string())?;
     check(&resource).map_err(|error| error.to_string())?;
     let reading = Reading {
         who: known,
         contained: &resource.contained,
-        dissent,
+        base_rule: base_rule_of(&resource, base_rule).map_err(|error| error.to_string())?,
     };
     let meaning = reading.meaning(&resource.provision);
     meaning.map_err(|error| error.to_string())
@@ -46,7 +52,7 @@ fn known() -> Vec<(String, Did)> {
 
 #[test]
 fn usual_form_of_a_study_permits_what_it_names_and_leaves_the_rest() {
-    let (effect, base, except) = read(&research(), &known(), false).unwrap();
+    let (effect, base, except) = read(&research(), &known(), DEFAULT).unwrap();
     assert_eq!((effect, base), (Effect::Silent, Provision::default()));
     let unix_ms = |text| clock::span(text).unwrap().0;
     let expected = Provision {
@@ -64,7 +70,42 @@ fn usual_form_of_a_study_permits_what_it_names_and_leaves_the_rest() {
         },
     };
     assert_eq!(except, [expected]);
-    let (effect, ..) = read(&research(), &known(), true).unwrap();
+    let (effect, ..) = read(&research(), &known(), DISSENT).unwrap();
+    assert_eq!(effect, Effect::Deny);
+    // Neither is guessed, and what was said once is not said otherwise.
+    let problem = read(&research(), &known(), None).unwrap_err();
+    assert!(problem.contains("--dissent"), "{problem}");
+    let mut own = research();
+    own["category"][0]["coding"][1] =
+        json!({ "system": "urn:medanchor:base-rule", "code": "dissent" });
+    let (effect, ..) = read(&own, &known(), None).unwrap();
+    assert_eq!(effect, Effect::Deny);
+    assert!(read(&own, &known(), DEFAULT).is_err());
+}
+
+/// IHE PCF's end of a consent: what is permitted ends with it.
+#[test]
+fn period_of_a_default_is_that_of_its_exceptions() {
+    let mut resource = research();
+    resource["provision"]["period"] = json!({ "end": "2026-06" });
+    let (effect, base, except) = read(&resource, &known(), DEFAULT).unwrap();
+    assert_eq!((effect, base), (Effect::Silent, Provision::default()));
+    let end = clock::span("2026-06").unwrap().1;
+    assert_eq!(except[0].valid.until, Some(end));
+    resource["provision"]["period"] = json!({ "end": "2025" });
+    assert!(read(&resource, &known(), DEFAULT).is_err());
+}
+
+/// Normal data is not all data: whoever says so means it.
+#[test]
+fn base_rule_with_a_label_is_no_default() {
+    let mut resource = research();
+    resource["provision"]["securityLabel"] = nested(&mut research())["securityLabel"].clone();
+    resource["provision"]["securityLabel"]
+        .as_array_mut()
+        .unwrap()
+        .pop();
+    let (effect, ..) = read(&resource, &known(), DEFAULT).unwrap();
     assert_eq!(effect, Effect::Deny);
 }
 
@@ -85,7 +126,7 @@ fn base_rules_are_read_as_they_are_meant() {
     for (expected, exceptions, change) in cases {
         let mut resource = research();
         change(&mut resource["provision"]);
-        let (effect, _, except) = read(&resource, &known(), false).unwrap();
+        let (effect, _, except) = read(&resource, &known(), DEFAULT).unwrap();
         assert_eq!((effect, except.len()), (expected, exceptions));
     }
 }
@@ -100,7 +141,7 @@ fn exception_takes_over_whom_and_what_for_from_its_base() {
     for gone in ["actor", "purpose"] {
         base["provision"][0].as_object_mut().unwrap().remove(gone);
     }
-    let (effect, base, except) = read(&resource, &known(), false).unwrap();
+    let (effect, base, except) = read(&resource, &known(), DEFAULT).unwrap();
     assert_eq!(effect, Effect::Deny);
     assert_eq!(except[0].actors, base.actors);
     assert_eq!(except[0].purposes, ["CLINTRCH"]);
@@ -109,8 +150,32 @@ fn exception_takes_over_whom_and_what_for_from_its_base() {
 #[test]
 fn what_cannot_be_kept_as_it_is_meant_is_refused() {
     type Fault = fn(&mut Value);
-    let faults: [(&str, Fault); 27] = [
-        ("it is a", |all| all["resourceType"] = "Contract".into()),
+    let faults: [(&str, Fault); 32] = [
+        ("SUBSETTED", |all| {
+            all["meta"]["tag"] = json!([{ "code": "SUBSETTED" }]);
+        }),
+        ("HTEST", |all| {
+            all["meta"]["security"] = json!([{ "system": ACT_REASON, "code": "HTEST" }]);
+        }),
+        ("extension", |all| all["meta"]["extension"] = json!([])),
+        ("different people", |all| {
+            nested(all)["actor"][0]["reference"]["identifier"] =
+                json!({ "system": "urn:ietf:rfc:3986", "value": did("vendor").to_string() });
+        }),
+        // A role beside somebody is not everybody in it.
+        ("urn:medanchor:role|researcher", |all| {
+            nested(all)["actor"][0]["reference"]["identifier"] =
+                json!({ "system": "urn:medanchor:role", "value": "researcher" });
+        }),
+        ("not in one role", |all| {
+            let coding = |code| json!({ "system": "urn:medanchor:role", "code": code });
+            all["contained"] = json!([{
+                "resourceType": "PractitionerRole", "id": "both",
+                "organization": { "reference": "Organization/lab" },
+                "code": [{ "coding": [coding("nurse"), coding("clinician")] }],
+            }]);
+            nested(all)["actor"][0]["reference"]["reference"] = "#both".into();
+        }),
         ("scope", |all| {
             all["scope"]["coding"][0]["code"] = "research".into();
         }),
@@ -173,7 +238,7 @@ fn what_cannot_be_kept_as_it_is_meant_is_refused() {
     for (expected, fault) in faults {
         let mut resource = research();
         fault(&mut resource);
-        let problem = read(&resource, &known(), false).unwrap_err();
+        let problem = read(&resource, &known(), DEFAULT).unwrap_err();
         assert!(problem.contains(expected), "{expected}: {problem}");
     }
 }
@@ -186,38 +251,58 @@ fn denial_by_class_and_another_label_is_refused() {
         "type": "deny",
         "securityLabel": nested(&mut research())["securityLabel"],
     });
-    let problem = read(&resource, &known(), false).unwrap_err();
+    let problem = read(&resource, &known(), DEFAULT).unwrap_err();
     assert!(problem.contains("denies data by class"), "{problem}");
 }
 
+fn ended(resource: &Value) -> Ended {
+    serde_json::from_value(resource.clone()).unwrap()
+}
+
 #[test]
-fn resource_is_the_same_consent_each_time_and_another_for_another_patient() {
-    let resource: Consent = serde_json::from_value(research()).unwrap();
-    let id = |custody| consent_id(&resource, &custody_id(custody)).unwrap();
-    assert!(id("patient-1").is_some());
-    assert_eq!(id("patient-1"), id("patient-1"));
-    assert_ne!(id("patient-1"), id("patient-2"));
+fn resource_is_the_same_consent_each_time_and_another_for_another_patient_or_server() {
+    let resource = ended(&research());
+    let id = |server, custody| consent_id(&resource, server, &custody_id(custody)).unwrap();
+    assert_eq!(id("", "patient-1"), id("", "patient-1"));
+    assert_ne!(id("", "patient-1"), id("", "patient-2"));
+    assert_ne!(id("", "patient-1"), id("clinic", "patient-1"));
     let mut named = research();
-    named["identifier"] = json!([{ "system": "urn:medanchor:consent", "value": "07".repeat(16) }]);
-    let named: Consent = serde_json::from_value(named).unwrap();
-    let own = consent_id(&named, &custody_id("patient-1")).unwrap();
-    assert_eq!(own.unwrap().as_slice(), [7; 16]);
+    let own = json!({ "system": "urn:medanchor:consent", "value": "07".repeat(16) });
+    named["identifier"] = json!([own]);
+    let read = |resource: &Value| consent_id(&ended(resource), "", &custody_id("patient-1"));
+    assert_eq!(read(&named).unwrap().as_slice(), [7; 16]);
+    named["identifier"] = json!([own, own]);
+    assert!(read(&named).is_err());
+    let mut nameless = research();
+    nameless.as_object_mut().unwrap().remove("id");
+    let problem = read(&nameless).unwrap_err().to_string();
+    assert!(problem.contains("no `id`"), "{problem}");
+}
+
+/// Whatever else a server left out or wrote beside it.
+#[test]
+fn end_of_a_consent_is_read_from_little() {
+    let mut resource = research();
+    resource["status"] = "inactive".into();
+    resource["extension"] = json!([{ "url": "http://example.org/why" }]);
+    resource.as_object_mut().unwrap().remove("provision");
+    assert_eq!(ended(&resource).status, "inactive");
 }
 
 #[test]
 fn patient_is_said_once() {
-    let resource: Consent = serde_json::from_value(research()).unwrap();
-    assert!(custody(&resource, None).is_err());
+    let patient = ended(&research()).patient;
+    assert!(custody(&patient, None).is_err());
     let given = Some(custody_id("patient-1"));
-    assert_eq!(custody(&resource, given).ok(), given);
+    assert_eq!(custody(&patient, given).ok(), given);
     let mut own = research();
     own["patient"]["identifier"] = json!({
         "system": "urn:medanchor:custody",
         "value": custody_id("patient-2").to_string(),
     });
-    let own: Consent = serde_json::from_value(own).unwrap();
-    assert!(custody(&own, given).is_err());
-    assert_eq!(custody(&own, None).ok(), Some(custody_id("patient-2")));
+    let patient = ended(&own).patient;
+    assert!(custody(&patient, given).is_err());
+    assert_eq!(custody(&patient, None).ok(), Some(custody_id("patient-2")));
 }
 
 #[test]
@@ -315,15 +400,53 @@ proptest! {
         let mut resource = research();
         resource["contained"] = serde_json::to_value(&contained.roles).unwrap();
         resource["provision"] = serde_json::to_value(&provision).unwrap();
-        let dissent = given.effect == Effect::Deny;
-        let meaning = read(&resource, &[], dissent).unwrap();
+        resource["category"] = serde_json::to_value(categories(&given)).unwrap();
+        let meaning = read(&resource, &[], None).unwrap();
         prop_assert_eq!(meaning, (given.effect, given.provision, given.except));
     }
 
+    /// Something in a good resource is something else.
     #[test]
-    fn any_json_is_a_consent_or_an_error(text in "[\\[\\]{}\":,a-z0-9]{0,200}") {
-        if let Ok(value) = serde_json::from_str::<Value>(&text) {
-            prop_assert!(read(&value, &[], false).is_err());
+    fn any_json_is_a_consent_or_an_error(
+        at in any::<prop::sample::Index>(),
+        other in select(vec![json!(null), json!(7), json!("x"), json!([]), json!({}), json!([{}])]),
+    ) {
+        let mut resource = research();
+        let places = places(&resource, "");
+        let place = &places[at.index(places.len())];
+        *resource.pointer_mut(place).unwrap() = other;
+        if let Ok((effect, base, except)) = read(&resource, &known(), DEFAULT) {
+            // Whatever became of it, nothing is permitted to everybody or for everything.
+            let permitting = match effect {
+                Effect::Permit => vec![base],
+                Effect::Deny | Effect::Silent => except,
+            };
+            for provision in permitting {
+                prop_assert!(!provision.actors.is_empty() && !provision.purposes.is_empty());
+            }
         }
     }
+}
+
+/// A JSON pointer to each value in it.
+fn places(value: &Value, at: &str) -> Vec<String> {
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value))
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(n, value)| (n.to_string(), value))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let below = below.into_iter().flat_map(|(name, value)| {
+        let place = format!("{at}/{name}");
+        let mut places = places(value, &place);
+        places.push(place);
+        places
+    });
+    below.collect()
 }
