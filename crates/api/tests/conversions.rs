@@ -6,11 +6,11 @@ use medanchor_anchor::{
     Status,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
-    ImportKey, ImportedKey, LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal,
+    Alarm, AnchoredRecord, AsOf, Asked, BelowTarget, Collected, CreateKey, CreatedKey, Decision,
+    Get, ImportKey, ImportedKey, LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal,
     MAX_CHECKED_KEYS, NodeStatus, PeerStatus, ReceiptOf, RecordCheck, Replicated, Scrubbed, Submit,
-    Submitted, access_request, account_asked_for, consents_asked_for, disclosures_asked_for,
-    has_cids, keys_to_check, legal_holds_after,
+    Submitted, account_asked_for, consents_asked_for, disclosures_asked_for, has_cids,
+    keys_to_check, legal_holds_after,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -78,20 +78,25 @@ proptest! {
         text in arbitrary_text(),
         grant in any::<bool>(),
     ) {
-        let _ = access_request(&access::RequestRequest { signed_statement: bytes.clone() });
-        let decision = if grant {
-            access::request_response::Decision::Grant(access::Grant {
-                wraps,
+        let request = access::RequestRequest { signed_statement: bytes.clone(), cohort: vec![bytes.clone()] };
+        let _ = Asked::try_from(request);
+        let first = if grant {
+            access::request_response::Part::Grant(access::Grant {
                 receipt: bytes.clone(),
+                list: bytes.clone(),
+                left_out: vec![access::LeftOut { code: text, records: 1 }],
+                elsewhere: vec![bytes.clone()],
             })
         } else {
-            access::request_response::Decision::Denial(access::Denial {
+            access::request_response::Part::Denial(access::Denial {
                 code: text.clone(),
                 reason: text,
                 receipt: bytes.clone(),
             })
         };
-        let _ = Decision::try_from(access::RequestResponse { decision: Some(decision) });
+        let wraps = access::request_response::Part::Wraps(access::Wraps { wraps });
+        let messages = [first, wraps].map(|part| access::RequestResponse { part: Some(part) });
+        let _ = Decision::try_from(messages.to_vec());
         let _ = CreateKey::try_from(access::CreateKeyRequest {
             custody: bytes.clone(),
             epoch: 0,
@@ -197,6 +202,7 @@ proptest! {
                 leaf: bytes.clone(),
                 opening: bytes.clone(),
                 proof: vec![bytes.clone()],
+                disclosed: bytes.clone(),
             }],
             tree_size: number,
         });
@@ -209,7 +215,8 @@ proptest! {
     #[test]
     fn arbitrary_wire_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
         let _ = anchor::SubmitResponse::decode(bytes.as_slice()).map(Submitted::try_from);
-        let _ = access::RequestResponse::decode(bytes.as_slice()).map(Decision::try_from);
+        let _ = access::RequestResponse::decode(bytes.as_slice())
+            .map(|message| Decision::try_from(vec![message]));
         let _ = registry::StatusResponse::decode(bytes.as_slice()).map(NodeStatus::try_from);
     }
 

@@ -1,9 +1,9 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Account, AccountHead, Anchored, Body, BreakGlassRule, Consented, Custody,
-    Enrolled, FactorVerified, Founded, Holding, LegalHold, Member, MemberAdded, MemberRemoved,
-    Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused, Released,
-    SignedStatement, Statement, WitnessAdded, WitnessUrl,
+    AccessRequest, Account, AccountHead, Anchored, Body, BreakGlassRule, Cohort, Consented,
+    Custody, Enrolled, FactorVerified, Founded, Holding, LegalHold, ListHead, Member, MemberAdded,
+    MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused,
+    Released, Selection, SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -216,9 +216,7 @@ fn is_anchored(body: &Anchored) -> bool {
 }
 
 fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
-    (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
-        && body.records.iter().all(is_dag_cbor)
-        && are_distinct(&body.records)
+    are_asked_for(body)
         && is_purpose(&body.purpose)
         && is_role(&body.role)
         && body.recipient.len() == 32
@@ -228,15 +226,44 @@ fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
             .is_none_or(|shown| FactorVerified::said_by(shown, &statement.origin).is_some())
 }
 
+/// Records by name or by what they are, not both.
+fn are_asked_for(body: &AccessRequest) -> bool {
+    match &body.selection {
+        None => {
+            (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
+                && body.records.iter().all(is_dag_cbor)
+                && are_distinct(&body.records)
+        }
+        Some(selection) => body.records.is_empty() && is_selection(selection),
+    }
+}
+
+fn is_selection(selection: &Selection) -> bool {
+    let most = u64::try_from(Cohort::MAX).unwrap_or(u64::MAX);
+    (1..=most).contains(&selection.cohort.count)
+        && is_period(&selection.captured)
+        && selection.leaves.from <= selection.leaves.until
+}
+
 fn is_released(statement: &Statement, body: &Released) -> bool {
     let policy = |c: char| c.is_ascii_graphic();
-    let wraps = request_of(&body.request).map(|request| request.records.len());
     is_request(statement, &body.request)
-        && wraps == Some(body.wraps.len())
+        && request_of(&body.request).is_some_and(|request| fits(request, &body.list))
         && body.policies.len() <= 64
         && body.policies.is_sorted_by(|one, next| one < next)
         && body.policies.iter().all(|id| is_text(id, 1, 64, policy))
-        && body.basis.devices.len() <= AccessRequest::MAX_RECORDS
+        && body.basis.tells_of_no_record()
+}
+
+/// Whether a list with this head may be of what was asked for.
+fn fits(request: &AccessRequest, list: &ListHead) -> bool {
+    match &request.selection {
+        None => {
+            let records = u64::try_from(request.records.len());
+            list.parts == 1 && records == Ok(list.records)
+        }
+        Some(selection) => list.parts == selection.cohort.count && list.records >= 1,
+    }
 }
 
 fn is_refused(statement: &Statement, body: &Refused) -> bool {

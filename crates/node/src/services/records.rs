@@ -1,8 +1,8 @@
 //! Which records somebody is told of who names none.
 
-use medanchor_anchor::{State, TablesError};
-use medanchor_api::{RecordPage, RecordPlace, RecordQuery, status};
-use medanchor_dag::Cid;
+use medanchor_anchor::{LeafIndex, RecordEntry, State, TablesError};
+use medanchor_api::{ListedRecord, RecordPage, RecordPlace, RecordQuery, status};
+use medanchor_dag::{Cid, CustodyId};
 use medanchor_policy::{Listing, PolicySets};
 use tonic::{Code, Status};
 
@@ -15,8 +15,8 @@ pub(super) fn nothing() -> Status {
     )
 }
 
-/// A page of the records that are meant and that the reader may have, after a look at no more than [`ROWS`] of all;
-/// `None` where nothing is listed for the reader.
+/// A page of the records that are meant and that the reader may have, after a look at no more than [`ROWS`] of all, or of
+/// those under a custody key up to some that it may have. `None` where nothing is listed for the reader.
 pub(super) fn page(
     state: State<'_>,
     policies: &PolicySets,
@@ -28,26 +28,75 @@ pub(super) fn page(
     let Some(mut listing) = Listing::of(state, policies, query.who, role, purpose, now)? else {
         return Ok(None);
     };
-    let mut rows = state.records(after.and_then(last_of).as_ref(), ROWS)?;
-    let mut next = None;
-    if rows.len() == ROWS {
-        // A place is not a record: the page ends where no other record has the place of its last one.
-        let last = rows.last().map(|row| place_of(&row.anchored.record));
-        let of_others = rows
-            .iter()
-            .rposition(|row| Some(place_of(&row.anchored.record)) != last);
-        if let Some(of_others) = of_others {
-            rows.truncate(of_others + 1);
+    let Some(custody) = &query.custody else {
+        let (rows, next) = anywhere(state, after)?;
+        let records = listed(&mut listing, query, rows)?;
+        return Ok(Some(RecordPage { records, next }));
+    };
+    let mut after = after;
+    loop {
+        let (rows, next) = under(state, custody, after)?;
+        let records = listed(&mut listing, query, rows)?;
+        // INVARIANT: whoever may have nothing under a custody key is not told that there is more.
+        if !records.is_empty() || next.is_none() {
+            return Ok(Some(RecordPage { records, next }));
         }
-        next = rows.last().map(|row| place_of(&row.anchored.record));
+        after = next;
     }
+}
+
+/// Those of the records that are meant and that the reader may have.
+fn listed(
+    listing: &mut Listing<'_>,
+    query: &RecordQuery,
+    rows: Vec<RecordEntry>,
+) -> Result<Vec<ListedRecord>, TablesError> {
     let mut records = Vec::new();
     for row in rows {
         if query.has(&row.anchored) && listing.has(&row.anchored)? {
-            records.push(row.anchored.record);
+            records.push(ListedRecord {
+                record: row.anchored.record,
+                custody: row.anchored.custody,
+                index: row.index,
+            });
         }
     }
-    Ok(Some(RecordPage { records, next }))
+    Ok(records)
+}
+
+/// Records of the whole log, and where the next page begins.
+fn anywhere(
+    state: State<'_>,
+    after: Option<RecordPlace>,
+) -> Result<(Vec<RecordEntry>, Option<RecordPlace>), TablesError> {
+    let mut rows = state.records(after.and_then(last_of).as_ref(), ROWS)?;
+    if rows.len() < ROWS {
+        return Ok((rows, None));
+    }
+    // A place is not a record: the page ends where no other record has the place of its last one.
+    let last = rows.last().map(|row| place_of(&row.anchored.record));
+    let of_others = rows
+        .iter()
+        .rposition(|row| Some(place_of(&row.anchored.record)) != last);
+    if let Some(of_others) = of_others {
+        rows.truncate(of_others + 1);
+    }
+    let next = rows.last().map(|row| place_of(&row.anchored.record));
+    Ok((rows, next))
+}
+
+/// Records under a custody key, and where the next page begins: a leaf.
+fn under(
+    state: State<'_>,
+    custody: &CustodyId,
+    after: Option<RecordPlace>,
+) -> Result<(Vec<RecordEntry>, Option<RecordPlace>), TablesError> {
+    let after = after.map(LeafIndex::from_be_bytes);
+    let first = after.map_or(0, |after| after.saturating_add(1));
+    let rows = state.records_under(custody, first, ROWS)?;
+    let last = rows.last().filter(|_| rows.len() == ROWS);
+    let next = last.map(|last| last.index.to_be_bytes());
+    Ok((rows, next))
 }
 
 /// The first bytes of its digest. Whoever is shown them can name no record by them.
@@ -158,7 +207,7 @@ mod tests {
                 .unwrap()
                 .unwrap();
             assert!(page.records.len() < ROWS);
-            listed.extend(page.records);
+            listed.extend(page.records.iter().map(|listed| listed.record));
             match page.next {
                 Some(next) => assert_ne!(after.replace(next), Some(next)),
                 None => break,
