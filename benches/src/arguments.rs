@@ -41,6 +41,8 @@ pub(crate) enum Part {
     Etcd,
     /// How long an access request takes.
     Grants,
+    /// How long one takes for ten thousand records of a hundred patients.
+    Bulk,
     /// What a receipt weighs and takes to verify.
     Receipt,
     /// How the log does when it is long.
@@ -60,6 +62,7 @@ impl Arguments {
             Part::Anchors,
             Part::Etcd,
             Part::Grants,
+            Part::Bulk,
             Part::Receipt,
         ]
         .into_iter()
