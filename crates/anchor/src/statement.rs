@@ -339,6 +339,14 @@ pub struct Period {
 }
 
 impl Period {
+    /// Whether it does not end before it begins.
+    pub(crate) fn is_sound(&self) -> bool {
+        match (self.from, self.until) {
+            (Some(from), Some(until)) => from <= until,
+            _ => true,
+        }
+    }
+
     /// Whether `unix_ms` lies within.
     pub fn contains(&self, unix_ms: u64) -> bool {
         self.from.is_none_or(|from| from <= unix_ms)
@@ -474,6 +482,14 @@ pub struct Leaves {
 }
 
 impl Selection {
+    /// Whether what it says has an order and a size that may be.
+    pub fn is_sound(&self) -> bool {
+        let most = u64::try_from(Cohort::MAX).unwrap_or(u64::MAX);
+        (1..=most).contains(&self.cohort.count)
+            && self.captured.is_sound()
+            && self.leaves.from <= self.leaves.until
+    }
+
     /// Whether a record is one of them, if it is under one of their custody keys.
     pub fn has(&self, anchored: &Anchored, index: LeafIndex) -> bool {
         let is_of =

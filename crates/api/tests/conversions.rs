@@ -490,3 +490,56 @@ fn signed() -> medanchor_anchor::SignedStatement {
     )
     .sign(&[&key()])
 }
+
+#[test]
+fn messages_that_are_no_answer_are_refused() {
+    use access::request_response::Part;
+    let wraps = |count| {
+        Part::Wraps(access::Wraps {
+            wraps: vec![vec![1]; count],
+        })
+    };
+    let denial = || {
+        Part::Denial(access::Denial {
+            code: "no-consent".to_owned(),
+            reason: "none".to_owned(),
+            receipt: Vec::new(),
+        })
+    };
+    let decision = |parts: Vec<Option<Part>>| {
+        let parts = parts.into_iter();
+        let messages = parts
+            .map(|part| access::RequestResponse { part })
+            .collect::<Vec<_>>();
+        Decision::try_from(messages)
+    };
+    assert!(decision(vec![Some(denial())]).is_ok());
+    for parts in [
+        vec![],
+        vec![None],
+        vec![Some(wraps(1))],
+        vec![Some(wraps(1)), Some(denial())],
+    ] {
+        assert!(decision(parts).is_err());
+    }
+}
+
+#[test]
+fn cohort_out_of_order_or_with_one_twice_is_refused() {
+    let key = SigningKey::from_seed(&[1; 32]);
+    let body = Body::Suspended(Standing { who: key.did() });
+    let signed = Statement::new("test.example", body, [3; 16], 4).sign(&[&key]);
+    let asked = |cohort: &[u8]| {
+        Asked::try_from(access::RequestRequest {
+            signed_statement: signed.to_bytes(),
+            cohort: cohort.iter().map(|byte| vec![*byte; 16]).collect(),
+        })
+    };
+    assert!(asked(&[]).is_ok() && asked(&[1, 2]).is_ok());
+    assert!(asked(&[2, 1]).is_err() && asked(&[1, 1]).is_err());
+    let sound = asked(&[1, 2]).unwrap();
+    assert_eq!(
+        Asked::try_from(access::RequestRequest::from(&sound)).unwrap(),
+        sound
+    );
+}

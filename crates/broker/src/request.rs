@@ -94,7 +94,7 @@ fn parts(signed: &SignedStatement) -> Option<(&AccessRequest, Did, u64)> {
     let different: BTreeSet<_> = body.records.iter().collect();
     let countable = match &body.selection {
         None => (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len()),
-        Some(_) => body.records.is_empty(),
+        Some(selection) => body.records.is_empty() && selection.is_sound(),
     };
     let origin = &signed.statement.origin;
     let shown = body.second_factor.as_deref();

@@ -1,9 +1,9 @@
 use super::context::Refusal;
 use crate::{
-    AccessRequest, Account, AccountHead, Anchored, Body, BreakGlassRule, Cohort, Consented,
-    Custody, Enrolled, FactorVerified, Founded, Holding, LegalHold, ListHead, Member, MemberAdded,
+    AccessRequest, Account, AccountHead, Anchored, Body, BreakGlassRule, Consented, Custody,
+    Enrolled, FactorVerified, Founded, Holding, LegalHold, ListHead, Member, MemberAdded,
     MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet, PrincipalKind, Refused,
-    Released, Selection, SignedStatement, Statement, WitnessAdded, WitnessUrl,
+    Released, SignedStatement, Statement, WitnessAdded, WitnessUrl,
 };
 use cid::Cid;
 use medanchor_dag::Codec;
@@ -234,15 +234,8 @@ fn are_asked_for(body: &AccessRequest) -> bool {
                 && body.records.iter().all(is_dag_cbor)
                 && are_distinct(&body.records)
         }
-        Some(selection) => body.records.is_empty() && is_selection(selection),
+        Some(selection) => body.records.is_empty() && selection.is_sound(),
     }
-}
-
-fn is_selection(selection: &Selection) -> bool {
-    let most = u64::try_from(Cohort::MAX).unwrap_or(u64::MAX);
-    (1..=most).contains(&selection.cohort.count)
-        && is_period(&selection.captured)
-        && selection.leaves.from <= selection.leaves.until
 }
 
 fn is_released(statement: &Statement, body: &Released) -> bool {
@@ -317,10 +310,7 @@ fn is_text(text: &str, least: usize, most: usize, allowed: impl Fn(char) -> bool
 }
 
 fn is_period(period: &Period) -> bool {
-    match (period.from, period.until) {
-        (Some(from), Some(until)) => from <= until,
-        _ => true,
-    }
+    period.is_sound()
 }
 
 fn is_dag_cbor(cid: &Cid) -> bool {

@@ -199,7 +199,9 @@ mod tests {
         for number in 0..ROWS / 2 + 10 {
             let name = number.to_string();
             mine.insert(world.anchor(&name, "holter", "mine", Class::Ecg));
-            world.anchor(&format!("other-{name}"), "holter", "theirs", Class::Ecg);
+            for copy in ["other", "another"] {
+                world.anchor(&format!("{copy}-{name}"), "holter", "theirs", Class::Ecg);
+            }
         }
         let (state, mut after, mut listed) = (world.state(), None, Vec::new());
         loop {
@@ -222,7 +224,12 @@ mod tests {
             ..query()
         };
         let page = page(state, &policies, &of_theirs, None, world.now);
-        assert!(page.unwrap().unwrap().records.is_empty());
+        // There are more than a page, and no word of it.
+        let nothing = RecordPage {
+            records: Vec::new(),
+            next: None,
+        };
+        assert_eq!(page.unwrap(), Some(nothing));
         let stranger = RecordQuery {
             who: did("stranger"),
             ..query()
@@ -231,6 +238,43 @@ mod tests {
             super::page(state, &policies, &stranger, None, world.now)
                 .unwrap()
                 .is_none()
+        );
+    }
+
+    #[test]
+    fn records_under_a_custody_key_come_in_the_order_of_the_log() {
+        let mut world = World::with_policy(Policies::default_set().unwrap().cid());
+        let policies = PolicySets::default();
+        world.enrol("holter", PrincipalKind::Device, MEMBERS[0], &["device"]);
+        world.enrol("rita", PrincipalKind::Person, MEMBERS[1], &["researcher"]);
+        world.custody("mine", MEMBERS[0], CustodyKind::Person);
+        world.consent("study", "mine", MEMBERS[1], "HRESCH");
+        let mut mine = Vec::new();
+        for number in 0..ROWS + 10 {
+            let name = number.to_string();
+            mine.push(world.anchor(&name, "holter", "mine", Class::Ecg));
+        }
+        let query = RecordQuery {
+            custody: Some(custody_id("mine")),
+            ..query()
+        };
+        let (state, mut after, mut listed) = (world.state(), None, Vec::new());
+        loop {
+            let page = page(state, &policies, &query, after, world.now);
+            let page = page.unwrap().unwrap();
+            listed.extend(page.records);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let records: Vec<Cid> = listed.iter().map(|listed| listed.record).collect();
+        assert_eq!(records, mine);
+        assert!(listed.is_sorted_by_key(|listed| listed.index));
+        assert!(
+            listed
+                .iter()
+                .all(|listed| listed.custody == custody_id("mine"))
         );
     }
 }
