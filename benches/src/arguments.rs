@@ -43,6 +43,8 @@ pub(crate) enum Part {
     Grants,
     /// How many keys are released at once, and that a release costs the same whatever the payload weighs.
     Releases,
+    /// How long one takes for ten thousand records of a hundred patients.
+    Bulk,
     /// What a receipt weighs and takes to verify.
     Receipt,
     /// How the log does when it is long.
@@ -63,6 +65,7 @@ impl Arguments {
             Part::Etcd,
             Part::Grants,
             Part::Releases,
+            Part::Bulk,
             Part::Receipt,
         ]
         .into_iter()

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 #[derive(Debug)]
 pub(crate) struct Author {
     pub(crate) key: SigningKey,
-    custody: CustodyId,
+    pub(crate) custody: CustodyId,
     custody_key: Recipient,
     stream: StreamId,
     next_seq: u64,

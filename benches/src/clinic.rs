@@ -2,7 +2,9 @@ use crate::author::Author;
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, SignedStatement, Statement};
 use medanchor_api::Client;
-use medanchor_cli::{CustodyOptions, DeviceOptions, EnrolOptions, OwnKeys, Session, operations};
+use medanchor_cli::{
+    CustodyMade, CustodyOptions, DeviceOptions, EnrolOptions, OwnKeys, Session, operations,
+};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::Recipient;
 use medanchor_node::Folder;
@@ -49,20 +51,13 @@ impl Clinic {
         let made = runtime.block_on(async {
             enrol(&operator, device_did, PrincipalKind::Device, "device").await?;
             enrol(&operator, clinician_did, PrincipalKind::Person, "clinician").await?;
-            let options = CustodyOptions {
-                kind: CustodyKind::Person,
-                writers: Vec::new(),
-                controller: None,
-            };
-            operations::new_custody(&operator, &options).await
+            new_custody(&operator).await
         })?;
-        let mut public = [0; 32];
-        hex::decode_to_slice(&made.public_key, &mut public).context("read the custody key")?;
         Ok(Self {
             device,
             clinician,
             custody: made.custody.parse()?,
-            custody_key: Recipient::from_bytes(public)?,
+            custody_key: public_key(&made)?,
             operator,
             operator_keys,
             network,
@@ -72,6 +67,21 @@ impl Clinic {
     /// A new device, enrolled, that seals to the patient's custody key.
     pub(crate) async fn author(&self) -> Result<Author> {
         let author = Author::new(self.custody, self.custody_key)?;
+        enrol(
+            &self.operator,
+            author.key.did(),
+            PrincipalKind::Device,
+            "device",
+        )
+        .await?;
+        Ok(author)
+    }
+
+    /// A new device, enrolled, that seals to the custody key of a new patient.
+    pub(crate) async fn author_of_another_patient(&self) -> Result<Author> {
+        let made = new_custody(&self.operator).await?;
+        let (custody, custody_key) = (made.custody.parse()?, public_key(&made)?);
+        let author = Author::new(custody, custody_key)?;
         enrol(
             &self.operator,
             author.key.did(),
@@ -135,6 +145,21 @@ impl Clinic {
     pub(crate) fn operator(&self) -> &Session {
         &self.operator
     }
+}
+
+async fn new_custody(operator: &Session) -> Result<CustodyMade> {
+    let options = CustodyOptions {
+        kind: CustodyKind::Person,
+        writers: Vec::new(),
+        controller: None,
+    };
+    operations::new_custody(operator, &options).await
+}
+
+fn public_key(made: &CustodyMade) -> Result<Recipient> {
+    let mut public = [0; 32];
+    hex::decode_to_slice(&made.public_key, &mut public).context("read the custody key")?;
+    Ok(Recipient::from_bytes(public)?)
 }
 
 /// A session of this user's, with connections of its own. Call it within a runtime.

@@ -12,7 +12,7 @@ use crate::{
 use anyhow::{Context, Result};
 use futures::stream;
 use medanchor_anchor::{AccessRequest, Body, SignedStatement, Statement, Strength};
-use medanchor_api::{Client, Decision};
+use medanchor_api::{Asked, Client, Decision};
 use medanchor_dag::Cid;
 use medanchor_envelope::Suite;
 use std::time::Instant;
@@ -34,6 +34,7 @@ pub(crate) async fn measure(
     let new_request = || -> Result<SignedStatement> {
         let body = Body::AccessRequest(AccessRequest {
             records: vec![record],
+            selection: None,
             purpose: PURPOSE.to_owned(),
             role: "clinician".to_owned(),
             recipient: keys.recipient().as_bytes().to_vec(),
@@ -79,10 +80,14 @@ async fn anchored_record(clinic: &Clinic) -> Result<Cid> {
 }
 
 /// Milliseconds until the key is released.
-async fn request(client: &Client, signed: &SignedStatement) -> Result<f64> {
+pub(crate) async fn request(client: &Client, signed: &SignedStatement) -> Result<f64> {
     let began = Instant::now();
+    let asked = Asked {
+        signed: signed.clone(),
+        cohort: Vec::new(),
+    };
     match client
-        .request(signed)
+        .request(&asked)
         .await
         .context("request a record's key")?
     {

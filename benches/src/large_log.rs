@@ -153,6 +153,7 @@ fn make(clinic: &Clinic, mut missing: u64, batches: &mpsc::SyncSender<Batch>) ->
             proposed_at: u64::try_from(now)?,
             entries: entries.collect::<Result<_>>()?,
             holds: Vec::new(),
+            lists: Vec::new(),
         };
         if batches.send(batch).is_err() {
             break;

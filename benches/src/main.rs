@@ -13,6 +13,7 @@ mod author;
 mod beside_age;
 mod beside_etcd;
 mod block_file;
+mod bulk;
 mod clinic;
 mod conditions;
 mod cpu;
@@ -132,6 +133,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
         if arguments.wants(Part::Grants) {
             let measured = grants::measure(arguments, &clinic, &mut report, &interrupt);
+            runtime.block_on(measured)?;
+        }
+        if arguments.wants(Part::Bulk) {
+            let measured = bulk::measure(arguments, &clinic, &mut report, &interrupt);
             runtime.block_on(measured)?;
         }
         if arguments.wants(Part::Releases) {

@@ -6,6 +6,7 @@ use crate::{
     author::Author,
     clinic::{Clinic, connect_as, enrol, session, statement},
     cpu,
+    grants::request,
     interrupt::Interrupt,
     payload::{KIB, MIB, payload, size_name},
     report::Report,
@@ -15,7 +16,6 @@ use anyhow::{Context, Result};
 use data_encoding::BASE32_NOPAD;
 use futures::stream;
 use medanchor_anchor::{AccessRequest, Body, PrincipalKind, SignedStatement, Statement, Strength};
-use medanchor_api::{Client, Decision};
 use medanchor_cli::{ConsentOptions, OwnKeys, Session, Uses, operations};
 use medanchor_dag::{Cid, CustodyId};
 use medanchor_envelope::{Header, Identity, Suite, Wrap, rewrap};
@@ -96,7 +96,7 @@ async fn together(
             .map(|(client, requests)| async move {
                 let mut ms = Vec::with_capacity(requests.len());
                 for signed in requests {
-                    ms.push(release(client, &signed).await?);
+                    ms.push(request(client, &signed).await?);
                 }
                 anyhow::Ok(ms)
             });
@@ -139,7 +139,7 @@ async fn by_size(
         interrupt.check()?;
         for (record, ms) in records.iter().zip(&mut ms) {
             for signed in study.requests(*record, 1)? {
-                ms.push(release(&client, &signed).await?);
+                ms.push(request(&client, &signed).await?);
             }
         }
     }
@@ -192,6 +192,7 @@ impl Study {
         let request = || {
             let body = Body::AccessRequest(AccessRequest {
                 records: vec![record],
+                selection: None,
                 purpose: PURPOSE.to_owned(),
                 role: "researcher".to_owned(),
                 recipient: self.keys.recipient().as_bytes().to_vec(),
@@ -280,19 +281,6 @@ fn code(secret: &[u8], ahead: u64) -> Result<String> {
     let four = hash.get(at..at + 4).context("a short hash")?;
     let number = u32::from_be_bytes(four.try_into()?) & 0x7fff_ffff;
     Ok(format!("{:06}", number % 1_000_000))
-}
-
-/// Milliseconds until the key is released.
-async fn release(client: &Client, signed: &SignedStatement) -> Result<f64> {
-    let began = Instant::now();
-    match client
-        .request(signed)
-        .await
-        .context("request a record's key")?
-    {
-        Decision::Granted(_) => Ok(began.elapsed().as_secs_f64() * 1000.0),
-        Decision::Denied(denied) => anyhow::bail!("the request was denied: {}", denied.reason),
-    }
 }
 
 const SUITE: Suite = Suite::ChaCha20Poly1305;

@@ -1,6 +1,7 @@
 use crate::{
-    LeafIndex, Released, State, Table, Tables, TablesError,
+    Appended, ReleaseList, SignedStatement, State, Table, Tables, TablesError,
     entry::{Write, account_key, disclosure_key},
+    tree::leaf_hash,
 };
 use medanchor_dag::{CustodyId, Did, Hash, sha256};
 use serde::{Deserialize, Serialize};
@@ -89,22 +90,23 @@ impl AccountOf {
 /// Enters a release that took effect into every account that it belongs to.
 pub(crate) fn enter(
     tables: &mut dyn Tables,
-    released: &Released,
-    index: LeafIndex,
-    leaf_hash: &Hash,
+    request: &SignedStatement,
+    list: &ReleaseList,
+    released: &Appended,
 ) -> Result<(), TablesError> {
-    let mut accounts = vec![AccountOf::Custody(released.custody)];
-    if let Some(requester) = released.request.author() {
+    let mut accounts: Vec<AccountOf> = list.custodies().map(AccountOf::Custody).collect();
+    if let Some(requester) = request.author() {
         accounts.push(AccountOf::Principal(*requester));
         let entry = State::new(&*tables).principal(requester)?;
         let org = entry.map(|entry| entry.org).filter(|org| org != requester);
         accounts.extend(org.map(AccountOf::Principal));
     }
+    let leaf_hash = leaf_hash(&released.leaf.to_bytes());
     for of in accounts {
         let account = State::new(&*tables).account(&of)?;
         let number = disclosure_key(&of, account.count);
-        Write::number(of.table(), number, index).apply(tables)?;
-        Write::entry(of.table(), account_key(&of), &account.then(leaf_hash)).apply(tables)?;
+        Write::number(of.table(), number, released.index).apply(tables)?;
+        Write::entry(of.table(), account_key(&of), &account.then(&leaf_hash)).apply(tables)?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::{
     entry::{SIZE, TIME, Write, hash_key},
     tree,
 };
-use context::{Context, Network, Refusal};
+use context::{Context, Lists, Network, Refusal};
 use form::check_form;
 use medanchor_dag::{Hash, to_canonical};
 
@@ -61,9 +61,10 @@ impl Log {
         }
         let at = State::new(&*tables).log_time()?.max(batch.proposed_at);
         let mut network = Network::load(State::new(&*tables), &batch.holds, at)?;
+        let lists = Lists::of(&batch.lists);
         let mut applied = Vec::with_capacity(batch.entries.len());
         for entry in &batch.entries {
-            applied.push(apply_entry(tables, network.as_ref(), entry, at)?);
+            applied.push(apply_entry(tables, network.as_ref(), &lists, entry, at)?);
             let body = &entry.signed.statement.body;
             // What comes after it in the batch may be said in another network.
             if matches!(body, Body::Founded(_)) || body.needs_majority() {
@@ -77,6 +78,7 @@ impl Log {
 fn apply_entry(
     tables: &mut dyn Tables,
     network: Option<&Network>,
+    lists: &Lists<'_>,
     entry: &Entry,
     at: u64,
 ) -> Result<Applied, TablesError> {
@@ -92,6 +94,7 @@ fn apply_entry(
     let context = Context {
         state,
         network,
+        lists,
         signed: &entry.signed,
         size_bytes: statement.len(),
         hash,
@@ -106,7 +109,15 @@ fn apply_entry(
     };
     match first {
         Some(first) if first.leaf.outcome == outcome => Ok(Applied::Leaf(first)),
-        _ => append(tables, entry, &hash, at, outcome, &writes).map(Applied::Leaf),
+        _ => {
+            let appended = append(tables, entry, &hash, at, outcome, &writes)?;
+            if let (Outcome::Ok, Body::Released(released)) = (outcome, &entry.signed.statement.body)
+                && let Some(list) = lists.find(&released.list)
+            {
+                crate::account::enter(tables, &released.request, list, &appended)?;
+            }
+            Ok(Applied::Leaf(appended))
+        }
     }
 }
 
@@ -196,9 +207,6 @@ fn append(
     tree::append(tables, index, &bytes)?;
     for write in writes {
         write.apply(tables)?;
-    }
-    if let (Outcome::Ok, Body::Released(released)) = (outcome, &statement.body) {
-        crate::account::enter(tables, released, index, &tree::leaf_hash(&bytes))?;
     }
     Ok(Appended { index, leaf })
 }

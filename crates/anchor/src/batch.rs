@@ -1,5 +1,5 @@
 use crate::{
-    SignedStatement, Statement,
+    ReleaseList, SignedStatement, Statement,
     statement::{SignatureWire, signatures_from_wire, signatures_to_wire},
     verified,
 };
@@ -19,6 +19,8 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// What their holders signed.
     pub holds: Vec<Hold>,
+    /// The lists of the releases among them.
+    pub lists: Vec<ReleaseList>,
 }
 
 /// One statement of a batch.

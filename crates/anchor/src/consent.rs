@@ -138,6 +138,12 @@ impl Period {
     /// The last moment that may be said: the end of the year 9999, which is the last that RFC 3339 can say.
     pub const MAX_UNIX_MS: u64 = 253_402_300_799_999;
 
+    /// Whether it does not end before it begins, or too late to be written down.
+    pub(crate) fn is_sound(&self) -> bool {
+        let until = self.until.unwrap_or(Self::MAX_UNIX_MS);
+        self.from.unwrap_or(0) <= until && until <= Self::MAX_UNIX_MS
+    }
+
     /// Whether `unix_ms` lies within.
     pub fn contains(&self, unix_ms: u64) -> bool {
         self.from.is_none_or(|from| from <= unix_ms)

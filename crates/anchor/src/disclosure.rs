@@ -1,6 +1,6 @@
 use crate::{
-    AccountHead, AccountOf, Body, InclusionProof, Kind, Leaf, LeafIndex, Opening, Outcome,
-    ProofError, Released, tree::leaf_hash,
+    AccountHead, AccountOf, Body, InclusionProof, Kind, Leaf, LeafIndex, ListHead, Opening,
+    Outcome, PartProof, ProofError, ReleaseList, ReleasePart, Released, tree::leaf_hash,
 };
 use medanchor_dag::Hash;
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,20 @@ pub struct Disclosure {
     pub leaf: Leaf,
     /// What it commits to; null when it was deleted.
     pub opening: Option<Opening>,
+    /// What was released, as far as it is of the account; null when it was deleted.
+    pub disclosed: Option<Disclosed>,
     /// Its place in a tree.
     pub proof: InclusionProof,
+}
+
+/// What was released, as far as it is of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disclosed {
+    /// Of the account of a custody key: what is under it, and nothing of what is under others.
+    Part(PartProof),
+    /// Of the account of a principal: all of it.
+    Whole(ReleaseList),
 }
 
 /// The tree that disclosures are to be in, as a checkpoint that is believed says it.
@@ -64,6 +76,9 @@ pub enum AccountError {
     /// The opening is not the one that the leaf commits to, or a signature in it does not verify.
     #[error("what is given as the content of leaf {0} is not its content")]
     Opening(LeafIndex),
+    /// What is given as released is not what the release is of.
+    #[error("what is given as released with leaf {0} is not what was")]
+    Disclosed(LeafIndex),
     /// It is a release under another custody key.
     #[error("leaf {0} is of another account")]
     OfAnother(LeafIndex),
@@ -75,6 +90,15 @@ impl Disclosure {
         match &self.opening.as_ref()?.0.signed.statement.body {
             Body::Released(released) => Some(released),
             _ => None,
+        }
+    }
+
+    /// The parts of the release that are of the account, where they are there.
+    pub fn parts(&self) -> &[ReleasePart] {
+        match &self.disclosed {
+            Some(Disclosed::Part(proof)) => std::slice::from_ref(&proof.part),
+            Some(Disclosed::Whole(list)) => &list.parts,
+            None => &[],
         }
     }
 
@@ -90,8 +114,11 @@ impl Disclosure {
         if (v, kind, outcome) != (1, Kind::Released, Outcome::Ok) {
             return Err(AccountError::Kind(index));
         }
-        if let Some(opening) = &self.opening {
-            self.verify_opening(opening, of, tree.origin)?;
+        match &self.opening {
+            Some(opening) => self.verify_opening(opening, of, tree.origin)?,
+            // Nothing says what was released.
+            None if self.disclosed.is_some() => return Err(AccountError::Disclosed(index)),
+            None => (),
         }
         Ok(hash)
     }
@@ -112,12 +139,27 @@ impl Disclosure {
         if !is_its {
             return Err(AccountError::Opening(self.index));
         }
-        match of {
-            AccountOf::Custody(custody) if released.custody != *custody => {
-                Err(AccountError::OfAnother(self.index))
+        self.verify_disclosed(of, &released.list)
+    }
+
+    fn verify_disclosed(&self, of: &AccountOf, list: &ListHead) -> Result<(), AccountError> {
+        let is_of_it = match (&self.disclosed, of) {
+            (None, _) => true,
+            (Some(Disclosed::Part(proof)), AccountOf::Custody(custody)) => {
+                if proof.part.custody != *custody {
+                    return Err(AccountError::OfAnother(self.index));
+                }
+                !proof.part.rows.is_empty() && proof.verify(list).is_ok()
             }
             // Whom a requester belongs to does not stand in its request.
-            AccountOf::Custody(_) | AccountOf::Principal(_) => Ok(()),
+            (Some(Disclosed::Whole(whole)), AccountOf::Principal(_)) => {
+                whole.is_well_formed() && whole.head() == *list
+            }
+            _ => false,
+        };
+        match is_of_it {
+            true => Ok(()),
+            false => Err(AccountError::Disclosed(self.index)),
         }
     }
 }

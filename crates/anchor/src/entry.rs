@@ -240,6 +240,16 @@ pub(crate) fn disclosure_key(of: &AccountOf, number: u64) -> Vec<u8> {
     [account_key(of).as_slice(), &number.to_be_bytes()].concat()
 }
 
+/// What the keys of the records under a custody key begin with, and the leaf that anchored one.
+pub(crate) fn custody_record_key(custody: &CustodyId, index: LeafIndex) -> Vec<u8> {
+    [custody.as_bytes().as_slice(), &index.to_be_bytes()].concat()
+}
+
+/// The leaf of a release, and the number of a part of its list from 0.
+pub(crate) fn release_key(index: LeafIndex, part: u64) -> Vec<u8> {
+    [index.to_be_bytes(), part.to_be_bytes()].concat()
+}
+
 pub(crate) fn consent_key(custody: &CustodyId, consent: &Nonce) -> Vec<u8> {
     [custody.as_bytes().as_slice(), consent.as_slice()].concat()
 }

@@ -36,6 +36,7 @@ mod policy_set;
 mod ports;
 mod proof;
 mod receipt;
+mod release_list;
 mod second_factor;
 mod state;
 mod state_digest;
@@ -68,7 +69,7 @@ pub use consent::{Actor, Consented, Effect, Period, Provision, Withdrawn};
 pub use cosignature::cosign;
 pub use damage::Damage;
 pub use device_details::DeviceDetails;
-pub use disclosure::{AccountError, DisclosedIn, Disclosure};
+pub use disclosure::{AccountError, Disclosed, DisclosedIn, Disclosure};
 pub use entry::{
     AccessPolicyEntry, ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry,
     Status, StreamEntry,
@@ -88,14 +89,18 @@ pub use ports::{
 };
 pub use proof::{InclusionError, TlogProof, TlogProofError};
 pub use receipt::{Receipt, ReceiptError, ReceiptFormatError, Verified};
+pub use release_list::{
+    Cohort, ListHead, PartHead, PartProof, ReleaseList, ReleaseListError, ReleasePart, ReleaseRow,
+    RowProof,
+};
 pub use second_factor::{Factor, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified};
 pub use state::State;
 pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
 pub use stated_account::{StatedAccount, StatedAccountError, StatedAccountFormatError, Vouched};
 pub use statement::{
     AccessRequest, Anchored, Attestation, Basis, Body, Class, Custody, CustodyKind, Enrolled,
-    Founded, Kind, Member, Nonce, PrincipalKind, Refused, Released, SignedStatement, Standing,
-    Statement, StatementError,
+    Founded, Kind, Leaves, Member, Nonce, PrincipalKind, Refused, Released, Selection,
+    SignedStatement, Standing, Statement, StatementError, StreamName,
 };
 pub use store_key::StoreKey;
 pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};

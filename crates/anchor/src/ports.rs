@@ -1,17 +1,20 @@
-use crate::{Hold, Leaf, LeafIndex, Receipt, SignedStatement, Strength, View};
+use crate::{Hold, Leaf, LeafIndex, Receipt, ReleaseList, SignedStatement, Strength, View};
 use futures::future::BoxFuture;
 use std::time::Duration;
 
 /// An error of the layer below, kept as the source.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Something to be recorded: a signed statement, with its holders' word when it anchors a record.
+/// Something to be recorded: a signed statement, with its holders' word when it anchors a record, and its list when it
+/// releases keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
     /// The statement.
     pub signed: SignedStatement,
     /// The holders' signatures; empty for every other kind than `anchored`.
     pub holds: Vec<Hold>,
+    /// What is released; absent for every other kind than `released`.
+    pub list: Option<ReleaseList>,
 }
 
 /// Signed statements that are recorded together, with the word that their holders gave for all of them.
@@ -21,6 +24,8 @@ pub struct Group {
     pub statements: Vec<SignedStatement>,
     /// The holders' signatures; empty without an `anchored` statement.
     pub holds: Vec<Hold>,
+    /// What is released; empty without a `released` statement.
+    pub lists: Vec<ReleaseList>,
 }
 
 impl From<Submission> for Group {
@@ -28,6 +33,7 @@ impl From<Submission> for Group {
         Self {
             statements: vec![submission.signed],
             holds: submission.holds,
+            lists: submission.list.into_iter().collect(),
         }
     }
 }

@@ -2,18 +2,19 @@ use crate::{
     AccessPolicyEntry, AccessRequest, AccountHead, AccountOf, Anchored, Basis, ConsentEntry,
     ConsistencyProof, CustodyEntry, EmergencyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex,
     LegalHold, LegalHoldEntry, Member, MemberEntry, Nonce, Opening, Placement, Places, Placing,
-    PrincipalEntry, RecordEntry, Row, StreamEntry, Table, TablesError, View, WitnessEntry,
+    PrincipalEntry, RecordEntry, ReleaseList, ReleasePart, Row, StreamEntry, Table, TablesError,
+    View, WitnessEntry,
     entry::{
         ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key, consent_key,
-        disclosure_key, hash_key, legal_hold_key, legally_held_key, record_key, stream_key,
-        usage_key,
+        custody_record_key, disclosure_key, hash_key, legal_hold_key, legally_held_key, record_key,
+        stream_key, usage_key,
     },
     tree,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId};
 use serde::de::DeserializeOwned;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// The log and what follows from it, read from tables as they were at one moment.
 #[derive(Clone, Copy)]
@@ -250,6 +251,105 @@ impl<'v> State<'v> {
             .0
             .range(Table::Records, &from.unwrap_or_default(), None, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Up to `limit` records under a custody key, those that leaf `first` or a later one anchored, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn records_under(
+        &self,
+        custody: &CustodyId,
+        first: LeafIndex,
+        limit: usize,
+    ) -> Result<Vec<RecordEntry>, TablesError> {
+        let from = custody_record_key(custody, first);
+        let until = successor(custody.as_bytes());
+        let rows = self
+            .0
+            .range(Table::CustodyRecords, &from, until.as_deref(), limit)?;
+        let mut records = Vec::with_capacity(rows.len());
+        for (_, record) in rows {
+            let record = Cid::try_from(record).map_err(|error| TablesError(Box::new(error)))?;
+            records.extend(self.record(&record)?);
+        }
+        Ok(records)
+    }
+
+    /// What a release was of, part by part; `None` when the leaf is of none that took effect, or it was deleted.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn release_list(&self, index: LeafIndex) -> Result<Option<ReleaseList>, TablesError> {
+        let rows = self.beginning_with(Table::Releases, &index.to_be_bytes(), usize::MAX)?;
+        let parts: Vec<_> = rows
+            .iter()
+            .map(|(_, part)| parse(part))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(ReleaseList { parts }).filter(|list| !list.parts.is_empty()))
+    }
+
+    /// The custody keys of a release of which something has changed since it was decided.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn stale(&self, list: &ReleaseList) -> Result<Vec<CustodyId>, TablesError> {
+        let mut stale = Vec::new();
+        for part in &list.parts {
+            let mut devices = Vec::with_capacity(part.rows.len());
+            for row in &part.rows {
+                devices.extend(self.record(&row.record)?.map(|entry| entry.anchored.device));
+            }
+            if !self.part_stands(part, &devices)? {
+                stale.push(part.custody);
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Whether all that a decision read of a custody key and of the records under it, whose devices these are, is as it was.
+    pub(crate) fn part_stands(
+        &self,
+        part: &ReleasePart,
+        devices: &[Did],
+    ) -> Result<bool, TablesError> {
+        if part.rows.is_empty() {
+            return Ok(true);
+        }
+        let key = self.custody(&part.custody)?;
+        let is_as_it_was =
+            key.is_some_and(|key| key.since == part.since && key.newest_consent == part.consent);
+        if !is_as_it_was || devices.len() != part.rows.len() {
+            return Ok(false);
+        }
+        let mut known = BTreeMap::new();
+        for (row, device) in part.rows.iter().zip(devices) {
+            let since = match known.get(device) {
+                Some(since) => *since,
+                None => {
+                    let since = self.device_since(device)?;
+                    known.insert(device, since);
+                    since
+                }
+            };
+            if since != row.device {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The leaf that last changed the standing of a device; what is absent counts as unchanged since leaf 0.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn device_since(&self, device: &Did) -> Result<LeafIndex, TablesError> {
+        let entry = self.principal(device)?;
+        Ok(entry.map_or(0, |entry| entry.since))
     }
 
     /// Up to `limit` legal holds in force after the one given, those of an organisation together.
@@ -547,8 +647,7 @@ impl<'v> State<'v> {
         Ok(Places::new(placing, anchored, owner.as_ref()))
     }
 
-    /// What a decision on `request` reads: policy fills it in, and [`crate::Log::apply`] compares it.
-    /// `None` before leaf 0. What is absent counts as unchanged since leaf 0, and the custody key is that
+    /// What a decision on `request`, which names its records, reads. `None` before leaf 0. What is absent counts as unchanged since leaf 0, and the custody key is that
     /// of the first known record.
     ///
     /// # Errors

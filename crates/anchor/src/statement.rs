@@ -1,8 +1,9 @@
 use crate::verified;
 use crate::{
-    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Consented, DeviceDetails,
-    FactorEnrolled, FactorRemoved, FactorVerified, Holding, LegalHold, LegalHoldPlaced,
-    MemberAdded, MemberRemoved, Placement, PolicySet, Withdrawn, WitnessAdded, WitnessRemoved,
+    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Cohort, Consented, DeviceDetails,
+    FactorEnrolled, FactorRemoved, FactorVerified, Holding, LeafIndex, LegalHold, LegalHoldPlaced,
+    ListHead, MemberAdded, MemberRemoved, Period, Placement, PolicySet, Withdrawn, WitnessAdded,
+    WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -358,8 +359,11 @@ pub use medanchor_dag::Class;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRequest {
-    /// The records, all under one custody key. At least one, at most [`AccessRequest::MAX_RECORDS`].
+    /// The records by name, all under one custody key; at most [`AccessRequest::MAX_RECORDS`]. None when they are selected.
     pub records: Vec<Cid>,
+    /// The records by what they are, instead of by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
     /// Purpose of use: an HL7 ActReason code.
     pub purpose: String,
     /// The role acted in.
@@ -379,19 +383,75 @@ impl AccessRequest {
     pub const MAX_RECORDS: usize = 256;
 }
 
+/// Records that are asked for by what they are: all that this describes, as far as the requester may have them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// Those under these custody keys. The keys are named beside the request.
+    pub cohort: Cohort,
+    /// Those of this stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamName>,
+    /// Those of this class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// When they were captured, by the device's clock.
+    pub captured: Period,
+    /// The leaves that anchored them.
+    pub leaves: Leaves,
+}
+
+/// A device's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamName {
+    /// The device.
+    pub device: Did,
+    /// Its stream.
+    pub stream: StreamId,
+}
+
+/// From one leaf until another, both inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaves {
+    /// The first.
+    pub from: LeafIndex,
+    /// The last.
+    pub until: LeafIndex,
+}
+
+impl Selection {
+    /// Whether what it says has an order and a size that may be.
+    pub fn is_sound(&self) -> bool {
+        let most = u64::try_from(Cohort::MAX).unwrap_or(u64::MAX);
+        (1..=most).contains(&self.cohort.count)
+            && self.captured.is_sound()
+            && self.leaves.from <= self.leaves.until
+    }
+
+    /// Whether a record is one of them, if it is under one of their custody keys.
+    pub fn has(&self, anchored: &Anchored, index: LeafIndex) -> bool {
+        let is_of =
+            |name: &StreamName| name.device == anchored.device && name.stream == anchored.stream;
+        self.stream.as_ref().is_none_or(is_of)
+            && self.class.is_none_or(|class| class == anchored.class)
+            && self.captured.contains(anchored.captured_at)
+            && (self.leaves.from..=self.leaves.until).contains(&index)
+    }
+}
+
 /// Keys are released. No wrap leaves a broker before this statement's leaf says ok (I2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Released {
     /// The signed request, as the requester sent it.
     pub request: SignedStatement,
-    /// The custody key that all of its records are under.
-    pub custody: CustodyId,
     /// Ids of the policies that permitted it, sorted.
     pub policies: Vec<String>,
-    /// SHA-256 of each wrap's canonical bytes, in the order of the request's records.
-    pub wraps: Vec<Hash>,
-    /// What the decision read.
+    /// What is released: the list itself comes beside the statement.
+    pub list: ListHead,
+    /// What the decision read of the policy set and of who asks. It tells of no record: what was read of those is in the list.
     pub basis: Basis,
     /// Log time when it was decided, or the broker's clock where that was later, unix ms.
     pub decided_at: u64,

@@ -41,11 +41,15 @@ pub enum Table {
     Exposures,
     /// Leaf index (u64) to the emergency that began with it, in which somebody overrode consent. Rows are never deleted.
     Emergencies,
+    /// Custody id and leaf index (u64) to the CID of the record that was anchored under it with that leaf.
+    CustodyRecords,
+    /// Leaf index (u64) of a release and number (u64) to that part of its list. Rows may be deleted, with the leaf's opening.
+    Releases,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -63,6 +67,8 @@ impl Table {
         Self::Disclosures,
         Self::Exposures,
         Self::Emergencies,
+        Self::CustodyRecords,
+        Self::Releases,
     ];
 
     /// The name that is written to disk.
@@ -85,6 +91,8 @@ impl Table {
             Self::Disclosures => "disclosures-1",
             Self::Exposures => "exposures-1",
             Self::Emergencies => "emergencies-1",
+            Self::CustodyRecords => "custody-records-1",
+            Self::Releases => "releases-1",
         }
     }
 }

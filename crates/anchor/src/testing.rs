@@ -6,15 +6,20 @@
 )]
 
 use crate::{
-    AccessRequest, Actor, Anchored, Appended, Applied, Attestation, Batch, Body, BreakGlass,
-    BreakGlassRule, Checkpoint, Class, Consented, Custody, CustodyKind, Effect, Enrolled, Entry,
-    Founded, Hold, Kind, Log, Member, MemberAdded, MemberRemoved, MemoryTables, Nonce, Outcome,
-    OverrideReason, PolicySet, PrincipalKind, Provision, Receipt, Released, SignedNote,
+    AccessRequest, Actor, Anchored, Appended, Applied, Attestation, Basis, Batch, Body, BreakGlass,
+    BreakGlassRule, Checkpoint, Class, Cohort, Consented, Custody, CustodyKind, Effect, Enrolled,
+    Entry, Founded, Hold, Kind, Leaves, ListHead, Log, Member, MemberAdded, MemberRemoved,
+    MemoryTables, Nonce, Outcome, OverrideReason, Period, PolicySet, PrincipalKind, Provision,
+    Receipt, RecordEntry, ReleaseList, ReleasePart, ReleaseRow, Released, Selection, SignedNote,
     SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded, cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
 use medanchor_dag::{Codec, CustodyId, Did, Hash, SigningKey, StreamId, cid_of, sha256};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// The network's name.
 pub const ORIGIN: &str = "test.example/medanchor";
@@ -138,6 +143,8 @@ pub struct World {
     pub now: u64,
     /// Every batch so far.
     pub batches: Vec<Batch>,
+    /// The lists of the releases that were made.
+    lists: RefCell<BTreeMap<ListHead, ReleaseList>>,
     next_nonce: u128,
 }
 
@@ -173,6 +180,7 @@ impl World {
             tables: MemoryTables::default(),
             now: BEGINNING,
             batches: Vec::new(),
+            lists: RefCell::default(),
             next_nonce: 0,
         }
     }
@@ -216,6 +224,7 @@ impl World {
         let batch = Batch {
             v: 1,
             proposed_at: self.now,
+            lists: self.lists_of(&signed),
             entries: signed.into_iter().map(entry).collect(),
             holds,
         };
@@ -432,8 +441,31 @@ impl World {
         purpose: &str,
         records: &[Cid],
     ) -> SignedStatement {
+        self.ask(requester, role, purpose, records, None)
+    }
+
+    /// A request for all that a selection describes.
+    pub fn request_all(
+        &mut self,
+        requester: &str,
+        role: &str,
+        purpose: &str,
+        selection: Selection,
+    ) -> SignedStatement {
+        self.ask(requester, role, purpose, &[], Some(selection))
+    }
+
+    fn ask(
+        &mut self,
+        requester: &str,
+        role: &str,
+        purpose: &str,
+        records: &[Cid],
+        selection: Option<Selection>,
+    ) -> SignedStatement {
         let request = AccessRequest {
             records: records.to_vec(),
+            selection,
             purpose: purpose.to_owned(),
             role: role.to_owned(),
             recipient: sha256(requester.as_bytes()).to_vec(),
@@ -446,28 +478,121 @@ impl World {
 
     /// A release on the state as it is now.
     pub fn released(&self, request: &SignedStatement) -> Released {
-        let Body::AccessRequest(body) = &request.statement.body else {
-            panic!("not an access request");
-        };
+        self.released_with(request, |_| ())
+    }
+
+    /// The same, of a list that was changed.
+    pub fn released_with(
+        &self,
+        request: &SignedStatement,
+        change: impl FnOnce(&mut ReleaseList),
+    ) -> Released {
+        let mut list = self.list(request, &[]);
+        change(&mut list);
+        self.released_as(request, list)
+    }
+
+    /// From now on this list goes into the log with whatever statement says its head, which it gives.
+    pub fn take(&self, list: ReleaseList) -> ListHead {
+        let head = list.head();
+        self.lists.borrow_mut().insert(head, list);
+        head
+    }
+
+    /// The same, of this list.
+    pub fn released_as(&self, request: &SignedStatement, list: ReleaseList) -> Released {
+        let head = self.take(list);
         let requester = request.author().expect("a request is signed");
-        let basis = self.state().basis(body, requester);
-        let mut records = body.records.iter();
-        let custody = records.find_map(|record| {
-            let record = self.state().record(record).expect("memory does not fail")?;
-            Some(record.anchored.custody)
-        });
+        let basis = self.state().requester_basis(requester);
         Released {
             request: request.clone(),
-            // That of the first known record, as in the basis.
-            custody: custody.unwrap_or_else(|| custody_id("none")),
             decided_at: self.now,
             policies: vec!["test".to_owned()],
-            wraps: vec![Hash::of(b"wrap"); body.records.len()],
+            list: head,
             basis: basis
                 .expect("memory does not fail")
                 .expect("the network is founded"),
             valid_until: self.now + HOUR,
         }
+    }
+
+    /// All records that a request is of, whoever may have them: those that it names, under the custody key of the first that is
+    /// known, or those that it selects under these custody keys.
+    pub fn list(&self, request: &SignedStatement, custodies: &[CustodyId]) -> ReleaseList {
+        let body = access_request(request);
+        let parts = match &body.selection {
+            Some(selection) => {
+                let of = |custody: &CustodyId| self.selected(selection, custody);
+                custodies.iter().map(of).collect()
+            }
+            None => vec![self.named(&body.records)],
+        };
+        ReleaseList { parts }
+    }
+
+    /// What a decision on a request that names its records reads.
+    pub fn basis(&self, request: &SignedStatement) -> Basis {
+        let requester = request.author().expect("a request is signed");
+        let basis = self.state().basis(access_request(request), requester);
+        let basis = basis.expect("memory does not fail");
+        basis.expect("the network is founded")
+    }
+
+    fn selected(&self, selection: &Selection, custody: &CustodyId) -> ReleasePart {
+        let records = self.state().records_under(custody, 0, usize::MAX);
+        let records = records.expect("memory does not fail").into_iter();
+        let is_selected = |entry: &RecordEntry| selection.has(&entry.anchored, entry.index);
+        let selected = records
+            .filter(is_selected)
+            .map(|entry| entry.anchored.record);
+        self.part(*custody, &selected.collect::<Vec<_>>())
+    }
+
+    fn named(&self, records: &[Cid]) -> ReleasePart {
+        let custody = records.iter().find_map(|record| {
+            let record = self.state().record(record).expect("memory does not fail")?;
+            Some(record.anchored.custody)
+        });
+        self.part(custody.unwrap_or_else(|| custody_id("none")), records)
+    }
+
+    fn part(&self, custody: CustodyId, records: &[Cid]) -> ReleasePart {
+        let key = self
+            .state()
+            .custody(&custody)
+            .expect("memory does not fail");
+        let key = key.filter(|_| !records.is_empty());
+        let rows = records.iter().map(|record| {
+            let entry = self.state().record(record).expect("memory does not fail");
+            let since = entry.map(|entry| self.state().device_since(&entry.anchored.device));
+            ReleaseRow {
+                record: *record,
+                device: since.map_or(0, |since| since.expect("memory does not fail")),
+                wrap: Hash::of(&record.to_bytes()),
+            }
+        });
+        ReleasePart {
+            custody,
+            since: key.as_ref().map_or(0, |key| key.since),
+            consent: key.and_then(|key| key.newest_consent),
+            rows: rows.collect(),
+        }
+    }
+
+    /// The lists that statements say the heads of.
+    fn lists_of(&self, signed: &[SignedStatement]) -> Vec<ReleaseList> {
+        let heads = signed
+            .iter()
+            .filter_map(|signed| match &signed.statement.body {
+                Body::Released(body) => Some(body.list),
+                _ => None,
+            });
+        let known = self.lists.borrow();
+        let heads: BTreeSet<ListHead> = heads.collect();
+        heads
+            .iter()
+            .filter_map(|head| known.get(head).cloned())
+            .collect()
     }
 
     fn owner_of(&self, custody: &str) -> SigningKey {
@@ -479,6 +604,27 @@ impl World {
             .owner;
         let name = MEMBERS.into_iter().find(|name| did(name) == owner);
         key(name.expect("a member owns it"))
+    }
+}
+
+fn access_request(request: &SignedStatement) -> &AccessRequest {
+    match &request.statement.body {
+        Body::AccessRequest(body) => body,
+        _ => panic!("not an access request"),
+    }
+}
+
+/// Everything under these custody keys.
+pub fn everything(custodies: &[CustodyId]) -> Selection {
+    Selection {
+        cohort: Cohort::of(custodies),
+        stream: None,
+        class: None,
+        captured: Period::default(),
+        leaves: Leaves {
+            from: 0,
+            until: u64::MAX,
+        },
     }
 }
 

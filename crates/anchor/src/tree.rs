@@ -219,6 +219,47 @@ pub fn empty_root() -> Hash {
     Hash::of(b"")
 }
 
+/// A tree in memory, all of whose leaves are known: each level from the leaves up. The last node of a level that has no
+/// sibling is also the last of the next (RFC 6962 section 2.1).
+pub(crate) struct Levels(Vec<Vec<Hash>>);
+
+impl Levels {
+    /// The tree over leaves with these hashes.
+    pub(crate) fn of(leaves: impl IntoIterator<Item = Hash>) -> Self {
+        let mut levels = vec![leaves.into_iter().collect::<Vec<_>>()];
+        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
+            let pairs = below.chunks(2).map(|pair| match pair {
+                [left, right] => node_hash(left, right),
+                alone => alone.first().copied().unwrap_or_else(empty_root),
+            });
+            let level = pairs.collect();
+            levels.push(level);
+        }
+        Self(levels)
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        let leaves = self.0.first().map_or(0, Vec::len);
+        u64::try_from(leaves).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn root(&self) -> Hash {
+        let root = self.0.last().and_then(|level| level.first());
+        root.copied().unwrap_or_else(empty_root)
+    }
+
+    /// Proves the leaf at `index`, which must be one.
+    pub(crate) fn path(&self, index: usize) -> InclusionProof {
+        let mut at = index;
+        let siblings = self.0.iter().filter_map(|level| {
+            let sibling = level.get(at ^ 1).copied();
+            at >>= 1;
+            sibling
+        });
+        InclusionProof(siblings.collect())
+    }
+}
+
 /// Adds a leaf to the tree, and with it every subtree that it completes. `index` must be the number of
 /// leaves so far.
 ///

@@ -185,7 +185,7 @@ proptest! {
 
     #[test]
     fn every_batch_says_when_it_was_proposed(proposed_at in any::<u64>()) {
-        let batch = Batch { v: 1, proposed_at, entries: vec![], holds: vec![] };
+        let batch = Batch { v: 1, proposed_at, entries: vec![], holds: vec![], lists: vec![] };
         prop_assert_eq!(Batch::proposed_at_of(&batch.to_bytes()), Some(proposed_at));
         prop_assert_eq!(Batch::proposed_at_of(&to_canonical(&(proposed_at, 1))), None);
     }

@@ -13,12 +13,12 @@ use medanchor_anchor::{
     FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding, Founded, Hold, Holding,
     InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement,
     PlacementRule, PolicyChain, PolicySet, PrincipalKind, Provision, Quota, Receipt, Refused,
-    SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement, StoreKey, Strength,
-    TrustPolicy, Withdrawn, WitnessRemoved, cosign,
+    ReleaseList, RowProof, SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement,
+    StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
-        custody, custody_id, did, enrolled, founded, joining, key, node_key, standing, stream_id,
-        watching,
+        custody, custody_id, did, enrolled, everything, founded, joining, key, node_key, standing,
+        stream_id, watching,
     },
     tree,
 };
@@ -61,6 +61,33 @@ fn signed_statement() {
     assert_eq!(read, signed);
 }
 
+/// A request for everything under two custody keys, and what is released on it: one has a record and one has none.
+#[test]
+fn selection_and_release_list() {
+    let mut world = World::new();
+    world.enrol("monitor", PrincipalKind::Device, "hospital-a", &["device"]);
+    world.enrol("lab", PrincipalKind::Organisation, "lab", &["researcher"]);
+    let mut cohort = ["patient", "nobody"].map(custody_id);
+    cohort.sort_unstable();
+    world.custody("patient", "hospital-a", CustodyKind::Person);
+    world.consent("study", "patient", "lab", "HRESCH");
+    world.anchor("record", "monitor", "patient", Class::Ecg);
+    let request = world.request_all("lab", "researcher", "HRESCH", everything(&cohort));
+    check("selection", &request.statement.to_bytes());
+    let read = Statement::from_bytes(&example("selection")).unwrap();
+    assert_eq!(read, request.statement);
+    let list = world.list(&request, &cohort);
+    check("release list", &list.to_bytes());
+    assert_eq!(
+        ReleaseList::from_bytes(&example("release list")).unwrap(),
+        list
+    );
+    let proof = list.prove_rows().remove(0);
+    check("row proof", &to_canonical(&proof));
+    let read: RowProof = from_canonical(&example("row proof"), 4096).unwrap();
+    assert_eq!(read.verify(&list.head()), Ok(()));
+}
+
 #[test]
 fn attestation() {
     let key_bytes = [0x5a; 32];
@@ -99,6 +126,7 @@ fn batch() {
         proposed_at: BEGINNING,
         entries: vec![entry()],
         holds: vec![example_hold()],
+        lists: vec![],
     };
     check("batch", &batch.to_bytes());
     assert_eq!(Batch::from_bytes(&example("batch")).unwrap(), batch);

@@ -1,6 +1,8 @@
 use crate::{AsOf, ConvertError, SignedQuery, convert, pb::registry as pb, signed_query};
-use medanchor_anchor::{AccountHead, AccountOf, Disclosure, InclusionProof, Leaf, Opening};
-use medanchor_dag::{Did, SigningKey};
+use medanchor_anchor::{
+    AccountHead, AccountOf, Disclosure, InclusionProof, Leaf, Opening, ReleaseList,
+};
+use medanchor_dag::{Did, SigningKey, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 
 /// Whose account somebody asks for, and in whose name: a certificate does not say that.
@@ -176,6 +178,11 @@ impl From<Disclosure> for pb::Disclosure {
             leaf: disclosure.leaf.to_bytes(),
             opening: opening.unwrap_or_default(),
             proof: proof.map(|hash| hash.as_bytes().to_vec()).collect(),
+            disclosed: disclosure
+                .disclosed
+                .as_ref()
+                .map(to_canonical)
+                .unwrap_or_default(),
         }
     }
 }
@@ -200,7 +207,15 @@ impl TryFrom<pb::Disclosure> for Disclosure {
         }
         let proof = disclosure.proof.iter();
         let proof: Result<_, _> = proof.map(|hash| convert::hash("proof", hash)).collect();
+        let disclosed = match disclosure.disclosed.as_slice() {
+            [] => None,
+            bytes => Some(
+                from_canonical(bytes, MAX_DISCLOSED_BYTES)
+                    .map_err(|error| ConvertError::malformed("disclosed", error))?,
+            ),
+        };
         Ok(Self {
+            disclosed,
             index: disclosure.leaf_index,
             leaf: leaf.map_err(|error| ConvertError::malformed("leaf", error))?,
             opening,
@@ -211,6 +226,8 @@ impl TryFrom<pb::Disclosure> for Disclosure {
 
 /// Levels of a tree of 2^64 leaves.
 const MAX_HASHES: usize = 64;
+/// A list, or a part of one with its path.
+const MAX_DISCLOSED_BYTES: usize = ReleaseList::MAX_BYTES + 4 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,12 @@
 use crate::{
-    AccountQuery, AnchoredRecord, AsOf, ClientConfig, ClientError, Code, ConfigError,
+    AccountQuery, AnchoredRecord, AsOf, Asked, ClientConfig, ClientError, Code, ConfigError,
     ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, EmergencyPage,
     EmergencyQuery, FactorClaim, Get, ImportKey, ImportedKey, LeafEntry, LeafName, ListedCustody,
     ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf,
     RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted,
     block, convert, custody,
     error::Failure,
-    log,
+    log::{self, optional_release_list},
     pb::{
         access::{
             self as access_pb, access_service_client::AccessServiceClient,
@@ -25,7 +25,7 @@ use futures::{
 };
 use medanchor_anchor::{
     AccountHead, Attestation, ConsentEntry, Disclosure, LeafIndex, LegalHold, PolicyChain,
-    PrincipalKind, Receipt, SignedStatement, StoreKey, Strength,
+    PrincipalKind, Receipt, ReleaseList, SignedStatement, StoreKey, Strength,
 };
 use medanchor_dag::{Block, Cid, CustodyId, Did, RawBlocks, SigningKey, StreamId, to_canonical};
 use std::{
@@ -218,21 +218,46 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; the same request again gets the same grant until it expires.
-    pub async fn request(&self, signed: &SignedStatement) -> Result<Decision, ClientError> {
-        let request = access_pb::RequestRequest {
-            signed_statement: signed.to_bytes(),
-        };
+    pub async fn request(&self, asked: &Asked) -> Result<Decision, ClientError> {
+        let request = access_pb::RequestRequest::from(asked);
+        let parse = Decision::try_from;
         self.call(
             &request,
-            APPEND_DEADLINE,
-            Decision::try_from,
+            RELEASE_DEADLINE,
+            parse,
             |channel, request| async {
-                AccessServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .request(request)
-                    .await
+                let mut client =
+                    AccessServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+                let mut stream = client.request(request).await?.into_inner();
+                let mut messages = Vec::new();
+                while let Some(message) = stream.message().await? {
+                    if messages.len() == MAX_RELEASE_MESSAGES {
+                        return Err(Status::out_of_range("the answer does not end"));
+                    }
+                    messages.push(message);
+                }
+                Ok(Response::new(messages))
             },
         )
+        .await
+    }
+
+    /// What a release was of, for whoever may see all openings; `None` when it was deleted, or is not for the caller. Not
+    /// verified: the leaf's opening says its head.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn release_list(&self, index: LeafIndex) -> Result<Option<ReleaseList>, ClientError> {
+        let request = anchor_pb::ReceiptRequest::from(ReceiptOf {
+            leaf: LeafName::Index(index),
+            strength: Strength::Witnessed,
+        });
+        let parse =
+            |response: anchor_pb::ReceiptResponse| optional_release_list(&response.release_list);
+        self.call(&request, APPEND_DEADLINE, parse, |channel, request| async {
+            anchor(channel).receipt(request).await
+        })
         .await
     }
 
@@ -1196,6 +1221,10 @@ const PUT_WINDOW_BLOCKS: usize = 16_384;
 const PUT_WINDOWS_IN_FLIGHT: usize = 2;
 const MAX_CHECKPOINT_BYTES: usize = 128 * 1024;
 
+/// Some thousands of keys are unwrapped and sealed, and then it waits as a statement does.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
+/// An answer has half as many: a node that sends more is not heard to the end.
+const MAX_RELEASE_MESSAGES: usize = 64;
 /// A statement waits for its holders, a quorum and co-signatures.
 const APPEND_DEADLINE: Duration = Duration::from_secs(30);
 /// How much longer than the caller a node may work at a call.

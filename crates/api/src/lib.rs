@@ -24,7 +24,7 @@ mod signed_query;
 mod source;
 mod status;
 
-pub use access::{CreateKey, CreatedKey, Decision, Denied, Granted, access_request};
+pub use access::{Asked, CreateKey, CreatedKey, Decision, Denied, Granted};
 pub use account_query::{AccountQuery, DisclosuresAsked, account_asked_for, disclosures_asked_for};
 pub use as_of::AsOf;
 pub use block::{Get, MAX_CIDS, Missing, Stored, has_cids};
@@ -38,7 +38,7 @@ pub use factor::{Code, ConfirmFactor, CreatedFactor, FactorClaim, factor_claim, 
 pub use hold::HoldCall;
 pub use log::{LeafEntry, LeafName, ReceiptOf, Submit, Submitted};
 pub use log_reader::{LogReadError, LogReader};
-pub use record_query::{RecordPage, RecordPlace, RecordQuery, records_asked_for};
+pub use record_query::{ListedRecord, RecordPage, RecordPlace, RecordQuery, records_asked_for};
 pub use registry::{
     Alarm, AnchoredRecord, BelowTarget, Collected, ListedCustody, ListedLegalHold, ListedMember,
     ListedPrincipal, MAX_ROWS, Members, NodeStatus, PeerStatus, RecordCheck, Replicated, Scrubbed,

@@ -1,7 +1,7 @@
 use crate::{AsOf, ConvertError, convert, pb::anchor as pb};
 use medanchor_anchor::{
-    Leaf, LeafIndex, Opening, Receipt, ReceiptFormatError, SignedStatement, StatementError,
-    Strength,
+    Leaf, LeafIndex, Opening, Receipt, ReceiptFormatError, ReleaseList, SignedStatement,
+    StatementError, Strength,
 };
 use medanchor_dag::{Cid, Hash};
 
@@ -254,6 +254,24 @@ pub(crate) fn optional_receipt(bytes: &[u8]) -> Result<Option<Receipt>, ConvertE
     text.parse()
         .map(Some)
         .map_err(|error: ReceiptFormatError| ConvertError::malformed("receipt", error))
+}
+
+/// The list of a release.
+pub(crate) fn release_list(bytes: &[u8]) -> Result<ReleaseList, ConvertError> {
+    ReleaseList::from_bytes(bytes).map_err(|error| ConvertError::malformed("release_list", error))
+}
+
+/// The list of a release in a message that may carry one.
+pub(crate) fn optional_release_list(bytes: &[u8]) -> Result<Option<ReleaseList>, ConvertError> {
+    match bytes {
+        [] => Ok(None),
+        bytes => release_list(bytes).map(Some),
+    }
+}
+
+/// The list of a release as it is sent.
+pub(crate) fn release_list_to_pb(list: Option<&ReleaseList>) -> Vec<u8> {
+    list.map(ReleaseList::to_bytes).unwrap_or_default()
 }
 
 /// A receipt as it is sent.

@@ -1,9 +1,10 @@
 use crate::{
     ConvertError,
     hold::hold,
+    log::{optional_release_list, release_list, release_list_to_pb},
     pb::raft::{ProposeGroupRequest, ProposeRequest},
 };
-use medanchor_anchor::{Batch, Group, Hold, SignedStatement, Submission};
+use medanchor_anchor::{Batch, Group, Hold, ReleaseList, SignedStatement, Submission};
 use medanchor_dag::to_canonical;
 
 impl From<&Submission> for ProposeRequest {
@@ -11,6 +12,7 @@ impl From<&Submission> for ProposeRequest {
         Self {
             signed_statement: submission.signed.to_bytes(),
             holds: submission.holds.iter().map(to_canonical).collect(),
+            release_list: release_list_to_pb(submission.list.as_ref()),
         }
     }
 }
@@ -24,6 +26,7 @@ impl TryFrom<ProposeRequest> for Submission {
         Ok(Self {
             signed,
             holds: holds(&request.holds)?,
+            list: optional_release_list(&request.release_list)?,
         })
     }
 }
@@ -34,6 +37,7 @@ impl From<&Group> for ProposeGroupRequest {
         Self {
             signed_statements: statements.map(SignedStatement::to_bytes).collect(),
             holds: group.holds.iter().map(to_canonical).collect(),
+            release_lists: group.lists.iter().map(ReleaseList::to_bytes).collect(),
         }
     }
 }
@@ -55,6 +59,7 @@ impl TryFrom<ProposeGroupRequest> for Group {
         Ok(Self {
             statements: statements.collect::<Result<_, _>>()?,
             holds: holds(&request.holds)?,
+            lists: lists(&request.release_lists)?,
         })
     }
 }
@@ -69,6 +74,16 @@ fn holds(holds: &[Vec<u8>]) -> Result<Vec<Hold>, ConvertError> {
     holds.iter().map(|bytes| hold("holds", bytes)).collect()
 }
 
+fn lists(lists: &[Vec<u8>]) -> Result<Vec<ReleaseList>, ConvertError> {
+    if lists.len() > Batch::MAX_ENTRIES {
+        return Err(ConvertError::TooMany {
+            field: "release_lists",
+            limit: Batch::MAX_ENTRIES,
+        });
+    }
+    lists.iter().map(|bytes| release_list(bytes)).collect()
+}
+
 const STATEMENTS: &str = "signed_statements";
 
 /// Members of a network: each holds once.
@@ -77,8 +92,8 @@ const MAX_HOLDS: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medanchor_anchor::{Body, Standing, Statement};
-    use medanchor_dag::SigningKey;
+    use medanchor_anchor::{Body, ReleasePart, ReleaseRow, Standing, Statement};
+    use medanchor_dag::{CustodyId, Hash, SigningKey};
 
     #[test]
     fn submission_survives_the_wire() {
@@ -138,6 +153,18 @@ mod tests {
         Submission {
             signed: Statement::new("test.example", body, [2; 16], 3).sign(&[&key]),
             holds: vec![Hold::sign(&key, "test.example", Vec::new(), 4)],
+            list: Some(ReleaseList {
+                parts: vec![ReleasePart {
+                    custody: CustodyId::new([1; 16]),
+                    since: 2,
+                    consent: None,
+                    rows: vec![ReleaseRow {
+                        record: medanchor_dag::cid_of(medanchor_dag::Codec::DagCbor, &[1; 32]),
+                        device: 1,
+                        wrap: Hash::of(b"wrap"),
+                    }],
+                }],
+            }),
         }
     }
 }

@@ -1,5 +1,5 @@
 use crate::{AsOf, ConvertError, SignedQuery, convert, pb::registry as pb, signed_query};
-use medanchor_anchor::Anchored;
+use medanchor_anchor::{Anchored, LeafIndex};
 use medanchor_dag::{Cid, Class, CustodyId, Did, SigningKey};
 use serde::{Deserialize, Serialize};
 
@@ -33,14 +33,26 @@ pub struct RecordQuery {
     pub until: Option<u64>,
 }
 
-/// Where a page of records begins: behind all whose digest begins with this. It names no record.
+/// Where a page of records begins: behind all whose digest begins with this or, where the query names a custody key, behind
+/// the one that this leaf anchored. It names no record.
 pub type RecordPlace = [u8; 8];
+
+/// A record that is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedRecord {
+    /// The record.
+    pub record: Cid,
+    /// The custody key that it is under.
+    pub custody: CustodyId,
+    /// The leaf that anchored it.
+    pub index: LeafIndex,
+}
 
 /// A page of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordPage {
     /// The records. At most [`RecordQuery::MAX_PAGE`].
-    pub records: Vec<Cid>,
+    pub records: Vec<ListedRecord>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<RecordPlace>,
 }
@@ -105,7 +117,7 @@ pub fn records_asked_for(
 impl From<AsOf<RecordPage>> for pb::ListRecordsResponse {
     fn from(AsOf { tree_size, value }: AsOf<RecordPage>) -> Self {
         Self {
-            records: value.records.iter().map(Cid::to_bytes).collect(),
+            records: value.records.into_iter().map(Into::into).collect(),
             next: value.next.map(|next| next.to_vec()).unwrap_or_default(),
             tree_size,
         }
@@ -116,13 +128,42 @@ impl TryFrom<pb::ListRecordsResponse> for AsOf<RecordPage> {
     type Error = ConvertError;
 
     fn try_from(response: pb::ListRecordsResponse) -> Result<Self, ConvertError> {
-        let records = convert::cids("records", &response.records, RecordQuery::MAX_PAGE)?;
+        if response.records.len() > RecordQuery::MAX_PAGE {
+            return Err(ConvertError::TooMany {
+                field: "records",
+                limit: RecordQuery::MAX_PAGE,
+            });
+        }
+        let records = response.records.into_iter().map(ListedRecord::try_from);
+        let records = records.collect::<Result<_, _>>()?;
         Ok(Self {
             tree_size: response.tree_size,
             value: RecordPage {
                 records,
                 next: place("next", &response.next)?,
             },
+        })
+    }
+}
+
+impl From<ListedRecord> for pb::ListedRecord {
+    fn from(listed: ListedRecord) -> Self {
+        Self {
+            record: listed.record.to_bytes(),
+            custody: listed.custody.as_bytes().to_vec(),
+            leaf_index: listed.index,
+        }
+    }
+}
+
+impl TryFrom<pb::ListedRecord> for ListedRecord {
+    type Error = ConvertError;
+
+    fn try_from(listed: pb::ListedRecord) -> Result<Self, ConvertError> {
+        Ok(Self {
+            record: convert::cid("record", &listed.record)?,
+            custody: convert::custody_id("custody", &listed.custody)?,
+            index: listed.leaf_index,
         })
     }
 }
@@ -168,7 +209,11 @@ mod tests {
 
     #[test]
     fn page_survives_the_wire() {
-        let record = medanchor_dag::cid_of(medanchor_dag::Codec::DagCbor, &[7; 32]);
+        let record = ListedRecord {
+            record: medanchor_dag::cid_of(medanchor_dag::Codec::DagCbor, &[7; 32]),
+            custody: CustodyId::new([3; 16]),
+            index: 5,
+        };
         for (records, next) in [(vec![], None), (vec![record], Some([9; 8]))] {
             let page = AsOf {
                 tree_size: 7,
@@ -183,7 +228,7 @@ mod tests {
         };
         assert!(AsOf::<RecordPage>::try_from(long).is_err());
         let many = pb::ListRecordsResponse {
-            records: vec![record.to_bytes(); RecordQuery::MAX_PAGE + 1],
+            records: vec![record.into(); RecordQuery::MAX_PAGE + 1],
             ..Default::default()
         };
         assert!(AsOf::<RecordPage>::try_from(many).is_err());

@@ -7,8 +7,8 @@ use futures::{
 };
 use medanchor_anchor::{Body, Standing, Statement, Strength};
 use medanchor_api::{
-    Client, ClientConfig, ClientError, Get, LeafName, MAX_MESSAGE_BYTES, Missing, NodeAddress,
-    NodesSource, Note, has_cids, overloaded,
+    Asked, Client, ClientConfig, ClientError, Get, LeafName, MAX_MESSAGE_BYTES, Missing,
+    NodeAddress, NodesSource, Note, has_cids, overloaded,
     pb::block::{
         GetRequest, GetResponse, HasRequest, HasResponse, PutRequest, PutResponse,
         block_service_server::{BlockService, BlockServiceServer},
@@ -106,12 +106,16 @@ async fn calls_can_be_made_in_a_task_of_their_own() {
     let who = key.did();
     let body = Body::Suspended(Standing { who });
     let signed = Statement::new("test.example/log", body, [3; 16], 4).sign(&[&key]);
+    let asked = Asked {
+        signed: signed.clone(),
+        cohort: Vec::new(),
+    };
     let task = tokio::spawn(async move {
         let cid = *block.cid();
         let leaf = LeafName::Record(cid);
         [
             client.submit(&signed, None).await.is_ok(),
-            client.request(&signed).await.is_ok(),
+            client.request(&asked).await.is_ok(),
             client.receipt(leaf, Strength::Published).await.is_ok(),
             client.checkpoint().await.is_ok(),
             client.has(&[cid]).await.is_ok(),

@@ -6,11 +6,11 @@ use medanchor_anchor::{
     Standing, Statement, Status,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, BelowTarget, Collected, CreateKey, CreatedKey, Decision, Get,
-    ImportKey, ImportedKey, LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal,
+    Alarm, AnchoredRecord, AsOf, Asked, BelowTarget, Collected, CreateKey, CreatedKey, Decision,
+    Get, ImportKey, ImportedKey, LeafEntry, ListedCustody, ListedLegalHold, ListedPrincipal,
     MAX_CHECKED_KEYS, NodeStatus, PeerStatus, ReceiptOf, RecordCheck, Replicated, Scrubbed, Submit,
-    Submitted, access_request, account_asked_for, consents_asked_for, disclosures_asked_for,
-    has_cids, keys_to_check, legal_holds_after,
+    Submitted, account_asked_for, consents_asked_for, disclosures_asked_for, has_cids,
+    keys_to_check, legal_holds_after,
     pb::{access, anchor, block, registry},
     record_asked_for, stream_asked_for,
 };
@@ -78,20 +78,25 @@ proptest! {
         text in arbitrary_text(),
         grant in any::<bool>(),
     ) {
-        let _ = access_request(&access::RequestRequest { signed_statement: bytes.clone() });
-        let decision = if grant {
-            access::request_response::Decision::Grant(access::Grant {
-                wraps,
+        let request = access::RequestRequest { signed_statement: bytes.clone(), cohort: vec![bytes.clone()] };
+        let _ = Asked::try_from(request);
+        let first = if grant {
+            access::request_response::Part::Grant(access::Grant {
                 receipt: bytes.clone(),
+                list: bytes.clone(),
+                left_out: vec![access::LeftOut { code: text, records: 1 }],
+                elsewhere: vec![bytes.clone()],
             })
         } else {
-            access::request_response::Decision::Denial(access::Denial {
+            access::request_response::Part::Denial(access::Denial {
                 code: text.clone(),
                 reason: text,
                 receipt: bytes.clone(),
             })
         };
-        let _ = Decision::try_from(access::RequestResponse { decision: Some(decision) });
+        let wraps = access::request_response::Part::Wraps(access::Wraps { wraps });
+        let messages = [first, wraps].map(|part| access::RequestResponse { part: Some(part) });
+        let _ = Decision::try_from(messages.to_vec());
         let _ = CreateKey::try_from(access::CreateKeyRequest {
             custody: bytes.clone(),
             epoch: 0,
@@ -198,6 +203,7 @@ proptest! {
                 leaf: bytes.clone(),
                 opening: bytes.clone(),
                 proof: vec![bytes.clone()],
+                disclosed: bytes.clone(),
             }],
             tree_size: number,
         });
@@ -210,7 +216,8 @@ proptest! {
     #[test]
     fn arbitrary_wire_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
         let _ = anchor::SubmitResponse::decode(bytes.as_slice()).map(Submitted::try_from);
-        let _ = access::RequestResponse::decode(bytes.as_slice()).map(Decision::try_from);
+        let _ = access::RequestResponse::decode(bytes.as_slice())
+            .map(|message| Decision::try_from(vec![message]));
         let _ = registry::StatusResponse::decode(bytes.as_slice()).map(NodeStatus::try_from);
     }
 
@@ -488,4 +495,57 @@ fn signed() -> medanchor_anchor::SignedStatement {
         9,
     )
     .sign(&[&key()])
+}
+
+#[test]
+fn messages_that_are_no_answer_are_refused() {
+    use access::request_response::Part;
+    let wraps = |count| {
+        Part::Wraps(access::Wraps {
+            wraps: vec![vec![1]; count],
+        })
+    };
+    let denial = || {
+        Part::Denial(access::Denial {
+            code: "no-consent".to_owned(),
+            reason: "none".to_owned(),
+            receipt: Vec::new(),
+        })
+    };
+    let decision = |parts: Vec<Option<Part>>| {
+        let parts = parts.into_iter();
+        let messages = parts
+            .map(|part| access::RequestResponse { part })
+            .collect::<Vec<_>>();
+        Decision::try_from(messages)
+    };
+    assert!(decision(vec![Some(denial())]).is_ok());
+    for parts in [
+        vec![],
+        vec![None],
+        vec![Some(wraps(1))],
+        vec![Some(wraps(1)), Some(denial())],
+    ] {
+        assert!(decision(parts).is_err());
+    }
+}
+
+#[test]
+fn cohort_out_of_order_or_with_one_twice_is_refused() {
+    let key = SigningKey::from_seed(&[1; 32]);
+    let body = Body::Suspended(Standing { who: key.did() });
+    let signed = Statement::new("test.example", body, [3; 16], 4).sign(&[&key]);
+    let asked = |cohort: &[u8]| {
+        Asked::try_from(access::RequestRequest {
+            signed_statement: signed.to_bytes(),
+            cohort: cohort.iter().map(|byte| vec![*byte; 16]).collect(),
+        })
+    };
+    assert!(asked(&[]).is_ok() && asked(&[1, 2]).is_ok());
+    assert!(asked(&[2, 1]).is_err() && asked(&[1, 1]).is_err());
+    let sound = asked(&[1, 2]).unwrap();
+    assert_eq!(
+        Asked::try_from(access::RequestRequest::from(&sound)).unwrap(),
+        sound
+    );
 }

@@ -1,4 +1,5 @@
-use medanchor_anchor::Receipt;
+use medanchor_anchor::{Receipt, ReleaseList};
+use medanchor_dag::CustodyId;
 
 /// What became of an access request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +13,15 @@ pub enum Answer {
 /// Released keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// One wrap per record, in the order of the request: canonical DAG-CBOR of the envelope's wrap.
+    /// What is released.
+    pub list: ReleaseList,
+    /// One wrap per row of the list, in order: canonical DAG-CBOR of the envelope's wrap.
     pub wraps: Vec<Vec<u8>>,
+    /// How many records were selected and not released, of those that the requester may know of, by the code that each would
+    /// be refused with.
+    pub left_out: Vec<(String, u64)>,
+    /// Custody keys under which there is more for the requester, and which another broker holds.
+    pub elsewhere: Vec<CustodyId>,
     /// Receipt of the `released` leaf, witnessed.
     pub receipt: Receipt,
 }

@@ -4,15 +4,14 @@ use crate::{
     grants::KeptGrant,
     judgement::{Judgement, Permit, Refusal, judge},
     rates::{Rate, Rates},
-    records::{self, RewrapError},
+    records::{self, RewrapError, Sealed},
     request::{Request, expired},
 };
 use medanchor_anchor::{
-    Append, AppendError, Appended, Body, Outcome, Prove, Read, Receipt, Refused, Released,
-    SignedStatement, State, Statement, Strength, Submission,
+    AccessRequest, Append, AppendError, Appended, Basis, Body, Outcome, Prove, Read, Receipt,
+    Refused, Released, SignedStatement, State, Statement, Strength, Submission,
 };
-use medanchor_dag::{BlockSource, Did, Hash, SigningKey};
-use medanchor_envelope::Wrap;
+use medanchor_dag::{BlockSource, CustodyId, Did, SigningKey};
 use medanchor_policy::PolicySets;
 use std::{
     fmt,
@@ -76,16 +75,22 @@ impl Broker {
 
     /// Has an access request decided, and releases the keys that it may have.
     ///
-    /// An identical request gets the same grant until its time is over, also after a restart.
+    /// `cohort` are the custody keys whose records it selects, sorted, none when it names them. An identical request gets the same
+    /// grant until its time is over, also after a restart.
     ///
     /// # Errors
     ///
     /// [`ReleaseError`]; no key has left, and the same request may be sent again.
-    pub async fn release(&self, request: SignedStatement) -> Result<Answer, ReleaseError> {
-        let request = match Request::check(request, &self.parts.origin, self.now()) {
+    pub async fn release(
+        &self,
+        request: SignedStatement,
+        cohort: Vec<CustodyId>,
+    ) -> Result<Answer, ReleaseError> {
+        let request = match Request::check(request, cohort, &self.parts.origin, self.now()) {
             Ok(request) => Arc::new(request),
             Err(declined) => return Ok(declined.into()),
         };
+        let mut stale = Vec::new();
         for _ in 0..ATTEMPTS {
             let grant = match self.propose(&request).await? {
                 Proposal::Grant(grant) => *grant,
@@ -107,9 +112,10 @@ impl Broker {
                 return Ok(Answer::Grant(hand_out(grant, receipt)));
             }
             // Something that the decision rested on has changed (I5): decide again.
+            stale = self.stale(&grant).await?;
             self.forget(&request, grant).await?;
         }
-        Err(ReleaseError::Unsettled)
+        Err(ReleaseError::Unsettled { stale })
     }
 
     /// The grant that was made on an identical request; else has it decided on the newest state and, if
@@ -122,7 +128,7 @@ impl Broker {
             return Ok(Proposal::Grant(Box::new(grant)));
         }
         match self.judge(request).await? {
-            Judgement::Permit(permit) if !self.admits(&self.releases, request, permit.org) => {
+            Judgement::Permit(permit) if !self.admits_release(request, &permit) => {
                 Ok(Proposal::Decline(too_many()))
             }
             Judgement::Permit(permit) => self.prepare(request, permit).await,
@@ -141,6 +147,16 @@ impl Broker {
         let hash = request.hash;
         self.blocking(move |parts| Ok(parts.custody.grants().forget(&hash, &grant)?))
             .await
+    }
+
+    /// The custody keys of a grant of which something has changed.
+    async fn stale(&self, grant: &KeptGrant) -> Result<Vec<CustodyId>, ReleaseError> {
+        let list = grant.list.clone();
+        self.blocking(move |parts| {
+            let view = parts.read.view()?;
+            Ok(State::new(&*view).stale(&list)?)
+        })
+        .await
     }
 
     /// Decides on the newest state.
@@ -165,12 +181,11 @@ impl Broker {
         permit: Permit,
     ) -> Result<Proposal, ReleaseError> {
         let blocks = self.parts.blocks.as_ref();
-        let fetched = records::fetch(blocks, &permit.records).await?;
+        let fetched = records::fetch(blocks, &permit.permitted).await;
         let (request, now) = (Arc::clone(request), self.now());
         self.blocking(move |parts| {
-            let until = permit.until;
-            let wraps = match records::rewrap_all(&parts.custody, &request, until, &fetched) {
-                Ok(wraps) => wraps,
+            let sealed = match records::seal(&parts.custody, &request, permit.permitted, fetched) {
+                Ok(sealed) => sealed.without(permit.elsewhere),
                 Err(RewrapError::Unusable { code, reason }) => {
                     return Ok(Proposal::Refuse(Refusal {
                         org: permit.org,
@@ -184,10 +199,17 @@ impl Broker {
                     let brokers = permit.other_brokers;
                     return Err(ReleaseError::NotHeld { brokers });
                 }
+                Err(RewrapError::Fetch(error)) => return Err(error.into()),
                 Err(RewrapError::Custody(error)) => return Err(error.into()),
             };
-            let released = parts.sign(released(&request, permit, &wraps), now)?;
-            let grant = KeptGrant::new(&wraps, released, until);
+            if sealed.wraps.is_empty() {
+                let brokers = permit.other_brokers;
+                return Err(nothing_sealed(&sealed, brokers));
+            }
+            let until = sealed.permit.until();
+            let body = released(&request, permit.basis, permit.decided_at, &sealed);
+            let released = parts.sign(body, now)?;
+            let grant = KeptGrant::new(sealed, released, until);
             // An identical request may be decided at the same time: the first grant is everyone's.
             let kept = parts.custody.grants().keep(&request.hash, grant, now)?;
             Ok(Proposal::Grant(Box::new(kept)))
@@ -204,7 +226,12 @@ impl Broker {
         if let Some(recorded) = self.recorded(grant).await? {
             return Ok(recorded);
         }
-        match self.parts.append.append(submission(&grant.released)).await {
+        let submission = Submission {
+            signed: grant.released.clone(),
+            holds: Vec::new(),
+            list: Some(grant.list.clone()),
+        };
+        match self.parts.append.append(submission).await {
             Err(AppendError::Rejected(code)) => {
                 // The log will never take it: the next request starts afresh.
                 self.forget(request, grant.clone()).await?;
@@ -230,7 +257,7 @@ impl Broker {
 
     /// Records a refusal, unless the requester or its organisation has had too many.
     async fn refuse(&self, request: &Request, refusal: Refusal) -> Result<Answer, ReleaseError> {
-        if !self.admits(&self.refusals, request, refusal.org) {
+        if !self.admits(&self.refusals, request, refusal.org, 1) {
             return Ok(declined(request, too_many()));
         }
         let body = Body::Refused(Box::new(Refused {
@@ -240,7 +267,12 @@ impl Broker {
             decided_at: refusal.decided_at,
         }));
         let refused = self.parts.sign(body, self.now())?;
-        let appended = self.parts.append.append(submission(&refused)).await?;
+        let submission = Submission {
+            signed: refused,
+            holds: Vec::new(),
+            list: None,
+        };
+        let appended = self.parts.append.append(submission).await?;
         Ok(Answer::Denial(Denial {
             code: refusal.code,
             reason: refusal.reason,
@@ -265,10 +297,18 @@ impl Broker {
         }
     }
 
-    /// Whether one more decision on a request of the requester's may go into the log.
-    fn admits(&self, rates: &Mutex<Rates>, request: &Request, org: Did) -> bool {
+    /// A release of many records counts as so many of the largest that names them.
+    fn admits_release(&self, request: &Request, permit: &Permit) -> bool {
+        let records = permit.permitted.rows().count();
+        let count = records.div_ceil(AccessRequest::MAX_RECORDS);
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.admits(&self.releases, request, permit.org, count)
+    }
+
+    /// Whether so many more decisions on requests of the requester's may go into the log.
+    fn admits(&self, rates: &Mutex<Rates>, request: &Request, org: Did, count: u64) -> bool {
         let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.admit(request.requester, org, self.now())
+        rates.admit(request.requester, org, count, self.now())
     }
 
     fn now(&self) -> u64 {
@@ -325,27 +365,30 @@ fn declined(request: &Request, declined: Declined) -> Answer {
     declined.into()
 }
 
-fn released(request: &Request, permit: Permit, wraps: &[Wrap]) -> Body {
+fn released(request: &Request, basis: Basis, decided_at: u64, sealed: &Sealed) -> Body {
     Body::Released(Box::new(Released {
         request: request.signed.clone(),
-        custody: permit.custody,
-        policies: permit.policies,
-        wraps: wraps.iter().map(|wrap| Hash::new(wrap.hash())).collect(),
-        basis: permit.basis,
-        decided_at: permit.decided_at,
-        valid_until: permit.until,
+        policies: sealed.permit.policies(),
+        list: sealed.list.head(),
+        basis,
+        decided_at,
+        valid_until: sealed.permit.until(),
     }))
 }
 
-fn submission(signed: &SignedStatement) -> Submission {
-    Submission {
-        signed: signed.clone(),
-        holds: Vec::new(),
+/// Of all that was selected no key could be sealed: the custody keys are lost here, or the records are not to be had.
+fn nothing_sealed(sealed: &Sealed, brokers: Vec<Did>) -> ReleaseError {
+    match sealed.elsewhere.is_empty() {
+        true => ReleaseError::Unusable,
+        false => ReleaseError::NotHeld { brokers },
     }
 }
 
 fn hand_out(grant: KeptGrant, receipt: Receipt) -> Grant {
     Grant {
+        list: grant.list,
+        left_out: grant.left_out.into_iter().collect(),
+        elsewhere: grant.elsewhere,
         wraps: grant
             .wraps
             .into_iter()

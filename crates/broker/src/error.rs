@@ -1,6 +1,6 @@
 use crate::{CustodyError, grants::GrantsError};
 use medanchor_anchor::{AppendError, BoxError, ReadError, TablesError};
-use medanchor_dag::{Did, SourceError};
+use medanchor_dag::{CustodyId, Did, SourceError};
 
 /// Why a request is not answered yet. No key was released; asking again with the same request is safe.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,13 @@ pub enum ReleaseError {
     Fetch(#[from] SourceError),
     /// What the decision rests on keeps changing: try again.
     #[error("state changed while the request was decided")]
-    Unsettled,
+    Unsettled {
+        /// The custody keys of which something has changed; none when it was the requester's standing or the policy set.
+        stale: Vec<CustodyId>,
+    },
+    /// None of the records that are selected is to be had as its device anchored it: try again later, or ask for each by name.
+    #[error("no record of the selection can be used")]
+    Unusable,
     /// The key store failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),

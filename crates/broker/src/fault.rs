@@ -8,10 +8,11 @@
 
 use crate::{
     ReleaseError,
-    judgement::{Judgement, Permit, records},
+    judgement::{Judgement, Permit},
     request::Request,
 };
 use medanchor_anchor::State;
+use medanchor_policy::{PermittedPart, PermittedRow};
 use std::env;
 
 #[cfg(not(debug_assertions))]
@@ -32,20 +33,46 @@ pub(crate) fn judged(
         Judgement::Refuse(refusal) if cheat().as_deref() == Some("permit") => refusal,
         honest => return Ok(honest),
     };
-    let records = records(state, request)?;
-    let Some(custody) = records.first().map(|record| record.anchored.custody) else {
+    let Some(part) = part(state, request)? else {
         return Ok(Judgement::Refuse(refusal));
     };
-    let basis = state.basis(&request.body, &request.requester)?;
+    let basis = state.requester_basis(&request.requester)?;
     Ok(Judgement::Permit(Permit {
         org: refusal.org,
-        policies: vec!["clinician-treats".to_owned()],
-        until: request.not_after,
         basis: basis.unwrap_or(refusal.basis),
         decided_at: refusal.decided_at,
-        custody,
         other_brokers: Vec::new(),
-        records,
+        permitted: medanchor_policy::Permit {
+            parts: vec![part],
+            ..medanchor_policy::Permit::default()
+        },
+        elsewhere: Vec::new(),
+    }))
+}
+
+/// The records that were named, under the custody key of the first; `None` when there are none.
+fn part(state: State<'_>, request: &Request) -> Result<Option<PermittedPart>, ReleaseError> {
+    let mut rows = Vec::new();
+    for record in &request.body.records {
+        if let Some(record) = state.record(record)? {
+            rows.push(PermittedRow {
+                device: state.device_since(&record.anchored.device)?,
+                policies: vec!["clinician-treats".to_owned()],
+                until: request.not_after,
+                record,
+            });
+        }
+    }
+    let Some(custody) = rows.first().map(|row| row.record.anchored.custody) else {
+        return Ok(None);
+    };
+    let entry = state.custody(&custody)?;
+    Ok(Some(PermittedPart {
+        custody,
+        brokers: Vec::new(),
+        since: entry.as_ref().map_or(0, |entry| entry.since),
+        consent: entry.and_then(|entry| entry.newest_consent),
+        rows,
     }))
 }
 

@@ -1,10 +1,13 @@
-use crate::store::{Group, Rows, Store};
-use medanchor_anchor::SignedStatement;
-use medanchor_dag::{CborError, Hash, from_canonical, to_canonical};
-use medanchor_envelope::Wrap;
+use crate::{
+    records::Sealed,
+    store::{Group, Rows, Store},
+};
+use medanchor_anchor::{ReleaseList, SignedStatement};
+use medanchor_dag::{CborError, CustodyId, Hash, from_canonical, to_canonical};
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use std::collections::BTreeMap;
 
 /// The grants that this broker has made, by request: an identical retry gets the same one. They hold
 /// sealed wraps only.
@@ -31,8 +34,14 @@ pub(crate) struct Keep {
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeptGrant {
     v: u8,
-    /// One wrap per record, in the order of the request: canonical bytes.
+    /// What is released.
+    pub(crate) list: ReleaseList,
+    /// One wrap per row of the list, in order: canonical bytes.
     pub(crate) wraps: Vec<ByteBuf>,
+    /// How many records were selected and not released, by the code that each would be refused with.
+    pub(crate) left_out: BTreeMap<String, u64>,
+    /// Custody keys under which there is more, and which another broker holds.
+    pub(crate) elsewhere: Vec<CustodyId>,
     /// The statement that releases them.
     pub(crate) released: SignedStatement,
     /// When it is over, unix ms.
@@ -49,10 +58,14 @@ pub(crate) enum GrantsError {
 }
 
 impl KeptGrant {
-    pub(crate) fn new(wraps: &[Wrap], released: SignedStatement, not_after: u64) -> Self {
+    pub(crate) fn new(sealed: Sealed, released: SignedStatement, not_after: u64) -> Self {
+        let wraps = sealed.wraps.iter();
         Self {
-            v: 1,
-            wraps: wraps.iter().map(|wrap| wrap.to_bytes().into()).collect(),
+            v: 2,
+            list: sealed.list,
+            wraps: wraps.map(|wrap| wrap.to_bytes().into()).collect(),
+            left_out: sealed.left_out,
+            elsewhere: sealed.elsewhere,
             released,
             not_after,
         }
@@ -154,7 +167,7 @@ pub(crate) const EXPIRY: Rows = Rows::new("grants-expiry-1");
 /// How many grants are swept at once.
 const SWEEP: usize = 64;
 /// 256 wraps of about 350 bytes and the statement.
-const MAX_ROW_BYTES: usize = 1024 * 1024;
+const MAX_ROW_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -170,7 +183,16 @@ mod tests {
     /// Grants of one statement are told apart by their end and wraps.
     fn grant(world: &mut World, not_after: u64) -> KeptGrant {
         let request = world.request("ines", "researcher", "HRESCH", &[cid("record")]);
-        KeptGrant::new(&[], request, not_after)
+        let list = ReleaseList { parts: Vec::new() };
+        KeptGrant {
+            v: 2,
+            list,
+            wraps: Vec::new(),
+            left_out: BTreeMap::new(),
+            elsewhere: Vec::new(),
+            released: request,
+            not_after,
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use crate::{ReleaseError, answer::Declined, request::Request};
-use medanchor_anchor::{Basis, Kind, RecordEntry, State};
+use medanchor_anchor::{Basis, Kind, State};
 use medanchor_dag::{CustodyId, Did, Hash};
-use medanchor_policy::{Code, Decision, PolicySets, Verdict, decide};
+use medanchor_policy::{Code, Decision, PermittedPart, PolicySets, Verdict, decide};
 
 /// What the state says of a request.
 pub(crate) enum Judgement {
@@ -17,20 +17,16 @@ pub(crate) enum Judgement {
 pub(crate) struct Permit {
     /// The requester's organisation.
     pub(crate) org: Did,
-    /// Ids of the policies that permit it.
-    pub(crate) policies: Vec<String>,
-    /// The last moment of the release, unix ms.
-    pub(crate) until: u64,
-    /// What the decision read.
+    /// What the decision read of the policy set and of who asks.
     pub(crate) basis: Basis,
     /// When it was made, unix ms.
     pub(crate) decided_at: u64,
-    /// The custody key of all the records.
-    pub(crate) custody: CustodyId,
-    /// The other nodes that may release under it.
+    /// The other nodes that may release under the first custody key.
     pub(crate) other_brokers: Vec<Did>,
-    /// The records, in the order of the request.
-    pub(crate) records: Vec<RecordEntry>,
+    /// What may be released by this broker.
+    pub(crate) permitted: medanchor_policy::Permit,
+    /// Custody keys under which there is more, of which it is no broker.
+    pub(crate) elsewhere: Vec<CustodyId>,
 }
 
 /// What a refusal says.
@@ -79,25 +75,23 @@ pub(crate) fn judge(
         None => (),
     }
     let decided_at = now.max(state.log_time()?);
-    let Decision { basis, verdict } = decide(&state, policies, &request.signed, decided_at)?;
-    let records = records(state, request)?;
+    let (signed, cohort) = (&request.signed, request.cohort.as_slice());
+    let Decision { basis, verdict } = decide(&state, policies, signed, cohort, decided_at)?;
     Ok(match verdict {
-        Verdict::Permit { policies, until } => {
-            let (custody, other_brokers) = custody_of(state, broker, &records)?;
+        Verdict::Permit(permitted) => {
+            let (permitted, other_brokers, elsewhere) = own_part(broker, permitted)?;
             Judgement::Permit(Permit {
-                custody,
                 org: requester.org,
-                other_brokers,
-                policies,
-                until,
                 basis,
                 decided_at,
-                records,
+                other_brokers,
+                permitted,
+                elsewhere,
             })
         }
         Verdict::Deny { code, reason } => {
-            if code.tells_of_records() {
-                custody_of(state, broker, &records)?;
+            if !basis.tells_of_no_record() {
+                require_broker(state, broker, request)?;
             }
             Judgement::Refuse(Refusal {
                 org: requester.org,
@@ -110,36 +104,46 @@ pub(crate) fn judge(
     })
 }
 
-/// Those of the records that are known.
-pub(crate) fn records(
-    state: State<'_>,
-    request: &Request,
-) -> Result<Vec<RecordEntry>, ReleaseError> {
-    let mut records = Vec::with_capacity(request.body.records.len());
-    for record in &request.body.records {
-        records.extend(state.record(record)?);
+/// What of a permit is this broker's to release, the other brokers of the first custody key of that, and the custody keys that
+/// it leaves to others.
+fn own_part(
+    broker: &Did,
+    mut permitted: medanchor_policy::Permit,
+) -> Result<(medanchor_policy::Permit, Vec<Did>, Vec<CustodyId>), ReleaseError> {
+    let has_rows = |part: &&PermittedPart| !part.rows.is_empty();
+    let is_own = |part: &PermittedPart| part.brokers.contains(broker);
+    let mut parts = permitted.parts.iter().filter(has_rows);
+    let own = parts.clone().find(|part| is_own(part));
+    let Some(own) = own else {
+        let first = parts.next().map(|part| part.brokers.clone());
+        let brokers = first.unwrap_or_default();
+        return Err(ReleaseError::NotBroker { brokers });
+    };
+    let mut others = own.brokers.clone();
+    others.retain(|other| other != broker);
+    let mut elsewhere = Vec::new();
+    for part in &mut permitted.parts {
+        if !part.rows.is_empty() && !is_own(part) {
+            elsewhere.push(part.custody);
+            part.leave_out();
+        }
     }
-    Ok(records)
+    Ok((permitted, others, elsewhere))
 }
 
-/// The first record's custody key, which lists the broker, and those that it lists besides.
-fn custody_of(
-    state: State<'_>,
-    broker: &Did,
-    records: &[RecordEntry],
-) -> Result<(CustodyId, Vec<Did>), ReleaseError> {
-    let custody = records.first().map(|record| record.anchored.custody);
-    let entry = match &custody {
-        Some(custody) => state.custody(custody)?,
-        None => None,
-    };
-    let mut brokers = entry.map_or_else(Vec::new, |entry| entry.custody.brokers);
-    match custody {
-        Some(custody) if brokers.contains(broker) => {
-            brokers.retain(|other| other != broker);
-            Ok((custody, brokers))
+/// Whoever tells of a record is a broker of its custody key.
+fn require_broker(state: State<'_>, broker: &Did, request: &Request) -> Result<(), ReleaseError> {
+    let mut brokers = Vec::new();
+    for record in &request.body.records {
+        if let Some(record) = state.record(record)? {
+            let entry = state.custody(&record.anchored.custody)?;
+            brokers = entry.map_or_else(Vec::new, |entry| entry.custody.brokers);
+            break;
         }
-        _ => Err(ReleaseError::NotBroker { brokers }),
+    }
+    match brokers.contains(broker) {
+        true => Ok(()),
+        false => Err(ReleaseError::NotBroker { brokers }),
     }
 }
 

@@ -60,13 +60,13 @@ impl Rates {
         }
     }
 
-    /// Whether one more decision on a request of `requester`, who belongs to `org`, may go into the log at `now`, unix ms.
-    pub(crate) fn admit(&mut self, requester: Did, org: Did, now: u64) -> bool {
-        let of_requester = self.bucket(requester, self.rate, now).take();
+    /// Whether `count` more decisions on requests of `requester`, who belongs to `org`, may go into the log at `now`, unix ms.
+    pub(crate) fn admit(&mut self, requester: Did, org: Did, count: u64, now: u64) -> bool {
+        let of_requester = self.bucket(requester, self.rate, now).take(count);
         // An organisation that asks itself is one requester of its own.
         let of_org = match requester == org {
             true => of_requester,
-            false => self.bucket(org, self.rate.for_org(), now).take(),
+            false => self.bucket(org, self.rate.for_org(), now).take(count),
         };
         let (Some(of_requester), Some(of_org)) = (of_requester, of_org) else {
             return false;
@@ -114,10 +114,10 @@ impl Bucket {
         }
     }
 
-    /// One more used, if there is one.
-    fn take(self) -> Option<Self> {
+    /// So many more used, if there are.
+    fn take(self, count: u64) -> Option<Self> {
         let taken = Self {
-            used: self.used + 1,
+            used: self.used.saturating_add(count),
             ..self
         };
         Some(taken).filter(|taken| taken.used <= self.rate.burst)
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn each_requester_has_a_burst_and_then_a_rate() {
         let mut rates = Rates::new(RATE);
-        let mut admit = |who, now| rates.admit(did(who), did(ORG), now);
+        let mut admit = |who, now| rates.admit(did(who), did(ORG), 1, now);
         for _ in 0..RATE.burst {
             assert!(admit(1, 1_000));
         }
@@ -164,35 +164,35 @@ mod tests {
         let mut rates = Rates::new(RATE);
         let (mut admitted, crowd) = (0, 3 * u32::try_from(MAX_BUCKETS).unwrap());
         for who in 0..crowd {
-            admitted += u64::from(rates.admit(did(who), did(ORG), 1_000));
+            admitted += u64::from(rates.admit(did(who), did(ORG), 1, 1_000));
         }
         assert_eq!(admitted, RATE.burst * RATE.of_org);
-        assert!(!rates.admit(did(crowd), did(ORG), 1_000));
-        assert!(rates.admit(did(crowd), did(ORG + 1), 1_000));
+        assert!(!rates.admit(did(crowd), did(ORG), 1, 1_000));
+        assert!(rates.admit(did(crowd), did(ORG + 1), 1, 1_000));
         // One of its requesters that has had too many does not use up what its organisation has.
         let later = 1_000 + RATE.every_ms;
-        assert!(rates.admit(did(crowd), did(ORG), later));
+        assert!(rates.admit(did(crowd), did(ORG), 1, later));
     }
 
     #[test]
     fn organisation_that_asks_itself_is_one_requester() {
         let mut rates = Rates::new(RATE);
         for _ in 0..RATE.burst {
-            assert!(rates.admit(did(ORG), did(ORG), 1_000));
+            assert!(rates.admit(did(ORG), did(ORG), 1, 1_000));
         }
-        assert!(!rates.admit(did(ORG), did(ORG), 1_000));
+        assert!(!rates.admit(did(ORG), did(ORG), 1, 1_000));
     }
 
     #[test]
     fn memory_is_bounded_and_whoever_used_most_is_remembered() {
         let mut rates = Rates::new(RATE);
         for _ in 0..RATE.burst {
-            assert!(rates.admit(did(0), did(ORG), 1_000));
+            assert!(rates.admit(did(0), did(ORG), 1, 1_000));
         }
         for n in 1..3 * u32::try_from(MAX_BUCKETS).unwrap() {
-            assert!(rates.admit(did(n), did(ORG + n), 1_000));
+            assert!(rates.admit(did(n), did(ORG + n), 1, 1_000));
             assert!(rates.buckets.len() <= MAX_BUCKETS);
         }
-        assert!(!rates.admit(did(0), did(ORG), 1_000));
+        assert!(!rates.admit(did(0), did(ORG), 1, 1_000));
     }
 }

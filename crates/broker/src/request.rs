@@ -1,6 +1,6 @@
 use crate::answer::Declined;
 use medanchor_anchor::{AccessRequest, Body, FactorVerified, Log, SignedStatement};
-use medanchor_dag::{Did, Hash};
+use medanchor_dag::{CustodyId, Did, Hash};
 use medanchor_envelope::Recipient;
 use medanchor_policy::Code;
 use std::collections::BTreeSet;
@@ -12,6 +12,8 @@ pub(crate) struct Request {
     pub(crate) hash: Hash,
     pub(crate) requester: Did,
     pub(crate) body: AccessRequest,
+    /// The custody keys of its selection, none when it names its records.
+    pub(crate) cohort: Vec<CustodyId>,
     pub(crate) recipient: Recipient,
     /// Unix ms.
     pub(crate) not_after: u64,
@@ -20,13 +22,28 @@ pub(crate) struct Request {
 impl Request {
     /// Checks what can be checked without the log, cheapest first. What fails here is refused without a
     /// leaf: nobody known has asked for anything yet.
-    pub(crate) fn check(signed: SignedStatement, origin: &str, now: u64) -> Result<Self, Declined> {
+    pub(crate) fn check(
+        signed: SignedStatement,
+        cohort: Vec<CustodyId>,
+        origin: &str,
+        now: u64,
+    ) -> Result<Self, Declined> {
         let Some((body, requester, not_after)) = parts(&signed) else {
             return Err(Declined::new(
                 Code::MalformedRequest.as_str(),
-                "this is not an access request by one requester for 1 to 256 different records",
+                "this is not an access request by one requester for 1 to 256 different records, or for a selection",
             ));
         };
+        let is_its = match &body.selection {
+            Some(selection) => selection.cohort.is_of(&cohort),
+            None => cohort.is_empty(),
+        };
+        if !is_its {
+            return Err(Declined::new(
+                Code::MalformedRequest.as_str(),
+                "the custody keys that came with the request are not those of its selection",
+            ));
+        }
         if signed.statement.origin != origin {
             let reason = format!("the request is made for another network than `{origin}`");
             return Err(Declined::new("wrong-origin", reason));
@@ -54,6 +71,7 @@ impl Request {
             hash: signed.statement.hash(),
             requester,
             body: body.clone(),
+            cohort,
             recipient,
             not_after,
             signed,
@@ -74,7 +92,10 @@ fn parts(signed: &SignedStatement) -> Option<(&AccessRequest, Did, u64)> {
         return None;
     };
     let different: BTreeSet<_> = body.records.iter().collect();
-    let countable = (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len());
+    let countable = match &body.selection {
+        None => (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len()),
+        Some(selection) => body.records.is_empty() && selection.is_sound(),
+    };
     let origin = &signed.statement.origin;
     let shown = body.second_factor.as_deref();
     let is_sound = shown.is_none_or(|shown| FactorVerified::said_by(shown, origin).is_some());

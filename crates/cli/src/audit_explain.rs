@@ -1,9 +1,11 @@
-use crate::{CliError, Session, clock, log::proved, progress::Counter};
+use crate::{
+    CliError, PartRow, Session, clock, log::proved, progress::Counter, session::patiently,
+};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
-    AccessRequest, Basis, Body, LeafIndex, Receipt, Recomputed, SignedStatement, Strength,
-    tree::leaf_hash,
+    AccessRequest, Basis, Body, LeafIndex, Receipt, Recomputed, ReleaseList, SignedStatement,
+    Strength, tree::leaf_hash,
 };
 use medanchor_api::LeafName;
 use medanchor_policy::{Agreement, Replay, Replayed, Verdict};
@@ -34,8 +36,10 @@ pub struct Explained {
     pub purpose: String,
     /// In which role.
     pub role: String,
-    /// For which records.
+    /// For which records: those that were released, or named and refused.
     pub records: Vec<String>,
+    /// What was released, for each custody key, and the leaves that this rests on.
+    pub parts: Vec<PartRow>,
     /// The code that the log records, of a refusal.
     pub refusal: Option<String>,
     /// `same`, `refused-for-bytes`, `not-decided` or `differs`.
@@ -59,7 +63,7 @@ pub struct Explained {
 pub struct BasisRow {
     /// Since which the policy set is in force.
     pub policy: LeafIndex,
-    /// That last changed the custody key; absent when the decision tells of no record.
+    /// That last changed the custody key; absent when the decision tells of no record, and of a release, whose parts say it.
     pub custody: Option<LeafIndex>,
     /// That gave or withdrew the newest consent under it.
     pub consent: Option<LeafIndex>,
@@ -84,14 +88,49 @@ pub async fn explain(session: &Session, leaf: LeafName) -> Result<Explained> {
         return Err(CliError::NotVerified(problem.to_owned()).into());
     };
     let signed = &opening.0.signed;
-    let Some(mut replay) = Replay::of(signed) else {
-        let kind = signed.statement.body.kind();
-        let problem = format!("leaf {} is `{kind}`: it records no decision", receipt.index);
-        return Err(CliError::Usage(problem).into());
+    let list = list_of(session, &receipt, signed).await?;
+    let Some(mut replay) = Replay::of(signed, list.clone()) else {
+        return Err(CliError::Usage(not_replayed(&receipt, signed)).into());
     };
     read_leaves(session, &receipt, shown.tree_size, &mut replay).await?;
     let replayed = replay.finish().context("decide again")?;
-    explained(&receipt, signed, replayed).context("read the decision")
+    explained(&receipt, signed, list.as_ref(), replayed).context("read the decision")
+}
+
+/// What a release was of: the one that its statement says the head of.
+async fn list_of(
+    session: &Session,
+    receipt: &Receipt,
+    signed: &SignedStatement,
+) -> Result<Option<ReleaseList>> {
+    let Body::Released(released) = &signed.statement.body else {
+        return Ok(None);
+    };
+    let index = receipt.index;
+    let list = patiently(async || session.client.release_list(index).await).await;
+    let list = list.context("fetch what was released")?;
+    if list
+        .as_ref()
+        .is_some_and(|list| list.head() != released.list)
+    {
+        let problem = format!("what the node gives as released with leaf {index} is not what was");
+        return Err(CliError::NotVerified(problem).into());
+    }
+    Ok(list)
+}
+
+fn not_replayed(receipt: &Receipt, signed: &SignedStatement) -> String {
+    let index = receipt.index;
+    match &signed.statement.body {
+        Body::Released(_) => format!(
+            "what leaf {index} released is not to be had: it did not take effect, or its list was deleted"
+        ),
+        Body::Refused(body) => format!(
+            "leaf {index} refuses a selection, `{}`: the log does not say which custody keys were asked for",
+            body.code
+        ),
+        body => format!("leaf {index} is `{}`: it records no decision", body.kind()),
+    }
 }
 
 /// Gives every leaf before that of the receipt, which was verified, to `replay`, and checks that together they are the log
@@ -127,7 +166,12 @@ async fn read_leaves(
     }
 }
 
-fn explained(receipt: &Receipt, signed: &SignedStatement, replayed: Replayed) -> Option<Explained> {
+fn explained(
+    receipt: &Receipt,
+    signed: &SignedStatement,
+    list: Option<&ReleaseList>,
+    replayed: Replayed,
+) -> Option<Explained> {
     let (request, basis, decided_at, refusal) = match &signed.statement.body {
         Body::Released(body) => (&body.request, &body.basis, body.decided_at, None),
         Body::Refused(body) => {
@@ -146,7 +190,10 @@ fn explained(receipt: &Receipt, signed: &SignedStatement, replayed: Replayed) ->
         return None;
     };
     let (denied, reason, policies, until) = match replayed.decision.verdict {
-        Verdict::Permit { policies, until } => (None, None, policies, Some(clock::rfc3339(until))),
+        Verdict::Permit(permit) => {
+            let until = Some(clock::rfc3339(permit.until()));
+            (None, None, permit.policies(), until)
+        }
         Verdict::Deny { code, reason } => (Some(code.to_string()), Some(reason), Vec::new(), None),
     };
     let ok = replayed.agrees != Agreement::Differs;
@@ -161,7 +208,14 @@ fn explained(receipt: &Receipt, signed: &SignedStatement, replayed: Replayed) ->
         requester: request.author().map(ToString::to_string),
         purpose: purpose.clone(),
         role: role.clone(),
-        records: records.iter().map(ToString::to_string).collect(),
+        records: match list {
+            Some(list) => list.rows().map(|row| row.record.to_string()).collect(),
+            None => records.iter().map(ToString::to_string).collect(),
+        },
+        parts: list
+            .iter()
+            .flat_map(|list| PartRow::all(&list.parts))
+            .collect(),
         refusal,
         agreement: match replayed.agrees {
             Agreement::Same => "same",
@@ -192,6 +246,13 @@ impl BasisRow {
     }
 }
 
+fn rests_on(custody: LeafIndex, consent: Option<LeafIndex>) -> String {
+    match consent {
+        Some(consent) => format!("custody key of leaf {custody}, consents up to leaf {consent}"),
+        None => format!("custody key of leaf {custody}, no consent"),
+    }
+}
+
 impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let refusal = self.refusal.as_deref().unwrap_or_default();
@@ -216,17 +277,17 @@ impl fmt::Display for Explained {
         let basis = &self.basis;
         write!(f, "rests on   policy set of leaf {}", basis.policy)?;
         if let Some(custody) = basis.custody {
-            write!(f, ", custody key of leaf {custody}")?;
-        }
-        match basis.consent {
-            Some(consent) => write!(f, ", consents up to leaf {consent}")?,
-            None => write!(f, ", no consent")?,
+            write!(f, ", {}", rests_on(custody, basis.consent))?;
         }
         writeln!(
             f,
             ", standing of leaves {} and {}",
             basis.requester, basis.requester_org
         )?;
+        for part in &self.parts {
+            let on = rests_on(part.since, part.consent);
+            writeln!(f, "under      {}: {on}", part.custody)?;
+        }
         for policy in &self.policies {
             writeln!(f, "permitted  by {policy}")?;
         }

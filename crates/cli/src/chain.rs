@@ -1,4 +1,4 @@
-use crate::{CliError, Session, anchored::said_of, session::patiently};
+use crate::{CliError, Session, anchored::said_of, bulk::Place, session::patiently};
 use anyhow::{Context, Result, bail};
 use medanchor_anchor::Anchored;
 use medanchor_api::NodesSource;
@@ -8,6 +8,8 @@ use medanchor_dag::{BlockSource, Cid, Class, CustodyId, Did, MAX_CAR_ROOTS, Reco
 #[derive(Default)]
 pub(crate) struct Chain {
     pub(crate) records: Vec<Cid>,
+    /// Where the log has them, of those of which it is known.
+    pub(crate) places: Vec<Place>,
     /// Where it cannot be followed any further back.
     pub(crate) broken: Option<Broken>,
     /// Numbers that the stream lacks or has twice.
@@ -51,7 +53,7 @@ impl Chain {
         let Some(head) = head.value else {
             bail!("the log has no record of stream `{stream}` of device `{device}`");
         };
-        let (mut records, mut broken) = (Vec::new(), None);
+        let (mut records, mut places, mut broken) = (Vec::new(), Vec::new(), None);
         let (mut next, mut seq, mut is_head) = (Some(head.record), head.seq, true);
         while let Some(cid) = next {
             if records.len() == MAX_CAR_ROOTS {
@@ -73,6 +75,11 @@ impl Chain {
                 Ok(link) => {
                     if wanted(&link) {
                         records.push(cid);
+                        places.push(Place {
+                            record: cid,
+                            custody: link.custody,
+                            index: None,
+                        });
                     }
                     (next, seq, is_head) = (link.prev, link.seq, false);
                 }
@@ -86,6 +93,7 @@ impl Chain {
         records.reverse();
         Ok(Self {
             records,
+            places,
             broken,
             gaps_and_forks: Some(head.gaps_and_forks),
             tree_size,

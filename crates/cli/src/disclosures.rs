@@ -3,7 +3,7 @@
 use crate::{BasisRow, OwnKeys, Session, clock, session::patiently};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    AccountHead, AccountOf, Body, Disclosure, LeafIndex, Released, SignedStatement,
+    AccountHead, AccountOf, Body, Disclosure, LeafIndex, ReleasePart, Released, SignedStatement,
 };
 use medanchor_api::{AccountQuery, AsOf, Client, ClientError};
 use serde::Serialize;
@@ -30,18 +30,45 @@ pub struct DisclosureContent {
     pub purpose: String,
     /// In which role.
     pub role: String,
-    /// What: the records whose keys they are.
-    pub records: Vec<String>,
-    /// The custody key that the records are under.
-    pub custody: String,
+    /// What, as far as it is of the account, for each custody key.
+    pub parts: Vec<PartRow>,
     /// The broker that decided.
     pub broker: String,
     /// The policies that permitted it.
     pub policies: Vec<String>,
-    /// The leaves that the decision rests on.
+    /// The leaves that the decision rests on, besides those of the parts.
     pub basis: BasisRow,
     /// The last moment at which the grant is good.
     pub until: String,
+}
+
+/// What was released under one custody key.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartRow {
+    /// The custody key.
+    pub custody: String,
+    /// The leaf that last changed it.
+    pub since: LeafIndex,
+    /// That gave or withdrew the newest consent under it.
+    pub consent: Option<LeafIndex>,
+    /// The records whose keys were released.
+    pub records: Vec<String>,
+    /// The leaf that last changed the standing of each one's device.
+    pub devices: Vec<LeafIndex>,
+}
+
+impl PartRow {
+    /// Those under which something was released.
+    pub(crate) fn all(parts: &[ReleasePart]) -> impl Iterator<Item = Self> {
+        let parts = parts.iter().filter(|part| !part.rows.is_empty());
+        parts.map(|part| Self {
+            custody: part.custody.to_string(),
+            since: part.since,
+            consent: part.consent,
+            records: part.rows.iter().map(|row| row.record.to_string()).collect(),
+            devices: part.rows.iter().map(|row| row.device).collect(),
+        })
+    }
 }
 
 impl DisclosureRow {
@@ -53,13 +80,17 @@ impl DisclosureRow {
             at: clock::rfc3339(disclosure.leaf.at),
             content: signed
                 .zip(disclosure.released())
-                .and_then(|(signed, released)| DisclosureContent::of(signed, released)),
+                .and_then(|(signed, released)| {
+                    // Without its list it is not known what was released.
+                    disclosure.disclosed.as_ref()?;
+                    DisclosureContent::of(signed, released, disclosure.parts())
+                }),
         }
     }
 }
 
 impl DisclosureContent {
-    fn of(signed: &SignedStatement, released: &Released) -> Option<Self> {
+    fn of(signed: &SignedStatement, released: &Released, parts: &[ReleasePart]) -> Option<Self> {
         let Body::AccessRequest(request) = &released.request.statement.body else {
             return None;
         };
@@ -67,8 +98,7 @@ impl DisclosureContent {
             requester: released.request.author()?.to_string(),
             purpose: request.purpose.clone(),
             role: request.role.clone(),
-            records: request.records.iter().map(ToString::to_string).collect(),
-            custody: released.custody.to_string(),
+            parts: PartRow::all(parts).collect(),
             broker: signed.author()?.to_string(),
             policies: released.policies.clone(),
             basis: BasisRow::new(&released.basis),
@@ -88,9 +118,13 @@ impl fmt::Display for DisclosureRow {
         let Some(content) = content else {
             return write!(f, "{leaf_index:>6}  {at}  CONTENT NOT GIVEN");
         };
-        let (requester, custody) = (&content.requester, &content.custody);
+        let requester = &content.requester;
         let why = format!("{} as {}", content.purpose, content.role);
-        for (number, record) in content.records.iter().enumerate() {
+        let rows = content.parts.iter().flat_map(|part| {
+            let records = part.records.iter();
+            records.map(|record| (record, &part.custody))
+        });
+        for (number, (record, custody)) in rows.enumerate() {
             if number > 0 {
                 writeln!(f)?;
             }

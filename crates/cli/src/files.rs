@@ -5,7 +5,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Makes a file that must not exist yet; only its owner may read it.
@@ -18,14 +18,26 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Replaces a file: after a crash it is the old one or the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
+    let new = new_name(path);
     let mut file = secret().create(true).truncate(true).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     sync_parent(path)
+}
+
+/// The same without waiting for the disk: after a crash the file may be damaged.
+pub(crate) fn replace_soon(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = new_name(path);
+    let mut file = secret().create(true).truncate(true).open(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(&new, path)
+}
+
+fn new_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
 }
 
 /// Makes a folder that only its owner may enter, and those above it, where they do not exist.

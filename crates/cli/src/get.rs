@@ -330,7 +330,7 @@ async fn grant(session: &Session, keys: &OwnKeys, record: &Cid, asking: &Asking)
     let kept = Grant::kept(session, keys, record, purpose, role)?;
     match (kept, purpose) {
         (Some(grant), _) => {
-            let grant = grant.proved(session, keys, record, asking.strength);
+            let grant = grant.proved(session, keys, asking.strength);
             grant.await
         }
         (None, Some(purpose)) => ask(session, keys, record, purpose, role, asking.strength).await,

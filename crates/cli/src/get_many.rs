@@ -1,5 +1,6 @@
 use crate::{
-    Asking, CliError, Exit, NotedNode, OwnKeys, Rate, Session,
+    Asking, CliError, Exit, NotedNode, OwnKeys, Rate, ReleasedTogether, Session,
+    bulk::{Bulk, Place, ask_together},
     chain::Broken,
     exit::{graver, said_by, stable_code},
     files,
@@ -8,6 +9,7 @@ use crate::{
     manifest::{Complete, Manifest, State, file_name},
     payload::{Payload, Whole, partial, sha256_of},
     progress::Transfer,
+    request::Refusal,
     selection::Selection,
     throttle::Throttle,
 };
@@ -18,7 +20,7 @@ use medanchor_api::NodesSource;
 use medanchor_dag::Cid;
 use serde::Serialize;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
@@ -62,6 +64,8 @@ pub struct GotMany {
     pub kept: u64,
     /// Records that are not there, and why.
     pub failed: Vec<FailedRecord>,
+    /// Keys that were released together for it.
+    pub releases: Vec<ReleasedTogether>,
     /// Bytes of payload that were fetched.
     pub fetched_bytes: u64,
     /// Blocks of payloads that were fetched.
@@ -98,15 +102,21 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
     files::create_folder(folder).with_context(|| format!("make `{}`", folder.display()))?;
     let _alone = lock(folder)?;
     let mut manifest = Manifest::open(folder)?;
-    let (records, broken) = selected(session, &keys, &manifest, options).await?;
+    let Selected {
+        records,
+        places,
+        broken,
+    } = selected(session, &keys, &manifest, options).await?;
     for record in &records {
         if manifest.state(record).is_none() {
             manifest.set(record, State::Missing);
         }
     }
     manifest.save()?;
+    let bulk = together(session, &keys, &manifest, options, places).await?;
     let many = Many {
         session,
+        denied: bulk.denied,
         keys: &keys,
         options,
         nodes: NodesSource::new(session.client.clone()),
@@ -133,6 +143,7 @@ pub async fn get_many(session: &Session, options: &GetManyOptions) -> Result<Got
         fetched: 0,
         kept: 0,
         failed: Vec::new(),
+        releases: bulk.releases,
         fetched_bytes: 0,
         blocks_fetched: 0,
         blocks_kept: 0,
@@ -171,6 +182,8 @@ struct Many<'a> {
     session: &'a Session,
     keys: &'a OwnKeys,
     options: &'a GetManyOptions,
+    /// Records that were refused when they were asked for together.
+    denied: BTreeMap<Cid, Refusal>,
     nodes: NodesSource,
     places: Arc<Semaphore>,
     throttle: Option<Arc<Throttle>>,
@@ -192,6 +205,10 @@ impl Many<'_> {
                 self.transfer.is_known(0);
                 return Ok(Done::WasThere(complete.clone()));
             }
+        }
+        if let Some(refusal) = self.denied.get(record) {
+            self.transfer.is_known(0);
+            return Err(CliError::from(refusal).into());
         }
         let nodes = Arc::new(self.nodes.for_another());
         let done = self.fetch(record, &path, &nodes).await;
@@ -266,23 +283,58 @@ impl GotMany {
     }
 }
 
-/// The records to fetch, each once, and where a stream that was selected breaks off.
+/// Asks for the keys that are lacking of the selected records together, where they are more than one.
+async fn together(
+    session: &Session,
+    keys: &OwnKeys,
+    manifest: &Manifest,
+    options: &GetManyOptions,
+    mut places: Vec<Place>,
+) -> Result<Bulk> {
+    let asking = &options.asking;
+    let (purpose, role) = (asking.purpose.as_deref(), asking.role.as_deref());
+    let lacks = |place: &Place| -> Result<bool> {
+        let is_there = matches!(manifest.state(&place.record), Some(State::Complete(_)));
+        Ok(!is_there && Grant::kept(session, keys, &place.record, purpose, role)?.is_none())
+    };
+    let mut lacking = Vec::new();
+    for place in places.drain(..) {
+        if lacks(&place)? {
+            lacking.push(place);
+        }
+    }
+    match lacking.len() {
+        0 | 1 => Ok(Bulk::default()),
+        _ => ask_together(session, keys, &options.selection, &lacking, asking).await,
+    }
+}
+
+/// What to fetch.
+struct Selected {
+    /// The records, each once.
+    records: BTreeSet<Cid>,
+    /// Where the log has those that were selected.
+    places: Vec<Place>,
+    /// Where a stream that was selected breaks off.
+    broken: Option<Broken>,
+}
+
 async fn selected(
     session: &Session,
     keys: &OwnKeys,
     manifest: &Manifest,
     options: &GetManyOptions,
-) -> Result<(BTreeSet<Cid>, Option<Broken>)> {
+) -> Result<Selected> {
     let mut records = BTreeSet::from_iter(options.records.iter().copied());
     let selects = !options.selection.is_empty();
-    let mut broken = None;
+    let (mut broken, mut places) = (None, Vec::new());
     if selects {
         let selected = options
             .selection
             .records(session, keys, &options.asking)
             .await?;
         records.extend(selected.records);
-        broken = selected.broken;
+        (broken, places) = (selected.broken, selected.places);
     }
     if options.granted {
         let (purpose, role) = (&options.asking.purpose, &options.asking.role);
@@ -295,11 +347,17 @@ async fn selected(
     } else if records.is_empty() && !selects {
         records.extend(manifest.incomplete());
     }
-    let problem = match records.len() {
-        0 if broken.is_some() => return Ok((records, broken)),
+    let many = records.len();
+    let selected = Selected {
+        records,
+        places,
+        broken,
+    };
+    let problem = match many {
+        0 if selected.broken.is_some() => return Ok(selected),
         0 if selects => "no record is selected",
         0 => "there is nothing to fetch: name records, or a folder whose manifest lacks some",
-        1..=MAX_RECORDS => return Ok((records, broken)),
+        1..=MAX_RECORDS => return Ok(selected),
         _ => "at most 100,000 records are fetched into one folder",
     };
     Err(CliError::Usage(problem.to_owned()).into())
@@ -357,6 +415,19 @@ impl fmt::Display for GotMany {
             writeln!(
                 f,
                 "resumed   {kept} blocks were there, {fetched} were fetched"
+            )?;
+        }
+        for ReleasedTogether {
+            leaf_index,
+            records,
+            custodies,
+            left_out,
+        } in &self.releases
+        {
+            let count = left_out.values().sum::<u64>();
+            writeln!(
+                f,
+                "released  leaf {leaf_index}: {records} keys under {custodies} custody keys, {count} left out"
             )?;
         }
         writeln!(f, "failed    {}", self.failed.len())?;

@@ -14,6 +14,7 @@ mod audit_account;
 mod audit_explain;
 mod audit_exposure;
 mod break_glass;
+mod bulk;
 mod byte_range;
 mod c4gh;
 mod c4gh_file;
@@ -97,6 +98,7 @@ pub use break_glass::{
     BreakGlassOptions, BreakGlassRuleSet, EmergencyBegun, EmergencyList, EmergencyReviewed,
     EmergencyRow,
 };
+pub use bulk::ReleasedTogether;
 pub use byte_range::{ByteRange, ByteRangeError};
 pub use car_export::{CarContent, CarExportOptions, CarExported, CarRecord};
 pub use car_import::{CarImported, CarRoot, RootKind};
@@ -113,7 +115,7 @@ pub use custody_held::{CustodyTaken, TakenKey};
 pub use custody_restore::{CustodyRestored, RestoreOptions, RestoredKey};
 pub use custody_share::{CustodyShared, ShareOptions};
 pub use device::{DeviceOptions, DeviceRow, SerialMatches};
-pub use disclosures::{DisclosureContent, DisclosureRow};
+pub use disclosures::{DisclosureContent, DisclosureRow, PartRow};
 pub use equivocation::{EquivocationShown, SignedSize};
 pub use error::CliError;
 pub use exit::Exit;

@@ -2,8 +2,8 @@ use crate::{CliError, ProvisionRow, Session, clock, files, session::patiently};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{
-    Account, AccountOf, Body, BreakGlassRule, Leaf, LeafIndex, LegalHold, Nonce, Opening, Receipt,
-    SignedStatement, Strength,
+    AccessRequest, Account, AccountOf, Body, BreakGlassRule, Leaf, LeafIndex, LegalHold, Nonce,
+    Opening, Receipt, SignedStatement, Strength,
 };
 use medanchor_api::{LeafEntry, LeafName};
 use serde::Serialize;
@@ -199,8 +199,11 @@ fn summary(body: &Body) -> String {
             )
         }
         Body::Anchored(body) => format!("{} bytes of {} by {}", body.size, body.class, body.device),
-        Body::AccessRequest(body) => asked(&body.purpose, &body.role, body.records.len()),
-        Body::Released(body) => request_summary(&body.request),
+        Body::AccessRequest(body) => asked(body),
+        Body::Released(body) => {
+            let records = body.list.records;
+            format!("{records} keys: {}", request_summary(&body.request))
+        }
         Body::Refused(body) => format!("{}: {}", body.code, request_summary(&body.request)),
         Body::MemberAdded(body) => format!("{}, quorum {}", body.name, body.quorum),
         Body::MemberRemoved(body) => format!("node {}, quorum {}", body.node_id, body.quorum),
@@ -270,17 +273,19 @@ fn legal_hold(hold: &LegalHold) -> String {
 fn request_summary(request: &SignedStatement) -> String {
     match (&request.statement.body, request.author()) {
         (Body::AccessRequest(body), Some(who)) => {
-            format!(
-                "{who} {}",
-                asked(&body.purpose, &body.role, body.records.len())
-            )
+            format!("{who} {}", asked(body))
         }
         _ => "no request".to_owned(),
     }
 }
 
-fn asked(purpose: &str, role: &str, records: usize) -> String {
-    format!("asked for {records} records, {purpose} as {role}")
+fn asked(request: &AccessRequest) -> String {
+    let (purpose, role) = (&request.purpose, &request.role);
+    let what = match &request.selection {
+        None => format!("{} records", request.records.len()),
+        Some(selection) => format!("what it selects of {} custody keys", selection.cohort.count),
+    };
+    format!("asked for {what}, {purpose} as {role}")
 }
 
 impl fmt::Display for LeafRow {

@@ -4,12 +4,13 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    AccessRequest, Body, Checkpoint, SignedNote, Strength, Trust as _, Verified,
+    AccessRequest, Body, Checkpoint, LeafIndex, Selection, SignedNote, Strength, Trust as _,
+    Verified,
 };
 use medanchor_api::{Decision, Denied};
-use medanchor_dag::{Cid, Hash};
+use medanchor_dag::{Cid, CustodyId, Hash};
 use serde::Serialize;
-use std::fmt;
+use std::{fmt, mem};
 
 /// A released key, kept for [`crate::operations::get`].
 #[derive(Clone, Debug, Serialize)]
@@ -71,47 +72,117 @@ pub(crate) async fn ask(
         Some(role) => role.to_owned(),
         None => first_role(session, keys).await?,
     };
-    let body = Body::AccessRequest(AccessRequest {
+    let asked = Asked {
         records: vec![*record],
-        purpose: purpose.to_owned(),
-        role,
+        selection: None,
+        cohort: Vec::new(),
+        purpose,
+        role: &role,
+    };
+    let grants = match ask_for(session, keys, asked).await? {
+        Answer::Granted { grants, .. } => grants,
+        Answer::Denied(denied) => return Err(CliError::from(&denied).into()),
+    };
+    let mut grants = grants.into_iter();
+    let (Some(grant), None) = (grants.next(), grants.next()) else {
+        let problem = "the broker gave another number of keys than was asked for";
+        return Err(CliError::NotVerified(problem.to_owned()).into());
+    };
+    if grant.record() != record {
+        let problem = "the broker gave the key of another record than was asked for";
+        return Err(CliError::NotVerified(problem.to_owned()).into());
+    }
+    // Before a stronger receipt is waited for: the key is released.
+    grant.keep(session)?;
+    let grant = grant.proved(session, keys, strength).await?;
+    grant.keep(session)?;
+    Ok(grant)
+}
+
+/// What is asked for: records by name, or those of a selection.
+pub(crate) struct Asked<'a> {
+    pub(crate) records: Vec<Cid>,
+    pub(crate) selection: Option<Selection>,
+    /// The custody keys of the selection, sorted.
+    pub(crate) cohort: Vec<CustodyId>,
+    pub(crate) purpose: &'a str,
+    pub(crate) role: &'a str,
+}
+
+/// What was decided, and checked.
+pub(crate) enum Answer {
+    /// Keys are released.
+    Granted {
+        /// One for each record. They are not kept yet.
+        grants: Vec<Grant>,
+        /// How many records were selected and not released, by the code that each would be refused with: the broker's word.
+        left_out: Vec<(String, u64)>,
+        /// Custody keys that another broker must be asked for: the broker's word.
+        elsewhere: Vec<CustodyId>,
+    },
+    /// Keys are refused.
+    Denied(Refusal),
+}
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    code: String,
+    reason: String,
+    leaf_index: Option<LeafIndex>,
+}
+
+impl From<&Refusal> for CliError {
+    fn from(refusal: &Refusal) -> Self {
+        Self::Denied {
+            code: refusal.code.clone(),
+            reason: refusal.reason.clone(),
+            leaf_index: refusal.leaf_index,
+        }
+    }
+}
+
+/// Asks for keys and checks what comes.
+pub(crate) async fn ask_for(session: &Session, keys: &OwnKeys, asked: Asked<'_>) -> Result<Answer> {
+    let body = Body::AccessRequest(AccessRequest {
+        records: asked.records,
+        selection: asked.selection,
+        purpose: asked.purpose.to_owned(),
+        role: asked.role.to_owned(),
         recipient: keys.recipient().as_bytes().to_vec(),
         at: tree_size_seen(session).await?,
         second_factor: second_factor::shown(session, keys),
     });
-    let signed = session.statement(body)?.sign(&[&keys.signing]);
-    let decision = patiently(async || session.client.request(&signed).await)
+    let asked = medanchor_api::Asked {
+        signed: session.statement(body)?.sign(&[&keys.signing]),
+        cohort: asked.cohort,
+    };
+    let decision = patiently(async || session.client.request(&asked).await)
         .await
         .context("ask for the record's key")?;
-    let granted = match decision {
+    let mut granted = match decision {
         Decision::Granted(granted) => granted,
         Decision::Denied(denied) => {
-            let request = signed.statement.hash();
-            return Err(denial(session, denied, &request).into());
+            let request = asked.signed.statement.hash();
+            return Ok(Answer::Denied(refusal(session, denied, &request)));
         }
-    };
-    let [wrap] = granted.wraps.as_slice() else {
-        let problem = "the broker gave another number of keys than was asked for";
-        return Err(CliError::NotVerified(problem.to_owned()).into());
     };
     let witnessed = Strength::Witnessed;
     session
         .keep_up(&granted.receipt.checkpoint, witnessed)
         .await;
-    let grant = Grant::check(session, keys, record, wrap, granted.receipt, witnessed)?;
-    if grant.wrap.ctx.request != Some(*signed.statement.hash().as_bytes()) {
-        let problem = "the broker answered another request";
-        return Err(CliError::NotVerified(problem.to_owned()).into());
-    }
-    // Before a stronger receipt is waited for: the key is released.
-    grant.keep(session, record)?;
-    let grant = grant.proved(session, keys, record, strength).await?;
-    grant.keep(session, record)?;
-    Ok(grant)
+    let left_out = mem::take(&mut granted.left_out);
+    let elsewhere = mem::take(&mut granted.elsewhere);
+    let grants = Grant::check_all(session, keys, &asked.signed, granted, witnessed)?;
+    Ok(Answer::Granted {
+        grants,
+        left_out,
+        elsewhere,
+    })
 }
 
 /// The leaf is named only when its receipt shows the refusal of this very request.
-fn denial(session: &Session, denied: Denied, request: &Hash) -> CliError {
+fn refusal(session: &Session, denied: Denied, request: &Hash) -> Refusal {
     let said = denied.receipt.and_then(|receipt| {
         let is_of = |verified: &Verified<'_>| {
             let opening = verified.opening.map(|opening| &opening.0.signed);
@@ -119,7 +190,7 @@ fn denial(session: &Session, denied: Denied, request: &Hash) -> CliError {
         };
         session.check(&receipt, Strength::Witnessed, is_of).ok()
     });
-    CliError::Denied {
+    Refusal {
         code: denied.code,
         reason: denied.reason,
         leaf_index: said.map(|said| said.leaf_index),
@@ -183,6 +254,7 @@ mod tests {
         let key = SigningKey::from_seed(&[1; 32]);
         let body = Body::AccessRequest(AccessRequest {
             records: vec![cid_of(Codec::DagCbor, &[2; 32])],
+            selection: None,
             purpose: "TREAT".to_owned(),
             role: "clinician".to_owned(),
             recipient: vec![3; 32],

@@ -1,5 +1,6 @@
 use crate::{
     Asking, CliError, Exit, OwnKeys, Session,
+    bulk::Place,
     chain::{Chain, Link},
     clock,
     consent::check_purpose,
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use medanchor_anchor::{Body, Outcome};
 use medanchor_api::{NodesSource, RecordQuery};
-use medanchor_dag::{Cid, Class, CustodyId, Did, StreamId};
+use medanchor_dag::{Class, CustodyId, Did, StreamId};
 use std::{pin::pin, str::FromStr};
 
 /// Which records are meant, where they are not named one by one.
@@ -83,12 +84,13 @@ impl Selection {
                 Chain::of(session, &source, device, stream, wanted).await
             }
             None => {
-                let records = match self.of_the_log(session).await? {
-                    Some(records) => records,
+                let places = match self.of_the_log(session).await? {
+                    Some(places) => places,
                     None => self.of_the_user(session, keys, asking).await?,
                 };
                 Ok(Chain {
-                    records,
+                    records: places.iter().map(|place| place.record).collect(),
+                    places,
                     ..Chain::default()
                 })
             }
@@ -96,13 +98,13 @@ impl Selection {
     }
 
     /// Of all records; `None` for a user who may not list the log.
-    async fn of_the_log(&self, session: &Session) -> Result<Option<Vec<Cid>>> {
+    async fn of_the_log(&self, session: &Session) -> Result<Option<Vec<Place>>> {
         let mut leaves = pin!(session.client.leaves(0, None));
-        let mut records = Vec::new();
+        let mut places = Vec::new();
         loop {
             let entry = match leaves.try_next().await {
                 Ok(Some(entry)) => entry,
-                Ok(None) => return Ok(Some(records)),
+                Ok(None) => return Ok(Some(places)),
                 Err(error) => {
                     let error = anyhow::Error::from(error);
                     return match Exit::of(&error) {
@@ -117,7 +119,11 @@ impl Selection {
             if let Body::Anchored(anchored) = &opening.0.signed.statement.body
                 && self.has(&anchored.custody, anchored.class, anchored.captured_at)
             {
-                records.push(anchored.record);
+                places.push(Place {
+                    record: anchored.record,
+                    custody: anchored.custody,
+                    index: Some(entry.index),
+                });
             }
         }
     }
@@ -128,7 +134,7 @@ impl Selection {
         session: &Session,
         keys: &OwnKeys,
         asking: &Asking,
-    ) -> Result<Vec<Cid>> {
+    ) -> Result<Vec<Place>> {
         let Some(purpose) = &asking.purpose else {
             let problem = "say what it is for with --purpose: of the records that you may have for it some are chosen";
             return Err(CliError::Usage(problem.to_owned()).into());
@@ -138,7 +144,7 @@ impl Selection {
             Some(role) => role.clone(),
             None => first_role(session, keys).await?,
         };
-        let (mut records, mut after) = (Vec::new(), None);
+        let (mut places, mut after) = (Vec::new(), None);
         loop {
             let query = RecordQuery {
                 v: 1,
@@ -159,7 +165,11 @@ impl Selection {
                 page.await
             };
             let page = patiently(page).await.context("list the records")?.value;
-            records.extend(page.records);
+            places.extend(page.records.iter().map(|listed| Place {
+                record: listed.record,
+                custody: listed.custody,
+                index: Some(listed.index),
+            }));
             match page.next {
                 // A node that goes back would never end.
                 Some(next) if Some(next) > after => after = Some(next),
@@ -167,7 +177,7 @@ impl Selection {
                     let problem = "a node lists the same records again".to_owned();
                     return Err(CliError::NotVerified(problem).into());
                 }
-                None => return Ok(records),
+                None => return Ok(places),
             }
         }
     }

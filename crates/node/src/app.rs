@@ -876,6 +876,7 @@ mod tests {
             let submission = medanchor_anchor::Submission {
                 signed,
                 holds: Vec::new(),
+                list: None,
             };
             self.replica.append(submission).await.unwrap().index
         }

@@ -98,11 +98,12 @@ impl Auditor {
             if !matches!(leaf.kind, Kind::Released | Kind::Refused) || leaf.outcome != Outcome::Ok {
                 continue;
             }
-            // An opening that was deleted says nothing any more.
+            // An opening that was deleted says nothing any more, nor does a release whose list was.
             let Some(opening) = state.opening(index)? else {
                 continue;
             };
-            let Some(replay) = Replay::of(&opening.0.signed) else {
+            let list = state.release_list(index)?;
+            let Some(replay) = Replay::of(&opening.0.signed, list) else {
                 continue;
             };
             if replay.on(&state, &self.policies)?.is_none() {
@@ -178,7 +179,7 @@ impl Auditor {
             .author()
             .map_or_else(|| "nobody".to_owned(), ToString::to_string);
         let again = match &replayed.decision.verdict {
-            Verdict::Permit { policies, .. } => format!("permitted by {}", policies.join(", ")),
+            Verdict::Permit(permit) => format!("permitted by {}", permit.policies().join(", ")),
             Verdict::Deny { code, .. } => format!("denied, `{code}`"),
         };
         let details =
@@ -267,9 +268,11 @@ fn is_wrong(index: LeafIndex, replayed: &Replayed) -> bool {
 /// The custody keys of the records that were asked for.
 fn custodies(state: &State<'_>, replay: &Replay) -> Result<Vec<CustodyId>, TablesError> {
     let mut custodies = Vec::new();
-    for record in &replay.request().records {
+    for record in replay.records() {
         custodies.extend(state.record(record)?.map(|record| record.anchored.custody));
     }
+    custodies.sort_unstable();
+    custodies.dedup();
     Ok(custodies)
 }
 

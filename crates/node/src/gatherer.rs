@@ -166,7 +166,14 @@ impl Work {
             return;
         }
         // Commit point: from here the statements have leaves that survive every crash.
-        let answers = self.replica.append_group(Group { statements, holds }).await;
+        let answers = self
+            .replica
+            .append_group(Group {
+                statements,
+                holds,
+                lists: Vec::new(),
+            })
+            .await;
         for (reply, appended) in replies.into_iter().zip(answers) {
             answer(reply, appended.map_err(SubmitError::from));
         }
@@ -176,7 +183,14 @@ impl Work {
         let holds = self.holders.gather(&placed).await?;
         let signed = placed.checked.into_signed();
         // Commit point, as above.
-        Ok(self.replica.append(Submission { signed, holds }).await?)
+        Ok(self
+            .replica
+            .append(Submission {
+                signed,
+                holds,
+                list: None,
+            })
+            .await?)
     }
 }
 

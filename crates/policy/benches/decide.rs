@@ -42,7 +42,7 @@ fn main() {
         let mut took: Vec<f64> = (0..RUNS)
             .map(|_| {
                 let began = Instant::now();
-                let decision = decide(&state, &sets, &request, world.now).unwrap();
+                let decision = decide(&state, &sets, &request, &[], world.now).unwrap();
                 let took = began.elapsed().as_secs_f64() * 1e6;
                 let is_denied = matches!(decision.verdict, Verdict::Deny { .. });
                 assert_eq!(is_denied, what == "not consented");

@@ -30,6 +30,8 @@ pub enum Code {
     NotPermitted,
     /// The records are under more than one custody key: ask for each separately.
     MixedCustody,
+    /// More records are selected than are released at once: select fewer.
+    TooManyRecords,
     /// No policy lets the role have such data for the purpose, whatever is consented.
     RoleNotPermitted,
     /// Consent is needed, and none names the requester, its organisation or its role.
@@ -62,7 +64,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::MalformedRequest,
         Self::BadSignature,
         Self::RequestExpired,
@@ -74,6 +76,7 @@ impl Code {
         Self::PurposeUnknown,
         Self::NotPermitted,
         Self::MixedCustody,
+        Self::TooManyRecords,
         Self::RoleNotPermitted,
         Self::NoConsent,
         Self::PurposeNotCovered,
@@ -110,6 +113,7 @@ impl Code {
             Self::PurposeUnknown => "purpose-unknown",
             Self::NotPermitted => "not-permitted",
             Self::MixedCustody => "mixed-custody",
+            Self::TooManyRecords => "too-many-records",
             Self::RoleNotPermitted => "role-not-permitted",
             Self::NoConsent => "no-consent",
             Self::PurposeNotCovered => "purpose-not-covered",

@@ -7,10 +7,11 @@ use crate::{
     purpose, second_factor,
 };
 use medanchor_anchor::{
-    AccessRequest, Anchored, Basis, Body, BreakGlass, ConsentEntry, CustodyKind, RecordEntry,
-    SignedStatement, State, TablesError,
+    AccessRequest, Anchored, Basis, Body, BreakGlass, ConsentEntry, CustodyKind, LeafIndex,
+    RecordEntry, ReleaseList, ReleasePart, ReleaseRow, Selection, SignedStatement, State,
+    TablesError,
 };
-use medanchor_dag::{CustodyId, Did};
+use medanchor_dag::{CustodyId, Did, Hash};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -19,7 +20,7 @@ use std::{
 /// A decision and what it read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// The leaves that it rests on, for `released` and `refused`.
+    /// The leaves that it rests on, for `released` and `refused`. Of a permit it tells of no record: [`Permit::parts`] do.
     pub basis: Basis,
     /// What was decided.
     pub verdict: Verdict,
@@ -28,14 +29,8 @@ pub struct Decision {
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every record may be released.
-    Permit {
-        /// Ids of the policies that permit it, sorted.
-        policies: Vec<String>,
-        /// The last moment of the release, unix ms: no later than the request's, nor than that of a consent or an
-        /// emergency without which it would not be permitted, nor than when a review of the requester's is due.
-        until: u64,
-    },
+    /// Records may be released: every one that was named, or some of those that were selected.
+    Permit(Permit),
     /// No record may be released.
     Deny {
         /// The stable code.
@@ -45,8 +40,68 @@ pub enum Verdict {
     },
 }
 
-/// Decides whether the records' keys may be released to whoever signed `request`. `now` is log time, unix
-/// ms, or a later time: whatever has an end ends by it. The same arguments always give the same decision.
+/// What may be released.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// The records, for each custody key that was asked for.
+    pub parts: Vec<PermittedPart>,
+    /// How many records were selected and may not be released, of those that the requester may know of, by why not.
+    pub left_out: BTreeMap<Code, u64>,
+}
+
+/// What may be released under one custody key, and what that rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermittedPart {
+    /// The custody key.
+    pub custody: CustodyId,
+    /// The nodes that may release under it; none when nothing may be released.
+    pub brokers: Vec<Did>,
+    /// The leaf that last changed it; 0 when nothing may be released.
+    pub since: LeafIndex,
+    /// The newest consent given or withdrawn under it.
+    pub consent: Option<LeafIndex>,
+    /// The records.
+    pub rows: Vec<PermittedRow>,
+}
+
+/// A record that may be released, and what that rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermittedRow {
+    /// The record.
+    pub record: RecordEntry,
+    /// The leaf that last changed the standing of its device.
+    pub device: LeafIndex,
+    /// Ids of the policies that permit it, sorted.
+    pub policies: Vec<String>,
+    /// The last moment of the release, unix ms: no later than the request's, nor than that of a consent or an
+    /// emergency without which it would not be permitted, nor than when a review of the requester's is due.
+    pub until: u64,
+}
+
+impl Permit {
+    /// All its records.
+    pub fn rows(&self) -> impl Iterator<Item = &PermittedRow> {
+        self.parts.iter().flat_map(|part| &part.rows)
+    }
+
+    /// Ids of the policies that permit it, sorted.
+    pub fn policies(&self) -> Vec<String> {
+        let policies: BTreeSet<&String> = self.rows().flat_map(|row| &row.policies).collect();
+        policies.into_iter().cloned().collect()
+    }
+
+    /// The last moment at which all of it may be released, unix ms; 0 when it is nothing.
+    pub fn until(&self) -> u64 {
+        self.rows().map(|row| row.until).min().unwrap_or(0)
+    }
+}
+
+/// Decides whether the records' keys may be released to whoever signed `request`. `cohort` are the custody keys whose records it
+/// selects, none when it names them. `now` is log time, unix ms, or a later time: whatever has an end ends by it. The same
+/// arguments always give the same decision.
+///
+/// Of records that are named all may be released or none. Of those that are selected those are that would be if each were
+/// named alone.
 ///
 /// # Errors
 ///
@@ -55,20 +110,46 @@ pub fn decide(
     state: &State<'_>,
     sets: &PolicySets,
     request: &SignedStatement,
+    cohort: &[CustodyId],
     now: u64,
 ) -> Result<Decision, TablesError> {
-    let (code, reason) = match judge(state, sets, request, now) {
-        Ok((policies, until)) => {
+    let judged = judge(state, sets, request, Wanted::AsAsked(cohort), now);
+    decision(state, request, judged)
+}
+
+/// Decides whether all that a list says was released on `request` may be, whatever else was selected.
+///
+/// # Errors
+///
+/// As [`decide`].
+pub(crate) fn decide_listed(
+    state: &State<'_>,
+    sets: &PolicySets,
+    request: &SignedStatement,
+    list: &ReleaseList,
+    now: u64,
+) -> Result<Decision, TablesError> {
+    let judged = judge(state, sets, request, Wanted::Listed(list), now);
+    decision(state, request, judged)
+}
+
+fn decision(
+    state: &State<'_>,
+    request: &SignedStatement,
+    judged: Result<Permit, Stop>,
+) -> Result<Decision, TablesError> {
+    let (code, reason) = match judged {
+        Ok(permit) => {
             return Ok(Decision {
-                basis: basis(state, request)?,
-                verdict: Verdict::Permit { policies, until },
+                basis: requester_basis(state, request)?,
+                verdict: Verdict::Permit(permit),
             });
         }
         Err(Stop::Denied(code, reason)) => (code, reason),
         Err(Stop::Tables(error)) => return Err(error),
     };
     // INVARIANT: who may not know of the records learns nothing of them from the basis either.
-    let basis = match code.tells_of_records() {
+    let basis = match code.tells_of_records() && names_records(request) {
         true => basis(state, request)?,
         false => requester_basis(state, request)?,
     };
@@ -76,6 +157,15 @@ pub fn decide(
         basis,
         verdict: Verdict::Deny { code, reason },
     })
+}
+
+/// Which records are decided on.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// Those of the request, with the custody keys of its selection.
+    AsAsked(&'a [CustodyId]),
+    /// Those of a list.
+    Listed(&'a ReleaseList),
 }
 
 /// Why a decision ends early.
@@ -104,23 +194,224 @@ struct Permitted {
     until: u64,
 }
 
-/// Every condition, from who asks to each record: the policies that permit all of them, and until when.
+/// Every condition, from who asks to each record.
 fn judge(
     state: &State<'_>,
     sets: &PolicySets,
     request: &SignedStatement,
+    wanted: Wanted<'_>,
     now: u64,
-) -> Result<(Vec<String>, u64), Stop> {
+) -> Result<Permit, Stop> {
     let policies = policies_in_force(state, sets)?;
     let ask = authenticate(state, request, now)?;
-    let (records, grounds) = common_grounds(state, &ask)?;
-    let (mut permitting, mut until) = (BTreeSet::new(), ask.not_after);
-    for record in &records {
-        let permitted = judge_record(state, &policies, &ask, record, &grounds)?;
-        permitting.extend(permitted.policies);
-        until = until.min(permitted.until);
+    let judging = Judging {
+        state,
+        policies: &policies,
+        ask: &ask,
+    };
+    match (wanted, &ask.request.selection) {
+        (_, None) => judging.named(),
+        (Wanted::AsAsked(cohort), Some(selection)) => judging.selected(selection, cohort),
+        (Wanted::Listed(list), Some(_)) => judging.listed(list),
     }
-    Ok((permitting.into_iter().collect(), until))
+}
+
+/// What has come of the records of a selection so far.
+struct Tally {
+    permit: Permit,
+    /// Why the first that was denied was.
+    denied: Option<(Code, String)>,
+    permitted: usize,
+    looked_at: usize,
+}
+
+impl Tally {
+    fn count(&mut self, judged: Result<PermittedRow, Stop>) -> Result<Option<PermittedRow>, Stop> {
+        match judged {
+            Ok(row) => {
+                self.permitted = self.permitted.saturating_add(1);
+                Ok(Some(row))
+            }
+            Err(Stop::Denied(code, reason)) => {
+                *self.permit.left_out.entry(code).or_default() += 1;
+                self.denied.get_or_insert((code, reason));
+                Ok(None)
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+}
+
+/// What every record is judged by.
+struct Judging<'a> {
+    state: &'a State<'a>,
+    policies: &'a Policies,
+    ask: &'a Ask<'a>,
+}
+
+impl Judging<'_> {
+    /// All of them or none.
+    fn named(&self) -> Result<Permit, Stop> {
+        let (records, grounds) = common_grounds(self.state, self.ask)?;
+        let mut part = self.part(grounds.custody.custody)?;
+        for record in records {
+            part.rows.push(self.judge(record, &grounds)?);
+        }
+        Ok(Permit {
+            parts: vec![part],
+            ..Permit::default()
+        })
+    }
+
+    /// Each by itself. What the requester may not know of is not even counted.
+    fn selected(&self, selection: &Selection, cohort: &[CustodyId]) -> Result<Permit, Stop> {
+        if !selection.cohort.is_of(cohort) {
+            return deny(
+                Code::MalformedRequest,
+                "the custody keys that came with the request are not those of its selection",
+            );
+        }
+        let mut tally = Tally {
+            permit: Permit::default(),
+            denied: None,
+            permitted: 0,
+            looked_at: 0,
+        };
+        for custody in cohort {
+            let part = self.selected_under(custody, selection, &mut tally)?;
+            tally.permit.parts.push(part.or_nothing());
+        }
+        match (tally.permitted, tally.denied) {
+            (0, Some((code, reason))) => deny(code, reason),
+            (0, None) => deny(
+                Code::NotPermitted,
+                "nothing is selected: there are no such records, or nothing entitles the requester to them",
+            ),
+            _ => Ok(tally.permit),
+        }
+    }
+
+    fn selected_under(
+        &self,
+        custody: &CustodyId,
+        selection: &Selection,
+        tally: &mut Tally,
+    ) -> Result<PermittedPart, Stop> {
+        let mut part = self.part(*custody)?;
+        let Some(grounds) = Grounds::read(self.state, custody)? else {
+            return Ok(part);
+        };
+        let mut first = Some(selection.leaves.from);
+        while let Some(from) = first.filter(|first| *first <= selection.leaves.until) {
+            let records = self.state.records_under(custody, from, PAGE)?;
+            let last = records.last().filter(|_| records.len() == PAGE);
+            first = last.and_then(|last| last.index.checked_add(1));
+            tally.looked_at = tally.looked_at.saturating_add(records.len());
+            for record in records {
+                if selection.has(&record.anchored, record.index)
+                    && is_related(self.state, self.ask, &record, &grounds)?
+                {
+                    let judged = self.judge(record, &grounds);
+                    part.rows.extend(tally.count(judged)?);
+                }
+            }
+            if tally.permitted > ReleaseList::MAX_RECORDS || tally.looked_at > MAX_LOOKED_AT {
+                return too_many();
+            }
+        }
+        Ok(part)
+    }
+
+    /// All of them or none.
+    fn listed(&self, list: &ReleaseList) -> Result<Permit, Stop> {
+        let mut permit = Permit::default();
+        for listed in &list.parts {
+            let mut part = self.part(listed.custody)?;
+            if let Some(grounds) = Grounds::read(self.state, &listed.custody)? {
+                for row in &listed.rows {
+                    let record = self.state.record(&row.record)?;
+                    let record = record.filter(|entry| entry.anchored.custody == listed.custody);
+                    let Some(record) = record else {
+                        return not_permitted();
+                    };
+                    if !is_related(self.state, self.ask, &record, &grounds)? {
+                        return not_permitted();
+                    }
+                    part.rows.push(self.judge(record, &grounds)?);
+                }
+            }
+            permit.parts.push(part.or_nothing());
+        }
+        Ok(permit)
+    }
+
+    /// One record, if it may be released.
+    fn judge(&self, record: RecordEntry, grounds: &Grounds) -> Result<PermittedRow, Stop> {
+        let permitted = judge_record(self.state, self.policies, self.ask, &record, grounds)?;
+        Ok(PermittedRow {
+            device: self.state.device_since(&record.anchored.device)?,
+            policies: permitted.policies,
+            until: permitted.until.min(self.ask.not_after),
+            record,
+        })
+    }
+
+    /// What a custody key is, with no records yet.
+    fn part(&self, custody: CustodyId) -> Result<PermittedPart, TablesError> {
+        let nothing = PermittedPart::nothing(custody);
+        Ok(match self.state.custody(&custody)? {
+            None => nothing,
+            Some(entry) => PermittedPart {
+                brokers: entry.custody.brokers,
+                since: entry.since,
+                consent: entry.newest_consent,
+                ..nothing
+            },
+        })
+    }
+}
+
+impl PermittedPart {
+    fn nothing(custody: CustodyId) -> Self {
+        Self {
+            custody,
+            brokers: Vec::new(),
+            since: 0,
+            consent: None,
+            rows: Vec::new(),
+        }
+    }
+
+    /// A part of which nothing is released says nothing of its custody key.
+    #[must_use]
+    pub fn or_nothing(self) -> Self {
+        match self.rows.is_empty() {
+            true => Self::nothing(self.custody),
+            false => self,
+        }
+    }
+
+    /// Nothing of it is released.
+    pub fn leave_out(&mut self) {
+        *self = Self::nothing(self.custody);
+    }
+
+    /// The same as it is listed, with the hashes of the wraps of its records, in order.
+    pub fn listed(&self, wraps: impl IntoIterator<Item = Hash>) -> ReleasePart {
+        let rows = self.rows.iter().zip(wraps);
+        ReleasePart {
+            custody: self.custody,
+            since: self.since,
+            consent: self.consent,
+            rows: rows
+                .map(|(row, wrap)| ReleaseRow {
+                    record: row.record.anchored.record,
+                    device: row.device,
+                    wrap,
+                })
+                .collect(),
+        }
+    }
 }
 
 fn policies_in_force(state: &State<'_>, sets: &PolicySets) -> Result<Arc<Policies>, Stop> {
@@ -143,7 +434,7 @@ fn authenticate<'a>(
     let Some((request, requester)) = parts(signed) else {
         return deny(
             Code::MalformedRequest,
-            "not an access request for 1 to 256 records, signed by the requester alone",
+            "not an access request for 1 to 256 records or a selection, signed by the requester alone",
         );
     };
     if !signed.verifies() {
@@ -456,11 +747,25 @@ fn parts(signed: &SignedStatement) -> Option<(&AccessRequest, &Did)> {
     let Body::AccessRequest(request) = &signed.statement.body else {
         return None;
     };
-    let fits = (1..=AccessRequest::MAX_RECORDS).contains(&request.records.len());
+    let fits = match &request.selection {
+        None => (1..=AccessRequest::MAX_RECORDS).contains(&request.records.len()),
+        Some(_) => request.records.is_empty(),
+    };
     let is_alone = signed.signatures.len() == 1;
     Some(request)
         .zip(signed.author())
         .filter(|_| fits && is_alone)
+}
+
+fn names_records(signed: &SignedStatement) -> bool {
+    parts(signed).is_some_and(|(request, _)| request.selection.is_none())
+}
+
+fn too_many<T>() -> Result<T, Stop> {
+    deny(
+        Code::TooManyRecords,
+        "more records are selected than are released at once, 16384: select fewer, and the others another time",
+    )
 }
 
 fn not_permitted<T>() -> Result<T, Stop> {
@@ -476,3 +781,8 @@ fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
 
 /// At how many moments, at which consents or emergencies may say something else, a decision is made again to find its end.
 const MAX_TURNS: usize = 32;
+/// How many records are read at once.
+const PAGE: usize = 1024;
+/// How many records are looked at for one request: of some who has nothing to do with them learns no more than that there are
+/// more than so many.
+const MAX_LOOKED_AT: usize = 1 << 20;

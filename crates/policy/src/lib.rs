@@ -26,7 +26,7 @@ mod replay;
 mod second_factor;
 
 pub use code::{BYTES_CODES, Code};
-pub use decide::{Decision, Verdict, decide};
+pub use decide::{Decision, Permit, PermittedPart, PermittedRow, Verdict, decide};
 pub use listing::Listing;
 pub use policies::{Policies, PoliciesError};
 pub use policy_sets::PolicySets;

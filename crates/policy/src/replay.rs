@@ -1,9 +1,12 @@
-use crate::{BYTES_CODES, Code, Decision, PolicySets, Verdict, decide};
+use crate::{
+    BYTES_CODES, Code, Decision, Permit, PolicySets, Verdict, decide, decide::decide_listed,
+};
 use medanchor_anchor::{
     AccessRequest, Basis, Body, Kind, Leaf, LeafIndex, Log, MemoryTables, Opening, Outcome,
-    SignedStatement, State, TablesError,
+    ReleaseList, ReleasePart, SignedStatement, State, TablesError,
 };
-use medanchor_dag::CustodyId;
+use medanchor_dag::{Cid, CustodyId};
+use std::collections::BTreeSet;
 
 /// Decides again what a `released` or `refused` statement says was decided, from the leaves before it alone.
 ///
@@ -17,7 +20,9 @@ pub struct Replay {
     /// The decision on what the recorded one rested on; the one that agrees, where the others do not.
     found: Option<Decision>,
     missing: Vec<LeafIndex>,
-    /// The custody keys of the records that were asked for, where they are known before.
+    /// The records that were released, or named and refused.
+    records: BTreeSet<Cid>,
+    /// The custody keys of those records, where they are known before.
     custodies: Option<Vec<CustodyId>>,
 }
 
@@ -33,8 +38,14 @@ struct Recorded {
 
 #[derive(Debug)]
 enum RecordedAnswer {
-    Released { policies: Vec<String>, until: u64 },
-    Refused { code: String },
+    Released {
+        policies: Vec<String>,
+        until: u64,
+        list: ReleaseList,
+    },
+    Refused {
+        code: String,
+    },
 }
 
 /// How a decision that was made again compares with the recorded one.
@@ -62,13 +73,16 @@ pub enum Agreement {
 }
 
 impl Replay {
-    /// Of a `released` or `refused` statement; `None` of any other.
-    pub fn of(signed: &SignedStatement) -> Option<Self> {
+    /// Of a `released` statement with its list, or of a `refused` one. `None` of any other, of a release whose list was
+    /// deleted, and when records that were selected were refused: the log does not say which custody keys those were to be
+    /// under.
+    pub fn of(signed: &SignedStatement, list: Option<ReleaseList>) -> Option<Self> {
         let (request, basis, decided_at, answer) = match &signed.statement.body {
             Body::Released(body) => {
                 let answer = RecordedAnswer::Released {
                     policies: body.policies.clone(),
                     until: body.valid_until,
+                    list: list.filter(|list| list.head() == body.list)?,
                 };
                 (&body.request, &body.basis, body.decided_at, answer)
             }
@@ -82,7 +96,13 @@ impl Replay {
         let Body::AccessRequest(asked) = &request.statement.body else {
             return None;
         };
+        let records = match &answer {
+            RecordedAnswer::Released { list, .. } => list.rows().map(|row| row.record).collect(),
+            RecordedAnswer::Refused { .. } if asked.selection.is_some() => return None,
+            RecordedAnswer::Refused { .. } => asked.records.iter().copied().collect(),
+        };
         Some(Self {
+            records,
             recorded: Recorded {
                 signed: request.clone(),
                 request: asked.clone(),
@@ -105,9 +125,9 @@ impl Replay {
         self
     }
 
-    /// The request that was decided on.
-    pub fn request(&self) -> &AccessRequest {
-        &self.recorded.request
+    /// The records that were released, or named and refused.
+    pub fn records(&self) -> impl Iterator<Item = &Cid> {
+        self.records.iter()
     }
 
     /// Decides again on a state of the log after the leaf that records the decision. `None` when it cannot be told there
@@ -121,7 +141,7 @@ impl Replay {
         state: &State<'_>,
         sets: &PolicySets,
     ) -> Result<Option<Agreement>, TablesError> {
-        let decision = decide(state, sets, &self.recorded.signed, self.recorded.decided_at)?;
+        let decision = self.recorded.decide(state, sets)?;
         Ok(Some(self.recorded.agrees(&decision)).filter(|agrees| *agrees != Agreement::Differs))
     }
 
@@ -160,7 +180,9 @@ impl Replay {
         self.decide()?;
         let decision = match self.found {
             Some(found) => found,
-            None => self.recorded.decide(&self.tables, &self.sets)?,
+            None => self
+                .recorded
+                .decide(&State::new(&self.tables), &self.sets)?,
         };
         Ok(Replayed {
             agrees: self.recorded.agrees(&decision),
@@ -196,7 +218,7 @@ impl Replay {
             | Kind::PolicySet => true,
             Kind::Anchored => leaf
                 .record
-                .is_some_and(|record| self.recorded.request.records.contains(&record)),
+                .is_some_and(|record| self.records.contains(&record)),
             _ => false,
         }
     }
@@ -222,14 +244,22 @@ impl Replay {
         if is_found || !self.recorded.rests_on(&State::new(&self.tables))? {
             return Ok(());
         }
-        self.found = Some(self.recorded.decide(&self.tables, &self.sets)?);
+        let decision = self
+            .recorded
+            .decide(&State::new(&self.tables), &self.sets)?;
+        self.found = Some(decision);
         Ok(())
     }
 }
 
 impl Recorded {
-    fn decide(&self, tables: &MemoryTables, sets: &PolicySets) -> Result<Decision, TablesError> {
-        decide(&State::new(tables), sets, &self.signed, self.decided_at)
+    /// Decides again on what was released, or asked for by name.
+    fn decide(&self, state: &State<'_>, sets: &PolicySets) -> Result<Decision, TablesError> {
+        let (signed, at) = (&self.signed, self.decided_at);
+        match &self.answer {
+            RecordedAnswer::Released { list, .. } => decide_listed(state, sets, signed, list, at),
+            RecordedAnswer::Refused { .. } => decide(state, sets, signed, &[], at),
+        }
     }
 
     /// Whether all that the decision read is as it was.
@@ -241,7 +271,13 @@ impl Recorded {
             true => state.requester_basis(requester)?,
             false => state.basis(&self.request, requester)?,
         };
-        Ok(basis.unwrap_or_default() == self.basis)
+        if basis.unwrap_or_default() != self.basis {
+            return Ok(false);
+        }
+        match &self.answer {
+            RecordedAnswer::Released { list, .. } => Ok(state.stale(list)?.is_empty()),
+            RecordedAnswer::Refused { .. } => Ok(true),
+        }
     }
 
     fn agrees(&self, decision: &Decision) -> Agreement {
@@ -256,17 +292,18 @@ impl Recorded {
             return Agreement::Differs;
         }
         let is_same = match (&self.answer, &decision.verdict) {
-            (RecordedAnswer::Released { policies, until }, Verdict::Permit { .. }) => {
-                let permit = Verdict::Permit {
-                    policies: policies.clone(),
-                    until: *until,
-                };
-                decision.verdict == permit
-            }
+            (
+                RecordedAnswer::Released {
+                    policies,
+                    until,
+                    list,
+                },
+                Verdict::Permit(permit),
+            ) => permit.policies() == *policies && permit.until() == *until && is_of(permit, list),
             (RecordedAnswer::Refused { code }, Verdict::Deny { code: again, .. }) => {
                 code == again.as_str()
             }
-            (RecordedAnswer::Refused { code }, Verdict::Permit { .. }) => {
+            (RecordedAnswer::Refused { code }, Verdict::Permit(_)) => {
                 return match BYTES_CODES.contains(&code.as_str()) {
                     true => Agreement::RefusedForBytes,
                     false => Agreement::Differs,
@@ -279,4 +316,14 @@ impl Recorded {
             false => Agreement::Differs,
         }
     }
+}
+
+/// Whether a permit is of what the list says was released, and on the same ground.
+fn is_of(permit: &Permit, list: &ReleaseList) -> bool {
+    let wraps = |part: &ReleasePart| part.rows.iter().map(|row| row.wrap).collect::<Vec<_>>();
+    let parts = permit.parts.iter().zip(&list.parts);
+    permit.parts.len() == list.parts.len()
+        && parts.into_iter().all(|(part, listed)| {
+            part.rows.len() == listed.rows.len() && part.listed(wraps(listed)) == *listed
+        })
 }

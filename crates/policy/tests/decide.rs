@@ -8,10 +8,10 @@ use medanchor_anchor::{
     Statement,
     testing::{
         BEGINNING, HOUR, MEMBERS, ORIGIN, World, break_glass, break_glass_rule, cid, consented,
-        custody, custody_id, did, enrolled, key, node_key, standing,
+        custody, custody_id, did, enrolled, everything, key, node_key, standing,
     },
 };
-use medanchor_dag::{Cid, Signature, SigningKey};
+use medanchor_dag::{Cid, CustodyId, Signature, SigningKey};
 use medanchor_policy::{Code, Decision, Policies, PolicySets, Verdict, decide, purpose};
 use proptest::{prelude::*, sample::select};
 
@@ -55,7 +55,14 @@ fn clinic() -> Clinic {
 
 impl Clinic {
     fn decide(&self, request: &SignedStatement) -> Decision {
-        decide(&self.world.state(), &self.sets, request, self.world.now).unwrap()
+        decide(
+            &self.world.state(),
+            &self.sets,
+            request,
+            &[],
+            self.world.now,
+        )
+        .unwrap()
     }
 
     fn ask(&mut self, who: &str, role: &str, purpose: &str, records: &[Cid]) -> Verdict {
@@ -83,7 +90,7 @@ impl Clinic {
 /// The code, or the permitting policies.
 fn short(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Permit { policies, .. } => policies.join(" "),
+        Verdict::Permit(permit) => permit.policies().join(" "),
         Verdict::Deny { code, reason } => {
             assert!(!reason.is_empty() && !reason.ends_with('.'), "{reason}");
             assert!(Code::ALL.contains(code));
@@ -219,7 +226,7 @@ fn period_of_capture_and_period_of_use_are_not_confused() {
 /// Until when the release holds; the request itself ends later than any consent here.
 fn until(verdict: &Verdict) -> u64 {
     match verdict {
-        Verdict::Permit { until, .. } => *until,
+        Verdict::Permit(permit) => permit.until(),
         Verdict::Deny { .. } => 0,
     }
 }
@@ -495,11 +502,9 @@ fn emergency_overrides_consent_for_one_patient_role_and_purpose() {
         "nothing is learnt without one"
     );
     begin(&mut clinic);
-    let expected = Verdict::Permit {
-        policies: vec!["clinician-breaks-the-glass".to_owned()],
-        until: clinic.world.now + HALF_AN_HOUR,
-    };
-    assert_eq!(clinic.ask_ecg("rita", "clinician", "BTG"), expected);
+    let permitted = clinic.ask_ecg("rita", "clinician", "BTG");
+    assert_eq!(short(&permitted), "clinician-breaks-the-glass");
+    assert_eq!(until(&permitted), clinic.world.now + HALF_AN_HOUR);
     for (role, purpose, record, code) in [
         ("clinician", "TREAT", clinic.ecg, "not-permitted"),
         ("clinician", "ETREAT", clinic.ecg, "not-permitted"),
@@ -560,7 +565,7 @@ fn release_ends_with_what_it_rests_on_of_consent_and_emergency() {
             format!("@id(\"all\") permit (principal, action, resource) when {{ {rule} }};");
         clinic.set_policies(&policy);
         let until = match clinic.ask_ecg("rita", "clinician", "BTG") {
-            Verdict::Permit { until, .. } => until,
+            Verdict::Permit(permit) => permit.until(),
             denied => panic!("{rule}: {denied:?}"),
         };
         let expected = minutes.map_or(HOUR, |minutes| minutes * 60_000);
@@ -590,7 +595,7 @@ fn role_whose_emergency_nobody_reviewed_is_suspended_and_no_grant_outlasts_that(
     let mut clinic = armed();
     clinic.consent(consented("all", "patient-1", INSTITUTE, "HRESCH"));
     let until = |verdict: Verdict| match verdict {
-        Verdict::Permit { until, .. } => until,
+        Verdict::Permit(permit) => permit.until(),
         Verdict::Deny { code, .. } => panic!("{code}"),
     };
     begin(&mut clinic);
@@ -776,7 +781,8 @@ fn decision_on_a_replayed_log_is_the_same() {
         Log::apply(&mut replica, batch).unwrap();
     }
     let state = medanchor_anchor::State::new(&replica);
-    let again = decide(&state, &PolicySets::default(), &request, clinic.world.now).unwrap();
+    let sets = PolicySets::default();
+    let again = decide(&state, &sets, &request, &[], clinic.world.now).unwrap();
     assert_eq!(again, clinic.decide(&request));
 }
 
@@ -1177,12 +1183,12 @@ proptest! {
         clinic.world.now = now;
         let request = clinic.world.request("rita", "researcher", asked, &[clinic.ecg]);
         let decision = clinic.decide(&request);
-        prop_assert_eq!(matches!(decision.verdict, Verdict::Permit { .. }), is_permitted(now));
-        if let Verdict::Permit { until, .. } = decision.verdict {
+        prop_assert_eq!(matches!(decision.verdict, Verdict::Permit(_)), is_permitted(now));
+        if let Verdict::Permit(permit) = &decision.verdict {
             let expiry = request.statement.not_after_unix_ms.unwrap();
             // Every period ends within a few milliseconds.
             let end = (now..now + 10).find(|moment| !is_permitted(*moment));
-            prop_assert_eq!(until, end.map_or(expiry, |end| end - 1));
+            prop_assert_eq!(permit.until(), end.map_or(expiry, |end| end - 1));
         }
         prop_assert_eq!(clinic.decide(&request), decision);
     }
@@ -1200,4 +1206,44 @@ proptest! {
         let is_denied = matches!(verdict, Verdict::Deny { .. });
         prop_assert!(is_denied);
     }
+}
+
+#[test]
+fn custody_keys_of_another_cohort_are_malformed() {
+    let mut clinic = clinic();
+    let cohort = [custody_id("patient-1")];
+    let selection = everything(&cohort);
+    let request = clinic
+        .world
+        .request_all("clara", "clinician", "TREAT", selection);
+    let code = |cohort: &[CustodyId]| {
+        let (state, now) = (clinic.world.state(), clinic.world.now);
+        short(
+            &decide(&state, &clinic.sets, &request, cohort, now)
+                .unwrap()
+                .verdict,
+        )
+    };
+    assert_ne!(code(&cohort), "malformed-request");
+    for other in [&[][..], &[custody_id("patient-2")], &[cohort[0], cohort[0]]] {
+        assert_eq!(code(other), "malformed-request", "{other:?}");
+    }
+}
+
+/// Whether there is nothing under a custody key, nothing for the requester, or no such key: it is all the same.
+#[test]
+fn selection_of_what_is_absent_or_forbidden_is_refused_alike() {
+    let mut clinic = clinic();
+    let mut refusals = Vec::new();
+    for custody in ["patient-1", "nobody"] {
+        let cohort = [custody_id(custody)];
+        let selection = everything(&cohort);
+        let request = clinic
+            .world
+            .request_all("rita", "researcher", "HRESCH", selection);
+        let (state, now) = (clinic.world.state(), clinic.world.now);
+        refusals.push(decide(&state, &clinic.sets, &request, &cohort, now).unwrap());
+    }
+    assert_eq!(short(&refusals[0].verdict), "not-permitted");
+    assert_eq!(refusals[0], refusals[1]);
 }

@@ -75,8 +75,8 @@ impl Clinic {
                 .is_some_and(|mut listing| listing.has(&anchored).unwrap());
             let request = self.world.request(who, role, purpose, &[record]);
             let state = self.world.state();
-            let decided = decide(&state, &self.policies, &request, self.world.now).unwrap();
-            let released = matches!(decided.verdict, Verdict::Permit { .. });
+            let decided = decide(&state, &self.policies, &request, &[], self.world.now).unwrap();
+            let released = matches!(decided.verdict, Verdict::Permit(_));
             assert_eq!(listed, released, "{who} {role} {purpose}: {name}");
             if listed {
                 names.push(name);

@@ -7,11 +7,12 @@ use medanchor_anchor::{
     Nonce, Period, PrincipalKind, Provision, SignedStatement, Withdrawn,
     testing::{
         BEGINNING, HOUR, MEMBERS, World, break_glass, break_glass_rule, consent_id, consented,
-        custody, custody_id, did, key, node_key,
+        custody, custody_id, did, everything, key, node_key,
     },
 };
-use medanchor_dag::Cid;
+use medanchor_dag::{Cid, CustodyId};
 use medanchor_policy::{Code, Policies, PolicySets, Verdict, decide};
+use std::collections::{BTreeMap, BTreeSet};
 
 const HOSPITAL: &str = MEMBERS[0];
 const INSTITUTE: &str = MEMBERS[1];
@@ -461,9 +462,9 @@ impl Hospital {
         let record = medanchor_anchor::testing::cid(&format!("{custody}/{:?}", case.class));
         let request = self.request(case, record);
         let state = self.world.state();
-        let decision = decide(&state, &self.sets, &request, self.world.now).unwrap();
+        let decision = decide(&state, &self.sets, &request, &[], self.world.now).unwrap();
         let found = match &decision.verdict {
-            Verdict::Permit { .. } => Expected::Permitted,
+            Verdict::Permit(_) => Expected::Permitted,
             Verdict::Deny { code, .. } if *code == Code::NotPermitted => Expected::NotPermitted,
             Verdict::Deny { .. } => Expected::Denied,
         };
@@ -504,4 +505,77 @@ fn set_that_asks_for_a_second_factor_decides_as_the_model() {
     hospital.world.set_policy(set.block().bytes());
     let compared = hospital.compare(true, 11);
     assert!(compared > 3000, "{compared}");
+}
+
+/// Whoever selects is released, of all custody keys at once, just the records that they would be if they named each alone, and
+/// is told of those that are left out just what a refusal of each tells.
+#[test]
+fn selection_permits_exactly_what_is_permitted_one_by_one() {
+    let mut hospital = Hospital::new();
+    let custodies = hospital.world.state().custodies(None, usize::MAX).unwrap();
+    let cohort: Vec<CustodyId> = custodies
+        .iter()
+        .map(|entry| entry.custody.custody)
+        .collect();
+    let (mut permitted, mut left_out) = (0, 0);
+    for (name, _, roles) in PEOPLE {
+        for (role, (purpose, _)) in roles.iter().flat_map(|role| PURPOSES.map(|of| (role, of))) {
+            let (released, denied) = hospital.one_by_one(name, role, purpose, &cohort);
+            permitted += released.len();
+            left_out += denied.values().sum::<u64>();
+            let selection = everything(&cohort);
+            let request = hospital.world.request_all(name, role, purpose, selection);
+            let (state, now) = (hospital.world.state(), hospital.world.now);
+            let decision = decide(&state, &hospital.sets, &request, &cohort, now).unwrap();
+            assert!(decision.basis.tells_of_no_record());
+            let found = match &decision.verdict {
+                Verdict::Permit(permit) => {
+                    assert_eq!(permit.left_out, denied, "{name} as {role} for {purpose}");
+                    permit
+                        .rows()
+                        .map(|row| row.record.anchored.record)
+                        .collect()
+                }
+                Verdict::Deny { .. } => BTreeSet::new(),
+            };
+            assert_eq!(found, released, "{name} as {role} for {purpose}");
+        }
+    }
+    // A model that denies everything would show nothing.
+    assert!(
+        permitted > 1_000 && left_out > 1_000,
+        "{permitted}, {left_out}"
+    );
+}
+
+impl Hospital {
+    /// What is permitted of all records, each named alone, and how many are denied that the requester may know of, by why.
+    fn one_by_one(
+        &mut self,
+        name: &str,
+        role: &str,
+        purpose: &str,
+        cohort: &[CustodyId],
+    ) -> (BTreeSet<Cid>, BTreeMap<Code, u64>) {
+        let (mut released, mut denied) = (BTreeSet::new(), BTreeMap::new());
+        for custody in cohort {
+            let records = self.world.state().records_under(custody, 0, usize::MAX);
+            for record in records.unwrap() {
+                let record = record.anchored.record;
+                let request = self.world.request(name, role, purpose, &[record]);
+                let (state, now) = (self.world.state(), self.world.now);
+                let decision = decide(&state, &self.sets, &request, &[], now).unwrap();
+                match decision.verdict {
+                    Verdict::Permit(_) => {
+                        released.insert(record);
+                    }
+                    Verdict::Deny { code, .. } if code.tells_of_records() => {
+                        *denied.entry(code).or_default() += 1;
+                    }
+                    Verdict::Deny { .. } => (),
+                }
+            }
+        }
+        (released, denied)
+    }
 }

@@ -3,13 +3,13 @@
 
 use medanchor_anchor::{
     Appended, Body, BreakGlassReviewed, Class, CustodyKind, Finding, Kind, LeafIndex, Placement,
-    PlacementRule, PrincipalKind, Refused, Released, SignedStatement,
+    PlacementRule, PrincipalKind, Refused, ReleaseList, Released, SignedStatement,
     testing::{
         BEGINNING, MEMBERS, World, break_glass, break_glass_rule, consented, custody, custody_id,
-        did, key, node_key, watching,
+        did, everything, key, node_key, watching,
     },
 };
-use medanchor_dag::{Cid, Hash, SigningKey};
+use medanchor_dag::{Cid, CustodyId, Hash, SigningKey};
 use medanchor_policy::{Agreement, Policies, PolicySets, Replay, Replayed, Verdict, decide};
 
 const HOSPITAL: &str = MEMBERS[0];
@@ -38,21 +38,32 @@ fn consent(world: &mut World) -> Appended {
 
 /// What a broker says on the state as it is now.
 fn decided(world: &World, request: &SignedStatement) -> Body {
-    let decision = decide(&world.state(), &PolicySets::default(), request, world.now).unwrap();
-    let (request, basis, decided_at) = (request.clone(), decision.basis, world.now);
+    decided_of(world, request, &[])
+}
+
+/// The same on a request that selects what is under these custody keys.
+fn decided_of(world: &World, request: &SignedStatement, cohort: &[CustodyId]) -> Body {
+    let (state, sets) = (world.state(), PolicySets::default());
+    let decision = decide(&state, &sets, request, cohort, world.now).unwrap();
+    let (basis, decided_at) = (decision.basis, world.now);
     match decision.verdict {
-        Verdict::Permit { policies, until } => Body::Released(Box::new(Released {
-            custody: custody_id("patient-1"),
-            wraps: vec![Hash::of(b"wrap")],
-            valid_until: until,
-            request,
-            policies,
-            basis,
-            decided_at,
-        })),
+        Verdict::Permit(permit) => {
+            let wraps = || std::iter::repeat(Hash::of(b"wrap"));
+            let parts = permit.parts.iter().map(|part| part.listed(wraps()));
+            let list = ReleaseList {
+                parts: parts.collect(),
+            };
+            Body::Released(Box::new(Released {
+                valid_until: permit.until(),
+                policies: permit.policies(),
+                basis,
+                decided_at,
+                ..world.released_as(request, list)
+            }))
+        }
         Verdict::Deny { code, .. } => Body::Refused(Box::new(Refused {
             code: code.to_string(),
-            request,
+            request: request.clone(),
             basis,
             decided_at,
         })),
@@ -67,7 +78,8 @@ fn record(world: &mut World, body: Body) -> LeafIndex {
 fn replay_without(world: &World, index: LeafIndex, redacted: &[LeafIndex]) -> Replayed {
     let state = world.state();
     let signed = state.opening(index).unwrap().unwrap().0.signed;
-    let mut replay = Replay::of(&signed).unwrap();
+    let list = state.release_list(index).unwrap();
+    let mut replay = Replay::of(&signed, list).unwrap();
     for index in 0..index {
         let leaf = state.leaf(index).unwrap().unwrap();
         let opening = state.opening(index).unwrap();
@@ -134,8 +146,8 @@ fn refusal_that_was_overtaken_comes_out_the_same() {
     };
     let lie = Refused {
         code: "purpose-not-covered".to_owned(),
+        basis: world.basis(&request),
         request,
-        basis: permitted.basis,
         decided_at: permitted.decided_at,
     };
     let leaf = record(&mut world, Body::Refused(Box::new(lie)));
@@ -151,13 +163,10 @@ fn decisions_that_the_log_does_not_give_are_found() {
         unreachable!()
     };
     let released = Released {
-        custody: custody_id("patient-1"),
         policies: vec!["clinician-treats".to_owned()],
-        wraps: vec![Hash::of(b"wrap")],
         valid_until: request.statement.not_after_unix_ms.unwrap(),
-        request,
-        basis: refused.basis,
         decided_at: refused.decided_at,
+        ..world.released(&request)
     };
     let wrongly = record(&mut world, Body::Released(Box::new(released)));
     let replayed = replay(&world, wrongly);
@@ -232,7 +241,7 @@ fn openings_that_are_gone_are_named() {
 fn only_decisions_are_replayed() {
     let (mut world, ecg) = clinic();
     let request = world.request("clara", "clinician", "TREAT", &[ecg]);
-    assert!(Replay::of(&request).is_none());
+    assert!(Replay::of(&request, None).is_none());
 }
 
 /// Rules that are judged by other rules: each must be there when the next is judged again.
@@ -330,7 +339,8 @@ fn release_in_an_emergency_comes_out_the_same_whatever_followed() {
         assert_eq!(replayed.agrees, Agreement::Same, "{replayed:?}");
         assert_eq!(replayed.missing, [0; 0]);
         let signed = state.opening(index).unwrap().unwrap().0.signed;
-        let replay = Replay::of(&signed).unwrap();
+        let list = state.release_list(index).unwrap();
+        let replay = Replay::of(&signed, list).unwrap();
         let mut replay = replay.under(vec![custody_id("patient-1")]);
         for index in 0..index {
             let opening = state.opening(index).unwrap();
@@ -354,10 +364,11 @@ fn refusal_that_was_overtaken_is_found_on_what_it_rested_on() {
     let state = world.state();
     let signed = state.opening(leaf).unwrap().unwrap().0.signed;
     let sets = PolicySets::default();
-    let on_state = Replay::of(&signed).unwrap().on(&state, &sets).unwrap();
+    let on_state = Replay::of(&signed, None).unwrap();
+    let on_state = on_state.on(&state, &sets).unwrap();
     assert_eq!(on_state, None);
     assert_eq!(replay(&world, leaf).agrees, Agreement::Same);
-    let replay = Replay::of(&signed).unwrap();
+    let replay = Replay::of(&signed, None).unwrap();
     let mut replay = replay.under(vec![custody_id("patient-1")]);
     for index in 0..leaf {
         let opening = state.opening(index).unwrap();
@@ -365,4 +376,122 @@ fn refusal_that_was_overtaken_is_found_on_what_it_rested_on() {
         replay.take(index, &leaf, opening.as_ref()).unwrap();
     }
     assert_eq!(replay.finish().unwrap().agrees, Agreement::Same);
+}
+
+/// A clinic with a second patient, whose records the researcher may have too.
+fn cohort() -> (World, Vec<CustodyId>) {
+    let (mut world, _) = clinic();
+    consent(&mut world);
+    world.custody("patient-2", HOSPITAL, CustodyKind::Person);
+    world.anchor("ecg-3", "holter", "patient-2", Class::Ecg);
+    world.consent("study-2", "patient-2", INSTITUTE, "HRESCH");
+    world.custody("patient-3", HOSPITAL, CustodyKind::Person);
+    world.anchor("ecg-4", "holter", "patient-3", Class::Ecg);
+    let names = ["patient-1", "patient-2", "patient-3"];
+    let mut cohort = names.map(custody_id).to_vec();
+    cohort.sort_unstable();
+    (world, cohort)
+}
+
+fn select(world: &mut World, who: &str, role: &str, cohort: &[CustodyId]) -> SignedStatement {
+    world.request_all(who, role, "HRESCH", everything(cohort))
+}
+
+#[test]
+fn release_of_a_selection_comes_out_the_same_whatever_was_left_out_and_whatever_followed() {
+    let (mut world, cohort) = cohort();
+    let request = select(&mut world, "rita", "researcher", &cohort);
+    let all = decided_of(&world, &request, &cohort);
+    let leaf = record(&mut world, all);
+    let list = world.state().release_list(leaf).unwrap().unwrap();
+    assert_eq!(list.rows().count(), 3, "patient-3 has consented to nothing");
+    // A broker of one of the custody keys leaves the other to others.
+    let request = select(&mut world, "rita", "researcher", &cohort);
+    let Body::Released(part) = decided_of(&world, &request, &cohort) else {
+        unreachable!()
+    };
+    let mut list = list;
+    let own = list
+        .parts
+        .iter_mut()
+        .find(|part| part.rows.len() == 2)
+        .unwrap();
+    (own.since, own.consent) = (0, None);
+    own.rows.clear();
+    let released = Released {
+        list: world.released_as(&request, list).list,
+        ..*part
+    };
+    let of_one = record(&mut world, Body::Released(Box::new(released)));
+    world.withdraw("study-2", "patient-2");
+    for leaf in [leaf, of_one] {
+        let replayed = replay(&world, leaf);
+        assert_eq!(replayed.agrees, Agreement::Same, "{replayed:?}");
+        assert_eq!(replayed.missing, [0; 0]);
+    }
+}
+
+#[test]
+fn record_that_was_slipped_into_a_selection_is_found() {
+    for (patient, slipped) in [("patient-3", "ecg-4"), ("patient-2", "firmware")] {
+        let (mut world, cohort) = cohort();
+        world.anchor("firmware", "holter", "patient-2", Class::Firmware);
+        let mut only = consented("only-ecg", "patient-2", INSTITUTE, "HRESCH");
+        only.provision.classes = vec![Class::Ecg];
+        world.withdraw("study-2", "patient-2");
+        world.accept(Body::Consented(only), &[&key(HOSPITAL)]);
+        let request = select(&mut world, "rita", "researcher", &cohort);
+        let Body::Released(part) = decided_of(&world, &request, &cohort) else {
+            unreachable!()
+        };
+        // The log takes it: it is selected, and its broker says that it is permitted.
+        let all = world.list(&request, &cohort);
+        let record_of = medanchor_anchor::testing::cid(slipped);
+        let mut list = all.clone();
+        for part in &mut list.parts {
+            let permitted = [
+                medanchor_anchor::testing::cid("ecg-1"),
+                medanchor_anchor::testing::cid("ecg-2"),
+                medanchor_anchor::testing::cid("ecg-3"),
+                record_of,
+            ];
+            part.rows.retain(|row| permitted.contains(&row.record));
+            if part.rows.is_empty() {
+                (part.since, part.consent) = (0, None);
+            }
+        }
+        assert!(list.rows().any(|row| row.record == record_of), "{patient}");
+        let released = Released {
+            list: world.released_as(&request, list).list,
+            ..*part
+        };
+        let leaf = record(&mut world, Body::Released(Box::new(released)));
+        let replayed = replay(&world, leaf);
+        assert_eq!(
+            replayed.agrees,
+            Agreement::Differs,
+            "{slipped}: {replayed:?}"
+        );
+        assert!(matches!(replayed.decision.verdict, Verdict::Deny { .. }));
+    }
+}
+
+/// What the log does not show cannot be decided again, and is not taken for something else.
+#[test]
+fn release_without_its_list_and_refusal_of_a_selection_are_not_replayed() {
+    let (mut world, cohort) = cohort();
+    let request = select(&mut world, "rita", "researcher", &cohort);
+    let body = decided_of(&world, &request, &cohort);
+    let leaf = record(&mut world, body);
+    let signed = world.state().opening(leaf).unwrap().unwrap().0.signed;
+    assert!(Replay::of(&signed, None).is_none());
+    let mut other = world.state().release_list(leaf).unwrap().unwrap();
+    other.parts[0].since += 1;
+    assert!(Replay::of(&signed, Some(other)).is_none());
+    let request = select(&mut world, "clara", "clinician", &cohort);
+    let body = decided_of(&world, &request, &cohort);
+    assert_eq!(body.kind(), Kind::Refused);
+    let leaf = record(&mut world, body);
+    let signed = world.state().opening(leaf).unwrap().unwrap().0.signed;
+    assert!(Replay::of(&signed, None).is_none());
 }

@@ -312,7 +312,7 @@ fn everybody(count: usize, error: impl Fn() -> ProposeError) -> Answers {
 /// Adds what `apply` may not draw or measure itself: the time and the salts.
 fn batch(groups: Vec<Group>, proposed_at: u64) -> Result<Proposal, getrandom::Error> {
     let mut entries = Vec::with_capacity(groups.len());
-    let mut holds = Holds::default();
+    let (mut holds, mut lists) = (Holds::default(), Vec::new());
     for group in groups {
         for signed in group.statements {
             let mut salt = [0; 32];
@@ -320,12 +320,14 @@ fn batch(groups: Vec<Group>, proposed_at: u64) -> Result<Proposal, getrandom::Er
             entries.push(Entry { salt, signed });
         }
         group.holds.into_iter().for_each(|hold| holds.add(hold));
+        lists.extend(group.lists);
     }
     let batch = Batch {
         v: 1,
         proposed_at,
         entries,
         holds: holds.0.into_values().flatten().collect(),
+        lists,
     };
     Ok(Proposal::new(batch.to_bytes()))
 }
@@ -350,7 +352,8 @@ fn size_bytes(group: &Group) -> usize {
     let statements = statements.map(|signed| signed.to_bytes().len() + ENTRY_BYTES);
     let holds = group.holds.iter();
     let holds = holds.map(|hold| hold.statements.len() * HASH_BYTES + HOLD_BYTES);
-    statements.sum::<usize>() + holds.sum::<usize>()
+    let lists = group.lists.iter().map(|list| list.to_bytes().len());
+    statements.sum::<usize>() + holds.sum::<usize>() + lists.sum::<usize>()
 }
 
 /// What is asked of who is sent away.

@@ -72,6 +72,7 @@ async fn snapshot_again(raft: &Raft, proposed_at: u64) {
         proposed_at,
         entries: Vec::new(),
         holds: Vec::new(),
+        lists: Vec::new(),
     };
     tracing::info!("the log is full: all nodes are asked for a snapshot of its end");
     let written = raft.client_write(Proposal::new(empty.to_bytes()));

@@ -244,6 +244,7 @@ impl Replica {
         let submission = Submission {
             signed: founded,
             holds: Vec::new(),
+            list: None,
         };
         while self.status().tree_size == 0 {
             match self.append(submission.clone()).await {

@@ -29,7 +29,8 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Nodes
         | Table::Openings
         | Table::Members
-        | Table::Emergencies => false,
+        | Table::Emergencies
+        | Table::Releases => false,
         Table::Statements
         | Table::Principals
         | Table::Custodies
@@ -40,7 +41,8 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Requests
         | Table::LegalHolds
         | Table::Disclosures
-        | Table::Exposures => true,
+        | Table::Exposures
+        | Table::CustodyRecords => true,
     }
 }
 

@@ -28,7 +28,8 @@ fn disclosed(ran: &Ran) -> Vec<(String, String)> {
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let rows = ran.json["disclosures"].as_array().unwrap().iter();
     rows.flat_map(|row| {
-        let records = row["records"].as_array().unwrap().iter();
+        let parts = row["parts"].as_array().unwrap().iter();
+        let records = parts.flat_map(|part| part["records"].as_array().unwrap());
         records.map(|record| (text(&row["requester"]), text(record)))
     })
     .collect()
@@ -91,7 +92,10 @@ fn exposure_has_what_was_released_and_nothing_else() {
         let listed = done(Ok(exposure(&stage.hospital, of, &[])));
         assert_eq!(&disclosed(&listed), expected, "{}", listed.json);
         assert_eq!(listed.json["said_by"].as_array().unwrap().len(), 3);
-        assert_eq!(listed.json["disclosures"][0]["custody"], custody);
+        assert_eq!(
+            listed.json["disclosures"][0]["parts"][0]["custody"],
+            custody
+        );
     }
     // From a leaf or a time on.
     let since = revoked.to_string();

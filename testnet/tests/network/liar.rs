@@ -50,7 +50,7 @@ pub(crate) struct Liar {
     _runtime: Runtime,
 }
 
-type Lie = Box<dyn Fn(&mut RequestResponse) + Send>;
+type Lie = Box<dyn Fn(&mut Vec<RequestResponse>) + Send>;
 type Listing = Box<dyn Fn(&mut Vec<Disclosure>) + Send>;
 /// How many disclosures it says that an account has, and the head of their chain.
 type Stated = Option<(u64, Vec<u8>)>;
@@ -79,7 +79,7 @@ impl Liar {
     }
 
     /// From now on every answer is changed like this.
-    pub(crate) fn tells(&self, lie: impl Fn(&mut RequestResponse) + Send + 'static) {
+    pub(crate) fn tells(&self, lie: impl Fn(&mut Vec<RequestResponse>) + Send + 'static) {
         *self.lie.lock().unwrap() = Box::new(lie);
     }
 
@@ -123,14 +123,21 @@ impl Service {
 
 #[tonic::async_trait]
 impl AccessService for Service {
+    type RequestStream = BoxStream<RequestResponse>;
+
     async fn request(
         &self,
         request: Request<RequestRequest>,
-    ) -> Result<Response<RequestResponse>, Status> {
+    ) -> Result<Response<Self::RequestStream>, Status> {
         let mut truth = AccessServiceClient::new(self.truth.clone());
-        let mut answer = truth.request(request.into_inner()).await?.into_inner();
+        let mut messages = truth.request(request.into_inner()).await?.into_inner();
+        let mut answer = Vec::new();
+        while let Some(message) = messages.message().await? {
+            answer.push(message);
+        }
         self.lie.lock().unwrap()(&mut answer);
-        Ok(Response::new(answer))
+        let answer = futures::stream::iter(answer.into_iter().map(Ok));
+        Ok(Response::new(Box::pin(answer)))
     }
 }
 

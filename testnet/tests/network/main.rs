@@ -20,6 +20,7 @@ mod away;
 mod blind;
 mod break_glass;
 mod broken;
+mod bulk;
 mod c4gh;
 mod car;
 mod collect;

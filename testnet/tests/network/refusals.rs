@@ -3,15 +3,17 @@ use crate::{
     liar::Liar,
     stage::{Stage, assert_refused, did, done, enrol, get, put_arguments, until},
 };
-use medanchor_anchor::{Outcome, Receipt};
+use medanchor_anchor::{Outcome, Receipt, ReleaseList};
 use medanchor_api::{
     ClientError, Submitted,
     pb::{
-        access::{Grant, RequestResponse, request_response::Decision},
+        access::{Grant, RequestResponse, Wraps, request_response::Part},
         anchor::{CheckpointRequest, anchor_service_client::AnchorServiceClient},
     },
 };
-use medanchor_dag::{Block, Codec, CustodyId, Record, StreamId, from_canonical, to_canonical};
+use medanchor_dag::{
+    Block, Codec, CustodyId, Hash, Record, StreamId, from_canonical, to_canonical,
+};
 use medanchor_envelope::{Header, Identity, Opener, Wrap};
 use medanchor_testnet::{Home, Network, NetworkOptions};
 use std::{fs, path::Path};
@@ -219,8 +221,7 @@ fn released_keys_open_for_their_requester_alone_and_only_with_their_receipt() {
         .run(["get", &first, "-o", out.to_str().unwrap()])
         .unwrap();
     assert_refused(&ran, 2, "usage");
-    let wrap = fs::read(stage.clinician.path().join(format!("grants/{first}.wrap"))).unwrap();
-    let wrap = Wrap::from_bytes(&wrap).unwrap();
+    let wrap = kept_wrap(&stage, &first);
     let author = Author::of(&stage.clinician);
     let fetched = fetch_record(&author, &first);
     let header = Header::from_bytes(&fetched.header_bytes()).unwrap();
@@ -254,29 +255,49 @@ fn released_keys_open_for_their_requester_alone_and_only_with_their_receipt() {
         "-o",
         path,
     ];
-    let refused = |lie: fn(&mut Grant, &[u8]), with: &[u8]| {
+    let refused = |lie: fn(&mut Told<'_>, &[u8]), with: &[u8]| {
         let with = with.to_vec();
-        liar.tells(move |answer| lie(grant_of(answer), &with));
+        liar.tells(move |answer| lie(&mut Told::of(answer), &with));
         let ran = stage.clinician.run(asked).unwrap();
         assert_eq!(ran.code, 4, "{}{}", ran.errors, ran.json);
         assert!(!out.exists());
-        let kept = stage.clinician.path().join(format!("grants/{second}.wrap"));
+        let kept = format!("grants/{second}.grant");
+        let kept = stage.clinician.path().join(kept);
         assert!(!kept.exists(), "a key without its receipt is not kept");
     };
-    refused(|grant, with| grant.receipt = with.to_vec(), &anchored);
-    refused(|grant, with| grant.wraps = vec![with.to_vec()], &other_wrap);
-    refused(|grant, _| grant.wraps.clear(), b"");
-    refused(|grant, _| grant.receipt = unwitnessed(&grant.receipt), b"");
+    refused(|told, with| told.grant.receipt = with.to_vec(), &anchored);
+    refused(
+        |told, with| told.wraps.wraps = vec![with.to_vec()],
+        &other_wrap,
+    );
+    refused(|told, _| told.wraps.wraps.clear(), b"");
+    refused(
+        |told, _| told.grant.receipt = unwitnessed(&told.grant.receipt),
+        b"",
+    );
+    // A list whose every row is as it was, of another record or on another ground, is not the one of the statement.
+    refused(
+        |told, _| told.change_list(|list| list.parts[0].rows[0].device += 1),
+        b"",
+    );
+    refused(
+        |told, _| told.change_list(|list| list.parts[0].since += 1),
+        b"",
+    );
+    refused(
+        |told, _| told.change_list(|list| list.parts[0].rows[0].wrap = Hash::of(b"another")),
+        b"",
+    );
     // What is no answer at all is asked of another node.
-    liar.tells(|answer| grant_of(answer).receipt.clear());
+    liar.tells(|answer| Told::of(answer).grant.receipt.clear());
     done(stage.clinician.run(asked));
     assert_eq!(fs::read(&out).unwrap(), b"second");
     // A kept grant that is damaged is asked for again.
-    for kept in ["wrap", "tlog-proof"] {
-        let kept = format!("grants/{second}.{kept}");
-        fs::write(stage.clinician.path().join(kept), b"damaged").unwrap();
-        done(stage.clinician.run(asked));
+    let grants = stage.clinician.path().join("grants");
+    for kept in fs::read_dir(&grants).unwrap() {
+        fs::write(kept.unwrap().path(), b"damaged").unwrap();
     }
+    done(stage.clinician.run(asked));
 }
 
 #[test]
@@ -403,11 +424,45 @@ fn fetch_record(author: &Author, record: &str) -> Record {
     Record::from_block(&block.unwrap().unwrap().unwrap()).unwrap()
 }
 
-fn grant_of(answer: &mut RequestResponse) -> &mut Grant {
-    match &mut answer.decision {
-        Some(Decision::Grant(grant)) => grant,
-        denied => panic!("not granted: {denied:?}"),
+/// What a node answers that grants keys, no more than one message holds.
+pub(crate) struct Told<'a> {
+    pub(crate) grant: &'a mut Grant,
+    pub(crate) wraps: &'a mut Wraps,
+}
+
+impl<'a> Told<'a> {
+    pub(crate) fn of(answer: &'a mut Vec<RequestResponse>) -> Self {
+        let [first, second] = answer.as_mut_slice() else {
+            panic!("not two messages");
+        };
+        match (&mut first.part, &mut second.part) {
+            (Some(Part::Grant(grant)), Some(Part::Wraps(wraps))) => Self { grant, wraps },
+            denied => panic!("not granted: {denied:?}"),
+        }
     }
+
+    pub(crate) fn change_list(&mut self, change: impl FnOnce(&mut ReleaseList)) {
+        let mut list = ReleaseList::from_bytes(&self.grant.list).unwrap();
+        change(&mut list);
+        self.grant.list = list.to_bytes();
+    }
+}
+
+/// The wrap of a record's grant, as the client keeps it.
+fn kept_wrap(stage: &Stage, record: &str) -> Wrap {
+    use ipld_core::ipld::Ipld;
+    let kept = stage
+        .clinician
+        .path()
+        .join(format!("grants/{record}.grant"));
+    let kept = fs::read(kept).unwrap();
+    let Ipld::Map(kept) = from_canonical(&kept, kept.len()).unwrap() else {
+        panic!("a grant is a map");
+    };
+    let Some(Ipld::Bytes(wrap)) = kept.get("wrap") else {
+        panic!("a grant has a wrap");
+    };
+    Wrap::from_bytes(wrap).unwrap()
 }
 
 /// The receipt without the signatures of all but the log.

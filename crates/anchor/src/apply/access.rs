@@ -3,35 +3,83 @@ use super::{
     form::request_of,
 };
 use crate::{
-    AccessRequest, Kind, Log, Outcome, Refused, Released, SignedStatement, Table,
-    entry::{Write, hash_key},
+    AccessRequest, Kind, Log, Outcome, RecordEntry, Refused, ReleaseList, Released,
+    SignedStatement, Table,
+    entry::{Write, hash_key, release_key},
 };
 use medanchor_dag::{CustodyId, Did};
 
-/// Signed by a listed broker, for a requester that is active, on a decision whose every ground still
+/// Signed by a listed broker of every custody key, for a requester that is active, on a decision whose every ground still
 /// stands (I5).
 pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Write>, Refusal> {
     let (request, requester) = parts(&body.request)?;
-    let custody = common_custody(context, request)?;
-    require(body.custody == custody, Outcome::Conflict)?;
-    require_broker(context, &custody)?;
+    let list = context.list(&body.list)?;
+    require(is_of(list, request), Outcome::Conflict)?;
+    let devices = devices(context, request, list)?;
+    for custody in list.custodies() {
+        require_broker(context, &custody)?;
+    }
     require_seen(context, request)?;
     let expiry = body.request.statement.not_after_unix_ms;
     let in_time = expiry.is_some_and(|not_after| not_after >= context.at);
     require(in_time, Outcome::Expired)?;
     context.known(requester)?;
     require(!is_released(context, &body.request)?, Outcome::Conflict)?;
-    // INVARIANT (I5): the basis is compared with the state at this very leaf.
-    let basis = context.state.basis(request, requester)?;
+    // INVARIANT (I5): all that the decision read is compared with the state at this very leaf. One custody key of which
+    // something has changed makes the whole stale.
+    let basis = context.state.requester_basis(requester)?;
     let stands = basis.as_ref() == Some(&body.basis) && body.valid_until >= context.at;
     require(stands, Outcome::Stale)?;
+    for (part, devices) in list.parts.iter().zip(&devices) {
+        let stands = context.state.part_stands(part, devices)?;
+        require(stands, Outcome::Stale)?;
+    }
     require_decided(context, body.decided_at)?;
     let requester = context.active(requester)?;
     context.active(&requester.org)?;
     // INVARIANT: a role in which an emergency was not reviewed in time is suspended, whatever a broker says.
     let is_suspended = requester.is_overdue(&request.role, context.at);
     require(!is_suspended, Outcome::Inactive)?;
-    Ok(vec![answers(context, &body.request)])
+    let mut writes = vec![answers(context, &body.request)];
+    writes.extend((0..).zip(&list.parts).map(|(number, part)| {
+        let key = release_key(context.index, number);
+        Write::entry(Table::Releases, key, part)
+    }));
+    Ok(writes)
+}
+
+/// Whether the list is of the custody keys that were asked for, and of the records where these were named.
+fn is_of(list: &ReleaseList, request: &AccessRequest) -> bool {
+    match &request.selection {
+        Some(selection) => list.cohort() == selection.cohort,
+        None => list.rows().map(|row| &row.record).eq(&request.records),
+    }
+}
+
+/// The device of each record, part for part. Each record must be known, under the custody key of its part, and one of those
+/// that were asked for.
+fn devices(
+    context: &Context<'_>,
+    request: &AccessRequest,
+    list: &ReleaseList,
+) -> Result<Vec<Vec<Did>>, Refusal> {
+    let mut devices = Vec::with_capacity(list.parts.len());
+    for part in &list.parts {
+        let mut of_part = Vec::with_capacity(part.rows.len());
+        for row in &part.rows {
+            let record = context.state.record(&row.record)?.ok_or(Outcome::Unknown)?;
+            let RecordEntry {
+                anchored, index, ..
+            } = record;
+            let selection = request.selection.as_ref();
+            let is_asked_for = selection.is_none_or(|selection| selection.has(&anchored, index));
+            let is_under = anchored.custody == part.custody;
+            require(is_asked_for && is_under, Outcome::Conflict)?;
+            of_part.push(anchored.device);
+        }
+        devices.push(of_part);
+    }
+    Ok(devices)
 }
 
 /// Signed by a listed broker of the first known record's custody key, or by any node when it tells of no record: who
@@ -55,20 +103,6 @@ pub(super) fn refused(context: &Context<'_>, body: &Refused) -> Result<Vec<Write
 fn parts(request: &SignedStatement) -> Result<(&AccessRequest, &Did), Refusal> {
     let parts = request_of(request).zip(request.author());
     parts.ok_or(Refusal::Rejected("malformed"))
-}
-
-/// The one custody key of all the records.
-fn common_custody(context: &Context<'_>, request: &AccessRequest) -> Result<CustodyId, Refusal> {
-    let mut common = None;
-    for record in &request.records {
-        let record = context.state.record(record)?.ok_or(Outcome::Unknown)?;
-        let custody = record.anchored.custody;
-        require(
-            *common.get_or_insert(custody) == custody,
-            Outcome::Forbidden,
-        )?;
-    }
-    common.ok_or(Refusal::Rejected("malformed"))
 }
 
 fn first_custody(

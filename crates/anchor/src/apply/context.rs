@@ -1,6 +1,6 @@
 use crate::{
-    Anchored, Body, FoundedEntry, Hold, LeafIndex, Log, Member, Outcome, Places, Placing,
-    PrincipalEntry, SignedStatement, State, TablesError,
+    Anchored, Body, FoundedEntry, Hold, LeafIndex, ListHead, Log, Member, Outcome, Places, Placing,
+    PrincipalEntry, ReleaseList, SignedStatement, State, TablesError,
 };
 use medanchor_dag::{Did, Hash};
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,11 +108,28 @@ impl Network {
     }
 }
 
+/// The lists that came with a batch, by what statements say of them.
+#[derive(Default)]
+pub(super) struct Lists<'a>(BTreeMap<ListHead, &'a ReleaseList>);
+
+impl<'a> Lists<'a> {
+    /// What is out of bounds is left out.
+    pub(super) fn of(lists: &'a [ReleaseList]) -> Self {
+        let sound = lists.iter().filter(|list| list.is_well_formed());
+        Self(sound.map(|list| (list.head(), list)).collect())
+    }
+
+    pub(super) fn find(&self, head: &ListHead) -> Option<&'a ReleaseList> {
+        self.0.get(head).copied()
+    }
+}
+
 /// One statement, and all that it is judged by.
 pub(super) struct Context<'a> {
     pub(super) state: State<'a>,
     /// `None` before leaf 0.
     pub(super) network: Option<&'a Network>,
+    pub(super) lists: &'a Lists<'a>,
     pub(super) signed: &'a SignedStatement,
     /// Length of the statement's canonical form.
     pub(super) size_bytes: usize,
@@ -186,6 +203,12 @@ impl<'a> Context<'a> {
             return Err(Refusal::Rejected("expiry-too-far"));
         }
         require(not_after >= self.at, Outcome::Expired)
+    }
+
+    /// What is released; it must have come with the statement.
+    pub(super) fn list(&self, head: &ListHead) -> Result<&'a ReleaseList, Refusal> {
+        let list = self.lists.find(head);
+        list.ok_or(Refusal::Rejected("list-missing"))
     }
 
     /// Where a record is to be held.

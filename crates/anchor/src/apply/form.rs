@@ -1,7 +1,7 @@
 use super::context::Refusal;
 use crate::{
     AccessRequest, Account, AccountHead, Actor, Anchored, Body, BreakGlassRule, Consented, Custody,
-    DeviceDetails, Effect, Enrolled, FactorVerified, Founded, Holding, LegalHold, Member,
+    DeviceDetails, Effect, Enrolled, FactorVerified, Founded, Holding, LegalHold, ListHead, Member,
     MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet,
     PrincipalKind, Provision, Refused, Released, SignedStatement, Statement, WitnessAdded,
     WitnessUrl,
@@ -246,9 +246,7 @@ fn is_anchored(body: &Anchored) -> bool {
 }
 
 fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
-    (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
-        && body.records.iter().all(is_dag_cbor)
-        && are_distinct(&body.records)
+    are_asked_for(body)
         && is_purpose(&body.purpose)
         && is_role(&body.role)
         && body.recipient.len() == 32
@@ -258,15 +256,37 @@ fn is_access_request(statement: &Statement, body: &AccessRequest) -> bool {
             .is_none_or(|shown| FactorVerified::said_by(shown, &statement.origin).is_some())
 }
 
+/// Records by name or by what they are, not both.
+fn are_asked_for(body: &AccessRequest) -> bool {
+    match &body.selection {
+        None => {
+            (1..=AccessRequest::MAX_RECORDS).contains(&body.records.len())
+                && body.records.iter().all(is_dag_cbor)
+                && are_distinct(&body.records)
+        }
+        Some(selection) => body.records.is_empty() && selection.is_sound(),
+    }
+}
+
 fn is_released(statement: &Statement, body: &Released) -> bool {
     let policy = |c: char| c.is_ascii_graphic();
-    let wraps = request_of(&body.request).map(|request| request.records.len());
     is_request(statement, &body.request)
-        && wraps == Some(body.wraps.len())
+        && request_of(&body.request).is_some_and(|request| fits(request, &body.list))
         && body.policies.len() <= 64
         && body.policies.is_sorted_by(|one, next| one < next)
         && body.policies.iter().all(|id| is_text(id, 1, 64, policy))
-        && body.basis.devices.len() <= AccessRequest::MAX_RECORDS
+        && body.basis.tells_of_no_record()
+}
+
+/// Whether a list with this head may be of what was asked for.
+fn fits(request: &AccessRequest, list: &ListHead) -> bool {
+    match &request.selection {
+        None => {
+            let records = u64::try_from(request.records.len());
+            list.parts == 1 && records == Ok(list.records)
+        }
+        Some(selection) => list.parts == selection.cohort.count && list.records >= 1,
+    }
 }
 
 fn is_refused(statement: &Statement, body: &Refused) -> bool {
@@ -320,9 +340,7 @@ fn is_text(text: &str, least: usize, most: usize, allowed: impl Fn(char) -> bool
 }
 
 fn is_period(period: &Period) -> bool {
-    let (from, until) = (period.from.unwrap_or(0), period.until);
-    let until = until.unwrap_or(Period::MAX_UNIX_MS);
-    from <= until && until <= Period::MAX_UNIX_MS
+    period.is_sound()
 }
 
 fn is_dag_cbor(cid: &Cid) -> bool {

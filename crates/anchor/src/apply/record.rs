@@ -1,7 +1,7 @@
 use super::context::{Context, Refusal, require};
 use crate::{
     Anchored, Outcome, PrincipalKind, RecordEntry, Status, StreamEntry, Table,
-    entry::{Write, hash_key, record_key, stream_key, usage_key},
+    entry::{Write, custody_record_key, hash_key, record_key, stream_key, usage_key},
 };
 use medanchor_dag::Did;
 
@@ -22,11 +22,22 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
         holders,
     };
     Ok(vec![
+        under_custody(&record),
         Write::entry(Table::Records, record_key(&body.record), &record),
         Write::number(Table::Headers, hash_key(&body.header), context.index),
         Write::number(Table::Meta, usage_key(&custody.owner), usage),
         advance(context, body)?,
     ])
+}
+
+/// The record among those of its custody key.
+pub(super) fn under_custody(record: &RecordEntry) -> Write {
+    let key = custody_record_key(&record.anchored.custody, record.index);
+    Write {
+        table: Table::CustodyRecords,
+        key,
+        value: Some(record.anchored.record.to_bytes()),
+    }
 }
 
 /// INVARIANT (I1): nothing is anchored that fewer nodes say they hold than are to. They say it of this very

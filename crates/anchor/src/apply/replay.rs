@@ -1,7 +1,7 @@
 use super::{
     break_glass,
-    context::{Context, Network, Refusal},
-    judge,
+    context::{Context, Lists, Network, Refusal},
+    judge, record,
 };
 use crate::{
     Body, Entry, Leaf, LeafIndex, Log, RecordEntry, State, Table, Tables, TablesError,
@@ -33,7 +33,10 @@ impl Log {
                     holders: Vec::new(),
                 };
                 let key = record_key(&anchored.record);
-                vec![Write::entry(Table::Records, key, &record)]
+                vec![
+                    record::under_custody(&record),
+                    Write::entry(Table::Records, key, &record),
+                ]
             }
             body => {
                 let state = State::new(&*tables);
@@ -42,6 +45,7 @@ impl Log {
                 let context = Context {
                     state,
                     network: network.as_ref(),
+                    lists: &Lists::default(),
                     signed: &entry.signed,
                     size_bytes: bytes.len(),
                     hash: Hash::of(&bytes),

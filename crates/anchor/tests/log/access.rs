@@ -4,7 +4,7 @@ use medanchor_anchor::{
     SignedStatement, Statement,
     testing::{BEGINNING, HOUR, MEMBERS, ORIGIN, World, cid, key, node_key},
 };
-use medanchor_dag::{Cid, Hash, Signature};
+use medanchor_dag::{Cid, Signature};
 
 const OWNER: &str = MEMBERS[0];
 const PARTNER: &str = MEMBERS[1];
@@ -32,7 +32,7 @@ fn refusal(world: &World, request: &SignedStatement) -> Body {
     Body::Refused(Box::new(Refused {
         request: request.clone(),
         code: "no-consent".to_owned(),
-        basis: world.released(request).basis,
+        basis: world.basis(request),
         decided_at: world.now,
     }))
 }
@@ -104,8 +104,7 @@ fn release_on_what_changed_meanwhile_is_stale() {
 fn stale_release_is_decided_again() {
     let (mut world, record) = world();
     let request = ask(&mut world, &[record]);
-    let mut old = world.released(&request);
-    old.basis.consent = None;
+    let old = world.released_with(&request, |list| list.parts[0].consent = None);
     assert_eq!(outcome(&release(&mut world, old)), Outcome::Stale);
     let now = world.released(&request);
     assert_eq!(outcome(&release(&mut world, now)), Outcome::Ok);
@@ -152,7 +151,7 @@ fn release_names_only_known_records_under_one_custody_key() {
     let other = world.anchor("ecg-2", "holter", "patient-2", Class::Ecg);
     let request = ask(&mut world, &[record, other]);
     let body = world.released(&request);
-    assert_eq!(outcome(&release(&mut world, body)), Outcome::Forbidden);
+    assert_eq!(outcome(&release(&mut world, body)), Outcome::Conflict);
 }
 
 #[test]
@@ -191,9 +190,12 @@ fn embedded_request_must_be_the_requesters() {
 
 #[test]
 fn access_out_of_bounds_is_rejected() {
-    let changes: [Change<Released>; 5] = [
-        ("wrap missing", |body| body.wraps.clear()),
-        ("wrap too many", |body| body.wraps.push(Hash::of(b"more"))),
+    let changes: [Change<Released>; 8] = [
+        ("record missing", |body| body.list.records = 0),
+        ("record too many", |body| body.list.records = 2),
+        ("another custody key", |body| body.list.parts = 2),
+        ("no custody key", |body| body.list.parts = 0),
+        ("basis that tells of records", |body| body.basis.custody = 1),
         ("policies unsorted", |body| {
             body.policies = vec!["b".into(), "a".into()];
         }),

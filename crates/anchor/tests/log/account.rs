@@ -1,8 +1,8 @@
 use crate::{outcome, rejected};
 use medanchor_anchor::{
-    Account, AccountError, AccountHead, AccountOf, Applied, Body, Class, CustodyKind, DisclosedIn,
-    Disclosure, Kind, Leaf, LeafIndex, Outcome, PrincipalKind, Refused, SignedStatement,
-    StatedAccount, StatedAccountError, Strength, TrustPolicy,
+    Account, AccountError, AccountHead, AccountOf, Applied, Body, Class, CustodyKind, Disclosed,
+    DisclosedIn, Disclosure, Kind, Leaf, LeafIndex, Outcome, PrincipalKind, Refused,
+    SignedStatement, StatedAccount, StatedAccountError, Strength, TrustPolicy,
     testing::{MEMBERS, ORIGIN, World, cid, custody, custody_id, did, founded, key, node_key},
     tree,
 };
@@ -58,7 +58,7 @@ fn refuse(world: &mut World, request: &SignedStatement) -> Applied {
     let body = Body::Refused(Box::new(Refused {
         request: request.clone(),
         code: "no-consent".to_owned(),
-        basis: world.released(request).basis,
+        basis: world.basis(request),
         decided_at: world.now,
     }));
     submit(world, body)
@@ -87,11 +87,10 @@ fn model(world: &World) -> BTreeMap<AccountOf, (Vec<LeafIndex>, Hash)> {
         };
         let who = *body.request.author().unwrap();
         let org = world.state().principal(&who).unwrap().unwrap().org;
-        let mut of = vec![
-            AccountOf::Custody(body.custody),
-            AccountOf::Principal(who),
-            AccountOf::Principal(org),
-        ];
+        let list = world.state().release_list(index).unwrap().unwrap();
+        assert_eq!(list.head(), body.list);
+        let mut of: Vec<_> = list.custodies().map(AccountOf::Custody).collect();
+        of.extend([AccountOf::Principal(who), AccountOf::Principal(org)]);
         of.dedup();
         for of in of {
             let (disclosures, head) = accounts
@@ -191,8 +190,9 @@ fn accounts_have_what_was_released_and_nothing_else() {
 fn release_under_another_custody_key_than_it_says_is_in_conflict() {
     let mut world = world();
     let request = ask(&mut world, "rita", &[cid(&record(PATIENTS[0], 0))]);
-    let mut body = world.released(&request);
-    body.custody = custody_id(PATIENTS[1]);
+    let body = world.released_with(&request, |list| {
+        list.parts[0].custody = custody_id(PATIENTS[1]);
+    });
     let applied = submit(&mut world, Body::Released(Box::new(body)));
     assert_eq!(outcome(&applied), Outcome::Conflict);
     assert_as_modelled(&world);
@@ -213,6 +213,15 @@ fn disclosed_world() -> World {
     world
 }
 
+/// What a node gives of a release to whoever speaks for the account.
+fn disclosed(world: &World, of: &AccountOf, index: LeafIndex) -> Option<Disclosed> {
+    let list = world.state().release_list(index).unwrap()?;
+    match of {
+        AccountOf::Custody(custody) => list.prove_part(custody).map(Disclosed::Part),
+        AccountOf::Principal(_) => Some(Disclosed::Whole(list)),
+    }
+}
+
 fn disclosures(world: &World, of: &AccountOf) -> Vec<Disclosure> {
     let state = world.state();
     let size = state.tree_size().unwrap();
@@ -222,6 +231,7 @@ fn disclosures(world: &World, of: &AccountOf) -> Vec<Disclosure> {
             index,
             leaf: state.leaf(index).unwrap().unwrap(),
             opening: state.opening(index).unwrap(),
+            disclosed: disclosed(world, of, index),
             proof: state.inclusion_proof(index, size).unwrap(),
         })
         .collect()
@@ -283,7 +293,11 @@ fn account_verifies_with_its_own_disclosures_alone() {
             Err(AccountError::Inclusion { .. })
         ));
         // Its content may be gone, but not another.
-        assert_eq!(changed(|one| one.opening = None), Ok(()));
+        let gone = changed(|one| (one.opening, one.disclosed) = (None, None));
+        assert_eq!(gone, Ok(()));
+        assert_eq!(changed(|one| one.disclosed = None), Ok(()));
+        let unsaid = changed(|one| one.opening = None);
+        assert_eq!(unsaid, Err(AccountError::Disclosed(index)));
         let other = changed(|one| one.opening.as_mut().unwrap().0.salt[0] ^= 1);
         assert_eq!(other, Err(AccountError::Opening(index)));
     }
@@ -302,7 +316,7 @@ fn disclosure_of_another_account_is_found() {
     let found = verify(&world, &of, &all);
     assert_eq!(found, Err(AccountError::OfAnother(index)));
     // Without its content it does not say whose it is; the chain does.
-    all[1].opening = None;
+    (all[1].opening, all[1].disclosed) = (None, None);
     assert_eq!(verify(&world, &of, &all), Err(AccountError::Head));
 
     // A leaf of another kind, or of a release that did not take effect, is none.
@@ -310,8 +324,7 @@ fn disclosure_of_another_account_is_found() {
         let mut world = disclosed_world();
         let request = ask(&mut world, "rita", &[cid(&record(PATIENTS[0], 0))]);
         refuse(&mut world, &request);
-        let mut stale = world.released(&request);
-        stale.basis.custody += 1;
+        let stale = world.released_with(&request, |list| list.parts[0].since += 1);
         submit(&mut world, Body::Released(Box::new(stale)));
         world
     };
@@ -322,6 +335,7 @@ fn disclosure_of_another_account_is_found() {
             index,
             leaf: state.leaf(index).unwrap().unwrap(),
             opening: None,
+            disclosed: None,
             proof: state.inclusion_proof(index, size).unwrap(),
         };
         let found = verify(&refused, &of, &all);
@@ -573,7 +587,7 @@ fn perform(world: &mut World, act: &Act) -> SignedStatement {
         Act::Refuse(by, patient) => {
             let request = ask(world, who(by), &[cid(&record(of(patient), 0))]);
             let body = Body::Refused(Box::new(Refused {
-                basis: world.released(&request).basis,
+                basis: world.basis(&request),
                 decided_at: world.now,
                 code: "no-consent".to_owned(),
                 request,
@@ -582,8 +596,7 @@ fn perform(world: &mut World, act: &Act) -> SignedStatement {
         }
         Act::Stale(by, patient) => {
             let request = ask(world, who(by), &[cid(&record(of(patient), 0))]);
-            let mut body = world.released(&request);
-            body.basis.custody += 1;
+            let body = world.released_with(&request, |list| list.parts[0].since += 1);
             let body = Body::Released(Box::new(body));
             world.statement(body).sign(&[&node])
         }

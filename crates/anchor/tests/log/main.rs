@@ -9,6 +9,7 @@
 mod access;
 mod account;
 mod break_glass;
+mod bulk;
 mod consent;
 mod custody;
 mod legal_hold;

@@ -123,7 +123,7 @@ fn perform(world: &mut World, act: &Act, author: &SigningKey) -> SignedStatement
         Act::Refuse => {
             let request = world.request("anna", "clinician", "TREAT", &[cid("record-0")]);
             Body::Refused(Box::new(medanchor_anchor::Refused {
-                basis: world.released(&request).basis,
+                basis: world.basis(&request),
                 decided_at: world.now,
                 code: "not-permitted".into(),
                 request,

@@ -4,34 +4,62 @@ pub struct RequestRequest {
     /// The signed access-request statement: canonical DAG-CBOR, docs/formats.md.
     #[prost(bytes = "vec", tag = "1")]
     pub signed_statement: ::prost::alloc::vec::Vec<u8>,
+    /// The custody keys whose records the statement selects, 16 bytes each, in order; none when it names its records. At most
+    /// 16384.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub cohort: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RequestResponse {
-    /// What was decided.
-    #[prost(oneof = "request_response::Decision", tags = "1, 2")]
-    pub decision: ::core::option::Option<request_response::Decision>,
+    /// What was decided, and then the wraps.
+    #[prost(oneof = "request_response::Part", tags = "1, 2, 3")]
+    pub part: ::core::option::Option<request_response::Part>,
 }
 /// Nested message and enum types in `RequestResponse`.
 pub mod request_response {
-    /// What was decided.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Decision {
+    /// What was decided, and then the wraps.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Part {
         /// Keys are released.
         #[prost(message, tag = "1")]
         Grant(super::Grant),
         /// Keys are refused.
         #[prost(message, tag = "2")]
         Denial(super::Denial),
+        /// The next wraps of the grant.
+        #[prost(message, tag = "3")]
+        Wraps(super::Wraps),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Grant {
-    /// One wrap per record, in the order of the request: canonical DAG-CBOR, docs/formats.md.
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    pub wraps: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     /// Receipt of the `released` leaf: C2SP tlog-proof, at least witnessed. Refuse the wraps without it.
     #[prost(bytes = "vec", tag = "2")]
     pub receipt: ::prost::alloc::vec::Vec<u8>,
+    /// What is released: canonical DAG-CBOR, docs/formats.md. The statement of the receipt has its head.
+    #[prost(bytes = "vec", tag = "3")]
+    pub list: ::prost::alloc::vec::Vec<u8>,
+    /// Records that were selected and are not released, of those that the requester may know of.
+    #[prost(message, repeated, tag = "4")]
+    pub left_out: ::prost::alloc::vec::Vec<LeftOut>,
+    /// Custody keys under which there is more for the requester, and which another broker holds, 16 bytes each, in order.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub elsewhere: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeftOut {
+    /// The stable code that each of them would be refused with.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// How many they are.
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wraps {
+    /// One wrap per row of the list, in order: canonical DAG-CBOR, docs/formats.md.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub wraps: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Denial {
@@ -131,12 +159,13 @@ pub mod access_service_client {
             self
         }
         /// Request has a signed access request decided. Permit or denial, the decision is in the log before the
-        /// answer leaves. An identical retry gets the same sealed grant until it expires.
+        /// answer leaves. An identical retry gets the same sealed grant until it expires. The first message says what was decided;
+        /// behind a grant come its wraps.
         pub async fn request(
             &mut self,
             request: impl tonic::IntoRequest<super::RequestRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::RequestResponse>,
+            tonic::Response<tonic::codec::Streaming<super::RequestResponse>>,
             tonic::Status,
         > {
             self.inner
@@ -154,7 +183,7 @@ pub mod access_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("medanchor.access.v1.AccessService", "Request"));
-            self.inner.unary(req, path, codec).await
+            self.inner.server_streaming(req, path, codec).await
         }
     }
 }
@@ -171,12 +200,19 @@ pub mod access_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AccessServiceServer.
     #[async_trait]
     pub trait AccessService: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Request method.
+        type RequestStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RequestResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
         /// Request has a signed access request decided. Permit or denial, the decision is in the log before the
-        /// answer leaves. An identical retry gets the same sealed grant until it expires.
+        /// answer leaves. An identical retry gets the same sealed grant until it expires. The first message says what was decided;
+        /// behind a grant come its wraps.
         async fn request(
             &self,
             request: tonic::Request<super::RequestRequest>,
-        ) -> std::result::Result<tonic::Response<super::RequestResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<Self::RequestStream>, tonic::Status>;
     }
     /// AccessService decides access requests. Any node takes one and forwards it to a broker of the custody key.
     ///
@@ -263,11 +299,12 @@ pub mod access_service_server {
                     struct RequestSvc<T: AccessService>(pub Arc<T>);
                     impl<
                         T: AccessService,
-                    > tonic::server::UnaryService<super::RequestRequest>
+                    > tonic::server::ServerStreamingService<super::RequestRequest>
                     for RequestSvc<T> {
                         type Response = super::RequestResponse;
+                        type ResponseStream = T::RequestStream;
                         type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
+                            tonic::Response<Self::ResponseStream>,
                             tonic::Status,
                         >;
                         fn call(
@@ -298,7 +335,7 @@ pub mod access_service_server {
                                 max_decoding_message_size,
                                 max_encoding_message_size,
                             );
-                        let res = grpc.unary(method, req).await;
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

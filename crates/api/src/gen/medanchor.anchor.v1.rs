@@ -69,6 +69,10 @@ pub struct ReceiptResponse {
     /// The receipt: C2SP tlog-proof with the opening as extra data.
     #[prost(bytes = "vec", tag = "2")]
     pub receipt: ::prost::alloc::vec::Vec<u8>,
+    /// What a `released` leaf released: canonical DAG-CBOR, docs/formats.md. Empty for every other leaf, when it was deleted, and
+    /// for who may not see all openings.
+    #[prost(bytes = "vec", tag = "3")]
+    pub release_list: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLeavesRequest {

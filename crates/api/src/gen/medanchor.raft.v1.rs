@@ -526,6 +526,9 @@ pub struct ProposeRequest {
     /// The holders' signatures: canonical DAG-CBOR each.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub holds: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The list of a release: canonical DAG-CBOR. Empty for every other kind of statement.
+    #[prost(bytes = "vec", tag = "3")]
+    pub release_list: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeResponse {
@@ -560,6 +563,9 @@ pub struct ProposeGroupRequest {
     /// The holders' signatures: canonical DAG-CBOR each.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub holds: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The lists of the releases among them: canonical DAG-CBOR each.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub release_lists: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProposeGroupResponse {

@@ -269,17 +269,30 @@ pub struct ListRecordsRequest {
     #[prost(bytes = "vec", tag = "3")]
     pub after: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRecordsResponse {
-    /// The records, CID in binary form, ordered by digest. At most 4096, and none where a page has none.
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    pub records: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The records, ordered by digest, or by leaf where the query names a custody key. At most 4096, and none where a page has
+    /// none.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<ListedRecord>,
     /// Where the next page begins; empty: this was the last.
     #[prost(bytes = "vec", tag = "2")]
     pub next: ::prost::alloc::vec::Vec<u8>,
     /// Leaves in the log that this was read from.
     #[prost(uint64, tag = "3")]
     pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListedRecord {
+    /// The record, CID in binary form.
+    #[prost(bytes = "vec", tag = "1")]
+    pub record: ::prost::alloc::vec::Vec<u8>,
+    /// The custody key that it is under, 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub custody: ::prost::alloc::vec::Vec<u8>,
+    /// The leaf that anchored it.
+    #[prost(uint64, tag = "3")]
+    pub leaf_index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetAccountRequest {
@@ -345,6 +358,9 @@ pub struct Disclosure {
     /// Inclusion proof in the tree of the size that was asked for, 32 bytes each.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub proof: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// What was released, as far as it is of the account: canonical DAG-CBOR, docs/formats.md. Empty when it was deleted.
+    #[prost(bytes = "vec", tag = "5")]
+    pub disclosed: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEmergenciesRequest {

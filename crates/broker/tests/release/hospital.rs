@@ -10,7 +10,8 @@ use medanchor_anchor::{
 };
 use medanchor_broker::{Broker, BrokerParts, Custody, Grant, Rate};
 use medanchor_dag::{
-    Block, BlockSource, BlockStore, Chunks, Cid, Class, Codec, Draft, MemoryStore, Record, sha256,
+    Block, BlockSource, BlockStore, Chunks, Cid, Class, Codec, CustodyId, Draft, MemoryStore,
+    Record, sha256,
 };
 use medanchor_envelope::{Header, Identity, Opener, Recipient, Sealer, Suite, Wrap};
 use medanchor_policy::{Policies, PolicySets};
@@ -150,8 +151,18 @@ impl Hospital {
 
     /// As [`Hospital::put`], but the device says something else about it.
     pub(crate) fn put_as(&self, payload: &[u8], lie: impl FnOnce(&mut Anchored)) -> Cid {
+        self.put_under("patient", payload, lie)
+    }
+
+    /// The same under another custody key.
+    pub(crate) fn put_under(
+        &self,
+        custody: &str,
+        payload: &[u8],
+        lie: impl FnOnce(&mut Anchored),
+    ) -> Cid {
         let mut world = self.network.world();
-        let mut anchored = world.anchored("any", "ecg-1", "patient", Class::Ecg);
+        let mut anchored = world.anchored("any", "ecg-1", custody, Class::Ecg);
         let state = world.state();
         let custody = state.custody(&anchored.custody).unwrap().unwrap().custody;
         let recipient = Recipient::from_bytes(custody.key.try_into().unwrap()).unwrap();
@@ -198,6 +209,50 @@ impl Hospital {
         let mut world = self.network.world();
         world.enrol("elsewhere", PrincipalKind::Organisation, "elsewhere", &[]);
         world.enrol(name, PrincipalKind::Person, "elsewhere", &["researcher"]);
+    }
+
+    /// Another patient, whose custody key `member`'s node has.
+    pub(crate) fn add_patient(&self, name: &str, member: &str) {
+        let id = custody_id(name);
+        let held = self.custody.lock().unwrap();
+        let recipient = match member {
+            "hospital-a" => held.as_ref().unwrap().create_key(id, 0).unwrap(),
+            elsewhere => identity(elsewhere).recipient(),
+        };
+        let public_key = recipient.as_bytes();
+        let holders = [node_key(member), key("hospital-a")];
+        let mut custody = testing::custody(name, "hospital-a", CustodyKind::Person);
+        custody.key = public_key.to_vec();
+        custody.brokers = vec![node_key(member).did()];
+        custody.held_by = holders
+            .iter()
+            .map(|holder| Attestation::sign(holder, id, 0, public_key))
+            .collect();
+        let mut world = self.network.world();
+        world.accept(Body::Custody(custody), &[&key("hospital-a")]);
+    }
+
+    /// A patient consents to research by the institute.
+    pub(crate) fn consent_of(&self, patient: &str) {
+        let mut world = self.network.world();
+        let study = format!("study of {patient}");
+        world.consent(&study, patient, "institute", "HRESCH");
+    }
+
+    /// A request for everything under some custody keys.
+    pub(crate) fn select(&self, cohort: &[CustodyId]) -> SignedStatement {
+        let mut world = self.network.world();
+        let request = AccessRequest {
+            records: Vec::new(),
+            selection: Some(testing::everything(cohort)),
+            purpose: "HRESCH".to_owned(),
+            role: "researcher".to_owned(),
+            recipient: identity("ines").recipient().as_bytes().to_vec(),
+            at: world.state().tree_size().unwrap(),
+            second_factor: None,
+        };
+        let statement = world.statement(Body::AccessRequest(request));
+        statement.sign(&[&key("ines")])
     }
 
     /// A request by somebody who holds the key of the same name.
@@ -280,6 +335,7 @@ pub(crate) fn ask(
     let mut world = hospital.network.world();
     let request = AccessRequest {
         records: records.to_vec(),
+        selection: None,
         purpose: purpose.to_owned(),
         role: "researcher".to_owned(),
         recipient: identity(recipient).recipient().as_bytes().to_vec(),
@@ -304,7 +360,11 @@ impl Network {
     }
 
     fn apply(&self, submission: Submission) -> Result<Appended, AppendError> {
-        match self.world().submit(submission.signed) {
+        let mut world = self.world();
+        if let Some(list) = submission.list {
+            world.take(list);
+        }
+        match world.submit(submission.signed) {
             Applied::Leaf(appended) => Ok(appended),
             Applied::Rejected(code) => Err(AppendError::Rejected(code)),
         }

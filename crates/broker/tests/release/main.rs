@@ -7,11 +7,12 @@
     reason = "a test may panic"
 )]
 
+mod bulk;
 mod hospital;
 
 use hospital::{Fault, Hospital, RELEASES, ask};
 use medanchor_anchor::{
-    Body, Kind, Opening, Outcome, SignedStatement, Statement, Strength, TrustPolicy,
+    Body, Kind, Opening, Outcome, ReleaseList, SignedStatement, Statement, Strength, TrustPolicy,
     testing::{self, HOUR, key},
 };
 use medanchor_broker::{Answer, Denial, Grant, ReleaseError};
@@ -34,12 +35,13 @@ fn denial(answer: Result<Answer, ReleaseError>) -> Denial {
     }
 }
 
-/// The hashes of the wraps that a `released` statement names.
-fn released_wraps(opening: &Opening) -> Vec<Hash> {
+/// The hashes of the wraps in the list that a `released` statement is of.
+fn released_wraps(opening: &Opening, list: &ReleaseList) -> Vec<Hash> {
     match &opening.0.signed.statement.body {
-        Body::Released(released) => released.wraps.clone(),
+        Body::Released(released) => assert_eq!(released.list, list.head()),
         other => panic!("not released: {other:?}"),
     }
+    list.rows().map(|row| row.wrap).collect()
 }
 
 #[tokio::test]
@@ -47,13 +49,13 @@ async fn permitted_request_opens_the_records() {
     let hospital = Hospital::new();
     let records = [hospital.put(PAYLOAD), hospital.put(b"the next")];
     let request = hospital.request("ines", "HRESCH", &records);
-    let answer = grant(hospital.broker().release(request.clone()).await);
+    let answer = grant(hospital.broker().release(request.clone(), Vec::new()).await);
 
     let policy = TrustPolicy::founded(&testing::founded(hospital.policy())).unwrap();
     let verified = answer.receipt.verify(&policy, Strength::Witnessed).unwrap();
     assert_eq!(verified.leaf.kind, Kind::Released);
     assert_eq!(verified.leaf.outcome, Outcome::Ok);
-    let named = released_wraps(verified.opening.unwrap());
+    let named = released_wraps(verified.opening.unwrap(), &answer.list);
     let given: Vec<Hash> = answer.wraps.iter().map(|wrap| Hash::of(wrap)).collect();
     assert_eq!(named, given);
 
@@ -69,7 +71,7 @@ async fn grant_ends_with_the_consent_and_not_with_the_request() {
     let end = hospital.consent_until("CLINTRL", 60_000);
     let request = hospital.request("ines", "CLINTRL", &records);
     assert!(request.statement.not_after_unix_ms > Some(end));
-    let answer = grant(hospital.broker().release(request.clone()).await);
+    let answer = grant(hospital.broker().release(request.clone(), Vec::new()).await);
     let wrap = Wrap::from_bytes(&answer.wraps[0]).unwrap();
     assert_eq!(wrap.ctx.not_after, Some(end));
     let opening = answer.receipt.opening.as_ref().unwrap();
@@ -79,7 +81,7 @@ async fn grant_ends_with_the_consent_and_not_with_the_request() {
     assert_eq!(released.valid_until, end);
     // The same request again, once consent is over, finds no grant and gets none.
     hospital.wait(60_001);
-    let again = hospital.broker().release(request).await;
+    let again = hospital.broker().release(request, Vec::new()).await;
     assert_eq!(denial(again).code, "already-released");
 }
 
@@ -88,7 +90,7 @@ async fn denied_request_leaves_a_refused_leaf() {
     let hospital = Hospital::new();
     let records = [hospital.put(PAYLOAD)];
     let request = hospital.request("ines", "HMARKT", &records);
-    let denied = denial(hospital.broker().release(request.clone()).await);
+    let denied = denial(hospital.broker().release(request.clone(), Vec::new()).await);
     let receipt = denied.receipt.unwrap();
     assert_eq!(receipt.leaf.kind, Kind::Refused);
     assert_eq!(receipt.leaf.outcome, Outcome::Ok);
@@ -107,15 +109,21 @@ async fn no_wrap_leaves_before_its_leaf_and_a_retry_gets_the_grant() {
         let records = [hospital.put(PAYLOAD)];
         let request = hospital.request("ines", "HRESCH", &records);
         hospital.next(fault);
-        let failed = hospital.broker().release(request.clone()).await;
+        let failed = hospital.broker().release(request.clone(), Vec::new()).await;
         assert!(matches!(failed, Err(ReleaseError::Append(_))));
         let kept = hospital.last_submission();
 
         // The broker restarts, and is asked again.
-        let answer = grant(hospital.restarted().broker().release(request).await);
+        let answer = grant(
+            hospital
+                .restarted()
+                .broker()
+                .release(request, Vec::new())
+                .await,
+        );
         assert_eq!(hospital.last_submission(), kept);
         assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
-        let named = released_wraps(answer.receipt.opening.as_ref().unwrap());
+        let named = released_wraps(answer.receipt.opening.as_ref().unwrap(), &answer.list);
         assert_eq!(named, [Hash::of(&answer.wraps[0])]);
         assert_eq!(hospital.open("ines", &records, &answer, 0), PAYLOAD);
     }
@@ -129,11 +137,11 @@ async fn nothing_is_answered_while_the_leaf_is_awaited() {
     hospital.next(Fault::Never);
     let broker = hospital.broker();
     tokio::select! {
-        answer = broker.release(request.clone()) => panic!("answered: {answer:?}"),
+        answer = broker.release(request.clone(), Vec::new()) => panic!("answered: {answer:?}"),
         () = hospital.append_reached() => {}
     }
     assert_eq!(hospital.leaves_of(Kind::Released), []);
-    grant(broker.release(request).await);
+    grant(broker.release(request, Vec::new()).await);
 }
 
 #[tokio::test]
@@ -144,13 +152,13 @@ async fn consent_withdrawn_before_the_leaf_denies() {
     hospital.next(Fault::Before(|world| {
         world.withdraw("study", "patient");
     }));
-    let denied = denial(hospital.broker().release(request.clone()).await);
+    let denied = denial(hospital.broker().release(request.clone(), Vec::new()).await);
     assert_eq!(denied.code, "consent-withdrawn");
     assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Stale]);
 
     // What was forgotten is not found by a retry.
-    let denied = denial(hospital.broker().release(request).await);
+    let denied = denial(hospital.broker().release(request, Vec::new()).await);
     assert!(denied.receipt.is_some());
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Stale]);
 }
@@ -164,14 +172,14 @@ async fn decision_is_made_again_when_the_state_moved_on() {
     });
     hospital.next(again);
     let request = hospital.request("ines", "HRESCH", &records);
-    grant(hospital.broker().release(request).await);
+    grant(hospital.broker().release(request, Vec::new()).await);
     let outcomes = [Outcome::Stale, Outcome::Ok];
     assert_eq!(hospital.leaves_of(Kind::Released), outcomes);
 
     let request = hospital.request("ines", "HRESCH", &records);
     (0..4).for_each(|_| hospital.next(again));
-    let unsettled = hospital.broker().release(request).await;
-    assert!(matches!(unsettled, Err(ReleaseError::Unsettled)));
+    let unsettled = hospital.broker().release(request, Vec::new()).await;
+    assert!(matches!(unsettled, Err(ReleaseError::Unsettled { .. })));
 }
 
 #[tokio::test]
@@ -181,21 +189,26 @@ async fn identical_request_gets_the_same_grant_until_it_is_over() {
     let request = hospital.request("ines", "HRESCH", &records);
     let broker = hospital.broker();
     let (one, two) = tokio::join!(
-        broker.release(request.clone()),
-        broker.release(request.clone())
+        broker.release(request.clone(), Vec::new()),
+        broker.release(request.clone(), Vec::new())
     );
     let first = grant(one);
     assert_eq!(grant(two).wraps, first.wraps);
 
     drop(broker);
     let restarted = hospital.restarted();
-    let again = grant(restarted.broker().release(request.clone()).await);
+    let again = grant(
+        restarted
+            .broker()
+            .release(request.clone(), Vec::new())
+            .await,
+    );
     assert_eq!(again.wraps, first.wraps);
     assert_eq!(again.receipt.index, first.receipt.index);
     assert_eq!(restarted.leaves_of(Kind::Released), [Outcome::Ok]);
 
     restarted.wait(HOUR + 1);
-    let over = denial(restarted.broker().release(request).await);
+    let over = denial(restarted.broker().release(request, Vec::new()).await);
     assert_eq!(over.code, "request-expired");
 }
 
@@ -205,11 +218,11 @@ async fn grant_that_is_not_proved_yet_is_not_handed_out() {
     let records = [hospital.put(PAYLOAD)];
     let request = hospital.request("ines", "HRESCH", &records);
     hospital.cut_off_witnesses(true);
-    let unproved = hospital.broker().release(request.clone()).await;
+    let unproved = hospital.broker().release(request.clone(), Vec::new()).await;
     assert!(matches!(unproved, Err(ReleaseError::Read(_))));
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
     hospital.cut_off_witnesses(false);
-    grant(hospital.broker().release(request).await);
+    grant(hospital.broker().release(request, Vec::new()).await);
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
 }
 
@@ -268,7 +281,7 @@ async fn request_that_nobody_known_has_signed_leaves_no_leaf() {
     ];
     let size = hospital.tree_size();
     for (code, request) in cases {
-        let denied = denial(hospital.broker().release(request).await);
+        let denied = denial(hospital.broker().release(request, Vec::new()).await);
         assert_eq!(denied.code, code);
         assert_eq!(denied.receipt, None);
     }
@@ -280,7 +293,10 @@ async fn request_reaches_another_node_than_the_broker() {
     let hospital = Hospital::new();
     let records = [hospital.put(PAYLOAD)];
     let request = hospital.request("ines", "HRESCH", &records);
-    let other = hospital.broker_of("hospital-b").release(request).await;
+    let other = hospital
+        .broker_of("hospital-b")
+        .release(request, Vec::new())
+        .await;
     let broker = testing::node_key("hospital-a").did();
     let Err(ReleaseError::NotBroker { brokers }) = other else {
         panic!("answered: {other:?}");
@@ -298,7 +314,12 @@ async fn node_that_is_no_broker_refuses_what_the_requester_may_not_know_of() {
     let mut bodies = Vec::new();
     for record in [forbidden, testing::cid("absent")] {
         let request = hospital.request("omar", "HRESCH", &[record]);
-        let denied = denial(hospital.broker_of("hospital-b").release(request).await);
+        let denied = denial(
+            hospital
+                .broker_of("hospital-b")
+                .release(request, Vec::new())
+                .await,
+        );
         assert_eq!(denied.code, "not-permitted");
         let signed = denied.receipt.unwrap().opening.unwrap().0.signed;
         assert_eq!(
@@ -320,9 +341,12 @@ async fn retry_at_another_broker_is_sent_to_the_one_that_released() {
     let hospital = Hospital::with_brokers(&["hospital-a", "hospital-b"]);
     let records = [hospital.put(PAYLOAD)];
     let request = hospital.request("ines", "HRESCH", &records);
-    grant(hospital.broker().release(request.clone()).await);
+    grant(hospital.broker().release(request.clone(), Vec::new()).await);
     let other = hospital.without_keys();
-    let answer = other.broker_of("hospital-b").release(request).await;
+    let answer = other
+        .broker_of("hospital-b")
+        .release(request, Vec::new())
+        .await;
     let Err(ReleaseError::NotBroker { brokers }) = answer else {
         panic!("answered: {answer:?}");
     };
@@ -335,7 +359,7 @@ async fn decision_says_when_it_was_made() {
     let records = [hospital.put(PAYLOAD)];
     hospital.wait(1_000);
     let request = hospital.request("ines", "HRESCH", &records);
-    let answer = grant(hospital.broker().release(request).await);
+    let answer = grant(hospital.broker().release(request, Vec::new()).await);
     let opening = answer.receipt.opening.unwrap();
     let Body::Released(released) = opening.0.signed.statement.body else {
         panic!("not released");
@@ -347,7 +371,7 @@ async fn decision_says_when_it_was_made() {
 async fn unknown_record_is_denied() {
     let hospital = Hospital::new();
     let request = hospital.request("ines", "HRESCH", &[testing::cid("nothing")]);
-    let denied = denial(hospital.broker().release(request).await);
+    let denied = denial(hospital.broker().release(request, Vec::new()).await);
     assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
 }
 
@@ -359,7 +383,7 @@ async fn refusals_of_one_requester_do_not_fill_the_log() {
     let mut codes = Vec::new();
     for _ in 0..25 {
         let request = hospital.request("ines", "HMARKT", &records);
-        codes.push(denial(broker.release(request).await).code);
+        codes.push(denial(broker.release(request, Vec::new()).await).code);
     }
     let refused = hospital.leaves_of(Kind::Refused).len();
     let (logged, local) = codes.split_at(refused);
@@ -368,7 +392,7 @@ async fn refusals_of_one_requester_do_not_fill_the_log() {
     assert!(local.iter().all(|code| code == "too-many-requests"));
     // What is permitted is not held up by it.
     let request = hospital.request("ines", "HRESCH", &records);
-    grant(broker.release(request).await);
+    grant(broker.release(request, Vec::new()).await);
 }
 
 #[tokio::test]
@@ -382,19 +406,19 @@ async fn releases_to_one_requester_do_not_fill_the_log() {
             0 => first.clone(),
             _ => hospital.request("ines", "HRESCH", &records),
         };
-        grant(broker.release(request).await);
+        grant(broker.release(request, Vec::new()).await);
     }
     let request = hospital.request("ines", "HRESCH", &records);
-    let declined = denial(broker.release(request).await);
+    let declined = denial(broker.release(request, Vec::new()).await);
     assert_eq!(declined.code, "too-many-requests");
     assert_eq!(declined.receipt, None);
     // The first answer is still there for whoever lost it, and later there is more.
-    grant(broker.release(first).await);
+    grant(broker.release(first, Vec::new()).await);
     let released = hospital.leaves_of(Kind::Released).len();
     assert_eq!(u64::try_from(released), Ok(RELEASES));
     hospital.wait(1_000);
     let request = hospital.request("ines", "HRESCH", &records);
-    grant(broker.release(request).await);
+    grant(broker.release(request, Vec::new()).await);
 }
 
 #[tokio::test]
@@ -411,7 +435,7 @@ async fn record_that_is_not_what_was_anchored_is_refused() {
         (no_wrap, "wrap-unusable"),
     ] {
         let request = hospital.request("ines", "HRESCH", &[record]);
-        let denied = denial(hospital.broker().release(request).await);
+        let denied = denial(hospital.broker().release(request, Vec::new()).await);
         assert_eq!(denied.code, code);
         assert!(denied.reason.contains(&record.to_string()));
         assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
@@ -424,7 +448,7 @@ async fn missing_blocks_are_an_error_and_no_denial() {
     let record = hospital.put_as(PAYLOAD, |anchored| anchored.wrap = testing::cid("gone"));
     let size = hospital.tree_size();
     let request = hospital.request("ines", "HRESCH", &[record]);
-    let failed = hospital.broker().release(request).await;
+    let failed = hospital.broker().release(request, Vec::new()).await;
     assert!(matches!(failed, Err(ReleaseError::Fetch(_))));
     assert_eq!(hospital.tree_size(), size);
 }
@@ -435,12 +459,12 @@ async fn broker_that_lost_its_key_says_so() {
     let record = hospital.put(PAYLOAD);
     let request = hospital.request("ines", "HRESCH", &[record]);
     let empty = hospital.without_keys();
-    let failed = empty.broker().release(request.clone()).await;
+    let failed = empty.broker().release(request.clone(), Vec::new()).await;
     assert!(matches!(failed, Err(ReleaseError::NotHeld { brokers }) if brokers.is_empty()));
 
     // A grant that a lost store no longer has is not made twice.
-    grant(hospital.broker().release(request.clone()).await);
-    let denied = denial(empty.broker().release(request).await);
+    grant(hospital.broker().release(request.clone(), Vec::new()).await);
+    let denied = denial(empty.broker().release(request, Vec::new()).await);
     assert_eq!(denied.code, "already-released");
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok]);
 }
@@ -451,7 +475,11 @@ async fn broker_that_lost_its_key_names_the_other_brokers() {
     let hospital = Hospital::with_brokers(&["hospital-a", "hospital-b"]);
     let record = hospital.put(PAYLOAD);
     let request = hospital.request("ines", "HRESCH", &[record]);
-    let failed = hospital.without_keys().broker().release(request).await;
+    let failed = hospital
+        .without_keys()
+        .broker()
+        .release(request, Vec::new())
+        .await;
     let Err(ReleaseError::NotHeld { brokers }) = failed else {
         panic!("answered: {failed:?}");
     };
@@ -467,7 +495,7 @@ async fn release_is_decided_again_when_the_brokers_change() {
     hospital.next(Fault::Before(|world| {
         world.list_broker("patient", "hospital-b");
     }));
-    grant(hospital.broker().release(request).await);
+    grant(hospital.broker().release(request, Vec::new()).await);
     assert_eq!(
         hospital.leaves_of(Kind::Released),
         [Outcome::Stale, Outcome::Ok]
@@ -477,7 +505,7 @@ async fn release_is_decided_again_when_the_brokers_change() {
     hospital.next(Fault::Before(|world| {
         world.unlist_broker("patient", "hospital-a");
     }));
-    let answer = hospital.broker().release(request).await;
+    let answer = hospital.broker().release(request, Vec::new()).await;
     let Err(ReleaseError::NotBroker { brokers }) = answer else {
         panic!("answered: {answer:?}");
     };
@@ -494,8 +522,8 @@ async fn request_is_bound_to_its_recipient() {
     let records = [hospital.put(PAYLOAD)];
     let one = hospital.request("ines", "HRESCH", &records);
     let two = ask(&hospital, "ines", "HRESCH", &records, "another key");
-    let first = grant(hospital.broker().release(one).await);
-    let second = grant(hospital.broker().release(two).await);
+    let first = grant(hospital.broker().release(one, Vec::new()).await);
+    let second = grant(hospital.broker().release(two, Vec::new()).await);
     assert_ne!(first.wraps, second.wraps);
     assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Ok; 2]);
 }

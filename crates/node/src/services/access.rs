@@ -1,8 +1,9 @@
 use super::errors::{append_status, internal, parsed, read_status, tables_status};
 use crate::{membership::Membership, remote::Remote};
+use futures::{StreamExt, stream, stream::BoxStream};
 use medanchor_anchor::{Read, State};
 use medanchor_api::{
-    Decision, Denied, Granted, access_request,
+    Asked, Decision, Denied, Granted, MAX_MESSAGE_BYTES,
     pb::access::{
         RequestRequest, RequestResponse, access_service_client::AccessServiceClient,
         access_service_server::AccessService,
@@ -10,10 +11,10 @@ use medanchor_api::{
     status,
 };
 use medanchor_broker::{Answer, Broker, ReleaseError};
-use medanchor_dag::Did;
+use medanchor_dag::{CustodyId, Did};
 use medanchor_raft::Replica;
 use std::{sync::Arc, time::Duration};
-use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 /// Decides access requests, or hands them to a broker that may.
 pub(crate) struct Access {
@@ -24,24 +25,28 @@ pub(crate) struct Access {
 
 #[tonic::async_trait]
 impl AccessService for Access {
+    type RequestStream = BoxStream<'static, Result<RequestResponse, Status>>;
+
     async fn request(
         &self,
         request: Request<RequestRequest>,
-    ) -> Result<Response<RequestResponse>, Status> {
+    ) -> Result<Response<Self::RequestStream>, Status> {
         let was_forwarded = request.metadata().contains_key(FORWARDED);
         let wire = request.into_inner();
-        let signed = parsed(access_request(&wire))?;
+        let asked = parsed(Asked::try_from(wire.clone()))?;
         // Decided here in any case: a refusal must not show by its way whether there is such a record.
-        match self.broker.release(signed).await {
+        match self.broker.release(asked.signed, asked.cohort).await {
             Err(ReleaseError::NotBroker { brokers }) if !was_forwarded => {
                 self.forward(&brokers, wire, no_broker()).await
             }
             Err(ReleaseError::NotHeld { brokers }) if !was_forwarded => {
                 self.forward(&brokers, wire, not_held()).await
             }
-            answer => Ok(Response::new(
-                decision(answer.map_err(release_status)?).into(),
-            )),
+            answer => {
+                let decision = decision(answer.map_err(release_status)?);
+                let messages = decision.into_messages().into_iter().map(Ok);
+                Ok(Response::new(stream::iter(messages).boxed()))
+            }
         }
     }
 }
@@ -54,7 +59,7 @@ impl Access {
         brokers: &[Did],
         wire: RequestRequest,
         otherwise: Status,
-    ) -> Result<Response<RequestResponse>, Status> {
+    ) -> Result<Response<<Self as AccessService>::RequestStream>, Status> {
         let remotes = remotes(&self.replica, &self.membership, brokers)?;
         // One that hangs leaves the others their share of the time.
         let share = FORWARD_WITHIN / u32::try_from(remotes.len().max(1)).unwrap_or(u32::MAX);
@@ -63,10 +68,7 @@ impl Access {
             let mut request = Request::new(wire.clone());
             request.set_timeout(share);
             mark_forwarded(&mut request);
-            let answer = AccessServiceClient::new(remote.channel.clone())
-                .request(request)
-                .await;
-            match answer {
+            match passed_on(remote.channel.clone(), request).await {
                 Err(status) if another_may_answer(&status) => {
                     tracing::warn!("broker `{}` did not decide: {status}", remote.name);
                     if medanchor_api::stable_code(&status).is_some() {
@@ -78,6 +80,18 @@ impl Access {
         }
         Err(last)
     }
+}
+
+/// The answer of another node, once it has begun: up to then it may be that the node does not decide.
+async fn passed_on(
+    channel: Channel,
+    request: Request<RequestRequest>,
+) -> Result<Response<<Access as AccessService>::RequestStream>, Status> {
+    let mut client = AccessServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut messages = client.request(request).await?.into_inner();
+    let first = messages.message().await?;
+    let first = stream::iter(first.map(Ok));
+    Ok(Response::new(first.chain(messages).boxed()))
 }
 
 /// Those of these nodes that are members', as far as they are known here.
@@ -96,7 +110,10 @@ pub(super) fn remotes(
 fn decision(answer: Answer) -> Decision {
     match answer {
         Answer::Grant(grant) => Decision::Granted(Granted {
+            list: grant.list,
             wraps: grant.wraps.into_iter().map(Into::into).collect(),
+            left_out: grant.left_out,
+            elsewhere: grant.elsewhere,
             receipt: grant.receipt,
         }),
         Answer::Denial(denial) => Decision::Denied(Denied {
@@ -146,10 +163,17 @@ fn release_status(error: ReleaseError) -> Status {
     match error {
         ReleaseError::NotBroker { .. } => no_broker(),
         ReleaseError::NotHeld { .. } => not_held(),
-        ReleaseError::Unsettled => status(
+        ReleaseError::Unsettled { stale } => {
+            let problem = format!(
+                "what the decision rests on keeps changing{}: ask again",
+                named(&stale)
+            );
+            status(Code::Unavailable, "unsettled", &problem)
+        }
+        ReleaseError::Unusable => status(
             Code::Unavailable,
-            "unsettled",
-            "what the decision rests on keeps changing: ask again",
+            "record-unavailable",
+            "none of the records could be fetched as their devices anchored them: try again later, or ask for each by name",
         ),
         ReleaseError::Fetch(source) => {
             tracing::warn!("a record could not be fetched: {source}");
@@ -165,9 +189,21 @@ fn release_status(error: ReleaseError) -> Status {
     }
 }
 
+/// The custody keys, as many as are worth reading.
+fn named(custodies: &[CustodyId]) -> String {
+    let names = custodies.iter().take(NAMED).map(|id| format!("`{id}`"));
+    let names = names.collect::<Vec<_>>().join(", ");
+    match custodies.len() {
+        0 => String::new(),
+        count if count <= NAMED => format!(" for the custody keys {names}"),
+        count => format!(" for {count} custody keys, {names} among them"),
+    }
+}
+
 /// Header of a request that a node passes on: it is not passed on again.
 pub(super) const FORWARDED: &str = "medanchor-forwarded";
-const FORWARD_WITHIN: Duration = Duration::from_secs(30);
+const FORWARD_WITHIN: Duration = Duration::from_secs(60);
+const NAMED: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,11 @@
 //! Who is told what was disclosed, and to whom.
 
 use super::{errors::tables_status, question::may_act};
-use medanchor_anchor::{Disclosure, Leaf, LeafIndex, Opening, State, TablesError};
+use medanchor_anchor::{
+    AccountOf, Disclosed, Disclosure, Leaf, LeafIndex, Opening, State, TablesError,
+};
 use medanchor_api::{AccountQuery, DisclosuresAsked, status};
+use medanchor_dag::to_canonical;
 use tonic::{Code, Status};
 
 /// An account is for those who speak for it, while they are active, and for auditors. Whether there is one at all is not
@@ -44,32 +47,56 @@ pub(super) fn page(
     let (mut page, mut bytes) = (Vec::new(), 0_usize);
     for index in leaves.map_err(tables_status)? {
         // What is not in that tree has no proof in it.
-        if index >= asked.proof_tree_size || bytes > AccountQuery::MAX_PAGE_BYTES {
+        if index >= asked.proof_tree_size {
             break;
         }
-        let read = disclosure(state, index, asked.proof_tree_size);
+        let read = disclosure(state, &asked.query.of, index, asked.proof_tree_size);
         let Some(disclosure) = read.map_err(tables_status)? else {
             break;
         };
-        let opening = disclosure.opening.as_ref().map(Opening::to_bytes);
-        bytes += opening.map_or(0, |opening| opening.len()) + disclosure.leaf.to_bytes().len();
+        let size = size_bytes(&disclosure);
+        // A list may be as large as a page may be.
+        if !page.is_empty() && bytes + size > AccountQuery::MAX_PAGE_BYTES {
+            break;
+        }
+        bytes += size;
         page.push(disclosure);
     }
     Ok(page)
 }
 
+fn size_bytes(disclosure: &Disclosure) -> usize {
+    let opening = disclosure.opening.as_ref().map(Opening::to_bytes);
+    let disclosed = disclosure.disclosed.as_ref().map(to_canonical);
+    disclosure.leaf.to_bytes().len()
+        + opening.map_or(0, |opening| opening.len())
+        + disclosed.map_or(0, |disclosed| disclosed.len())
+}
+
 fn disclosure(
     state: &State<'_>,
+    of: &AccountOf,
     index: LeafIndex,
     size: u64,
 ) -> Result<Option<Disclosure>, TablesError> {
     let Some(leaf): Option<Leaf> = state.leaf(index)? else {
         return Ok(None);
     };
+    let opening = state.opening(index)?;
+    // Without its opening nothing says what a list is of.
+    let list = match &opening {
+        Some(_) => state.release_list(index)?,
+        None => None,
+    };
+    let disclosed = list.and_then(|list| match of {
+        AccountOf::Custody(custody) => list.prove_part(custody).map(Disclosed::Part),
+        AccountOf::Principal(_) => Some(Disclosed::Whole(list)),
+    });
     Ok(Some(Disclosure {
         index,
         leaf,
-        opening: state.opening(index)?,
+        opening,
+        disclosed,
         proof: state.inclusion_proof(index, size)?,
     }))
 }

@@ -10,7 +10,7 @@ use crate::{
     submit::Submitter,
 };
 use futures::stream::{self, BoxStream, StreamExt};
-use medanchor_anchor::{Kind, LeafIndex, PolicyChain, Prove, Read, SignedNote, State};
+use medanchor_anchor::{Kind, LeafIndex, PolicyChain, Prove, Read, ReleaseList, SignedNote, State};
 use medanchor_api::{
     AsOf, LeafEntry, LeafName, ReceiptOf, Submit, Submitted,
     pb::anchor::{
@@ -104,9 +104,14 @@ impl AnchorService for Anchor {
         if !privileged && !knows_it && !public {
             receipt.opening = None;
         }
+        let list = match privileged && receipt.leaf.kind == Kind::Released {
+            true => release_list(&self.replica, index)?,
+            false => None,
+        };
         Ok(Response::new(ReceiptResponse {
             leaf_index: index,
             receipt: receipt.to_string().into_bytes(),
+            release_list: list.map(|list| list.to_bytes()).unwrap_or_default(),
         }))
     }
 
@@ -249,6 +254,12 @@ async fn submitted(
         leaf: appended.leaf,
         receipt,
     })
+}
+
+fn release_list(replica: &Replica, index: LeafIndex) -> Result<Option<ReleaseList>, Status> {
+    let view = replica.view().map_err(read_status)?;
+    let list = State::new(view.as_ref()).release_list(index);
+    list.map_err(tables_status)
 }
 
 fn leaves(

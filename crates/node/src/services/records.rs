@@ -1,8 +1,8 @@
 //! Which records somebody is told of who names none.
 
-use medanchor_anchor::{State, TablesError};
-use medanchor_api::{RecordPage, RecordPlace, RecordQuery, status};
-use medanchor_dag::Cid;
+use medanchor_anchor::{LeafIndex, RecordEntry, State, TablesError};
+use medanchor_api::{ListedRecord, RecordPage, RecordPlace, RecordQuery, status};
+use medanchor_dag::{Cid, CustodyId};
 use medanchor_policy::{Listing, PolicySets};
 use tonic::{Code, Status};
 
@@ -15,8 +15,8 @@ pub(super) fn nothing() -> Status {
     )
 }
 
-/// A page of the records that are meant and that the reader may have, after a look at no more than [`ROWS`] of all;
-/// `None` where nothing is listed for the reader.
+/// A page of the records that are meant and that the reader may have, after a look at no more than [`ROWS`] of all, or of
+/// those under a custody key up to some that it may have. `None` where nothing is listed for the reader.
 pub(super) fn page(
     state: State<'_>,
     policies: &PolicySets,
@@ -28,26 +28,75 @@ pub(super) fn page(
     let Some(mut listing) = Listing::of(state, policies, query.who, role, purpose, now)? else {
         return Ok(None);
     };
-    let mut rows = state.records(after.and_then(last_of).as_ref(), ROWS)?;
-    let mut next = None;
-    if rows.len() == ROWS {
-        // A place is not a record: the page ends where no other record has the place of its last one.
-        let last = rows.last().map(|row| place_of(&row.anchored.record));
-        let of_others = rows
-            .iter()
-            .rposition(|row| Some(place_of(&row.anchored.record)) != last);
-        if let Some(of_others) = of_others {
-            rows.truncate(of_others + 1);
+    let Some(custody) = &query.custody else {
+        let (rows, next) = anywhere(state, after)?;
+        let records = listed(&mut listing, query, rows)?;
+        return Ok(Some(RecordPage { records, next }));
+    };
+    let mut after = after;
+    loop {
+        let (rows, next) = under(state, custody, after)?;
+        let records = listed(&mut listing, query, rows)?;
+        // INVARIANT: whoever may have nothing under a custody key is not told that there is more.
+        if !records.is_empty() || next.is_none() {
+            return Ok(Some(RecordPage { records, next }));
         }
-        next = rows.last().map(|row| place_of(&row.anchored.record));
+        after = next;
     }
+}
+
+/// Those of the records that are meant and that the reader may have.
+fn listed(
+    listing: &mut Listing<'_>,
+    query: &RecordQuery,
+    rows: Vec<RecordEntry>,
+) -> Result<Vec<ListedRecord>, TablesError> {
     let mut records = Vec::new();
     for row in rows {
         if query.has(&row.anchored) && listing.has(&row.anchored)? {
-            records.push(row.anchored.record);
+            records.push(ListedRecord {
+                record: row.anchored.record,
+                custody: row.anchored.custody,
+                index: row.index,
+            });
         }
     }
-    Ok(Some(RecordPage { records, next }))
+    Ok(records)
+}
+
+/// Records of the whole log, and where the next page begins.
+fn anywhere(
+    state: State<'_>,
+    after: Option<RecordPlace>,
+) -> Result<(Vec<RecordEntry>, Option<RecordPlace>), TablesError> {
+    let mut rows = state.records(after.and_then(last_of).as_ref(), ROWS)?;
+    if rows.len() < ROWS {
+        return Ok((rows, None));
+    }
+    // A place is not a record: the page ends where no other record has the place of its last one.
+    let last = rows.last().map(|row| place_of(&row.anchored.record));
+    let of_others = rows
+        .iter()
+        .rposition(|row| Some(place_of(&row.anchored.record)) != last);
+    if let Some(of_others) = of_others {
+        rows.truncate(of_others + 1);
+    }
+    let next = rows.last().map(|row| place_of(&row.anchored.record));
+    Ok((rows, next))
+}
+
+/// Records under a custody key, and where the next page begins: a leaf.
+fn under(
+    state: State<'_>,
+    custody: &CustodyId,
+    after: Option<RecordPlace>,
+) -> Result<(Vec<RecordEntry>, Option<RecordPlace>), TablesError> {
+    let after = after.map(LeafIndex::from_be_bytes);
+    let first = after.map_or(0, |after| after.saturating_add(1));
+    let rows = state.records_under(custody, first, ROWS)?;
+    let last = rows.last().filter(|_| rows.len() == ROWS);
+    let next = last.map(|last| last.index.to_be_bytes());
+    Ok((rows, next))
 }
 
 /// The first bytes of its digest. Whoever is shown them can name no record by them.
@@ -150,7 +199,9 @@ mod tests {
         for number in 0..ROWS / 2 + 10 {
             let name = number.to_string();
             mine.insert(world.anchor(&name, "holter", "mine", Class::Ecg));
-            world.anchor(&format!("other-{name}"), "holter", "theirs", Class::Ecg);
+            for copy in ["other", "another"] {
+                world.anchor(&format!("{copy}-{name}"), "holter", "theirs", Class::Ecg);
+            }
         }
         let (state, mut after, mut listed) = (world.state(), None, Vec::new());
         loop {
@@ -158,7 +209,7 @@ mod tests {
                 .unwrap()
                 .unwrap();
             assert!(page.records.len() < ROWS);
-            listed.extend(page.records);
+            listed.extend(page.records.iter().map(|listed| listed.record));
             match page.next {
                 Some(next) => assert_ne!(after.replace(next), Some(next)),
                 None => break,
@@ -173,7 +224,12 @@ mod tests {
             ..query()
         };
         let page = page(state, &policies, &of_theirs, None, world.now);
-        assert!(page.unwrap().unwrap().records.is_empty());
+        // There are more than a page, and no word of it.
+        let nothing = RecordPage {
+            records: Vec::new(),
+            next: None,
+        };
+        assert_eq!(page.unwrap(), Some(nothing));
         let stranger = RecordQuery {
             who: did("stranger"),
             ..query()
@@ -182,6 +238,43 @@ mod tests {
             super::page(state, &policies, &stranger, None, world.now)
                 .unwrap()
                 .is_none()
+        );
+    }
+
+    #[test]
+    fn records_under_a_custody_key_come_in_the_order_of_the_log() {
+        let mut world = World::with_policy(Policies::default_set().unwrap().cid());
+        let policies = PolicySets::default();
+        world.enrol("holter", PrincipalKind::Device, MEMBERS[0], &["device"]);
+        world.enrol("rita", PrincipalKind::Person, MEMBERS[1], &["researcher"]);
+        world.custody("mine", MEMBERS[0], CustodyKind::Person);
+        world.consent("study", "mine", MEMBERS[1], "HRESCH");
+        let mut mine = Vec::new();
+        for number in 0..ROWS + 10 {
+            let name = number.to_string();
+            mine.push(world.anchor(&name, "holter", "mine", Class::Ecg));
+        }
+        let query = RecordQuery {
+            custody: Some(custody_id("mine")),
+            ..query()
+        };
+        let (state, mut after, mut listed) = (world.state(), None, Vec::new());
+        loop {
+            let page = page(state, &policies, &query, after, world.now);
+            let page = page.unwrap().unwrap();
+            listed.extend(page.records);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let records: Vec<Cid> = listed.iter().map(|listed| listed.record).collect();
+        assert_eq!(records, mine);
+        assert!(listed.is_sorted_by_key(|listed| listed.index));
+        assert!(
+            listed
+                .iter()
+                .all(|listed| listed.custody == custody_id("mine"))
         );
     }
 }

@@ -226,6 +226,7 @@ fn batch(proposed_at: u64) -> Bytes {
         proposed_at,
         entries: Vec::new(),
         holds: Vec::new(),
+        lists: Vec::new(),
     };
     batch.to_bytes().into()
 }

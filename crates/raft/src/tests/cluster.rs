@@ -288,6 +288,7 @@ pub(crate) fn submission(name: &str) -> Submission {
     Submission {
         signed: World::empty().statement(body).sign(&[&key(MEMBERS[0])]),
         holds: Vec::new(),
+        list: None,
     }
 }
 

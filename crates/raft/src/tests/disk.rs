@@ -128,6 +128,7 @@ async fn queue_counts_statements_and_whoever_asked_hears_that_it_is_full() {
     let group = Group {
         statements: vec![submission("ada").signed; 1000],
         holds: Vec::new(),
+        lists: Vec::new(),
     };
     // Two groups are on their way to the disk, four wait.
     cluster.nodes[&leader].log.hold(true);

@@ -65,6 +65,7 @@ fn group(statements: Vec<SignedStatement>) -> Group {
     Group {
         statements,
         holds: Vec::new(),
+        lists: Vec::new(),
     }
 }
 

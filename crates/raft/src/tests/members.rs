@@ -254,6 +254,7 @@ async fn say(replica: &Replica, signed: SignedStatement) -> u64 {
     let submission = Submission {
         signed,
         holds: Vec::new(),
+        list: None,
     };
     let appended = replica.append(submission).await.unwrap();
     assert_eq!(appended.leaf.outcome, Outcome::Ok);

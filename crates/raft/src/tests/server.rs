@@ -67,6 +67,7 @@ async fn node_that_does_not_lead_says_of_a_whole_group_who_does() {
     let group = Group {
         statements: vec![submission("ada").signed; 3],
         holds: Vec::new(),
+        lists: Vec::new(),
     };
     let answer = server.propose_group(Request::new((&group).into()));
     let proposed = answer.await.unwrap().into_inner().proposed;

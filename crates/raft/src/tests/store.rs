@@ -328,6 +328,7 @@ pub(super) fn batch(index: u64, signed: SignedStatement) -> Entry {
             signed,
         }],
         holds: Vec::new(),
+        lists: Vec::new(),
     };
     entry(index, batch.to_bytes())
 }

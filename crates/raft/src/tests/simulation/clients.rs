@@ -96,6 +96,7 @@ impl Clients {
             let submission = Submission {
                 signed: signed.clone(),
                 holds: Vec::new(),
+                list: None,
             };
             let answer = world.ask(id, async move |replica| replica.append(submission).await);
             match answer.await {
@@ -215,6 +216,7 @@ pub(crate) async fn append_at(world: &World, id: NodeId, patience: Duration) -> 
             let submission = Submission {
                 signed: signed.clone(),
                 holds: Vec::new(),
+                list: None,
             };
             let answer = world.ask(id, async move |replica| replica.append(submission).await);
             match answer.await {

@@ -1,0 +1,260 @@
+//! The keys of many records, asked for together: one leaf for all that a broker releases.
+
+use crate::{
+    Asking, Exit, OwnKeys, Session,
+    consent::check_purpose,
+    grant::Grant,
+    progress::{Counter, note},
+    request::{Answer, Asked, Refusal, ask_for, first_role},
+    selection::Selection,
+};
+use anyhow::Result;
+use medanchor_anchor::{Cohort, LeafIndex, Leaves, Period, ReleaseList, StreamName};
+use medanchor_dag::{Cid, CustodyId};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A record that is to be asked for, and where the log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) record: Cid,
+    pub(crate) custody: CustodyId,
+    /// The leaf that anchored it, where it is known.
+    pub(crate) index: Option<LeafIndex>,
+}
+
+/// Keys that were released together.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReleasedTogether {
+    /// The leaf that released them.
+    pub leaf_index: LeafIndex,
+    /// How many.
+    pub records: u64,
+    /// Under how many custody keys.
+    pub custodies: u64,
+    /// How many records were selected and not released, by the code that each would be refused with.
+    pub left_out: BTreeMap<String, u64>,
+}
+
+/// What came of asking for many records.
+#[derive(Debug, Default)]
+pub(crate) struct Bulk {
+    pub(crate) releases: Vec<ReleasedTogether>,
+    /// Why those that were asked for together and that no key was released of were refused.
+    pub(crate) denied: BTreeMap<Cid, Refusal>,
+}
+
+/// What is asked for at once.
+struct Portion {
+    cohort: BTreeSet<CustodyId>,
+    leaves: Leaves,
+    records: Vec<Cid>,
+}
+
+/// Asks for the keys of these records, which are of the selection, with as few requests as there may be, and keeps them. What
+/// fails so is left to be asked for by itself.
+///
+/// # Errors
+///
+/// When there is no role to ask in, a node's answer does not verify, or the grants cannot be kept.
+pub(crate) async fn ask_together(
+    session: &Session,
+    keys: &OwnKeys,
+    selection: &Selection,
+    places: &[Place],
+    asking: &Asking,
+) -> Result<Bulk> {
+    let mut bulk = Bulk::default();
+    let Some(purpose) = asking.purpose.as_deref() else {
+        return Ok(bulk);
+    };
+    check_purpose(purpose)?;
+    let role = match &asking.role {
+        Some(role) => role.clone(),
+        None => first_role(session, keys).await?,
+    };
+    let total = u64::try_from(places.len())?;
+    let (mut counter, mut released) = (Counter::new("keys", 0, total), 0);
+    let mut waiting = portions(places);
+    let mut asked_for = 0;
+    while let Some(portion) = waiting.pop() {
+        if asked_for == MAX_REQUESTS {
+            break;
+        }
+        asked_for += 1;
+        let cohort: Vec<CustodyId> = portion.cohort.iter().copied().collect();
+        let asked = Asked {
+            records: Vec::new(),
+            selection: Some(selection.asked_for(&cohort, portion.leaves)),
+            cohort,
+            purpose,
+            role: &role,
+        };
+        let (grants, left_out, elsewhere) = match ask_for(session, keys, asked).await {
+            Ok(Answer::Granted {
+                grants,
+                left_out,
+                elsewhere,
+            }) => (grants, left_out, elsewhere),
+            Ok(Answer::Denied(denied)) => {
+                let records = portion.records.into_iter();
+                bulk.denied
+                    .extend(records.map(|record| (record, denied.clone())));
+                continue;
+            }
+            // A key that is not what the log shows is not asked for in another way.
+            Err(error) if Exit::of(&error) == Exit::NotVerified => return Err(error),
+            Err(error) => {
+                counter.suspend(|| {
+                    note(&format!(
+                        "keys are not released together, and are asked for one by one: {error:#}"
+                    ));
+                });
+                continue;
+            }
+        };
+        Grant::keep_all(session, &grants)?;
+        released += u64::try_from(grants.len())?;
+        counter.set(released.min(total));
+        bulk.releases.extend(together(&grants, left_out)?);
+        // A node that names others without end is not followed.
+        let elsewhere: BTreeSet<CustodyId> = elsewhere
+            .into_iter()
+            .filter(|custody| portion.cohort.contains(custody))
+            .collect();
+        if !elsewhere.is_empty() && elsewhere.len() < portion.cohort.len() {
+            waiting.push(Portion {
+                cohort: elsewhere,
+                ..portion
+            });
+        }
+    }
+    counter.finish();
+    Ok(bulk)
+}
+
+fn together(grants: &[Grant], left_out: Vec<(String, u64)>) -> Result<Option<ReleasedTogether>> {
+    let Some(first) = grants.first() else {
+        return Ok(None);
+    };
+    let custodies: BTreeSet<_> = grants.iter().map(Grant::custody).collect();
+    Ok(Some(ReleasedTogether {
+        leaf_index: first.leaf_index,
+        records: u64::try_from(grants.len())?,
+        custodies: u64::try_from(custodies.len())?,
+        left_out: left_out.into_iter().collect(),
+    }))
+}
+
+/// As few as there may be, each of no more records than are released at once: cut where the log was at some time. Records whose
+/// leaf is not known are asked for in one portion, if they are few enough, and else one by one.
+fn portions(places: &[Place]) -> Vec<Portion> {
+    let mut known: Vec<(LeafIndex, &Place)> = Vec::new();
+    let mut unknown = Vec::new();
+    for place in places {
+        match place.index {
+            Some(index) => known.push((index, place)),
+            None => unknown.push(place),
+        }
+    }
+    known.sort_unstable_by_key(|(index, _)| *index);
+    let mut portions: Vec<Portion> = known
+        .chunks(ReleaseList::MAX_RECORDS)
+        .filter_map(|chunk| {
+            let leaves = Leaves {
+                from: chunk.first()?.0,
+                until: chunk.last()?.0,
+            };
+            let places = chunk.iter().map(|(_, place)| *place);
+            Some(Portion::new(places, leaves))
+        })
+        .collect();
+    if (1..=ReleaseList::MAX_RECORDS).contains(&unknown.len()) {
+        portions.push(Portion::new(unknown.into_iter(), ALL_LEAVES));
+    }
+    portions
+}
+
+impl Portion {
+    fn new<'p>(places: impl Iterator<Item = &'p Place> + Clone, leaves: Leaves) -> Self {
+        Self {
+            cohort: places.clone().map(|place| place.custody).collect(),
+            leaves,
+            records: places.map(|place| place.record).collect(),
+        }
+    }
+}
+
+impl Selection {
+    /// The same as a request says it.
+    fn asked_for(&self, cohort: &[CustodyId], leaves: Leaves) -> medanchor_anchor::Selection {
+        let stream = self.stream;
+        medanchor_anchor::Selection {
+            cohort: Cohort::of(cohort),
+            stream: stream.map(|(device, stream)| StreamName { device, stream }),
+            class: self.class,
+            captured: Period {
+                from: self.from.map(|from| from.unix_ms()),
+                // Here the end is not part of it.
+                until: self.until.map(|until| until.unix_ms().saturating_sub(1)),
+            },
+            leaves,
+        }
+    }
+}
+
+const ALL_LEAVES: Leaves = Leaves {
+    from: 0,
+    until: LeafIndex::MAX,
+};
+/// For as many records as may be fetched into a folder, each portion from a few brokers.
+const MAX_REQUESTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_dag::{Codec, cid_of};
+
+    fn place(number: u64, custody: u8, index: Option<u64>) -> Place {
+        Place {
+            record: cid_of(Codec::DagCbor, &[7; 32]),
+            custody: CustodyId::new([custody; 16]),
+            index: index.map(|index| index * 2 + number % 2),
+        }
+    }
+
+    #[test]
+    fn records_are_asked_for_in_portions_of_the_log_that_do_not_overlap() {
+        let most = u64::try_from(ReleaseList::MAX_RECORDS).unwrap();
+        let places: Vec<Place> = (0..most + 5)
+            .rev()
+            .map(|number| place(number, u8::from(number < 3), Some(number)))
+            .collect();
+        let portions = portions(&places);
+        let sizes: Vec<usize> = portions
+            .iter()
+            .map(|portion| portion.records.len())
+            .collect();
+        assert_eq!(sizes, [ReleaseList::MAX_RECORDS, 5]);
+        let cohorts: Vec<usize> = portions
+            .iter()
+            .map(|portion| portion.cohort.len())
+            .collect();
+        assert_eq!(cohorts, [2, 1]);
+        assert!(portions[0].leaves.until < portions[1].leaves.from);
+    }
+
+    #[test]
+    fn records_without_a_leaf_are_asked_for_together_when_they_are_few_enough() {
+        for (count, expected) in [
+            (1, 1),
+            (ReleaseList::MAX_RECORDS, 1),
+            (ReleaseList::MAX_RECORDS + 1, 0),
+        ] {
+            let places = vec![place(0, 1, None); count];
+            let portions = portions(&places);
+            assert_eq!(portions.len(), expected, "{count}");
+            assert!(portions.iter().all(|portion| portion.leaves == ALL_LEAVES));
+        }
+    }
+}
