@@ -48,7 +48,7 @@ pub(crate) struct Bulk {
 struct Portion {
     cohort: BTreeSet<CustodyId>,
     leaves: Leaves,
-    records: Vec<Cid>,
+    places: Vec<Place>,
 }
 
 /// Asks for the keys of these records, which are of the selection, with as few requests as there may be, and keeps them. What
@@ -76,40 +76,24 @@ pub(crate) async fn ask_together(
     let total = u64::try_from(places.len())?;
     let (mut counter, mut released) = (Counter::new("keys", 0, total), 0);
     let mut waiting = portions(places);
-    let mut asked_for = 0;
-    while let Some(portion) = waiting.pop() {
-        if asked_for == MAX_REQUESTS {
-            break;
-        }
-        asked_for += 1;
-        let cohort: Vec<CustodyId> = portion.cohort.iter().copied().collect();
-        let asked = Asked {
-            records: Vec::new(),
-            selection: Some(selection.asked_for(&cohort, portion.leaves)),
-            cohort,
-            purpose,
-            role: &role,
-        };
+    for _ in 0..MAX_REQUESTS {
+        let Some(portion) = waiting.pop() else { break };
+        let asked = portion.asked(selection, purpose, &role);
         let (grants, left_out, elsewhere) = match ask_for(session, keys, asked).await {
             Ok(Answer::Granted {
                 grants,
                 left_out,
                 elsewhere,
             }) => (grants, left_out, elsewhere),
-            Ok(Answer::Denied(denied)) => {
-                let records = portion.records.into_iter();
-                bulk.denied
-                    .extend(records.map(|record| (record, denied.clone())));
+            Ok(Answer::Denied(refusal)) => {
+                bulk.deny(&portion, &refusal);
                 continue;
             }
             // A key that is not what the log shows is not asked for in another way.
             Err(error) if Exit::of(&error) == Exit::NotVerified => return Err(error),
             Err(error) => {
-                counter.suspend(|| {
-                    note(&format!(
-                        "keys are not released together, and are asked for one by one: {error:#}"
-                    ));
-                });
+                let problem = "keys are not released together, and are asked for one by one";
+                counter.suspend(|| note(&format!("{problem}: {error:#}")));
                 continue;
             }
         };
@@ -117,17 +101,7 @@ pub(crate) async fn ask_together(
         released += u64::try_from(grants.len())?;
         counter.set(released.min(total));
         bulk.releases.extend(together(&grants, left_out)?);
-        // A node that names others without end is not followed.
-        let elsewhere: BTreeSet<CustodyId> = elsewhere
-            .into_iter()
-            .filter(|custody| portion.cohort.contains(custody))
-            .collect();
-        if !elsewhere.is_empty() && elsewhere.len() < portion.cohort.len() {
-            waiting.push(Portion {
-                cohort: elsewhere,
-                ..portion
-            });
-        }
+        waiting.extend(portion.left_to_others(&elsewhere));
     }
     counter.finish();
     Ok(bulk)
@@ -154,7 +128,7 @@ fn portions(places: &[Place]) -> Vec<Portion> {
     for place in places {
         match place.index {
             Some(index) => known.push((index, place)),
-            None => unknown.push(place),
+            None => unknown.push(*place),
         }
     }
     known.sort_unstable_by_key(|(index, _)| *index);
@@ -165,23 +139,52 @@ fn portions(places: &[Place]) -> Vec<Portion> {
                 from: chunk.first()?.0,
                 until: chunk.last()?.0,
             };
-            let places = chunk.iter().map(|(_, place)| *place);
-            Some(Portion::new(places, leaves))
+            let places = chunk.iter().map(|(_, place)| **place);
+            Some(Portion::new(places.collect(), leaves))
         })
         .collect();
     if (1..=ReleaseList::MAX_RECORDS).contains(&unknown.len()) {
-        portions.push(Portion::new(unknown.into_iter(), ALL_LEAVES));
+        portions.push(Portion::new(unknown, ALL_LEAVES));
     }
     portions
 }
 
 impl Portion {
-    fn new<'p>(places: impl Iterator<Item = &'p Place> + Clone, leaves: Leaves) -> Self {
+    fn new(places: Vec<Place>, leaves: Leaves) -> Self {
         Self {
-            cohort: places.clone().map(|place| place.custody).collect(),
+            cohort: places.iter().map(|place| place.custody).collect(),
             leaves,
-            records: places.map(|place| place.record).collect(),
+            places,
         }
+    }
+
+    /// The request for it.
+    fn asked<'a>(&self, selection: &Selection, purpose: &'a str, role: &'a str) -> Asked<'a> {
+        let cohort: Vec<CustodyId> = self.cohort.iter().copied().collect();
+        Asked {
+            records: Vec::new(),
+            selection: Some(selection.asked_for(&cohort, self.leaves)),
+            cohort,
+            purpose,
+            role,
+        }
+    }
+
+    /// What of it another broker must be asked for; nothing where a node names all of it, or what was not asked for, so that
+    /// none is followed without end.
+    fn left_to_others(self, elsewhere: &[CustodyId]) -> Option<Self> {
+        let (all, mut places) = (self.cohort.len(), self.places);
+        places.retain(|place| elsewhere.contains(&place.custody));
+        let left = Self::new(places, self.leaves);
+        (1..all).contains(&left.cohort.len()).then_some(left)
+    }
+}
+
+impl Bulk {
+    fn deny(&mut self, portion: &Portion, refusal: &Refusal) {
+        let records = portion.places.iter().map(|place| place.record);
+        self.denied
+            .extend(records.map(|record| (record, refusal.clone())));
     }
 }
 
@@ -233,7 +236,7 @@ mod tests {
         let portions = portions(&places);
         let sizes: Vec<usize> = portions
             .iter()
-            .map(|portion| portion.records.len())
+            .map(|portion| portion.places.len())
             .collect();
         assert_eq!(sizes, [ReleaseList::MAX_RECORDS, 5]);
         let cohorts: Vec<usize> = portions
@@ -255,6 +258,21 @@ mod tests {
             let portions = portions(&places);
             assert_eq!(portions.len(), expected, "{count}");
             assert!(portions.iter().all(|portion| portion.leaves == ALL_LEAVES));
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_asked_of_another_broker_and_never_all_of_it() {
+        let portion = || Portion::new(vec![place(0, 1, Some(0)), place(0, 2, Some(1))], ALL_LEAVES);
+        let id = |byte| CustodyId::new([byte; 16]);
+        let left = portion().left_to_others(&[id(2), id(3)]).unwrap();
+        assert_eq!(left.cohort, BTreeSet::from([id(2)]));
+        assert_eq!(left.places, [place(0, 2, Some(1))]);
+        for elsewhere in [&[][..], &[id(3)], &[id(1), id(2)]] {
+            assert!(
+                portion().left_to_others(elsewhere).is_none(),
+                "{elsewhere:?}"
+            );
         }
     }
 }
