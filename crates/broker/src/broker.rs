@@ -191,7 +191,7 @@ impl Broker {
                         org: permit.org,
                         code: code.to_owned(),
                         reason,
-                        basis: permit.basis,
+                        basis: permit.refusal_basis,
                         decided_at: permit.decided_at,
                     }));
                 }
@@ -297,10 +297,11 @@ impl Broker {
         }
     }
 
-    /// A release of many records counts as so many of the largest that names them.
+    /// A release of many records, or for many custody keys, counts as so many of the largest that names them.
     fn admits_release(&self, request: &Request, permit: &Permit) -> bool {
         let records = permit.permitted.rows().count();
-        let count = records.div_ceil(AccessRequest::MAX_RECORDS);
+        let most = records.max(request.cohort.len());
+        let count = most.div_ceil(AccessRequest::MAX_RECORDS);
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.admits(&self.releases, request, permit.org, count)
     }

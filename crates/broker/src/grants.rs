@@ -166,7 +166,7 @@ pub(crate) const EXPIRY: Rows = Rows::new("grants-expiry-1");
 
 /// How many grants are swept at once.
 const SWEEP: usize = 64;
-/// 256 wraps of about 350 bytes and the statement.
+/// 16,384 wraps of about 350 bytes, their list and the statement.
 const MAX_ROW_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]

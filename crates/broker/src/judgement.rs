@@ -19,6 +19,8 @@ pub(crate) struct Permit {
     pub(crate) org: Did,
     /// What the decision read of the policy set and of who asks.
     pub(crate) basis: Basis,
+    /// What it read of the records, too, where they are named: for when one of them cannot be released for its bytes.
+    pub(crate) refusal_basis: Basis,
     /// When it was made, unix ms.
     pub(crate) decided_at: u64,
     /// The other nodes that may release under the first custody key.
@@ -80,8 +82,13 @@ pub(crate) fn judge(
     Ok(match verdict {
         Verdict::Permit(permitted) => {
             let (permitted, other_brokers, elsewhere) = own_part(broker, permitted)?;
+            let refusal_basis = match request.body.selection {
+                None => state.basis(&request.body, &request.requester)?,
+                Some(_) => None,
+            };
             Judgement::Permit(Permit {
                 org: requester.org,
+                refusal_basis: refusal_basis.unwrap_or_else(|| basis.clone()),
                 basis,
                 decided_at,
                 other_brokers,

@@ -51,8 +51,9 @@ struct Portion {
     places: Vec<Place>,
 }
 
-/// Asks for the keys of these records, which are of the selection, with as few requests as there may be, and keeps them. What
-/// fails so is left to be asked for by itself.
+/// Asks for the keys that are lacking of the records of the selection, with as few requests as there may be, and keeps them.
+/// What fails so is left to be asked for by itself, and so are the few that are lacking where most are there: no key is
+/// released again for them.
 ///
 /// # Errors
 ///
@@ -61,7 +62,7 @@ pub(crate) async fn ask_together(
     session: &Session,
     keys: &OwnKeys,
     selection: &Selection,
-    places: &[Place],
+    wanted: &[(bool, Place)],
     asking: &Asking,
 ) -> Result<Bulk> {
     let mut bulk = Bulk::default();
@@ -73,9 +74,14 @@ pub(crate) async fn ask_together(
         Some(role) => role.clone(),
         None => first_role(session, keys).await?,
     };
-    let total = u64::try_from(places.len())?;
+    let mut waiting = portions(wanted);
+    let total = u64::try_from(
+        waiting
+            .iter()
+            .map(|portion| portion.places.len())
+            .sum::<usize>(),
+    )?;
     let (mut counter, mut released) = (Counter::new("keys", 0, total), 0);
-    let mut waiting = portions(places);
     for _ in 0..MAX_REQUESTS {
         let Some(portion) = waiting.pop() else { break };
         let asked = portion.asked(selection, purpose, &role);
@@ -85,6 +91,8 @@ pub(crate) async fn ask_together(
                 left_out,
                 elsewhere,
             }) => (grants, left_out, elsewhere),
+            // More is there than was asked for: nothing is said of any one record.
+            Ok(Answer::Denied(refusal)) if refusal.code == TOO_MANY => continue,
             Ok(Answer::Denied(refusal)) => {
                 bulk.deny(&portion, &refusal);
                 continue;
@@ -120,36 +128,40 @@ fn together(grants: &[Grant], left_out: Vec<(String, u64)>) -> Result<Option<Rel
     }))
 }
 
-/// As few as there may be, each of no more records than are released at once: cut where the log was at some time. Records whose
-/// leaf is not known are asked for in one portion, if they are few enough, and else one by one.
-fn portions(places: &[Place]) -> Vec<Portion> {
-    let mut known: Vec<(LeafIndex, &Place)> = Vec::new();
+/// As few as there may be, each of no more records than are released at once: cut where the log was at some time, and asked for
+/// where at least half is lacking. Records whose leaf is not known are in one portion, if they are few enough.
+fn portions(wanted: &[(bool, Place)]) -> Vec<Portion> {
+    let mut known: Vec<(LeafIndex, &(bool, Place))> = Vec::new();
     let mut unknown = Vec::new();
-    for place in places {
-        match place.index {
+    for place in wanted {
+        match place.1.index {
             Some(index) => known.push((index, place)),
-            None => unknown.push(*place),
+            None => unknown.push(place),
         }
     }
     known.sort_unstable_by_key(|(index, _)| *index);
-    let mut portions: Vec<Portion> = known
-        .chunks(ReleaseList::MAX_RECORDS)
-        .filter_map(|chunk| {
-            let leaves = Leaves {
-                from: chunk.first()?.0,
-                until: chunk.last()?.0,
-            };
-            let places = chunk.iter().map(|(_, place)| **place);
-            Some(Portion::new(places.collect(), leaves))
-        })
-        .collect();
-    if (1..=ReleaseList::MAX_RECORDS).contains(&unknown.len()) {
-        portions.push(Portion::new(unknown, ALL_LEAVES));
-    }
-    portions
+    let known = known.chunks(ReleaseList::MAX_RECORDS).filter_map(|chunk| {
+        let leaves = Leaves {
+            from: chunk.first()?.0,
+            until: chunk.last()?.0,
+        };
+        let all: Vec<_> = chunk.iter().map(|(_, place)| *place).collect();
+        Portion::lacking(&all, leaves)
+    });
+    let is_few = unknown.len() <= ReleaseList::MAX_RECORDS;
+    let unknown = is_few.then(|| Portion::lacking(&unknown, ALL_LEAVES));
+    known.chain(unknown.flatten()).collect()
 }
 
 impl Portion {
+    /// What is lacking of these, if that is more than one and at least half.
+    fn lacking(all: &[&(bool, Place)], leaves: Leaves) -> Option<Self> {
+        let lacking = all.iter().filter(|(is_lacking, _)| *is_lacking);
+        let lacking: Vec<Place> = lacking.map(|(_, place)| *place).collect();
+        let is_worth_it = lacking.len() > 1 && lacking.len() >= all.len().div_ceil(2);
+        is_worth_it.then(|| Self::new(lacking, leaves))
+    }
+
     fn new(places: Vec<Place>, leaves: Leaves) -> Self {
         Self {
             cohort: places.iter().map(|place| place.custody).collect(),
@@ -210,6 +222,8 @@ const ALL_LEAVES: Leaves = Leaves {
     from: 0,
     until: LeafIndex::MAX,
 };
+/// More records are selected than are released at once.
+const TOO_MANY: &str = "too-many-records";
 /// For as many records as may be fetched into a folder, each portion from a few brokers.
 const MAX_REQUESTS: usize = 64;
 
@@ -229,9 +243,9 @@ mod tests {
     #[test]
     fn records_are_asked_for_in_portions_of_the_log_that_do_not_overlap() {
         let most = u64::try_from(ReleaseList::MAX_RECORDS).unwrap();
-        let places: Vec<Place> = (0..most + 5)
+        let places: Vec<(bool, Place)> = (0..most + 5)
             .rev()
-            .map(|number| place(number, u8::from(number < 3), Some(number)))
+            .map(|number| (true, place(number, u8::from(number < 3), Some(number))))
             .collect();
         let portions = portions(&places);
         let sizes: Vec<usize> = portions
@@ -250,14 +264,37 @@ mod tests {
     #[test]
     fn records_without_a_leaf_are_asked_for_together_when_they_are_few_enough() {
         for (count, expected) in [
-            (1, 1),
+            (1, 0),
+            (2, 1),
             (ReleaseList::MAX_RECORDS, 1),
             (ReleaseList::MAX_RECORDS + 1, 0),
         ] {
-            let places = vec![place(0, 1, None); count];
+            let places = vec![(true, place(0, 1, None)); count];
             let portions = portions(&places);
             assert_eq!(portions.len(), expected, "{count}");
             assert!(portions.iter().all(|portion| portion.leaves == ALL_LEAVES));
+        }
+    }
+
+    /// After an interruption most may be there: their keys are not released again for the few that are not.
+    #[test]
+    fn few_that_are_lacking_are_asked_for_one_by_one() {
+        for (lacking, expected) in [
+            (0, None),
+            (1, None),
+            (4, None),
+            (5, Some(5)),
+            (10, Some(10)),
+        ] {
+            let places: Vec<(bool, Place)> = (0..10)
+                .map(|number| (number < lacking, place(number, 1, Some(number))))
+                .collect();
+            let portions = portions(&places);
+            let sizes = portions.first().map(|portion| portion.places.len());
+            assert_eq!(
+                (portions.len(), sizes),
+                (usize::from(expected.is_some()), expected)
+            );
         }
     }
 

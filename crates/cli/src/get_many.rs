@@ -289,7 +289,7 @@ async fn together(
     keys: &OwnKeys,
     manifest: &Manifest,
     options: &GetManyOptions,
-    mut places: Vec<Place>,
+    places: Vec<Place>,
 ) -> Result<Bulk> {
     let asking = &options.asking;
     let (purpose, role) = (asking.purpose.as_deref(), asking.role.as_deref());
@@ -297,16 +297,9 @@ async fn together(
         let is_there = matches!(manifest.state(&place.record), Some(State::Complete(_)));
         Ok(!is_there && Grant::kept(session, keys, &place.record, purpose, role)?.is_none())
     };
-    let mut lacking = Vec::new();
-    for place in places.drain(..) {
-        if lacks(&place)? {
-            lacking.push(place);
-        }
-    }
-    match lacking.len() {
-        0 | 1 => Ok(Bulk::default()),
-        _ => ask_together(session, keys, &options.selection, &lacking, asking).await,
-    }
+    let wanted = places.into_iter().map(|place| Ok((lacks(&place)?, place)));
+    let wanted = wanted.collect::<Result<Vec<_>>>()?;
+    ask_together(session, keys, &options.selection, &wanted, asking).await
 }
 
 /// What to fetch.

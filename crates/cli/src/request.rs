@@ -127,7 +127,7 @@ pub(crate) enum Answer {
 /// A refusal.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
-    code: String,
+    pub(crate) code: String,
     reason: String,
     leaf_index: Option<LeafIndex>,
 }

@@ -1,15 +1,14 @@
 use crate::{
     Code, Policies, PolicySets,
-    consent::{Said, names},
+    consent::Said,
     facts::Facts,
     grounds::{Asker, Grounds, open_emergencies},
     policies::Answer,
     purpose, second_factor,
 };
 use medanchor_anchor::{
-    AccessRequest, Anchored, Basis, Body, BreakGlass, ConsentEntry, CustodyKind, LeafIndex,
-    RecordEntry, ReleaseList, ReleasePart, ReleaseRow, Selection, SignedStatement, State,
-    TablesError,
+    AccessRequest, Anchored, Basis, Body, BreakGlass, LeafIndex, RecordEntry, ReleaseList,
+    ReleasePart, ReleaseRow, Selection, SignedStatement, State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did, Hash};
 use std::{
@@ -301,6 +300,15 @@ impl Judging<'_> {
         let Some(grounds) = Grounds::read(self.state, custody)? else {
             return Ok(part);
         };
+        // INVARIANT: what the requester may not know of is not looked at, so that neither a bound nor the time tells of it. Its
+        // own devices' records under a custody key that it has nothing to do with are selected by their stream.
+        let own_stream = match &selection.stream {
+            Some(stream) => owns_device(self.state, self.ask, &stream.device)?,
+            None => false,
+        };
+        if !grounds.may_be_known(&self.ask.asker) && !own_stream {
+            return Ok(part);
+        }
         let mut first = Some(selection.leaves.from);
         while let Some(from) = first.filter(|first| *first <= selection.leaves.until) {
             let records = self.state.records_under(custody, from, PAGE)?;
@@ -538,30 +546,18 @@ fn common_grounds(state: &State<'_>, ask: &Ask<'_>) -> Result<(Vec<RecordEntry>,
     }
 }
 
-/// Whether the requester may know that the record exists: its organisation's key or device, its own
-/// data, open data, or data that somebody once consented to give it.
+/// Whether the requester may know that the record exists: by its custody key, or by its organisation's device.
 fn is_related(
     state: &State<'_>,
     ask: &Ask<'_>,
     record: &RecordEntry,
     grounds: &Grounds,
 ) -> Result<bool, TablesError> {
-    let (custody, asker) = (&grounds.custody, &ask.asker);
-    let is_named = |consent: &ConsentEntry| names(consent, &asker.did, &asker.org, asker.role);
-    Ok(custody.kind == CustodyKind::Open
-        || custody.owner == asker.org
-        || custody.controller.as_ref() == Some(&asker.did)
-        || grounds.consents.iter().any(is_named)
-        || grounds.emergency(asker)
-        || owns_device(state, ask, record)?)
+    Ok(grounds.may_be_known(&ask.asker) || owns_device(state, ask, &record.anchored.device)?)
 }
 
-fn owns_device(
-    state: &State<'_>,
-    ask: &Ask<'_>,
-    record: &RecordEntry,
-) -> Result<bool, TablesError> {
-    let device = state.principal(&record.anchored.device)?;
+fn owns_device(state: &State<'_>, ask: &Ask<'_>, device: &Did) -> Result<bool, TablesError> {
+    let device = state.principal(device)?;
     Ok(device.is_some_and(|device| device.org == ask.asker.org))
 }
 
@@ -573,7 +569,7 @@ fn judge_record(
     record: &RecordEntry,
     grounds: &Grounds,
 ) -> Result<Permitted, Stop> {
-    let owns_device = owns_device(state, ask, record)?;
+    let owns_device = owns_device(state, ask, &record.anchored.device)?;
     let (facts, said) = grounds.facts(&ask.asker, &record.anchored, owns_device);
     match policies.answer(&facts) {
         Answer::Permitted(permitting) => Ok(Permitted {
@@ -783,6 +779,5 @@ fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
 const MAX_TURNS: usize = 32;
 /// How many records are read at once.
 const PAGE: usize = 1024;
-/// How many records are looked at for one request: of some who has nothing to do with them learns no more than that there are
-/// more than so many.
+/// How many records are looked at for one request.
 const MAX_LOOKED_AT: usize = 1 << 20;

@@ -3,7 +3,8 @@ use crate::{
     facts::Facts,
 };
 use medanchor_anchor::{
-    Anchored, BreakGlass, ConsentEntry, Custody, Emergency, PrincipalEntry, State, TablesError,
+    Anchored, BreakGlass, ConsentEntry, Custody, CustodyKind, Emergency, PrincipalEntry, State,
+    TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
 use std::collections::BTreeSet;
@@ -60,6 +61,18 @@ impl Grounds {
     pub(crate) fn emergency(&self, asker: &Asker<'_>) -> bool {
         let covers = |open: &Emergency| open.covers(&self.custody.custody, asker.role, asker.now);
         asker.purpose == BreakGlass::PURPOSE && asker.emergencies.iter().any(covers)
+    }
+
+    /// Whether `asker` may know of whatever is under the custody key: its organisation's key, its own data, open data, or data
+    /// that somebody once consented to give it, or that it may have in an emergency.
+    pub(crate) fn may_be_known(&self, asker: &Asker<'_>) -> bool {
+        let is_named =
+            |consent: &ConsentEntry| consent::names(consent, &asker.did, &asker.org, asker.role);
+        self.custody.kind == CustodyKind::Open
+            || self.custody.owner == asker.org
+            || self.custody.controller.as_ref() == Some(&asker.did)
+            || self.consents.iter().any(is_named)
+            || self.emergency(asker)
     }
 
     /// The moments after `asker.now` at which a consent or an emergency may begin to say something else.

@@ -73,6 +73,16 @@ impl<'a> Listing<'a> {
         }))
     }
 
+    /// Whether records under a custody key may be on it: none are looked at of one that its reader has nothing to do with.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn may_have_under(&mut self, custody: &CustodyId) -> Result<bool, TablesError> {
+        let grounds = Self::grounds(&mut self.grounds, &self.state, custody)?;
+        Ok(grounds.is_some_and(|grounds| grounds.may_be_known(&self.reader)))
+    }
+
     /// Whether this record is on it.
     ///
     /// # Errors
@@ -80,15 +90,11 @@ impl<'a> Listing<'a> {
     /// When the storage fails.
     pub fn has(&mut self, anchored: &Anchored) -> Result<bool, TablesError> {
         let owns_device = self.device_org(&anchored.device)? == Some(self.reader.org);
-        let (state, reader) = (self.state, &self.reader);
-        let grounds = match self.grounds.entry(anchored.custody) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(Grounds::read(&state, &anchored.custody)?),
-        };
+        let grounds = Self::grounds(&mut self.grounds, &self.state, &anchored.custody)?;
         let Some(grounds) = grounds else {
             return Ok(false);
         };
-        let (mut facts, _) = grounds.facts(reader, anchored, owns_device);
+        let (mut facts, _) = grounds.facts(&self.reader, anchored, owns_device);
         // In an emergency nobody can name the records, and a leaf says already who looks.
         facts.second_factor = facts.emergency;
         // Whatever the policies say: who has nothing to do with a record does not hear that it exists.
@@ -99,6 +105,18 @@ impl<'a> Listing<'a> {
             || facts.consented
             || facts.emergency;
         Ok(is_related && matches!(self.policies.answer(&facts), Answer::Permitted(_)))
+    }
+
+    fn grounds<'g>(
+        known: &'g mut BTreeMap<CustodyId, Option<Grounds>>,
+        state: &State<'_>,
+        custody: &CustodyId,
+    ) -> Result<Option<&'g Grounds>, TablesError> {
+        let grounds = match known.entry(*custody) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(Grounds::read(state, custody)?),
+        };
+        Ok(grounds.as_ref())
     }
 
     fn device_org(&mut self, device: &Did) -> Result<Option<Did>, TablesError> {

@@ -438,7 +438,14 @@ async fn record_that_is_not_what_was_anchored_is_refused() {
         let denied = denial(hospital.broker().release(request, Vec::new()).await);
         assert_eq!(denied.code, code);
         assert!(denied.reason.contains(&record.to_string()));
-        assert_eq!(denied.receipt.unwrap().leaf.kind, Kind::Refused);
+        // Who may know of the record is told on what it was decided, by a broker of its custody key.
+        let receipt = denied.receipt.unwrap();
+        assert_eq!(receipt.leaf.kind, Kind::Refused);
+        let opening = receipt.opening.unwrap();
+        let Body::Refused(refused) = opening.0.signed.statement.body else {
+            panic!("not a refusal");
+        };
+        assert!(!refused.basis.tells_of_no_record());
     }
 }
 

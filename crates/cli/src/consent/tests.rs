@@ -207,7 +207,7 @@ fn what_cannot_be_kept_as_it_is_meant_is_refused() {
         ("every purpose", |all| {
             nested(all).as_object_mut().unwrap().remove("purpose");
         }),
-        ("--who Organization/x=DID", |all| {
+        ("--who 'Organization/x=DID'", |all| {
             nested(all)["actor"][0]["reference"]["reference"] = "Organization/x".into();
         }),
         ("IRCP", |all| {
