@@ -76,8 +76,8 @@ fn usual_form_of_a_study_permits_what_it_names_and_leaves_the_rest() {
     let problem = read(&research(), &known(), None).unwrap_err();
     assert!(problem.contains("--dissent"), "{problem}");
     let mut own = research();
-    own["category"][0]["coding"][1] =
-        json!({ "system": "urn:medanchor:base-rule", "code": "dissent" });
+    let dissent = json!({ "system": "urn:medanchor:base-rule", "code": "dissent" });
+    own["category"] = json!([{ "coding": [dissent] }]);
     let (effect, ..) = read(&own, &known(), None).unwrap();
     assert_eq!(effect, Effect::Deny);
     assert!(read(&own, &known(), DEFAULT).is_err());
