@@ -33,6 +33,7 @@ CLASSES = {
     "waveform.ecg", "waveform.ppg", "waveform.eeg", "waveform.other", "imaging", "telemetry",
     "document", "log", "firmware", "other",
 }
+GRANT_FIELDS = {"v", "leaf", "wrap", "proof"}
 WRAP_FIELDS = {"v", "kem", "ctx", "enc", "ct"}
 DURABLE = {"v", "header", "commitment", "custody", "to"}
 GRANTED = DURABLE | {"request", "not_after"}
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=Path, required=True, help="folder of block files, named by CID")
     parser.add_argument("--record", required=True, help="CID of the record")
-    parser.add_argument("--wrap", type=Path, required=True, help="file with the wrap")
+    parser.add_argument("--grant", type=Path, required=True, help="file with the grant, as a home keeps it")
     parser.add_argument("--key", type=Path, required=True, help="file with the X25519 private key in hex")
     parser.add_argument("--out", type=Path, required=True, help="file to write the payload to")
     args = parser.parse_args()
@@ -53,7 +54,7 @@ def main() -> None:
     private = X25519PrivateKey.from_private_bytes(bytes.fromhex(args.key.read_text().strip()))
     store = Folder(args.blocks)
     record = open_record(store.read(parse_cid(args.record)))
-    content_key = unwrap(args.wrap.read_bytes(), record, private)
+    content_key = unwrap(wrap_of(args.grant.read_bytes()), record, private)
     payload_key, meta = derive(record, content_key)
     # Nobody may take an unfinished payload for a whole one: it gets its name last.
     part = args.out.with_name(args.out.name + ".part")
@@ -104,6 +105,13 @@ def check_prev(prev: bytes) -> None:
         check(False, "prev is not a CID")
     check(bytes(cid) == prev and cid.codec.name == "dag-cbor", "prev is not the CID of a record")
     check_cid(cid)
+
+
+def wrap_of(grant_bytes: bytes) -> bytes:
+    grant = decode(grant_bytes, "grant")
+    check(isinstance(grant, dict) and set(grant) == GRANT_FIELDS, "grant has other fields")
+    check(grant["v"] == 1 and isinstance(grant["wrap"], bytes), "grant is of another version")
+    return grant["wrap"]
 
 
 def unwrap(wrap_bytes: bytes, record: dict, private: X25519PrivateKey) -> bytes:

@@ -358,8 +358,8 @@ class Tools:
         if not key.exists():
             key.touch(mode=0o600)
             key.write_text(tomllib.loads((self.researcher / "identity.toml").read_text())["receive_private"])
-        wrap = self.researcher / "grants" / f"{record.cid}.wrap"
-        arguments = ("--blocks", blocks, "--record", record.cid, "--wrap", wrap, "--key", key, "--out", out)
+        grant = self.researcher / "grants" / f"{record.cid}.grant"
+        arguments = ("--blocks", blocks, "--record", record.cid, "--grant", grant, "--key", key, "--out", out)
         return [sys.executable, HERE / "open_record.py", *arguments]
 
     def refuse_changed_block(self, record: Record) -> str:

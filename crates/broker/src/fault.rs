@@ -11,7 +11,7 @@ use crate::{
     judgement::{Judgement, Permit},
     request::Request,
 };
-use medanchor_anchor::State;
+use medanchor_anchor::{Basis, State};
 use medanchor_policy::{PermittedPart, PermittedRow};
 use std::env;
 
@@ -39,6 +39,7 @@ pub(crate) fn judged(
     let basis = state.requester_basis(&request.requester)?;
     Ok(Judgement::Permit(Permit {
         org: refusal.org,
+        refusal_basis: Basis::default(),
         basis: basis.unwrap_or(refusal.basis),
         decided_at: refusal.decided_at,
         other_brokers: Vec::new(),
