@@ -120,9 +120,10 @@ class OpenRecord(unittest.TestCase):
         return sign(record_of(VECTORS["three_chunks"]) | {"size": size, "chunks": {"index": index}})
 
     def arguments(self, root: CID, wrapped: bytes) -> list[str]:
-        (self.folder / "wrap").write_bytes(wrapped)
+        grant = {"v": 1, "leaf": 7, "wrap": wrapped, "proof": {}}
+        (self.folder / "grant").write_bytes(dag_cbor.encode(grant))
         (self.folder / "key").write_text(PRIVATE.hex() + "\n")
-        files = {name: str(self.folder / name) for name in ("wrap", "key", "out")}
+        files = {name: str(self.folder / name) for name in ("grant", "key", "out")}
         options = {"blocks": str(self.folder), "record": name_of(root)} | files
         return [part for name, value in options.items() for part in ("--" + name, value)]
 
