@@ -4,6 +4,7 @@ use crate::{
     arguments::Arguments,
     author::Author,
     clinic::{Clinic, session, statement},
+    hpke::rewrapped,
     interrupt::Interrupt,
     payload::{KIB, payload},
     records::PURPOSE,
@@ -18,7 +19,7 @@ use medanchor_anchor::{
 use medanchor_api::{Asked, Client, Decision, Granted};
 use medanchor_cli::{OwnKeys, Session};
 use medanchor_dag::{CustodyId, Hash};
-use medanchor_envelope::{Header, Identity, Suite, Wrap, rewrap};
+use medanchor_envelope::{Suite, Wrap};
 use std::time::Instant;
 
 /// Measures it.
@@ -172,33 +173,6 @@ fn check(granted: &Granted, records: usize) -> Result<()> {
         ensure!(proof.row.wrap == Hash::new(wrap.hash()), "another key");
     }
     Ok(())
-}
-
-/// Seconds to open and seal so many content keys and nothing else.
-fn rewrapped(records: usize) -> Result<f64> {
-    let (custody, reader) = (Identity::generate()?, Identity::generate()?);
-    let mut author = Author::new(CustodyId::generate()?, custody.recipient())?;
-    let content = payload(KIB);
-    let sealed = author.seal(content.as_slice(), Suite::ChaCha20Poly1305, &mut |_| Ok(()))?;
-    let header = Header::from_bytes(&sealed.record.header_bytes())?;
-    let wrap = Wrap::from_bytes(sealed.wrap.bytes())?;
-    let (commitment, recipient) = (sealed.record.commitment(), reader.recipient());
-    let began = Instant::now();
-    for number in 0..records {
-        let mut request = [0; 32];
-        let (first, _) = request.split_at_mut(8);
-        first.copy_from_slice(&u64::try_from(number)?.to_be_bytes());
-        rewrap(
-            &wrap,
-            &custody,
-            &header,
-            commitment,
-            &recipient,
-            request,
-            u64::MAX,
-        )?;
-    }
-    Ok(began.elapsed().as_secs_f64())
 }
 
 /// Records that are anchored at the same time.

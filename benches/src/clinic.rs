@@ -1,12 +1,15 @@
-use crate::author::Author;
+use crate::{author::Author, payload::payload};
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, CustodyKind, Enrolled, PrincipalKind, SignedStatement, Statement};
+use futures::stream;
+use medanchor_anchor::{
+    Body, CustodyKind, Enrolled, PrincipalKind, SignedStatement, Statement, Strength,
+};
 use medanchor_api::Client;
 use medanchor_cli::{
     CustodyMade, CustodyOptions, DeviceOptions, EnrolOptions, OwnKeys, Session, operations,
 };
-use medanchor_dag::{CustodyId, Did};
-use medanchor_envelope::Recipient;
+use medanchor_dag::{Cid, CustodyId, Did};
+use medanchor_envelope::{Recipient, Suite};
 use medanchor_node::Folder;
 use medanchor_testnet::{Home, Network, NetworkOptions, NodeProcess};
 use std::{
@@ -66,7 +69,18 @@ impl Clinic {
 
     /// A new device, enrolled, that seals to the patient's custody key.
     pub(crate) async fn author(&self) -> Result<Author> {
-        let author = Author::new(self.custody, self.custody_key)?;
+        self.author_of(self.custody, self.custody_key).await
+    }
+
+    /// A new device, enrolled, that seals to the custody key of a new patient.
+    pub(crate) async fn author_of_another_patient(&self) -> Result<Author> {
+        let made = new_custody(&self.operator).await?;
+        self.author_of(made.custody.parse()?, public_key(&made)?)
+            .await
+    }
+
+    async fn author_of(&self, custody: CustodyId, key: Recipient) -> Result<Author> {
+        let author = Author::new(custody, key)?;
         enrol(
             &self.operator,
             author.key.did(),
@@ -77,19 +91,29 @@ impl Clinic {
         Ok(author)
     }
 
-    /// A new device, enrolled, that seals to the custody key of a new patient.
-    pub(crate) async fn author_of_another_patient(&self) -> Result<Author> {
-        let made = new_custody(&self.operator).await?;
-        let (custody, custody_key) = (made.custody.parse()?, public_key(&made)?);
-        let author = Author::new(custody, custody_key)?;
-        enrol(
-            &self.operator,
-            author.key.did(),
-            PrincipalKind::Device,
-            "device",
-        )
-        .await?;
-        Ok(author)
+    /// A record of so many bytes under the patient's custody key, by a new device.
+    pub(crate) async fn anchored(&self, size: usize) -> Result<Cid> {
+        let device = session(&self.device)?;
+        let mut author = self.author().await?;
+        let mut blocks = Vec::new();
+        let suite = Suite::ChaCha20Poly1305;
+        let sealed = author.seal(payload(size).as_slice(), suite, &mut |block| {
+            blocks.push(block);
+            Ok(())
+        })?;
+        blocks.extend(sealed.blocks());
+        device
+            .client
+            .put(stream::iter(blocks))
+            .await
+            .context("upload a record")?;
+        let statement = Statement::anchored(&device.origin, sealed.anchored()).sign(&[&author.key]);
+        device
+            .client
+            .submit(&statement, Some(Strength::Published))
+            .await
+            .context("anchor a record")?;
+        Ok(*sealed.record.cid())
     }
 
     /// A statement that names no record, so that no node has to hold any: somebody is enrolled.

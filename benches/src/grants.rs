@@ -4,17 +4,14 @@ use crate::{
     arguments::Arguments,
     clinic::{Clinic, session, statement},
     interrupt::Interrupt,
-    payload::{KIB, payload},
+    payload::KIB,
     records::PURPOSE,
     report::Report,
     samples::Samples,
 };
 use anyhow::{Context, Result};
-use futures::stream;
-use medanchor_anchor::{AccessRequest, Body, SignedStatement, Statement, Strength};
+use medanchor_anchor::{AccessRequest, Body, SignedStatement};
 use medanchor_api::{Asked, Client, Decision};
-use medanchor_dag::Cid;
-use medanchor_envelope::Suite;
 use std::time::Instant;
 
 /// Measures it.
@@ -28,7 +25,7 @@ pub(crate) async fn measure(
         "grants",
         "an access request for one record, from one client, call by call",
     );
-    let record = anchored_record(clinic).await?;
+    let record = clinic.anchored(4 * KIB).await?;
     let clinician = session(&clinic.clinician)?;
     let keys = clinician.home.own_keys()?;
     let new_request = || -> Result<SignedStatement> {
@@ -55,28 +52,6 @@ pub(crate) async fn measure(
     report.latency("a new request", &new);
     report.latency("the same request again", &again);
     Ok(())
-}
-
-async fn anchored_record(clinic: &Clinic) -> Result<Cid> {
-    let device = session(&clinic.device)?;
-    let mut author = clinic.author().await?;
-    let content = payload(4 * KIB);
-    let suite = Suite::ChaCha20Poly1305;
-    // A record this small has no blocks of its own for chunks.
-    let sealed = author.seal(content.as_slice(), suite, &mut |_| Ok(()))?;
-    device
-        .client
-        .put(stream::iter(sealed.blocks()))
-        .await
-        .context("upload a record")?;
-    let statement = Statement::anchored(&device.origin, sealed.anchored()).sign(&[&author.key]);
-    let strength = Some(Strength::Published);
-    device
-        .client
-        .submit(&statement, strength)
-        .await
-        .context("anchor a record")?;
-    Ok(*sealed.record.cid())
 }
 
 /// Milliseconds until the key is released.

@@ -20,6 +20,7 @@ mod cpu;
 mod etcd;
 mod file_commands;
 mod grants;
+mod hpke;
 mod interrupt;
 mod large_log;
 mod memory;

@@ -3,29 +3,21 @@
 
 use crate::{
     arguments::Arguments,
-    author::Author,
     clinic::{Clinic, connect_as, enrol, session, statement},
     cpu,
     grants::request,
+    hpke::rewrapped,
     interrupt::Interrupt,
-    payload::{KIB, MIB, payload, size_name},
+    payload::{KIB, MIB, size_name},
     report::Report,
     samples::{Samples, count},
 };
 use anyhow::{Context, Result};
-use data_encoding::BASE32_NOPAD;
-use futures::stream;
-use medanchor_anchor::{AccessRequest, Body, PrincipalKind, SignedStatement, Statement, Strength};
+use medanchor_anchor::{AccessRequest, Body, PrincipalKind, SignedStatement, Strength};
 use medanchor_cli::{ConsentOptions, OwnKeys, Session, Uses, operations};
-use medanchor_dag::{Cid, CustodyId};
-use medanchor_envelope::{Header, Identity, Suite, Wrap, rewrap};
-use medanchor_testnet::Home;
-use ring::hmac;
-use std::{
-    fs,
-    path::Path,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use medanchor_dag::Cid;
+use medanchor_testnet::{Authenticator, Home};
+use std::{fs, path::Path, time::Instant};
 
 /// Measures it.
 pub(crate) async fn measure(
@@ -49,21 +41,10 @@ pub(crate) async fn measure(
 
 /// Re-wraps per second of one thread.
 fn hpke_alone(arguments: &Arguments) -> Result<Samples> {
-    let custody = Identity::generate()?;
-    let reader = Identity::generate()?.recipient();
-    let mut author = Author::new(CustodyId::generate()?, custody.recipient())?;
-    let sealed = author.seal(payload(KIB).as_slice(), SUITE, &mut |_| Ok(()))?;
-    let wrap = Wrap::from_bytes(sealed.wrap.bytes())?;
-    let header = Header::from_bytes(&sealed.record.header_bytes())?;
-    let commitment = sealed.record.commitment();
     let mut rates = Samples::default();
     let each = arguments.choose(5000, 200);
     for _ in 0..5 {
-        let began = Instant::now();
-        for _ in 0..each {
-            rewrap(&wrap, &custody, &header, commitment, &reader, [0; 32], 0)?;
-        }
-        rates.push(count(each) / began.elapsed().as_secs_f64());
+        rates.push(count(each) / rewrapped(each)?);
     }
     Ok(rates)
 }
@@ -76,7 +57,7 @@ async fn together(
     report: &mut Report,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let record = study.anchored(clinic, KIB).await?;
+    let record = clinic.anchored(KIB).await?;
     let (rounds, each) = arguments.choose((3, 45), (1, 3));
     let mut clients = Vec::with_capacity(CLIENTS);
     for number in 0..CLIENTS {
@@ -131,7 +112,7 @@ async fn by_size(
     let sizes = arguments.choose([KIB, 256 * MIB], [KIB, MIB]);
     let mut records = Vec::new();
     for size in sizes {
-        records.push(study.anchored(clinic, size).await?);
+        records.push(clinic.anchored(size).await?);
     }
     let client = connect_as(clinic, &study.researcher, 0).await?;
     let mut ms = [Samples::default(), Samples::default()];
@@ -203,30 +184,6 @@ impl Study {
         };
         (0..count).map(|_| request()).collect()
     }
-
-    /// A record of the patient's.
-    async fn anchored(&self, clinic: &Clinic, size: usize) -> Result<Cid> {
-        let device = session(&clinic.device)?;
-        let mut author = clinic.author().await?;
-        let mut blocks = Vec::new();
-        let sealed = author.seal(payload(size).as_slice(), SUITE, &mut |block| {
-            blocks.push(block);
-            Ok(())
-        })?;
-        blocks.extend(sealed.blocks());
-        device
-            .client
-            .put(stream::iter(blocks))
-            .await
-            .context("upload a record")?;
-        let statement = Statement::anchored(&device.origin, sealed.anchored()).sign(&[&author.key]);
-        device
-            .client
-            .submit(&statement, Some(Strength::Published))
-            .await
-            .context("anchor a record")?;
-        Ok(*sealed.record.cid())
-    }
 }
 
 /// The shipped policies, and one that asks researchers for a second factor; signed by two of the three members.
@@ -258,32 +215,15 @@ async fn show_second_factor(
     let made = operations::new_factor(operator, keys.did()).await?;
     let mut factor = [0; 16];
     hex::decode_to_slice(&made.factor, &mut factor).context("read the factor's id")?;
-    let secret = made.uri.split(['=', '&']).nth(1).context("no secret")?;
-    let secret = BASE32_NOPAD
-        .decode(secret.as_bytes())
-        .context("read the secret")?;
+    let app = Authenticator::scan(&made.uri)?;
     let node = made.node.parse().context("read the node's did:key")?;
-    let (first, next) = (code(&secret, 0)?, code(&secret, 1)?);
+    let (first, next) = (app.code(0)?, app.code(1)?);
     operations::confirm_factor(operator, keys.did(), factor, node, first.parse()?).await?;
     operations::show_factor(session, next.parse()?, None).await?;
     let shown = fs::read(session.home.path().join("second-factor"))?;
     Ok(SignedStatement::from_bytes(&shown)?)
 }
 
-/// The code so many steps of 30 seconds from now (RFC 6238).
-fn code(secret: &[u8], ahead: u64) -> Result<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let step = now.as_secs() / 30 + ahead;
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
-    let tag = hmac::sign(&key, &step.to_be_bytes());
-    let hash = tag.as_ref();
-    let at = usize::from(hash.last().copied().unwrap_or(0) & 0xf);
-    let four = hash.get(at..at + 4).context("a short hash")?;
-    let number = u32::from_be_bytes(four.try_into()?) & 0x7fff_ffff;
-    Ok(format!("{:06}", number % 1_000_000))
-}
-
-const SUITE: Suite = Suite::ChaCha20Poly1305;
 const PURPOSE: &str = "HRESCH";
 const CLIENTS: usize = 64;
 const SECOND_FACTOR: &str = r#"

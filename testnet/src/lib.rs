@@ -15,6 +15,7 @@
     reason = "a field that a JSON value does not have reads as null"
 )]
 
+mod authenticator;
 mod commands;
 mod demo;
 mod fault;
@@ -29,6 +30,7 @@ mod run_folder;
 mod soak;
 mod tool;
 
+pub use authenticator::Authenticator;
 pub use commands::main;
 pub use demo::{DemoOptions, demo};
 pub use fault::{FaultOptions, fault};

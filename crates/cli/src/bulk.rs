@@ -11,6 +11,7 @@ use crate::{
 use anyhow::Result;
 use medanchor_anchor::{Cohort, LeafIndex, Leaves, Period, ReleaseList, StreamName};
 use medanchor_dag::{Cid, CustodyId};
+use medanchor_policy::Code;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +93,9 @@ pub(crate) async fn ask_together(
                 elsewhere,
             }) => (grants, left_out, elsewhere),
             // More is there than was asked for: nothing is said of any one record.
-            Ok(Answer::Denied(refusal)) if refusal.code == TOO_MANY => continue,
+            Ok(Answer::Denied(refusal)) if refusal.code == Code::TooManyRecords.as_str() => {
+                continue;
+            }
             Ok(Answer::Denied(refusal)) => {
                 bulk.deny(&portion, &refusal);
                 continue;
@@ -222,8 +225,6 @@ const ALL_LEAVES: Leaves = Leaves {
     from: 0,
     until: LeafIndex::MAX,
 };
-/// More records are selected than are released at once.
-const TOO_MANY: &str = "too-many-records";
 /// For as many records as may be fetched into a folder, each portion from a few brokers.
 const MAX_REQUESTS: usize = 64;
 

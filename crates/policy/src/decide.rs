@@ -252,7 +252,7 @@ impl Judging<'_> {
     /// All of them or none.
     fn named(&self) -> Result<Permit, Stop> {
         let (records, grounds) = common_grounds(self.state, self.ask)?;
-        let mut part = self.part(grounds.custody.custody)?;
+        let mut part = grounds.part();
         for record in records {
             part.rows.push(self.judge(record, &grounds)?);
         }
@@ -276,8 +276,12 @@ impl Judging<'_> {
             permitted: 0,
             looked_at: 0,
         };
+        let own_stream = match &selection.stream {
+            Some(stream) => owns_device(self.state, self.ask, &stream.device)?,
+            None => false,
+        };
         for custody in cohort {
-            let part = self.selected_under(custody, selection, &mut tally)?;
+            let part = self.selected_under(custody, selection, own_stream, &mut tally)?;
             tally.permit.parts.push(part.or_nothing());
         }
         match (tally.permitted, tally.denied) {
@@ -294,19 +298,17 @@ impl Judging<'_> {
         &self,
         custody: &CustodyId,
         selection: &Selection,
+        own_stream: bool,
         tally: &mut Tally,
     ) -> Result<PermittedPart, Stop> {
-        let mut part = self.part(*custody)?;
         let Some(grounds) = Grounds::read(self.state, custody)? else {
-            return Ok(part);
+            return Ok(PermittedPart::nothing(*custody));
         };
+        let mut part = grounds.part();
         // INVARIANT: what the requester may not know of is not looked at, so that neither a bound nor the time tells of it. Its
         // own devices' records under a custody key that it has nothing to do with are selected by their stream.
-        let own_stream = match &selection.stream {
-            Some(stream) => owns_device(self.state, self.ask, &stream.device)?,
-            None => false,
-        };
-        if !grounds.may_be_known(&self.ask.asker) && !own_stream {
+        let may_be_known = grounds.may_be_known(&self.ask.asker);
+        if !may_be_known && !own_stream {
             return Ok(part);
         }
         let mut first = Some(selection.leaves.from);
@@ -317,7 +319,7 @@ impl Judging<'_> {
             tally.looked_at = tally.looked_at.saturating_add(records.len());
             for record in records {
                 if selection.has(&record.anchored, record.index)
-                    && is_related(self.state, self.ask, &record, &grounds)?
+                    && (may_be_known || owns_device(self.state, self.ask, &record.anchored.device)?)
                 {
                     let judged = self.judge(record, &grounds);
                     part.rows.extend(tally.count(judged)?);
@@ -334,8 +336,9 @@ impl Judging<'_> {
     fn listed(&self, list: &ReleaseList) -> Result<Permit, Stop> {
         let mut permit = Permit::default();
         for listed in &list.parts {
-            let mut part = self.part(listed.custody)?;
+            let mut part = PermittedPart::nothing(listed.custody);
             if let Some(grounds) = Grounds::read(self.state, &listed.custody)? {
+                part = grounds.part();
                 for row in &listed.rows {
                     let record = self.state.record(&row.record)?;
                     let record = record.filter(|entry| entry.anchored.custody == listed.custody);
@@ -363,19 +366,17 @@ impl Judging<'_> {
             record,
         })
     }
+}
 
-    /// What a custody key is, with no records yet.
-    fn part(&self, custody: CustodyId) -> Result<PermittedPart, TablesError> {
-        let nothing = PermittedPart::nothing(custody);
-        Ok(match self.state.custody(&custody)? {
-            None => nothing,
-            Some(entry) => PermittedPart {
-                brokers: entry.custody.brokers,
-                since: entry.since,
-                consent: entry.newest_consent,
-                ..nothing
-            },
-        })
+impl Grounds {
+    /// What the custody key is, with no records yet.
+    fn part(&self) -> PermittedPart {
+        PermittedPart {
+            brokers: self.entry.custody.brokers.clone(),
+            since: self.entry.since,
+            consent: self.entry.newest_consent,
+            ..PermittedPart::nothing(self.entry.custody.custody)
+        }
     }
 }
 
@@ -576,10 +577,7 @@ fn judge_record(
             policies: permitting,
             until: permitted_until(policies, ask, &record.anchored, grounds, owns_device),
         }),
-        Answer::Failed => deny(
-            Code::PolicyError,
-            "the policies could not be evaluated: the network's policy set must be mended",
-        ),
+        Answer::Failed => deny(Code::PolicyError, FAILED),
         Answer::Forbidden(_) | Answer::NotPermitted => {
             let (code, reason) = why_not(policies, &facts, said, &ask.request.purpose);
             deny(code, reason)
@@ -605,11 +603,7 @@ fn why_not(policies: &Policies, facts: &Facts<'_>, said: Said, purpose: &str) ->
             let reason = format!("forbidden by the policies: {}", ids.join(", "));
             return (Code::Forbidden, reason);
         }
-        Answer::Failed => {
-            let reason =
-                "the policies could not be evaluated: the network's policy set must be mended";
-            return (Code::PolicyError, reason.to_owned());
-        }
+        Answer::Failed => return (Code::PolicyError, FAILED.to_owned()),
         Answer::NotPermitted => said
             .permitted
             .err()
@@ -775,6 +769,7 @@ fn deny<T>(code: Code, reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Denied(code, reason.into()))
 }
 
+const FAILED: &str = "the policies could not be evaluated: the network's policy set must be mended";
 /// At how many moments, at which consents or emergencies may say something else, a decision is made again to find its end.
 const MAX_TURNS: usize = 32;
 /// How many records are read at once.

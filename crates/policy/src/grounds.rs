@@ -3,8 +3,8 @@ use crate::{
     facts::Facts,
 };
 use medanchor_anchor::{
-    Anchored, BreakGlass, ConsentEntry, Custody, CustodyKind, Emergency, PrincipalEntry, State,
-    TablesError,
+    Anchored, BreakGlass, ConsentEntry, CustodyEntry, CustodyKind, Emergency, PrincipalEntry,
+    State, TablesError,
 };
 use medanchor_dag::{CustodyId, Did};
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 /// A custody key with the consents under it: what the use of every record under it rests on.
 #[derive(Debug)]
 pub(crate) struct Grounds {
-    pub(crate) custody: Custody,
+    pub(crate) entry: CustodyEntry,
     pub(crate) consents: Vec<ConsentEntry>,
 }
 
@@ -52,14 +52,15 @@ impl Grounds {
             return Ok(None);
         };
         Ok(Some(Self {
-            custody: entry.custody,
+            entry,
             consents: state.consents(custody)?,
         }))
     }
 
     /// Whether `asker` may override consent for the custody key now, and asks for that.
     pub(crate) fn emergency(&self, asker: &Asker<'_>) -> bool {
-        let covers = |open: &Emergency| open.covers(&self.custody.custody, asker.role, asker.now);
+        let covers =
+            |open: &Emergency| open.covers(&self.entry.custody.custody, asker.role, asker.now);
         asker.purpose == BreakGlass::PURPOSE && asker.emergencies.iter().any(covers)
     }
 
@@ -68,9 +69,9 @@ impl Grounds {
     pub(crate) fn may_be_known(&self, asker: &Asker<'_>) -> bool {
         let is_named =
             |consent: &ConsentEntry| consent::names(consent, &asker.did, &asker.org, asker.role);
-        self.custody.kind == CustodyKind::Open
-            || self.custody.owner == asker.org
-            || self.custody.controller.as_ref() == Some(&asker.did)
+        self.entry.custody.kind == CustodyKind::Open
+            || self.entry.custody.owner == asker.org
+            || self.entry.custody.controller.as_ref() == Some(&asker.did)
             || self.consents.iter().any(is_named)
             || self.emergency(asker)
     }
@@ -111,9 +112,9 @@ impl Grounds {
             role: asker.role,
             purposes: asker.purposes.clone(),
             class: anchored.class,
-            custody_kind: self.custody.kind,
-            owns_custody: self.custody.owner == asker.org,
-            controls_custody: self.custody.controller.as_ref() == Some(&asker.did),
+            custody_kind: self.entry.custody.kind,
+            owns_custody: self.entry.custody.owner == asker.org,
+            controls_custody: self.entry.custody.controller.as_ref() == Some(&asker.did),
             owns_device,
             // INVARIANT: deny beats permit.
             consented: said.permitted.is_ok() && !said.denied,

@@ -3,15 +3,39 @@ use medanchor_testnet::{Home, Ran};
 use serde_json::{Value, json};
 use std::fs;
 
+/// A record of the patient's, and a researcher who asks for it.
+struct Asked {
+    stage: Stage,
+    device: Home,
+    record: String,
+    researcher: Home,
+}
+
+impl Asked {
+    fn start() -> Self {
+        let stage = Stage::start(3);
+        let device = stage.device("holter");
+        let record = done(Ok(stage.put(&device, &stage.file("payload", b"one beat"))));
+        let researcher = stage.network.invite(0, "researcher").unwrap();
+        enrol(&stage.hospital, "person", &researcher, "researcher");
+        Self {
+            record: record.text("record").unwrap(),
+            stage,
+            device,
+            researcher,
+        }
+    }
+}
+
 /// What somebody denies is denied to whoever asks, until that is withdrawn.
 #[test]
 fn denial_closes_what_policies_and_other_consents_permit() {
-    let stage = Stage::start(3);
-    let device = stage.device("holter");
-    let record = done(Ok(stage.put(&device, &stage.file("payload", b"one beat"))));
-    let record = record.text("record").unwrap();
-    let researcher = stage.network.invite(0, "researcher").unwrap();
-    enrol(&stage.hospital, "person", &researcher, "researcher");
+    let Asked {
+        stage,
+        device,
+        record,
+        researcher,
+    } = Asked::start();
     let give = |more: &[&str]| {
         let give = ["consent", "give", &stage.custody];
         let given = done(stage.hospital.run(give.iter().chain(more).copied()));
@@ -67,12 +91,12 @@ fn denial_closes_what_policies_and_other_consents_permit() {
 /// A hospital's FHIR resource becomes a consent, its next version replaces it, and what goes out comes in the same.
 #[test]
 fn fhir_consent_comes_in_and_goes_out() {
-    let stage = Stage::start(3);
-    let device = stage.device("holter");
-    let record = done(Ok(stage.put(&device, &stage.file("payload", b"one beat"))));
-    let record = record.text("record").unwrap();
-    let researcher = stage.network.invite(0, "researcher").unwrap();
-    enrol(&stage.hospital, "person", &researcher, "researcher");
+    let Asked {
+        stage,
+        device,
+        record,
+        researcher,
+    } = Asked::start();
     let ask = || {
         let request = ["request", &record, "--purpose", "HRESCH"];
         researcher.run(request).unwrap()
