@@ -4,6 +4,8 @@ mod break_glass;
 mod consent;
 mod context;
 mod custody;
+mod epoch_key;
+mod erasure;
 mod form;
 mod holding;
 mod legal_hold;
@@ -48,8 +50,8 @@ impl Log {
     /// A decision may be recorded so long after it was made, in ms.
     pub const MAX_DECISION_AGE_MS: u64 = 5 * 60 * 1000;
 
-    /// Applies a batch; answers each of its entries in order. Log time is that of the leaf before, or
-    /// when the batch was proposed, whichever is later.
+    /// Applies a batch; answers each of its entries in order. Log time is that of the batch before, or
+    /// when this one was proposed, whichever is later: it passes also when nothing new is said.
     ///
     /// # Errors
     ///
@@ -59,7 +61,9 @@ impl Log {
         if batch.v != 1 || batch.entries.len() > Batch::MAX_ENTRIES {
             return Ok(vec![Applied::Rejected("malformed"); batch.entries.len()]);
         }
+        erasure::sweep(tables)?;
         let at = State::new(&*tables).log_time()?.max(batch.proposed_at);
+        tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
         let mut network = Network::load(State::new(&*tables), &batch.holds, at)?;
         let lists = Lists::of(&batch.lists);
         let mut applied = Vec::with_capacity(batch.entries.len());
@@ -111,7 +115,9 @@ fn apply_entry(
         Some(first) if first.leaf.outcome == outcome => Ok(Applied::Leaf(first)),
         _ => {
             let appended = append(tables, entry, &hash, at, outcome, &writes)?;
-            if let (Outcome::Ok, Body::Released(released)) = (outcome, &entry.signed.statement.body)
+            let body = &entry.signed.statement.body;
+            erasure::note(tables, body, lists, outcome, appended.index)?;
+            if let (Outcome::Ok, Body::Released(released)) = (outcome, body)
                 && let Some(list) = lists.find(&released.list)
             {
                 crate::account::enter(tables, &released.request, list, &appended)?;
@@ -159,6 +165,9 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::BreakGlassRule(body) => break_glass::rule(context, body),
         Body::BreakGlass(body) => break_glass::broken(context, body),
         Body::BreakGlassReviewed(body) => break_glass::reviewed(context, body),
+        Body::EpochKey(body) => epoch_key::changed(context, body),
+        Body::Erased(body) => erasure::erased(context, body),
+        Body::Destroyed(body) => erasure::destroyed(context, body),
     }
 }
 
@@ -203,7 +212,6 @@ fn append(
     tables.put(Table::Openings, &key, &opening)?;
     tables.put(Table::Statements, &hash_key(hash), &key)?;
     tables.put(Table::Meta, SIZE, &(index + 1).to_be_bytes())?;
-    tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
     tree::append(tables, index, &bytes)?;
     for write in writes {
         write.apply(tables)?;

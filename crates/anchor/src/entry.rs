@@ -1,6 +1,7 @@
 use crate::{
-    AccountOf, Anchored, BreakGlassRule, Consented, Custody, Emergency, EmergencyEntry, Factor,
-    Founded, LeafIndex, LegalHold, MemberEntry, Nonce, PrincipalKind, Table, Tables, TablesError,
+    AccountOf, Anchored, BreakGlassRule, Consented, Custody, Emergency, EmergencyEntry,
+    ErasureEntry, Factor, Founded, LeafIndex, LegalHold, MemberEntry, Nonce, PrincipalKind, Table,
+    Tables, TablesError,
 };
 use cid::Cid;
 use medanchor_dag::{CustodyId, Did, Hash, StreamId, to_canonical};
@@ -97,6 +98,12 @@ pub struct CustodyEntry {
     /// The leaf by which its controller first gave or withdrew a consent. Since then nobody else gives one, or names
     /// another controller.
     pub controlled_since: Option<LeafIndex>,
+    /// The leaf that made it.
+    pub made_at: LeafIndex,
+    /// All that ever attested that they hold a private key of it, sorted.
+    pub holders: Vec<Did>,
+    /// The leaf that erased it. Nothing is anchored, consented or released under it any more.
+    pub erased: Option<LeafIndex>,
 }
 
 /// What the log says of a consent.
@@ -201,6 +208,17 @@ impl Write {
         Self::entry(Table::Emergencies, entry.since.to_be_bytes(), entry)
     }
 
+    pub(crate) fn erasure(entry: &ErasureEntry) -> Self {
+        Self::entry(Table::Erasures, *entry.erased.custody.as_bytes(), entry)
+    }
+
+    pub(crate) fn consent_removal(entry: &ConsentEntry) -> Self {
+        let Consented {
+            custody, consent, ..
+        } = &entry.consented;
+        Self::removal(Table::Consents, consent_key(custody, consent))
+    }
+
     pub(crate) fn consent(entry: &ConsentEntry) -> Self {
         let key = consent_key(&entry.consented.custody, &entry.consented.consent);
         Self::entry(Table::Consents, key, entry)
@@ -219,8 +237,11 @@ pub(crate) const WITNESSES: &[u8] = b"witnesses";
 pub(crate) const PLACEMENT: &[u8] = b"placement";
 /// Row of `Table::Meta`: number of leaves.
 pub(crate) const SIZE: &[u8] = b"size";
-/// Row of `Table::Meta`: log time of the newest leaf.
+/// Row of `Table::Meta`: log time of the newest batch.
 pub(crate) const TIME: &[u8] = b"time";
+
+/// Row of `Table::Meta`: custody keys that are erased, and of which something is left in the state.
+pub(crate) const ERASING: &[u8] = b"erasing";
 
 /// Row of `Table::Meta`: bytes that an organisation has anchored.
 pub(crate) fn usage_key(org: &Did) -> Vec<u8> {
@@ -240,9 +261,15 @@ pub(crate) fn disclosure_key(of: &AccountOf, number: u64) -> Vec<u8> {
     [account_key(of).as_slice(), &number.to_be_bytes()].concat()
 }
 
-/// What the keys of the records under a custody key begin with, and the leaf that anchored one.
-pub(crate) fn custody_record_key(custody: &CustodyId, index: LeafIndex) -> Vec<u8> {
+/// A custody key, and a leaf that is of it.
+pub(crate) fn custody_leaf_key(custody: &CustodyId, index: LeafIndex) -> Vec<u8> {
     [custody.as_bytes().as_slice(), &index.to_be_bytes()].concat()
+}
+
+/// The inverse: the leaf.
+pub(crate) fn leaf_of(key: &[u8]) -> Option<LeafIndex> {
+    key.last_chunk()
+        .map(|index| LeafIndex::from_be_bytes(*index))
 }
 
 /// The leaf of a release, and the number of a part of its list from 0.

@@ -62,10 +62,14 @@ pub enum Outcome {
     Conflict,
     /// It names something that the log does not hold.
     Unknown,
+    /// What it is about was erased.
+    Erased,
+    /// Somebody has to keep what it would destroy.
+    LegallyHeld,
 }
 
 impl Outcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Ok,
         Self::Stale,
         Self::Expired,
@@ -73,6 +77,8 @@ impl Outcome {
         Self::Inactive,
         Self::Conflict,
         Self::Unknown,
+        Self::Erased,
+        Self::LegallyHeld,
     ];
 
     /// The stable code.
@@ -85,6 +91,8 @@ impl Outcome {
             Self::Inactive => "inactive",
             Self::Conflict => "conflict",
             Self::Unknown => "unknown",
+            Self::Erased => "erased",
+            Self::LegallyHeld => "legal-hold",
         }
     }
 }

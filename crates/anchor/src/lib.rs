@@ -25,7 +25,9 @@ mod damage;
 mod device_details;
 mod disclosure;
 mod entry;
+mod epoch_key;
 mod equivocation;
+mod erasure;
 mod leaf;
 mod legal_hold;
 mod member;
@@ -74,7 +76,12 @@ pub use entry::{
     AccessPolicyEntry, ConsentEntry, CustodyEntry, FoundedEntry, PrincipalEntry, RecordEntry,
     Status, StreamEntry,
 };
+pub use epoch_key::{EpochKeyChanged, EpochKeyEntry};
 pub use equivocation::{Equivocated, Equivocation, EquivocationError, EquivocationFormatError};
+pub use erasure::{
+    Destroyed, Erased, ErasedBy, ErasedHolder, Erasure, ErasureEntry, Gone, StatedErasure,
+    StatedErasureError, StatedErasureFormatError,
+};
 pub use leaf::{Leaf, LeafIndex, Opening, Outcome};
 pub use legal_hold::{LegalHold, LegalHoldEntry, LegalHoldPlaced};
 pub use member::{Contact, MemberAdded, MemberEntry, MemberRemoved};

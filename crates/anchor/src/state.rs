@@ -1,13 +1,13 @@
 use crate::{
     AccessPolicyEntry, AccessRequest, AccountHead, AccountOf, Anchored, Basis, ConsentEntry,
-    ConsistencyProof, CustodyEntry, EmergencyEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex,
-    LegalHold, LegalHoldEntry, Member, MemberEntry, Nonce, Opening, Placement, Places, Placing,
-    PrincipalEntry, RecordEntry, ReleaseList, ReleasePart, Row, StreamEntry, Table, TablesError,
-    View, WitnessEntry,
+    ConsistencyProof, CustodyEntry, EmergencyEntry, EpochKeyEntry, Erased, ErasedHolder,
+    ErasureEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex, LegalHold, LegalHoldEntry, Member,
+    MemberEntry, Nonce, Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry,
+    ReleaseList, ReleasePart, Row, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
-        ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key, consent_key,
-        custody_record_key, disclosure_key, hash_key, legal_hold_key, legally_held_key, record_key,
-        stream_key, usage_key,
+        ACCESS_POLICY, ERASING, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key,
+        consent_key, custody_leaf_key, disclosure_key, hash_key, legal_hold_key, legally_held_key,
+        record_key, stream_key, usage_key,
     },
     tree,
 };
@@ -264,7 +264,7 @@ impl<'v> State<'v> {
         first: LeafIndex,
         limit: usize,
     ) -> Result<Vec<RecordEntry>, TablesError> {
-        let from = custody_record_key(custody, first);
+        let from = custody_leaf_key(custody, first);
         let until = successor(custody.as_bytes());
         let rows = self
             .0
@@ -377,6 +377,101 @@ impl<'v> State<'v> {
     pub fn legal_holds_of(&self, org: &Did) -> Result<Vec<LegalHoldEntry>, TablesError> {
         let rows = self.beginning_with(Table::LegalHolds, org.as_bytes(), usize::MAX)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Whether anybody has a legal hold on a custody key or on a record under it.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn is_custody_legally_held(&self, custody: &CustodyId) -> Result<bool, TablesError> {
+        // Who was a member once may have one still.
+        for entry in self.member_entries()? {
+            let org = entry.member.org;
+            let key = [org.as_bytes().as_slice(), custody.as_bytes()].concat();
+            if !self.beginning_with(Table::LegalHolds, &key, 1)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The epoch key under which somebody keeps custody keys; `None` of who never attested one.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn epoch_key(&self, holder: &Did) -> Result<Option<EpochKeyEntry>, TablesError> {
+        self.entry(Table::EpochKeys, holder.as_bytes())
+    }
+
+    /// The erasure of a custody key.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn erasure(&self, custody: &CustodyId) -> Result<Option<ErasureEntry>, TablesError> {
+        self.entry(Table::Erasures, custody.as_bytes())
+    }
+
+    /// Up to `limit` erasures after the one given, in the order of their custody keys.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn erasures(
+        &self,
+        after: Option<&CustodyId>,
+        limit: usize,
+    ) -> Result<Vec<ErasureEntry>, TablesError> {
+        let from = after.map(|id| following(id.as_bytes()));
+        let rows = self
+            .0
+            .range(Table::Erasures, &from.unwrap_or_default(), None, limit)?;
+        rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// What an erasure of a custody key would have to say now.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn to_erase(&self, entry: &CustodyEntry) -> Result<Erased, TablesError> {
+        let custody = entry.custody.custody;
+        let mut holders = Vec::with_capacity(entry.holders.len());
+        for who in &entry.holders {
+            let key = self.epoch_key(who)?;
+            holders.extend(key.map(|key| ErasedHolder {
+                who: *who,
+                epoch_key: key.key,
+            }));
+        }
+        let mut members = self.member_entries()?;
+        members.retain(|member| member.removed_at.is_none_or(|at| at > entry.made_at));
+        let mut replicas: Vec<Did> = members.iter().map(|entry| entry.member.node).collect();
+        replicas.sort_unstable();
+        replicas.dedup();
+        Ok(Erased {
+            custody,
+            holders,
+            replicas,
+            disclosed: self.account(&AccountOf::Custody(custody))?,
+        })
+    }
+
+    /// The custody keys that are erased, and of which something is left.
+    pub(crate) fn erasing(&self) -> Result<Vec<CustodyId>, TablesError> {
+        Ok(self.entry(Table::Meta, ERASING)?.unwrap_or_default())
+    }
+
+    /// The keys of up to `limit` rows that say which leaves are of a custody key.
+    pub(crate) fn custody_leaves(
+        &self,
+        custody: &CustodyId,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, TablesError> {
+        let rows = self.beginning_with(Table::CustodyLeaves, custody.as_bytes(), limit)?;
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
     }
 
     /// Whether an organisation has a legal hold on a record or on its custody key.
@@ -569,7 +664,7 @@ impl<'v> State<'v> {
         tree::consistency(self.0, old, new)
     }
 
-    /// Log time of the newest leaf, unix ms; 0 before leaf 0.
+    /// Log time of the newest batch, unix ms: never less than that of the newest leaf; 0 before the first.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 use crate::verified;
 use crate::{
-    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Cohort, Consented, DeviceDetails,
-    FactorEnrolled, FactorRemoved, FactorVerified, Holding, LeafIndex, LegalHold, LegalHoldPlaced,
-    ListHead, MemberAdded, MemberRemoved, Period, Placement, PolicySet, Withdrawn, WitnessAdded,
-    WitnessRemoved,
+    Account, BreakGlass, BreakGlassReviewed, BreakGlassRule, Cohort, Consented, Destroyed,
+    DeviceDetails, EpochKeyChanged, Erased, FactorEnrolled, FactorRemoved, FactorVerified, Holding,
+    LeafIndex, LegalHold, LegalHoldPlaced, ListHead, MemberAdded, MemberRemoved, Period, Placement,
+    PolicySet, Withdrawn, WitnessAdded, WitnessRemoved,
 };
 use cid::Cid;
 use ipld_core::ipld::Ipld;
@@ -12,6 +12,7 @@ use medanchor_dag::{
     to_canonical,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteArray;
 use std::fmt;
 
 /// What somebody asks the log to record (`docs/formats.md`, Statement).
@@ -86,6 +87,12 @@ pub enum Body {
     BreakGlass(BreakGlass),
     /// An emergency is reviewed: signed by one who does that for the organisation.
     BreakGlassReviewed(BreakGlassReviewed),
+    /// A holder keeps custody keys under another epoch key: signed by the holder.
+    EpochKey(EpochKeyChanged),
+    /// What a custody key protects is erased: signed by the custody's owner.
+    Erased(Box<Erased>),
+    /// Somebody has destroyed what an erasure listed of theirs: signed by them.
+    Destroyed(Destroyed),
 }
 
 /// The kind of a statement, as it stands in the statement and in its leaf.
@@ -148,10 +155,16 @@ pub enum Kind {
     BreakGlass,
     /// [`Body::BreakGlassReviewed`]
     BreakGlassReviewed,
+    /// [`Body::EpochKey`]
+    EpochKey,
+    /// [`Body::Erased`]
+    Erased,
+    /// [`Body::Destroyed`]
+    Destroyed,
 }
 
 /// 16 random bytes.
-pub type Nonce = serde_bytes::ByteArray<16>;
+pub type Nonce = ByteArray<16>;
 
 /// The network's organisations and rules at its beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,13 +287,15 @@ pub enum CustodyKind {
     Open,
 }
 
-/// A holder's word that it durably holds the private half of a custody key: a signature under
-/// [`Attestation::LABEL`] over `H(dag-cbor({ custody, epoch, key }))`.
+/// A holder's word that it durably holds the private half of a custody key, sealed under its epoch key and in no other
+/// form: a signature under [`Attestation::LABEL`] over `H(dag-cbor({ custody, epoch, key, under }))`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attestation {
     /// The holder: a broker's node key, or the key of the owner organisation or of one of its people.
     pub by: Did,
+    /// The holder's epoch key (X25519 public key).
+    pub under: ByteArray<32>,
     /// Its signature.
     pub sig: Signature,
 }
@@ -289,17 +304,26 @@ impl Attestation {
     /// Label of the signature.
     pub const LABEL: &'static str = "medanchor/v1/custody-held";
 
-    /// Signs that the private half of `key` is held durably.
-    pub fn sign(holder: &SigningKey, custody: CustodyId, epoch: u32, key: &[u8]) -> Self {
+    /// Signs that the private half of `key` is held durably, under the epoch key `under`.
+    pub fn sign(
+        holder: &SigningKey,
+        custody: CustodyId,
+        epoch: u32,
+        key: &[u8],
+        under: [u8; 32],
+    ) -> Self {
+        let under = ByteArray::new(under);
+        let digest = held_digest(custody, epoch, key, under);
         Self {
             by: holder.did(),
-            sig: holder.sign(Self::LABEL, &held_digest(custody, epoch, key)),
+            under,
+            sig: holder.sign(Self::LABEL, &digest),
         }
     }
 
     /// Whether the signature is the holder's over exactly this key.
     pub fn is_valid(&self, custody: CustodyId, epoch: u32, key: &[u8]) -> bool {
-        let digest = held_digest(custody, epoch, key);
+        let digest = held_digest(custody, epoch, key, self.under);
         self.by.verify(Self::LABEL, &digest, &self.sig).is_ok()
     }
 }
@@ -684,6 +708,9 @@ impl Body {
             Self::BreakGlassRule(_) => Kind::BreakGlassRule,
             Self::BreakGlass(_) => Kind::BreakGlass,
             Self::BreakGlassReviewed(_) => Kind::BreakGlassReviewed,
+            Self::EpochKey(_) => Kind::EpochKey,
+            Self::Erased(_) => Kind::Erased,
+            Self::Destroyed(_) => Kind::Destroyed,
         }
     }
 
@@ -737,6 +764,9 @@ impl Body {
             Kind::BreakGlassRule => Self::BreakGlassRule(parse(body)?),
             Kind::BreakGlass => Self::BreakGlass(parse(body)?),
             Kind::BreakGlassReviewed => Self::BreakGlassReviewed(parse(body)?),
+            Kind::EpochKey => Self::EpochKey(parse(body)?),
+            Kind::Erased => Self::Erased(parse(body)?),
+            Kind::Destroyed => Self::Destroyed(parse(body)?),
         })
     }
 }
@@ -772,6 +802,9 @@ impl fmt::Display for Kind {
             Self::BreakGlassRule => "break-glass-rule",
             Self::BreakGlass => "break-glass",
             Self::BreakGlassReviewed => "break-glass-reviewed",
+            Self::EpochKey => "epoch-key",
+            Self::Erased => "erased",
+            Self::Destroyed => "destroyed",
         })
     }
 }
@@ -808,6 +841,9 @@ impl Serialize for Body {
             Self::BreakGlassRule(body) => body.serialize(serializer),
             Self::BreakGlass(body) => body.serialize(serializer),
             Self::BreakGlassReviewed(body) => body.serialize(serializer),
+            Self::EpochKey(body) => body.serialize(serializer),
+            Self::Erased(body) => body.serialize(serializer),
+            Self::Destroyed(body) => body.serialize(serializer),
         }
     }
 }
@@ -902,18 +938,20 @@ impl<'de> Deserialize<'de> for SignedStatement {
     }
 }
 
-fn held_digest(custody: CustodyId, epoch: u32, key: &[u8]) -> [u8; 32] {
+fn held_digest(custody: CustodyId, epoch: u32, key: &[u8], under: ByteArray<32>) -> [u8; 32] {
     #[derive(Serialize)]
     struct Held<'a> {
         custody: CustodyId,
         epoch: u32,
         #[serde(with = "serde_bytes")]
         key: &'a [u8],
+        under: ByteArray<32>,
     }
     *Hash::of(&to_canonical(&Held {
         custody,
         epoch,
         key,
+        under,
     }))
     .as_bytes()
 }

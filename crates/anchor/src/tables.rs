@@ -45,11 +45,18 @@ pub enum Table {
     CustodyRecords,
     /// Leaf index (u64) of a release and number (u64) to that part of its list. Rows may be deleted, with the leaf's opening.
     Releases,
+    /// Custody id and leaf index (u64) of another leaf than an `anchored` one that took effect, whose opening is of the
+    /// custody key, to nothing.
+    CustodyLeaves,
+    /// Holder of custody keys (32-byte key) to its epoch key.
+    EpochKeys,
+    /// Custody id to its erasure. Rows are never deleted.
+    Erasures,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -69,6 +76,9 @@ impl Table {
         Self::Emergencies,
         Self::CustodyRecords,
         Self::Releases,
+        Self::CustodyLeaves,
+        Self::EpochKeys,
+        Self::Erasures,
     ];
 
     /// The name that is written to disk.
@@ -93,6 +103,9 @@ impl Table {
             Self::Emergencies => "emergencies-1",
             Self::CustodyRecords => "custody-records-1",
             Self::Releases => "releases-1",
+            Self::CustodyLeaves => "custody-leaves-1",
+            Self::EpochKeys => "epoch-keys-1",
+            Self::Erasures => "erasures-1",
         }
     }
 }

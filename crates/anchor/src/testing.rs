@@ -657,7 +657,7 @@ pub fn standing(kind: Kind, who: &str) -> Body {
 pub fn custody(name: &str, owner: &str, kind: CustodyKind) -> Custody {
     let id = custody_id(name);
     let public_key = sha256(format!("{name}/key").as_bytes()).to_vec();
-    let attest = |holder: &SigningKey| Attestation::sign(holder, id, 0, &public_key);
+    let attest = |holder: &SigningKey| attested(holder, id, 0, &public_key);
     Custody {
         custody: id,
         owner: did(owner),
@@ -670,6 +670,22 @@ pub fn custody(name: &str, owner: &str, kind: CustodyKind) -> Custody {
         held_by: vec![attest(&node_key(owner)), attest(&key(owner))],
         key: public_key,
     }
+}
+
+/// A holder's attestation, under an epoch key of its own.
+pub fn attested(
+    holder: &SigningKey,
+    custody: CustodyId,
+    epoch: u32,
+    public_key: &[u8],
+) -> Attestation {
+    let under = epoch_key(&holder.did());
+    Attestation::sign(holder, custody, epoch, public_key, under)
+}
+
+/// The first epoch key of a holder.
+pub fn epoch_key(holder: &Did) -> [u8; 32] {
+    sha256(&[b"epoch key/".as_slice(), holder.as_bytes()].concat())
 }
 
 /// Clinicians of `org` may override consent for an hour, and `reviewer` reviews it within two.
@@ -696,7 +712,7 @@ pub fn break_glass(who: &str, custody: &str) -> BreakGlass {
 /// The same custody key with the node of `member` as one more broker, which holds it.
 pub fn with_broker(mut body: Custody, member: &str) -> Custody {
     let node = node_key(member);
-    let attestation = Attestation::sign(&node, body.custody, body.epoch, &body.key);
+    let attestation = attested(&node, body.custody, body.epoch, &body.key);
     body.brokers.push(node.did());
     body.held_by.push(attestation);
     body

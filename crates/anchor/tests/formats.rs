@@ -16,9 +16,9 @@ use medanchor_anchor::{
     ReleaseList, RowProof, SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement,
     StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
-        BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
-        custody, custody_id, did, enrolled, everything, founded, joining, key, node_key, standing,
-        stream_id, watching,
+        BEGINNING, HOUR, ORIGIN, World, attested, break_glass, break_glass_rule, cid, consent_id,
+        consented, custody, custody_id, did, enrolled, everything, founded, joining, key, node_key,
+        standing, stream_id, watching,
     },
     tree,
 };
@@ -91,7 +91,7 @@ fn selection_and_release_list() {
 #[test]
 fn attestation() {
     let key_bytes = [0x5a; 32];
-    let held = Attestation::sign(
+    let held = attested(
         &node_key("hospital-a"),
         custody_id("patient"),
         0,

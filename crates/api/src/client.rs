@@ -2,9 +2,9 @@ use crate::{
     AccountQuery, AnchoredRecord, AsOf, Asked, ClientConfig, ClientError, Code, ConfigError,
     ConfirmFactor, ConvertError, CreateKey, CreatedFactor, CreatedKey, Decision, EmergencyPage,
     EmergencyQuery, FactorClaim, Get, ImportKey, ImportedKey, LeafEntry, LeafName, ListedCustody,
-    ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError, NodeStatus, ReceiptOf,
-    RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead, Submit, Submitted,
-    block, convert, custody,
+    ListedErasure, ListedLegalHold, ListedPrincipal, MAX_CIDS, Members, Missing, NodeError,
+    NodeStatus, ReceiptOf, RecordCheck, RecordPage, RecordPlace, RecordQuery, Stored, StreamHead,
+    Submit, Submitted, block, convert, custody, erasure,
     error::Failure,
     log::{self, optional_release_list},
     pb::{
@@ -701,6 +701,26 @@ impl Client {
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {
             registry_client(channel).list_custodies(request).await
+        })
+        .await
+    }
+
+    /// How far the erasure of a custody key is, or what it would have to say now; `None`: there is no such custody key. For
+    /// operators and auditors.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn erasure(
+        &self,
+        custody: &CustodyId,
+    ) -> Result<AsOf<Option<ListedErasure>>, ClientError> {
+        let request = registry_pb::GetErasureRequest {
+            custody: custody.as_bytes().to_vec(),
+        };
+        let parse = |response| erasure::erasure(custody, &response);
+        self.call(&request, READ_DEADLINE, parse, |channel, request| async {
+            registry_client(channel).get_erasure(request).await
         })
         .await
     }

@@ -95,6 +95,8 @@ pub struct ListedCustody {
     pub writers: Vec<Did>,
     /// Leaf that last changed it.
     pub leaf_index: LeafIndex,
+    /// Whether it is erased.
+    pub erased: bool,
 }
 
 /// A legal hold in force, as a node's state has it.
@@ -518,6 +520,7 @@ impl TryFrom<pb::Custody> for ListedCustody {
             brokers: convert::dids("brokers", &entry.brokers, MAX_BROKERS)?,
             writers: convert::dids("writers", &entry.writers, MAX_WRITERS)?,
             leaf_index: entry.leaf_index,
+            erased: entry.erased,
         })
     }
 }
@@ -533,6 +536,7 @@ impl From<ListedCustody> for pb::Custody {
             brokers: entry.brokers.iter().map(Did::to_string).collect(),
             writers: entry.writers.iter().map(Did::to_string).collect(),
             leaf_index: entry.leaf_index,
+            erased: entry.erased,
         }
     }
 }

@@ -165,6 +165,7 @@ proptest! {
             brokers: texts.clone(),
             writers: texts.clone(),
             leaf_index: number,
+            erased: false,
         });
         let _ = AnchoredRecord::try_from(registry::GetRecordResponse {
             anchored: bytes.clone(),
@@ -461,7 +462,7 @@ fn custody_key_that_is_imported_is_read_back_as_it_was_sent() {
     let sent = access::ImportKeyRequest::from(import.clone());
     assert_eq!(ImportKey::try_from(sent).unwrap(), import);
     let imported = ImportedKey {
-        attestation: Attestation::sign(&key(), CustodyId::new([5; 16]), 2, &[7; 32]),
+        attestation: Attestation::sign(&key(), CustodyId::new([5; 16]), 2, &[7; 32], [9; 32]),
         was_held: true,
     };
     let answered = access::ImportKeyResponse::from(imported.clone());

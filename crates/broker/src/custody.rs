@@ -8,20 +8,25 @@ use medanchor_envelope::{FormatError, Identity, OpenError, Recipient, RecipientE
 use redb::{ReadTransaction, ReadableTable};
 use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+};
 use zeroize::Zeroizing;
 
 /// A broker's custody keys, on disk.
 ///
-/// The key-encryption key is an X25519 private key. Each custody key is kept as a [`SealedKey`] to it:
-/// the very form in which a second holder keeps its copy, bound to custody, epoch and public key. So a
-/// copy of the file is worth nothing without the key-encryption key, which is kept elsewhere.
+/// The key-encryption key is an X25519 private key: this holder's epoch key. Each custody key is kept as a [`SealedKey`] to
+/// it: the very form in which a second holder keeps its copy, bound to custody, epoch and public key. So a copy of the file
+/// is worth nothing without the epoch key, which is kept elsewhere; and nothing ever again once that is
+/// [replaced](Custody::reseal) and destroyed.
 ///
 /// Synchronous: call it from a thread that may block.
 pub struct Custody {
     store: Store,
     keeping: Keeping,
-    store_key: Identity,
+    /// Whoever reads or writes a row holds it, so that no row is sealed to a key that is being replaced.
+    store_key: RwLock<Identity>,
 }
 
 /// A custody key that this broker holds.
@@ -118,9 +123,9 @@ impl Custody {
                 &[KEYS, META, crate::grants::GRANTS, crate::grants::EXPIRY],
             )?,
             keeping: Keeping::default(),
-            store_key: Identity::from_bytes(kek),
+            store_key: RwLock::new(Identity::from_bytes(kek)),
         };
-        let expected = custody.store_key.recipient();
+        let expected = custody.sealing().recipient();
         let made_under = custody.store.write(|txn| {
             let mut meta = txn.open_table(META)?;
             let made_under = meta.get(STORE_KEY)?.map(|row| row.value().to_vec());
@@ -163,7 +168,8 @@ impl Custody {
     /// [`CustodyError`]; asking again is safe.
     pub fn create_key(&self, custody: CustodyId, epoch: u32) -> Result<Recipient, CustodyError> {
         let fresh = Identity::generate().map_err(CustodyError::NoRandomness)?;
-        let row = KeyRow::seal(&fresh, &self.store_key, custody, epoch);
+        let store_key = self.sealing();
+        let row = KeyRow::seal(&fresh, &store_key, custody, epoch);
         let kept = self.store.write(|txn| {
             let mut keys = txn.open_table(KEYS)?;
             let key = key_of(custody, epoch);
@@ -181,7 +187,12 @@ impl Custody {
 
     /// The public key (X25519) to which copies for this store are sealed.
     pub fn store_key(&self) -> [u8; 32] {
-        *self.store_key.recipient().as_bytes()
+        *self.sealing().recipient().as_bytes()
+    }
+
+    /// The public key (X25519) of a key-encryption key.
+    pub fn store_key_of(kek: Zeroizing<[u8; 32]>) -> [u8; 32] {
+        *Identity::from_bytes(kek).recipient().as_bytes()
     }
 
     /// Keeps a custody key of which another holder made a copy for this store: canonical DAG-CBOR of a [`SealedKey`].
@@ -198,20 +209,23 @@ impl Custody {
         key: &[u8; 32],
         copy: &[u8],
     ) -> Result<Imported, CustodyError> {
-        let identity = self
-            .open_copy(custody, epoch, key, copy)
-            .map_err(|source| CustodyError::Copy {
+        let store_key = self.sealing();
+        let identity = open_copy(&store_key, custody, epoch, key, copy).map_err(|source| {
+            CustodyError::Copy {
                 custody,
                 epoch,
                 source,
-            })?;
-        let row = KeyRow::seal(&identity, &self.store_key, custody, epoch);
+            }
+        })?;
+        let row = KeyRow::seal(&identity, &store_key, custody, epoch);
         let other_key = CustodyError::OtherKey { custody, epoch };
         self.store.write(|txn| {
             let mut keys = txn.open_table(KEYS)?;
             let name = key_of(custody, epoch);
             let kept = keys.get(name.as_slice())?.map(|row| row.value().to_vec());
-            let kept = kept.map_or(Kept::Nothing, |row| self.kept(&row, custody, epoch, key));
+            let kept = kept.map_or(Kept::Nothing, |row| {
+                kept_as(&store_key, &row, custody, epoch, key)
+            });
             if matches!(kept, Kept::Nothing | Kept::Damaged) {
                 keys.insert(name.as_slice(), to_canonical(&row).as_slice())?;
             }
@@ -234,8 +248,9 @@ impl Custody {
         epoch: u32,
         key: &[u8; 32],
     ) -> Result<bool, CustodyError> {
+        let store_key = self.sealing();
         let row = self.row(custody, epoch)?;
-        Ok(row.is_some_and(|row| self.kept(&row, custody, epoch, key) == Kept::TheKey))
+        Ok(row.is_some_and(|row| kept_as(&store_key, &row, custody, epoch, key) == Kept::TheKey))
     }
 
     /// A copy of a private key, sealed to another holder.
@@ -249,9 +264,10 @@ impl Custody {
         epoch: u32,
         to: &Recipient,
     ) -> Result<SealedKey, CustodyError> {
+        let store_key = self.sealing();
         let row = self.row(custody, epoch)?;
         let row = row.ok_or(CustodyError::NotHeld { custody, epoch })?;
-        let identity = KeyRow::parse(&row)?.open(&self.store_key, custody, epoch)?;
+        let identity = KeyRow::parse(&row)?.open(&store_key, custody, epoch)?;
         Ok(identity.seal_copy(to, *custody.as_bytes(), epoch))
     }
 
@@ -280,12 +296,13 @@ impl Custody {
         custody: CustodyId,
         key_id: &[u8; 32],
     ) -> Result<Option<Identity>, CustodyError> {
+        let store_key = self.sealing();
         let (first, last) = (key_of(custody, 0), key_of(custody, u32::MAX));
         for (key, row) in self.store.read(|txn| rows(txn, &first, &last))? {
             let row = KeyRow::parse(&row)?;
             if row.recipient()?.id() == *key_id {
                 let (_, epoch) = parse_key(&key)?;
-                return row.open(&self.store_key, custody, epoch).map(Some);
+                return row.open(&store_key, custody, epoch).map(Some);
             }
         }
         Ok(None)
@@ -299,29 +316,66 @@ impl Custody {
         })?)
     }
 
-    fn open_copy(
-        &self,
-        custody: CustodyId,
-        epoch: u32,
-        key: &[u8; 32],
-        copy: &[u8],
-    ) -> Result<Identity, Box<dyn std::error::Error + Send + Sync>> {
-        let (copy, key) = (SealedKey::from_bytes(copy)?, Recipient::from_bytes(*key)?);
-        Ok(copy.open(&self.store_key, *custody.as_bytes(), epoch, &key)?)
+    /// Destroys every private key of a custody, and the grants that were made of it: nothing is released under it any more.
+    /// How many keys there were. It is on disk when this returns; that a copy of the file opens nothing either needs
+    /// [another epoch key](Custody::reseal).
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails; asking again is safe.
+    pub fn destroy(&self, custody: CustodyId) -> Result<u64, CustodyError> {
+        let _sealing = self.sealing();
+        let (first, last) = (key_of(custody, 0), key_of(custody, u32::MAX));
+        let destroyed = self.store.write(|txn| {
+            let mut keys = txn.open_table(KEYS)?;
+            let mut destroyed = 0;
+            keys.retain_in(first.as_slice()..=last.as_slice(), |_, _| {
+                destroyed += 1;
+                false
+            })?;
+            crate::grants::remove_all_of(txn, custody)?;
+            Ok(destroyed)
+        })?;
+        Ok(destroyed)
     }
 
-    /// What a row is to whoever looks for the private half of `key`.
-    fn kept(&self, row: &[u8], custody: CustodyId, epoch: u32, key: &[u8; 32]) -> Kept {
-        let Ok(row) = KeyRow::parse(row) else {
-            return Kept::Damaged;
-        };
-        if *row.key != *key {
-            return Kept::OtherKey;
-        }
-        match row.open(&self.store_key, custody, epoch) {
-            Ok(_) => Kept::TheKey,
-            Err(_) => Kept::Damaged,
-        }
+    /// Seals every custody key to another key-encryption key. From its commit on, the file opens with that one alone, and
+    /// the one before may be destroyed. A row that opened nothing before stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails: the keys are under the one before then.
+    pub fn reseal(&self, kek: Zeroizing<[u8; 32]>) -> Result<(), CustodyError> {
+        let next = Identity::from_bytes(kek);
+        let mut store_key = self
+            .store_key
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.store.write(|txn| {
+            let mut keys = txn.open_table(KEYS)?;
+            let mut resealed = Vec::new();
+            for row in keys.iter()? {
+                let (name, row) = row?;
+                let (name, row) = (name.value().to_vec(), row.value().to_vec());
+                if let Some(row) = resealed_row(&name, &row, &store_key, &next) {
+                    resealed.push((name, row));
+                }
+            }
+            for (name, row) in resealed {
+                keys.insert(name.as_slice(), to_canonical(&row).as_slice())?;
+            }
+            let mut meta = txn.open_table(META)?;
+            meta.insert(STORE_KEY, next.recipient().as_bytes().as_slice())?;
+            Ok(())
+        })?;
+        *store_key = next;
+        Ok(())
+    }
+
+    fn sealing(&self) -> RwLockReadGuard<'_, Identity> {
+        self.store_key
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The grants that were made and are not over.
@@ -334,6 +388,44 @@ impl std::fmt::Debug for Custody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Custody").finish_non_exhaustive()
     }
+}
+
+fn open_copy(
+    store_key: &Identity,
+    custody: CustodyId,
+    epoch: u32,
+    key: &[u8; 32],
+    copy: &[u8],
+) -> Result<Identity, Box<dyn std::error::Error + Send + Sync>> {
+    let (copy, key) = (SealedKey::from_bytes(copy)?, Recipient::from_bytes(*key)?);
+    Ok(copy.open(store_key, *custody.as_bytes(), epoch, &key)?)
+}
+
+/// What a row is to whoever looks for the private half of `key`.
+fn kept_as(
+    store_key: &Identity,
+    row: &[u8],
+    custody: CustodyId,
+    epoch: u32,
+    key: &[u8; 32],
+) -> Kept {
+    let Ok(row) = KeyRow::parse(row) else {
+        return Kept::Damaged;
+    };
+    if *row.key != *key {
+        return Kept::OtherKey;
+    }
+    match row.open(store_key, custody, epoch) {
+        Ok(_) => Kept::TheKey,
+        Err(_) => Kept::Damaged,
+    }
+}
+
+/// The row under another key-encryption key; `None` of one that opens nothing.
+fn resealed_row(name: &[u8], row: &[u8], from: &Identity, to: &Identity) -> Option<KeyRow> {
+    let (custody, epoch) = parse_key(name).ok()?;
+    let key = KeyRow::parse(row).ok()?.open(from, custody, epoch).ok()?;
+    Some(KeyRow::seal(&key, to, custody, epoch))
 }
 
 /// What the store has under the name of a key.
@@ -622,6 +714,69 @@ mod tests {
         assert!(!holds(secret.as_ref()));
         assert!(!holds(&secret[..16]));
         assert!(!holds(&[1; 32]));
+    }
+
+    #[test]
+    fn resealed_store_opens_with_the_new_key_alone_and_has_every_key_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, backup) = (
+            folder.path().join("custody.redb"),
+            folder.path().join("backup.redb"),
+        );
+        let store = open(&folder);
+        let keys = [0, 1].map(|epoch| store.create_key(id(), epoch).unwrap());
+        drop(store);
+        std::fs::copy(&path, &backup).unwrap();
+        let store = open(&folder);
+        store.reseal(kek(9)).unwrap();
+        let under = Identity::from_bytes(kek(9)).recipient();
+        assert_eq!(store.store_key(), *under.as_bytes());
+        for (epoch, key) in (0..).zip(&keys) {
+            assert!(store.holds(id(), epoch, key.as_bytes()).unwrap());
+        }
+        let third = store.create_key(id(), 2).unwrap();
+        drop(store);
+        let old = Custody::open(&path, kek(1));
+        assert!(matches!(old, Err(CustodyError::OtherKek)));
+        let store = Custody::open(&path, kek(9)).unwrap();
+        assert!(store.holds(id(), 2, third.as_bytes()).unwrap());
+        drop(store);
+        // The backup is as old as its key: without that, nothing opens it.
+        let restored = Custody::open(&backup, kek(9));
+        assert!(matches!(restored, Err(CustodyError::OtherKek)));
+    }
+
+    #[test]
+    fn destroyed_custody_has_no_key_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let other = CustodyId::new([8; 16]);
+        let kept = store.create_key(other, 0).unwrap();
+        for epoch in 0..3 {
+            store.create_key(id(), epoch).unwrap();
+        }
+        assert_eq!(store.destroy(id()).unwrap(), 3);
+        assert_eq!(store.destroy(id()).unwrap(), 0);
+        let held: Vec<_> = store.list().unwrap();
+        assert_eq!(held.len(), 1);
+        assert_eq!(held[0].public_key, *kept.as_bytes());
+    }
+
+    #[test]
+    fn row_that_opens_nothing_does_not_keep_the_others_from_being_resealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = store.create_key(id(), 0).unwrap();
+        store
+            .store
+            .write(|txn| {
+                txn.open_table(KEYS)?
+                    .insert(key_of(id(), 1).as_slice(), b"nonsense".as_slice())?;
+                Ok(())
+            })
+            .unwrap();
+        store.reseal(kek(9)).unwrap();
+        assert!(store.holds(id(), 0, key.as_bytes()).unwrap());
     }
 
     #[test]

@@ -150,6 +150,26 @@ fn keep_first(txn: &WriteTransaction, keep: &Keep) -> Result<Option<Vec<u8>>, re
     Ok(first)
 }
 
+/// Forgets every grant that has something under a custody key, and those that cannot be read.
+pub(crate) fn remove_all_of(txn: &WriteTransaction, custody: CustodyId) -> Result<(), redb::Error> {
+    let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
+    let mut ends = Vec::new();
+    grants.retain(|request, row| {
+        let Ok(grant) = parse(row) else {
+            return false;
+        };
+        let is_of_it = grant.list.custodies().any(|of| of == custody);
+        if is_of_it {
+            ends.push([grant.not_after.to_be_bytes().as_slice(), request].concat());
+        }
+        !is_of_it
+    })?;
+    for end in ends {
+        expiry.remove(end.as_slice())?;
+    }
+    Ok(())
+}
+
 fn parse(row: &[u8]) -> Result<KeptGrant, CborError> {
     from_canonical(row, MAX_ROW_BYTES)
 }

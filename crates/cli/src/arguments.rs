@@ -1,10 +1,10 @@
-use crate::{ByteRange, LegallyHeld, Moment, Rate, Since, Uses, Wait, consent};
+use crate::{ByteRange, EraseOptions, LegallyHeld, Moment, Rate, Since, Uses, Wait, consent};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medanchor_anchor::{CustodyKind, Finding, OverrideReason, Strength, WitnessUrl};
 use medanchor_api::{Code, LeafName};
 use medanchor_dag::{Cid, Class, CustodyId, Did, Hash, StreamId};
 use medanchor_envelope::Suite;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Seals, stores, releases and verifies medical-device data.
 #[derive(Clone, Debug, Parser)]
@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Custody keys, to which payloads are sealed.
     #[command(subcommand)]
     Custody(CustodyCommand),
+    /// Erase what a custody key protects: destroy the key and the data at everybody who has them, and write a certificate that
+    /// anybody verifies. Said again, it goes on. Ends with 5 while somebody has not destroyed what they have.
+    Erase(EraseArguments),
     /// Devices of the user's organisation.
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -362,6 +365,34 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         no_passphrase: bool,
     },
+}
+
+/// `medanchor erase`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EraseArguments {
+    /// The custody key of whom is to be forgotten.
+    #[arg(long = "subject", value_name = "ID")]
+    custody: CustodyId,
+    /// It is meant: it cannot be undone.
+    #[arg(long)]
+    yes: bool,
+    /// Where to put the certificate; absent, in `erasures` of the user's folder.
+    #[arg(short, long, visible_alias = "out", value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How long to wait for the others, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait_for: u64,
+}
+
+impl From<&EraseArguments> for EraseOptions {
+    fn from(arguments: &EraseArguments) -> Self {
+        Self {
+            custody: arguments.custody,
+            yes: arguments.yes,
+            output: arguments.output.clone(),
+            wait: Duration::from_secs(arguments.wait_for),
+        }
+    }
 }
 
 /// `medanchor custody`.

@@ -103,7 +103,7 @@ pub fn verify_account(file: &Path, epochs: &Epochs, strength: Strength) -> Resul
 }
 
 /// The account with the receipt of the leaf that states it, and what a node gives of its disclosures. The receipt is verified.
-async fn stated(session: &Session, of: AccountOf) -> Result<StatedAccount> {
+pub(crate) async fn stated(session: &Session, of: AccountOf) -> Result<StatedAccount> {
     let keys = session.home.own_keys()?;
     let (receipt, count) = state(session, &keys, of).await?;
     let checked = session

@@ -133,6 +133,7 @@ async fn execute_with_nodes(
         Command::Service(command) => principal(session, PrincipalKind::Service, command).await?,
         Command::Consent(command) => consent(session, command).await?,
         Command::LegalHold(command) => legal_hold(session, command).await?,
+        Command::Erase(arguments) => Box::new(operations::erase(session, &arguments.into()).await?),
         Command::Factor(command) => factor(session, command).await?,
         Command::BreakGlass(command) => break_glass(session, command).await?,
         Command::Audit(command) => audit(session, command).await?,
@@ -604,6 +605,15 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
             return Err(CliError::Usage(problem.to_owned()).into());
         }
         return Ok(Box::new(operations::verify_account(
+            file, &epochs, strength,
+        )?));
+    }
+    if operations::is_erasure(file) {
+        if record.is_some() {
+            let problem = "the certificate of an erasure is of no record";
+            return Err(CliError::Usage(problem.to_owned()).into());
+        }
+        return Ok(Box::new(operations::verify_erasure(
             file, &epochs, strength,
         )?));
     }

@@ -1,4 +1,7 @@
-use crate::{CliError, OwnKeys, Recorded, Session, custody_copy::CustodyCopy, exit::stable_code};
+use crate::{
+    CliError, OwnKeys, Recorded, Session, custody_copy::CustodyCopy, epoch_key::EpochKeys,
+    exit::stable_code,
+};
 use anyhow::{Context, Result};
 use medanchor_anchor::{Attestation, Body, Custody, CustodyKind};
 use medanchor_api::{CreateKey, CreatedKey, ListedCustody, custody_kind_name};
@@ -60,6 +63,8 @@ pub struct CustodyRow {
     pub writers: Vec<String>,
     /// Leaf that last changed it.
     pub leaf_index: u64,
+    /// Whether it is erased.
+    pub erased: bool,
 }
 
 /// A custody key with which something failed.
@@ -80,27 +85,34 @@ pub struct FailedCustody {
 /// When the node makes none, the copy is not what it should be, or the log refuses it.
 pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<CustodyMade> {
     let keys = session.home.own_keys()?;
+    let epoch = EpochKeys::of(&session.home)?;
     let custody = CustodyId::generate().context("draw a custody id")?;
     let create = CreateKey {
         custody,
         epoch: FIRST_EPOCH,
-        recovery_recipient: *keys.recipient().as_bytes(),
+        recovery_recipient: epoch.public(),
     };
     let node = session.operator()?;
     let created = node
         .create_custody_key(create)
         .await
         .context("make the key on the node")?;
-    let key = open_copy(&created, custody, &keys.receiving)?;
+    let key = open_copy(&created, custody, &epoch.now)?;
     let copy = CustodyCopy::path(&session.home, &custody, FIRST_EPOCH)?;
     let kept = CustodyCopy {
         custody,
         epoch: FIRST_EPOCH,
         key,
     };
-    kept.create(&copy, &keys.recipient())?;
+    kept.create(&copy, &epoch.now.recipient())?;
     // From here this holder has it durably, and may say so.
-    let own = Attestation::sign(&keys.signing, custody, FIRST_EPOCH, &created.public_key);
+    let own = Attestation::sign(
+        &keys.signing,
+        custody,
+        FIRST_EPOCH,
+        &created.public_key,
+        epoch.public(),
+    );
     let body = Body::Custody(Custody {
         custody,
         owner: keys.did(),
@@ -142,7 +154,7 @@ pub(crate) async fn of_own_organisation(
     keys: &OwnKeys,
 ) -> Result<Vec<ListedCustody>> {
     let (mut listed, _) = listed(session).await?;
-    listed.retain(|custody| custody.owner == keys.did());
+    listed.retain(|custody| custody.owner == keys.did() && !custody.erased);
     Ok(listed)
 }
 
@@ -184,6 +196,7 @@ impl From<ListedCustody> for CustodyRow {
             brokers: entry.brokers.iter().map(Did::to_string).collect(),
             writers: entry.writers.iter().map(Did::to_string).collect(),
             leaf_index: entry.leaf_index,
+            erased: entry.erased,
         }
     }
 }
@@ -226,6 +239,9 @@ impl fmt::Display for CustodyList {
         for row in &self.custodies {
             let (custody, kind, epoch, owner) = (&row.custody, row.kind, row.epoch, &row.owner);
             write!(f, "\n{custody}  {kind:<8} epoch {epoch}  {owner}")?;
+            if row.erased {
+                write!(f, "  ERASED with leaf {}", row.leaf_index)?;
+            }
         }
         Ok(())
     }
@@ -238,6 +254,7 @@ const DHKEM_X25519: u16 = 0x0020;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medanchor_anchor::testing;
     use medanchor_dag::SigningKey;
 
     #[test]
@@ -252,7 +269,7 @@ mod tests {
         };
         let good = CreatedKey {
             public_key,
-            attestation: Attestation::sign(&node, custody, FIRST_EPOCH, &public_key),
+            attestation: testing::attested(&node, custody, FIRST_EPOCH, &public_key),
             recovery_copy: sealed(&key),
         };
         assert!(open_copy(&good, custody, &holder).is_ok());
@@ -261,7 +278,7 @@ mod tests {
             ..good.clone()
         };
         let unattested = CreatedKey {
-            attestation: Attestation::sign(&node, custody, 1, &public_key),
+            attestation: testing::attested(&node, custody, 1, &public_key),
             ..good
         };
         for bad in [other_key, unattested] {

@@ -3,6 +3,7 @@ use crate::{
     custody::{FailedCustody, of_own_organisation},
     custody_copy::CustodyCopy,
     custody_held::CustodyHeld,
+    epoch_key::EpochKeys,
     exit::graver,
     progress::Counter,
 };
@@ -133,13 +134,14 @@ async fn change_one(
     // Another holder at the same time; for a removal those that are there are enough.
     let path = CustodyCopy::path(&session.home, custody, in_force.epoch)?;
     if !held.is_empty() && path.exists() {
-        CustodyCopy::open(&path, &keys.receiving)?.check(&in_force)?;
-        let epoch = in_force.epoch;
+        let holder = EpochKeys::of(&session.home)?;
+        CustodyCopy::open(&path, &holder)?.check(&in_force)?;
         held.push(Attestation::sign(
             &keys.signing,
             *custody,
-            epoch,
+            in_force.epoch,
             &in_force.key,
+            holder.public(),
         ));
     }
     list_brokers(session, keys, &in_force, &held, remove).await
@@ -273,7 +275,7 @@ mod tests {
     use super::*;
     use medanchor_anchor::{
         CustodyKind,
-        testing::{custody, key, node_key},
+        testing::{self, custody, key, node_key},
     };
 
     const NAMES: [&str; 3] = ["hospital-a", "hospital-b", "hospital-c"];
@@ -287,7 +289,7 @@ mod tests {
     }
 
     fn attested(by: &medanchor_dag::SigningKey) -> Attestation {
-        Attestation::sign(by, before().custody, 0, &before().key)
+        testing::attested(by, before().custody, 0, &before().key)
     }
 
     fn names_of(custody: &Custody) -> Vec<&'static str> {
@@ -335,8 +337,8 @@ mod tests {
     #[test]
     fn attestation_of_another_key_or_by_a_stranger_lists_nobody() {
         let (node, custody) = (node_key(NAMES[1]), before());
-        let other_key = Attestation::sign(&node, custody.custody, 0, &[7; 32]);
-        let other_epoch = Attestation::sign(&node, custody.custody, 1, &custody.key);
+        let other_key = testing::attested(&node, custody.custody, 0, &[7; 32]);
+        let other_epoch = testing::attested(&node, custody.custody, 1, &custody.key);
         for (held, exit) in [
             (other_key, Exit::NotVerified),
             (other_epoch, Exit::NotVerified),

@@ -1,5 +1,6 @@
 use crate::{
-    OwnKeys, Session, custody::of_own_organisation, custody_copy::CustodyCopy, exit::stable_code,
+    Session, custody::of_own_organisation, custody_copy::CustodyCopy, epoch_key::EpochKeys,
+    exit::stable_code,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::Attestation;
@@ -77,7 +78,7 @@ pub async fn check_custodies(session: &Session, custodies: &[CustodyId]) -> Resu
     for node in brokers {
         said.insert(node, Said::by(session, &members, node, &listed).await);
     }
-    let checked = listed.iter().map(|one| checked(session, &keys, one, &said));
+    let checked = listed.iter().map(|one| checked(session, one, &said));
     let custodies: Vec<CheckedCustody> = checked.collect();
     Ok(CustodyChecked {
         ok: custodies.iter().all(|one| one.ok),
@@ -142,7 +143,6 @@ fn attests(attestation: &Attestation, node: Did, listed: &ListedCustody) -> bool
 
 fn checked(
     session: &Session,
-    keys: &OwnKeys,
     listed: &ListedCustody,
     said: &BTreeMap<Did, Said>,
 ) -> CheckedCustody {
@@ -159,7 +159,7 @@ fn checked(
             error,
         });
     }
-    let copy = own_copy(session, keys, listed);
+    let copy = own_copy(session, listed);
     let count = |state: &str| {
         brokers
             .iter()
@@ -177,13 +177,13 @@ fn checked(
     }
 }
 
-fn own_copy(session: &Session, keys: &OwnKeys, listed: &ListedCustody) -> &'static str {
+fn own_copy(session: &Session, listed: &ListedCustody) -> &'static str {
     let open = || {
         let path = CustodyCopy::path(&session.home, &listed.custody, listed.epoch)?;
         if !path.exists() {
             return Ok(None);
         }
-        CustodyCopy::open(&path, &keys.receiving).map(Some)
+        CustodyCopy::open(&path, &EpochKeys::of(&session.home)?).map(Some)
     };
     match open() {
         Ok(None) => "none",

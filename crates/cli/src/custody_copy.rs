@@ -1,4 +1,4 @@
-use crate::{CliError, Home, files};
+use crate::{CliError, Home, epoch_key::EpochKeys, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::Custody;
 use medanchor_dag::CustodyId;
@@ -6,7 +6,7 @@ use medanchor_envelope::{Identity, Recipient, SealedKey};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// A custody key's private half, which an operator keeps as second holder, sealed to the own receiving key. Wiped when
+/// A custody key's private half, which an operator keeps as second holder, sealed to the own epoch key. Wiped when
 /// dropped.
 #[derive(Debug)]
 pub(crate) struct CustodyCopy {
@@ -25,12 +25,26 @@ impl CustodyCopy {
             .with_context(|| format!("keep `{}`", path.display()))
     }
 
-    /// Opens what [`CustodyCopy::create`] wrote for this holder.
-    pub(crate) fn open(path: &Path, holder: &Identity) -> Result<Self> {
-        let text = files::read_text(path, MAX_BYTES).context("read the copy of the custody key")?;
-        let file = CopyFile::parse(&text);
-        let file = file.with_context(|| format!("parse `{}`", path.display()))?;
-        file.open(holder).map_err(|_| {
+    /// Keeps it, sealed to another epoch key, in the place of the file that it was in.
+    pub(crate) fn replace(&self, path: &Path, holder: &Recipient) -> Result<()> {
+        files::replace(path, self.to_text(holder).as_bytes())
+            .with_context(|| format!("replace `{}`", path.display()))
+    }
+
+    /// Of which custody key a copy is, whether it opens or not.
+    pub(crate) fn custody_of(path: &Path) -> Result<CustodyId> {
+        let file = CopyFile::read(path)?;
+        file.custody.parse().context("`custody` is not an id")
+    }
+
+    /// Opens what [`CustodyCopy::create`] or [`CustodyCopy::replace`] wrote for this holder.
+    pub(crate) fn open(path: &Path, holder: &EpochKeys) -> Result<Self> {
+        let file = CopyFile::read(path)?;
+        let opened = match (file.open(&holder.now), &holder.next) {
+            (Err(_), Some(next)) => file.open(next),
+            (opened, _) => opened,
+        };
+        opened.map_err(|_| {
             let problem = format!(
                 "`{}` does not open with the user's keys: it is somebody else's copy, or was changed",
                 path.display()
@@ -101,6 +115,11 @@ struct CopyFile {
 }
 
 impl CopyFile {
+    fn read(path: &Path) -> Result<Self> {
+        let text = files::read_text(path, MAX_BYTES).context("read the copy of the custody key")?;
+        Self::parse(&text).with_context(|| format!("parse `{}`", path.display()))
+    }
+
     fn parse(text: &str) -> Result<Self> {
         // The parser's own error would quote the line, which may be of a file that is something else.
         let file: Self =
@@ -157,6 +176,7 @@ mod tests {
         let path = CustodyCopy::path(&home, &custody_id("patient"), 2).unwrap();
         let [holder, other] = [7, 8].map(|byte| Identity::from_bytes(Zeroizing::new([byte; 32])));
         copy().create(&path, &holder.recipient()).unwrap();
+        let [holder, other] = [holder, other].map(|now| EpochKeys { now, next: None });
         let again = CustodyCopy::open(&path, &holder).unwrap();
         assert_eq!((again.custody, again.epoch), (custody_id("patient"), 2));
         assert_eq!(*again.key.to_bytes(), *copy().key.to_bytes());
@@ -167,7 +187,7 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let before = fs::read_to_string(&path).unwrap();
-        assert!(copy().create(&path, &holder.recipient()).is_err());
+        assert!(copy().create(&path, &holder.now.recipient()).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), before);
         let private = hex::encode(copy().key.to_bytes().as_slice());
         assert!(!before.contains(&private));

@@ -198,7 +198,7 @@ impl fmt::Display for CustodyTaken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medanchor_anchor::testing::{custody_id, node_key};
+    use medanchor_anchor::testing::{attested, custody_id, node_key};
 
     fn held() -> CustodyHeld {
         let custody = custody_id("patient");
@@ -208,7 +208,7 @@ mod tests {
             held: vec![AttestedKey {
                 custody,
                 epoch: 0,
-                attestation: Attestation::sign(&node_key("hospital-b"), custody, 0, &[0x5a; 32]),
+                attestation: attested(&node_key("hospital-b"), custody, 0, &[0x5a; 32]),
             }],
         }
     }

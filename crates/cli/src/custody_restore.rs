@@ -1,7 +1,7 @@
 use crate::{
     CliError, Exit, OwnKeys, Recorded, Session, custody::FailedCustody,
     custody_brokers::list_brokers, custody_copy::CustodyCopy, custody_node::CustodyNode,
-    exit::graver, progress::Counter,
+    epoch_key::EpochKeys, exit::graver, progress::Counter,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::Attestation;
@@ -77,6 +77,7 @@ pub async fn restore_custodies(
     let restore = Restore {
         session,
         keys: &keys,
+        epoch: EpochKeys::of(&session.home)?,
         to: node.store_key(&session.origin).await?,
         node: &node,
     };
@@ -93,7 +94,7 @@ pub async fn restore_custodies(
     match options {
         RestoreOptions::One { custody, copy } => {
             let copy = match copy {
-                Some(path) => CustodyCopy::open(path, &restore.keys.receiving)?,
+                Some(path) => CustodyCopy::open(path, &restore.epoch)?,
                 None => restore.of(custody).await?,
             };
             if copy.custody != *custody {
@@ -129,19 +130,21 @@ pub async fn restore_custodies(
 struct Restore<'a> {
     session: &'a Session,
     keys: &'a OwnKeys,
+    /// What the copies are sealed to.
+    epoch: EpochKeys,
     node: &'a CustodyNode,
     /// What the node's copies are sealed to.
     to: Recipient,
 }
 
 impl Restore<'_> {
-    /// `None`: the log does not have the key.
+    /// `None`: the log does not have the key, or it is erased.
     async fn kept(&self, path: &Path) -> Result<Option<RestoredKey>> {
-        let copy = CustodyCopy::open(path, &self.keys.receiving)?;
+        let copy = CustodyCopy::open(path, &self.epoch)?;
         let listed = self.session.client.custody(&copy.custody).await;
         match listed.context("look up the custody key")?.value {
-            Some(_) => self.one(&copy).await.map(Some),
-            None => Ok(None),
+            Some(listed) if !listed.erased => self.one(&copy).await.map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -149,7 +152,7 @@ impl Restore<'_> {
     async fn of(&self, custody: &CustodyId) -> Result<CustodyCopy> {
         let in_force = self.session.custody_in_force(*custody).await?;
         let path = CustodyCopy::path(&self.session.home, custody, in_force.epoch)?;
-        CustodyCopy::open(&path, &self.keys.receiving)
+        CustodyCopy::open(&path, &self.epoch)
     }
 
     async fn one(&self, copy: &CustodyCopy) -> Result<RestoredKey> {
@@ -162,8 +165,13 @@ impl Restore<'_> {
         let listed = match in_force.brokers.contains(&self.node.node) {
             true => None,
             false => {
-                let own =
-                    Attestation::sign(&self.keys.signing, copy.custody, copy.epoch, &in_force.key);
+                let own = Attestation::sign(
+                    &self.keys.signing,
+                    copy.custody,
+                    copy.epoch,
+                    &in_force.key,
+                    self.epoch.public(),
+                );
                 let held = [imported.attestation, own];
                 list_brokers(self.session, self.keys, &in_force, &held, &[]).await?
             }

@@ -1,6 +1,6 @@
 use crate::{
-    CliError, Session, custody_copy::CustodyCopy, custody_node::CustodyNode, files,
-    progress::Counter,
+    CliError, Session, custody_copy::CustodyCopy, custody_node::CustodyNode, epoch_key::EpochKeys,
+    files, progress::Counter,
 };
 use anyhow::{Context, Result};
 use medanchor_dag::{CustodyId, Did, from_canonical, to_canonical};
@@ -68,15 +68,17 @@ pub struct CustodyShared {
 /// When a copy is missing or not of the key that the log has, the node does not answer, or the file exists.
 pub async fn share_custodies(session: &Session, options: &ShareOptions) -> Result<CustodyShared> {
     let keys = session.home.own_keys()?;
+    let epoch = EpochKeys::of(&session.home)?;
     let node = CustodyNode::of(session, &options.to).await?;
     let to = node.store_key(&session.origin).await?;
     let mut copies = Vec::new();
     if options.custodies.is_empty() {
         for path in CustodyCopy::all(&session.home)? {
-            let copy = CustodyCopy::open(&path, &keys.receiving)?;
+            let copy = CustodyCopy::open(&path, &epoch)?;
             let listed = session.client.custody(&copy.custody).await;
-            // What the log does not have was never in use.
-            if listed.context("look up the custody key")?.value.is_some() {
+            // What the log does not have was never in use, and what is erased is not given away.
+            let listed = listed.context("look up the custody key")?.value;
+            if listed.is_some_and(|listed| !listed.erased) {
                 let in_force = session.custody_in_force(copy.custody).await?;
                 copies.push((copy, in_force));
             }
@@ -85,7 +87,7 @@ pub async fn share_custodies(session: &Session, options: &ShareOptions) -> Resul
         for custody in &options.custodies {
             let in_force = session.custody_in_force(*custody).await?;
             let path = CustodyCopy::path(&session.home, custody, in_force.epoch)?;
-            copies.push((CustodyCopy::open(&path, &keys.receiving)?, in_force));
+            copies.push((CustodyCopy::open(&path, &epoch)?, in_force));
         }
     }
     let mut share = CustodyShare::new(&session.origin, node.node);

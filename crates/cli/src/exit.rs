@@ -191,7 +191,7 @@ fn of_ours(error: &CliError) -> Exit {
     match error {
         CliError::Denied { .. }
         | CliError::Refused {
-            outcome: Outcome::Forbidden | Outcome::Inactive,
+            outcome: Outcome::Forbidden | Outcome::Inactive | Outcome::Erased | Outcome::LegallyHeld,
             ..
         } => Exit::Denied,
         CliError::Refused { .. } => Exit::Failed,
@@ -250,6 +250,8 @@ mod tests {
             (denied.into(), 3),
             (refused(Outcome::Forbidden).into(), 3),
             (refused(Outcome::Inactive).into(), 3),
+            (refused(Outcome::Erased).into(), 3),
+            (refused(Outcome::LegallyHeld).into(), 3),
             (refused(Outcome::Conflict).into(), 1),
             (CliError::NotVerified("no".to_owned()).into(), 4),
             (ReceiptError::Opening.into(), 4),

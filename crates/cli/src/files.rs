@@ -65,6 +65,24 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read(path, limit)?).with_context(|| format!("read `{}`", path.display()))
 }
 
+/// Writes zeros over a file, and waits for the disk.
+pub(crate) fn overwrite(path: &Path) -> io::Result<()> {
+    let size = usize::try_from(fs::metadata(path)?.len()).unwrap_or(0);
+    let mut file = secret().open(path)?;
+    file.write_all(&vec![0; size])?;
+    file.sync_all()
+}
+
+/// Overwrites a file and removes it, for good.
+pub(crate) fn destroy(path: &Path) -> Result<()> {
+    let destroy = || {
+        overwrite(path)?;
+        fs::remove_file(path)?;
+        sync_parent(path)
+    };
+    destroy().with_context(|| format!("destroy `{}`", path.display()))
+}
+
 /// Makes what happened in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

@@ -6,6 +6,7 @@ use crate::{
 use anyhow::{Context, Result};
 use medanchor_anchor::{Epochs, PolicyChain, TrustPolicy};
 use medanchor_api::{ClientConfig, NodeAddress};
+use medanchor_secrets::{Passphrase, Protection};
 use serde::Deserialize;
 use std::{
     fmt,
@@ -23,6 +24,8 @@ use zeroize::Zeroizing;
 /// | `policy.txt` | trust policy, C2SP tlog-policy |
 /// | `identity.toml` | the user's keys, under a passphrase unless they were made without |
 /// | `custody/` | copies of custody keys held here as second holder |
+/// | `epoch-key.toml` | what these copies are sealed to, kept as `identity.toml` is; in no backup that has the copies |
+/// | `erasures/` | certificates of what was erased from here |
 /// | `device-stream.toml` | where a device's stream of records stands |
 /// | `outbox/` | sealed records that are not anchored yet |
 /// | `puts/` | what became of the files that were put, and custody keys as they were proved last |
@@ -137,6 +140,13 @@ impl Home {
         }
     }
 
+    /// How new files with keys are kept here: as the user's own keys are.
+    pub(crate) fn protection(&self) -> Result<Passphrased<'_>> {
+        let (_, is_protected) = self.open_identity()?;
+        let passphrase = is_protected.then(|| self.passphrases.of(&self.identity()));
+        Ok(Passphrased(passphrase.transpose()?))
+    }
+
     /// Where the passphrase of the home's files comes from.
     pub(crate) fn passphrases(&self) -> &Passphrases {
         &self.passphrases
@@ -184,6 +194,16 @@ impl Home {
             certificate: pem("cert.pem")?,
             key: Zeroizing::new(pem("key.pem")?),
         })
+    }
+}
+
+/// A passphrase, where there is one.
+pub(crate) struct Passphrased<'a>(Option<&'a Passphrase>);
+
+impl Passphrased<'_> {
+    /// How a file is kept with it.
+    pub(crate) fn how(&self) -> Protection<'_> {
+        self.0.map_or(Protection::Plain, Protection::Passphrase)
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::{Home, OwnKeys, passphrases::Passphrases, secret_file};
+use crate::{Home, OwnKeys, epoch_key::EpochKeys, passphrases::Passphrases, secret_file};
 use anyhow::{Context, Result};
 use medanchor_secrets::Protection;
 use serde::Serialize;
@@ -75,6 +75,7 @@ pub fn change_passphrase(home: &Home, passphrase: &NewPassphrase) -> Result<KeyS
         Some(source) => Protection::Passphrase(source.new_of(&path, NEW)?),
         None => Protection::Plain,
     };
+    EpochKeys::protect(home, protection)?;
     secret_file::replace(&path, &keys.to_text(), protection)
         .with_context(|| format!("replace `{}`", path.display()))?;
     Ok(KeyShown::of(home, &keys, source.is_some(), true))

@@ -36,7 +36,9 @@ mod custody_share;
 mod device;
 mod device_stream;
 mod disclosures;
+mod epoch_key;
 mod equivocation;
+mod erasure;
 mod error;
 mod exit;
 mod file_list;
@@ -117,6 +119,7 @@ pub use custody_share::{CustodyShared, ShareOptions};
 pub use device::{DeviceOptions, DeviceRow, SerialMatches};
 pub use disclosures::{DisclosureContent, DisclosureRow, PartRow};
 pub use equivocation::{EquivocationShown, SignedSize};
+pub use erasure::{DestroyedRow, EraseOptions, ErasureShown, MissingRow};
 pub use error::CliError;
 pub use exit::Exit;
 pub use get::{Asking, GetOptions, Got, NotedNode};
@@ -176,6 +179,7 @@ pub mod operations {
         custody_share::share_custodies,
         device::check_serial,
         equivocation::{accuse, verify_equivocation},
+        erasure::{erase, is_erasure, verify_erasure},
         get::get,
         get_many::get_many,
         key::{change_passphrase, new_key, show_key},

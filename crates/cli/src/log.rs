@@ -227,6 +227,9 @@ fn summary(body: &Body) -> String {
             format!("{} of {who} at {node}", factor(&body.factor))
         }
         Body::FactorRemoved(body) => format!("{} of {}", factor(&body.factor), body.who),
+        Body::EpochKey(body) => format!("of {}", body.holder),
+        Body::Erased(body) => format!("{}: {} holders", body.custody, body.holders.len()),
+        Body::Destroyed(body) => format!("{} of {} by {}", body.gone, body.custody, body.by),
         Body::FactorVerified(body) => format!("{} of {}", factor(&body.factor), body.who),
         Body::Account(body) => account(body),
         Body::BreakGlassRule(body) => break_glass_rule(body),

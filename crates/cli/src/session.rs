@@ -575,6 +575,7 @@ mod tests {
             brokers: Vec::new(),
             writers: Vec::new(),
             leaf_index: 3,
+            erased: false,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     connections::Limits,
     cosigner::{Cosigner, CosignerParts, Follows},
     emergencies::warn_task,
+    eraser::Eraser,
     fatal_store::FatalStore,
     files,
     follower::{Follower, OwnParts},
@@ -53,11 +54,12 @@ use medanchor_api::pb::{
     raft::checkpoint_service_server::CheckpointServiceServer,
     registry::registry_service_server::RegistryServiceServer,
 };
-use medanchor_broker::{Broker, BrokerParts, Custody, Factors, Rate};
+use medanchor_broker::{Broker, BrokerParts, Custody, CustodyError, Factors, Rate};
 use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::PolicySets;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
+use medanchor_secrets::Passphrase;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -111,6 +113,7 @@ async fn run_member(
     tasks.spawn(warn_task(Arc::clone(&node.replica), stop.clone()));
     tasks.spawn(Arc::clone(&node.scrubber).scrub_task(stop.clone()));
     tasks.spawn(node.collector.collect_task(stop.clone()));
+    tasks.spawn(node.eraser.erase_task(stop.clone()));
     tasks.spawn(node.replicator.replicate_task(stop.clone()));
     tasks.spawn(node.scrubber.repair_task(node.found_bad, stop.clone()));
     tracing::info!(node = config.name, address = %config.listen, "serving");
@@ -189,8 +192,9 @@ async fn serve_all(
 
 /// The keys that open what the node keeps for others.
 struct SealingKeys {
-    custody: Zeroizing<[u8; 32]>,
+    custody: Custody,
     factors: Zeroizing<[u8; 32]>,
+    passphrase_file: Option<PathBuf>,
 }
 
 impl SealingKeys {
@@ -203,16 +207,38 @@ impl SealingKeys {
                  `medanchord passphrase` puts them under a passphrase"
             );
         }
-        let keys = folder.keys();
-        let open = move |name| keys::open_under(&keys, name, passphrase.as_ref());
+        let file = passphrase::file_of(config, given).map(Path::to_owned);
+        let folder = folder.clone();
         let opened = tokio::task::spawn_blocking(move || {
+            let passphrase = passphrase.as_ref();
             Ok(Self {
-                custody: open(KeyName::CustodyStore)?,
-                factors: open(KeyName::Factors)?,
+                custody: open_custody(&folder, passphrase)?,
+                factors: keys::open_under(&folder.keys(), KeyName::Factors, passphrase)?,
+                passphrase_file: file,
             })
         });
         opened.await?
     }
+}
+
+/// The custody keys, by the epoch key that they are under: after a crash that may be the one which was to come next.
+fn open_custody(folder: &Folder, passphrase: Option<&Passphrase>) -> Result<Custody> {
+    let keys = folder.keys();
+    let open = |kek| Custody::open(&folder.custody(), kek);
+    if keys::exists(&keys, KeyName::NextCustodyStore)? {
+        let next = keys::open_under(&keys, KeyName::NextCustodyStore, passphrase)?;
+        match open(next.clone()) {
+            Ok(custody) => {
+                let protection = passphrase::protection(passphrase);
+                keys::replace_epoch_key(&keys, &next, protection)?;
+                return Ok(custody);
+            }
+            Err(CustodyError::OtherKek) => (),
+            Err(error) => return Err(error).context("open custody keys"),
+        }
+    }
+    let kek = keys::open_under(&keys, KeyName::CustodyStore, passphrase)?;
+    open(kek).context("open custody keys")
 }
 
 /// A member's node, wired and listening.
@@ -231,6 +257,7 @@ struct Node {
     founding: SignedStatement,
     scrubber: Arc<Scrubber>,
     collector: Arc<Collector>,
+    eraser: Eraser,
     replicator: Arc<Replicator>,
     found_bad: mpsc::Receiver<Cid>,
     store_failed: CancellationToken,
@@ -357,8 +384,17 @@ impl Node {
                 .replicate_bytes_per_second
                 .unwrap_or(replicator::BYTES_PER_SECOND),
         }));
-        let custody = Custody::open(&folder.custody(), sealing.custody);
-        let custody = Arc::new(custody.context("open custody keys")?);
+        let custody = Arc::new(sealing.custody);
+        let eraser = Eraser {
+            origin: config.origin.clone(),
+            key: Arc::clone(&key),
+            replica: Arc::clone(&replica),
+            submitter: Arc::clone(&submitter),
+            custody: Arc::clone(&custody),
+            collector: Arc::clone(&collector),
+            keys: folder.keys(),
+            passphrase: sealing.passphrase_file,
+        };
         let factors = Factors::open(&folder.factors(), sealing.factors);
         let factors = factors.context("open second factors")?;
         let broker = Arc::new(Broker::new(BrokerParts {
@@ -466,6 +502,7 @@ impl Node {
             founding,
             scrubber,
             collector,
+            eraser,
             replicator,
             found_bad,
             store_failed,

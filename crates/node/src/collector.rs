@@ -25,6 +25,12 @@ pub(crate) struct Collector {
     parts: CollectorParts,
     cycles: AtomicU64,
     ended_at_unix_ms: AtomicU64,
+    /// Generations of what was put or looked for lately that have begun.
+    generations: AtomicU64,
+    /// How many had begun when the last cycle did.
+    collected: AtomicU64,
+    /// As soon as so many have begun a cycle is wanted.
+    wanted: AtomicU64,
     waits_for: Mutex<Option<Cid>>,
 }
 
@@ -50,6 +56,9 @@ impl Collector {
             parts,
             cycles: AtomicU64::new(0),
             ended_at_unix_ms: AtomicU64::new(0),
+            generations: AtomicU64::new(0),
+            collected: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
             waits_for: Mutex::default(),
         }
     }
@@ -62,6 +71,19 @@ impl Collector {
     /// When the last of them ended; 0: none has.
     pub(crate) fn ended_at_unix_ms(&self) -> u64 {
         self.ended_at_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// How many generations of what was put or looked for lately have begun.
+    pub(crate) fn generations(&self) -> u64 {
+        self.generations.load(Ordering::Relaxed)
+    }
+
+    /// Whether everything is gone that no record needed when so many generations had begun: asks for a cycle as soon as
+    /// nothing of that is recent any more.
+    pub(crate) fn is_collected_since(&self, generations: u64) -> bool {
+        let old = generations.saturating_add(2);
+        self.wanted.fetch_max(old, Ordering::Relaxed);
+        self.collected.load(Ordering::Relaxed) >= old
     }
 
     /// The record for which nothing is removed now, because what is below a block of it is not known.
@@ -90,9 +112,16 @@ impl Collector {
 
     async fn collect(self: &Arc<Self>, aging: &mut Aging, next: &mut Instant) -> Result<()> {
         let log_time = State::new(self.parts.replica.view()?.as_ref()).log_time()?;
-        aging.advance(&self.parts.store, log_time, Instant::now());
-        if aging.is_over && Instant::now() >= *next {
+        if aging.advance(&self.parts.store, log_time, Instant::now()) {
+            self.generations.fetch_add(1, Ordering::Relaxed);
+        }
+        let (generations, wanted) = (self.generations(), self.wanted.load(Ordering::Relaxed));
+        let is_wanted = generations >= wanted && self.collected.load(Ordering::Relaxed) < wanted;
+        if aging.is_over && (is_wanted || Instant::now() >= *next) {
             let done = self.cycle().await;
+            if done.is_ok() {
+                self.collected.store(generations, Ordering::Relaxed);
+            }
             *next = Instant::now() + self.parts.every;
             done?;
         }
@@ -231,13 +260,15 @@ impl Aging {
         }
     }
 
-    fn advance(&mut self, store: &FatalStore, log_time: u64, now: Instant) {
+    /// Whether a generation has begun.
+    fn advance(&mut self, store: &FatalStore, log_time: u64, now: Instant) -> bool {
         if self.promised.is_none() && store.is_last_generation_free() {
             self.promised = Some(store.promised());
         }
         let is_old = now.saturating_duration_since(self.began) >= self.keep;
         let has_passed = self.promised.is_some_and(|until| until < log_time);
-        if is_old && has_passed && store.begin_generation() {
+        let begins = is_old && has_passed && store.begin_generation();
+        if begins {
             *self = Self {
                 began: now,
                 promised: None,
@@ -245,6 +276,7 @@ impl Aging {
                 ..*self
             };
         }
+        begins
     }
 }
 

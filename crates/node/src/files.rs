@@ -38,6 +38,20 @@ pub(crate) fn replace(path: &Path, mode: Mode, bytes: &[u8]) -> std::io::Result<
     sync_parent(path)
 }
 
+/// Writes zeros over a file, and waits for the disk.
+pub(crate) fn overwrite(path: &Path) -> std::io::Result<()> {
+    let size = usize::try_from(fs::metadata(path)?.len()).unwrap_or(0);
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(&vec![0; size])?;
+    file.sync_all()
+}
+
+/// Removes a file, for good.
+pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
+    fs::remove_file(path)?;
+    sync_parent(path)
+}
+
 /// Makes a folder and those above it.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("create folder `{}`", path.display()))

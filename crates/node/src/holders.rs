@@ -107,7 +107,7 @@ impl Holders {
         let mut named = Vec::with_capacity(statements.len());
         for signed in statements {
             let anchored = self.anchored(signed)?;
-            self.check_room(anchored)?;
+            self.check_custody(anchored)?;
             named.push(anchored);
             // Many signatures take long: the node's other tasks go on meanwhile.
             tokio::task::yield_now().await;
@@ -175,13 +175,16 @@ impl Holders {
         Ok(anchored)
     }
 
-    /// Nothing is fetched that `apply` would refuse because its owner has no room left.
-    fn check_room(&self, anchored: &Anchored) -> Result<(), HoldingError> {
+    /// Nothing is fetched that `apply` would refuse because its custody key is erased, or its owner has no room left.
+    fn check_custody(&self, anchored: &Anchored) -> Result<(), HoldingError> {
         let view = self.replica.view()?;
         let state = State::new(view.as_ref());
         let Some(custody) = state.custody(&anchored.custody)? else {
             return Ok(());
         };
+        if custody.erased.is_some() {
+            return Err(HoldingError::Statement("erased"));
+        }
         let (rules, owner) = (state.placement()?, custody.custody.owner);
         let usage = state.usage_after(&rules, &owner, anchored.size)?;
         usage.map(drop).ok_or(HoldingError::Statement("over-quota"))

@@ -19,8 +19,10 @@ pub(crate) enum KeyName {
     Cosigner,
     /// Is the node's identity in the private swarm.
     Peer,
-    /// Seals the custody keys at rest.
+    /// Seals the custody keys at rest: the node's epoch key.
     CustodyStore,
+    /// Is to do so next; there only while one takes the place of the other.
+    NextCustodyStore,
     /// The secrets of second factors are derived from it.
     Factors,
 }
@@ -33,6 +35,7 @@ impl KeyName {
             Self::Cosigner => "cosigner",
             Self::Peer => "peer",
             Self::CustodyStore => "custody-store",
+            Self::NextCustodyStore => "next-custody-store",
             Self::Factors => "factors",
         }
     }
@@ -60,6 +63,38 @@ pub(crate) fn create_under(
 /// Makes a new random signing key and keeps it.
 pub(crate) fn create_signing(folder: &Path, name: KeyName) -> Result<SigningKey> {
     Ok(SigningKey::from_seed(&*create(folder, name)?))
+}
+
+/// Whether there is one.
+pub(crate) fn exists(folder: &Path, name: KeyName) -> Result<bool> {
+    let path = path(folder, name);
+    path.try_exists()
+        .with_context(|| format!("look for `{}`", path.display()))
+}
+
+/// Puts `next` in the place of the node's epoch key, which is destroyed: overwritten, and then gone. `next` is kept as that
+/// is from now on. After a crash the same again goes on.
+pub(crate) fn replace_epoch_key(
+    folder: &Path,
+    next: &[u8; 32],
+    protection: Protection<'_>,
+) -> Result<()> {
+    let content = medanchor_secrets::protect(&to_text(KeyName::CustodyStore, next), protection);
+    let content = content.context("draw random bytes")?;
+    let path = path(folder, KeyName::CustodyStore);
+    // Where a file system writes in place, a later reader of the disk finds nothing of it either.
+    files::overwrite(&path).with_context(|| format!("destroy `{}`", path.display()))?;
+    files::replace(&path, Mode::Secret, content.as_bytes())
+        .with_context(|| format!("replace `{}`", path.display()))?;
+    forget_next_epoch_key(folder)
+}
+
+/// Removes the key that was to be the epoch key next, or has become it.
+pub(crate) fn forget_next_epoch_key(folder: &Path) -> Result<()> {
+    let path = path(folder, KeyName::NextCustodyStore);
+    files::overwrite(&path)
+        .and_then(|()| files::remove(&path))
+        .with_context(|| format!("remove `{}`", path.display()))
 }
 
 /// Reads a key that is kept as it is. Refuses a file that others may read, or that holds another key.
@@ -172,7 +207,16 @@ fn path(folder: &Path, name: KeyName) -> std::path::PathBuf {
     folder.join(name.as_str()).with_extension("key")
 }
 
-/// Those that open what the node keeps for others.
+/// Those that open what the node keeps for others, and are there.
+pub(crate) fn protected(folder: &Path) -> Result<Vec<KeyName>> {
+    let mut names = PROTECTED.to_vec();
+    if exists(folder, KeyName::NextCustodyStore)? {
+        names.push(KeyName::NextCustodyStore);
+    }
+    Ok(names)
+}
+
+/// Those that are always there.
 pub(crate) const PROTECTED: [KeyName; 2] = [KeyName::CustodyStore, KeyName::Factors];
 const MAGIC: &str = "medanchor-key-1";
 const MAX_BYTES: u64 = 4096;

@@ -12,8 +12,12 @@ use std::path::Path;
 /// The passphrase of a node: from the file that is given, or else from the one that its config names. Absent, its keys are in
 /// clear.
 pub(crate) fn of_node(config: &Config, given: Option<&Path>) -> Result<Option<Passphrase>> {
-    let file = given.or(config.passphrase_file.as_deref());
-    file.map(read).transpose()
+    file_of(config, given).map(read).transpose()
+}
+
+/// The file with the passphrase of a node: the one that is given, or else the one that its config names.
+pub(crate) fn file_of<'a>(config: &'a Config, given: Option<&'a Path>) -> Option<&'a Path> {
+    given.or(config.passphrase_file.as_deref())
 }
 
 /// The passphrase that new keys are to be kept under.
@@ -41,7 +45,7 @@ pub(crate) fn change(folder: &Folder, given: Option<&Path>, new: Option<&Path>) 
     let new_passphrase = of_new_keys(new)?;
     let old = of_node(&config, given)?;
     let either: Vec<&Passphrase> = old.iter().chain(&new_passphrase).collect();
-    for name in keys::PROTECTED {
+    for name in keys::protected(&folder.keys())? {
         keys::protect(
             &folder.keys(),
             name,
@@ -64,7 +68,8 @@ pub(crate) fn change(folder: &Folder, given: Option<&Path>, new: Option<&Path>) 
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Passphrase> {
+/// What a passphrase file holds.
+pub(crate) fn read(file: &Path) -> Result<Passphrase> {
     Passphrase::read(file).with_context(|| {
         format!(
             "use passphrase file `{}`, which `passphrase_file` in the config or --passphrase-file names",

@@ -43,12 +43,13 @@ pub(crate) fn open_emergencies(who: &PrincipalEntry, org: &PrincipalEntry) -> Ve
 }
 
 impl Grounds {
-    /// `None`: there is no such custody key.
+    /// `None`: there is no such custody key, or it is erased: nobody can tell the two apart.
     pub(crate) fn read(
         state: &State<'_>,
         custody: &CustodyId,
     ) -> Result<Option<Self>, TablesError> {
-        let Some(entry) = state.custody(custody)? else {
+        let entry = state.custody(custody)?;
+        let Some(entry) = entry.filter(|entry| entry.erased.is_none()) else {
             return Ok(None);
         };
         Ok(Some(Self {

@@ -208,6 +208,7 @@ impl Replay {
             | Kind::BreakGlass
             | Kind::BreakGlassReviewed
             | Kind::Custody
+            | Kind::Erased
             | Kind::Consented
             | Kind::Withdrawn
             | Kind::MemberAdded
@@ -229,6 +230,7 @@ impl Replay {
         };
         match &opening.0.signed.statement.body {
             Body::Custody(body) => custodies.contains(&body.custody),
+            Body::Erased(body) => custodies.contains(&body.custody),
             Body::Consented(body) => custodies.contains(&body.custody),
             Body::Withdrawn(body) => custodies.contains(&body.custody),
             _ => true,

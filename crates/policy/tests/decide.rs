@@ -2,13 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    AccessRequest, Actor, Attestation, Body, BreakGlassReviewed, BreakGlassRule, Class, Consented,
-    Custody, CustodyKind, Effect, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified,
-    Finding, Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, Provision, SignedStatement,
-    Statement,
+    AccessRequest, Actor, Body, BreakGlassReviewed, BreakGlassRule, Class, Consented, Custody,
+    CustodyKind, Effect, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding,
+    Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, Provision, SignedStatement, Statement,
     testing::{
-        BEGINNING, HOUR, MEMBERS, ORIGIN, World, break_glass, break_glass_rule, cid, consented,
-        custody, custody_id, did, enrolled, everything, key, node_key, standing,
+        BEGINNING, HOUR, MEMBERS, ORIGIN, World, attested, break_glass, break_glass_rule, cid,
+        consented, custody, custody_id, did, enrolled, everything, key, node_key, standing,
     },
 };
 use medanchor_dag::{Cid, CustodyId, Signature, SigningKey};
@@ -1021,7 +1020,7 @@ fn rotated_custody_key_keeps_its_consents() {
     clinic.consent(study());
     let mut next: Custody = custody("patient-1", HOSPITAL, CustodyKind::Person);
     next.epoch = 1;
-    let attest = |holder| Attestation::sign(holder, next.custody, 1, &next.key);
+    let attest = |holder| attested(holder, next.custody, 1, &next.key);
     next.held_by = vec![attest(&node_key(HOSPITAL)), attest(&key(HOSPITAL))];
     clinic.world.accept(Body::Custody(next), &[&key(HOSPITAL)]);
     let verdict = clinic.ask_ecg("rita", "researcher", "HRESCH");

@@ -23,14 +23,16 @@ pub(crate) use writer::Writer;
 /// table lie in [`Runs`].
 pub(crate) fn is_scattered(table: Table) -> bool {
     match table {
-        // An emergency is rare.
+        // An emergency is rare, and so is an erasure; holders are few.
         Table::Meta
         | Table::Leaves
         | Table::Nodes
         | Table::Openings
         | Table::Members
         | Table::Emergencies
-        | Table::Releases => false,
+        | Table::Releases
+        | Table::EpochKeys
+        | Table::Erasures => false,
         Table::Statements
         | Table::Principals
         | Table::Custodies
@@ -42,7 +44,8 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::LegalHolds
         | Table::Disclosures
         | Table::Exposures
-        | Table::CustodyRecords => true,
+        | Table::CustodyRecords
+        | Table::CustodyLeaves => true,
     }
 }
 

@@ -15,13 +15,13 @@ use medanchor_api::{
         },
         registry::{
             CheckRecordRequest, CheckRecordResponse, Disclosure, GetAccountRequest,
-            GetAccountResponse, GetRecordRequest, GetRecordResponse, GetStreamRequest,
-            GetStreamResponse, ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest,
-            ListCustodiesResponse, ListDisclosuresRequest, ListDisclosuresResponse,
-            ListEmergenciesRequest, ListEmergenciesResponse, ListLegalHoldsRequest,
-            ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse, ListPrincipalsRequest,
-            ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse, StatusRequest,
-            StatusResponse,
+            GetAccountResponse, GetErasureRequest, GetErasureResponse, GetRecordRequest,
+            GetRecordResponse, GetStreamRequest, GetStreamResponse, ListConsentsRequest,
+            ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
+            ListDisclosuresRequest, ListDisclosuresResponse, ListEmergenciesRequest,
+            ListEmergenciesResponse, ListLegalHoldsRequest, ListLegalHoldsResponse,
+            ListMembersRequest, ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse,
+            ListRecordsRequest, ListRecordsResponse, StatusRequest, StatusResponse,
             registry_service_client::RegistryServiceClient,
             registry_service_server::{RegistryService, RegistryServiceServer},
         },
@@ -279,6 +279,13 @@ impl RegistryService for Service {
             (answer.count, answer.head) = (count, head);
         }
         Ok(Response::new(answer))
+    }
+
+    async fn get_erasure(
+        &self,
+        request: Request<GetErasureRequest>,
+    ) -> Result<Response<GetErasureResponse>, Status> {
+        self.registry().get_erasure(request.into_inner()).await
     }
 
     async fn get_stream(

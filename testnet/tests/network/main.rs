@@ -31,6 +31,7 @@ mod custody;
 mod demo;
 mod device;
 mod equivocation;
+mod erasure;
 mod fetch;
 mod folder;
 mod founding;

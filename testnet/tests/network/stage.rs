@@ -159,7 +159,13 @@ pub(crate) fn custody_key(operator: &medanchor_cli::Home, copy: &Path) -> Vec<u8
     let sealed = SealedKey::from_bytes(&bytes("sealed")).unwrap();
     let custody: CustodyId = text("custody").parse().unwrap();
     let public_key = Recipient::from_bytes(bytes("public_key").try_into().unwrap()).unwrap();
-    let holder = operator.own_keys().unwrap().receiving;
+    let epoch: toml::Table = fs::read_to_string(operator.path().join("epoch-key.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let mut private = zeroize::Zeroizing::new([0; 32]);
+    hex::decode_to_slice(epoch["epoch_private"].as_str().unwrap(), private.as_mut()).unwrap();
+    let holder = medanchor_envelope::Identity::from_bytes(private);
     let key = sealed.open(&holder, *custody.as_bytes(), 0, &public_key);
     key.unwrap().to_bytes().to_vec()
 }

@@ -1,5 +1,6 @@
 use super::{
     context::{Context, Refusal, require},
+    erasure::unerased,
     form::request_of,
 };
 use crate::{
@@ -118,7 +119,7 @@ fn first_custody(
 }
 
 fn require_broker(context: &Context<'_>, custody: &CustodyId) -> Result<(), Refusal> {
-    let entry = context.state.custody(custody)?.ok_or(Outcome::Unknown)?;
+    let entry = unerased(context, custody)?;
     let mut brokers = entry.custody.brokers.iter();
     let signed = brokers.any(|broker| context.is_signed_by(broker));
     require(signed, Outcome::Forbidden)

@@ -1,4 +1,7 @@
-use super::context::{Context, Refusal, require};
+use super::{
+    context::{Context, Refusal, require},
+    erasure::unerased,
+};
 use crate::{
     BreakGlass, BreakGlassReviewed, BreakGlassRule, CustodyKind, Emergency, EmergencyEntry,
     Finding, Outcome, PrincipalEntry, PrincipalKind, Review, Status, entry::Write,
@@ -29,8 +32,7 @@ pub(super) fn broken(context: &Context<'_>, body: &BreakGlass) -> Result<Vec<Wri
     let rule = rule_of(context, &entry)?;
     let may_act = entry.kind == PrincipalKind::Person && entry.roles.contains(&body.role);
     require(may_act, Outcome::Forbidden)?;
-    let custody = context.state.custody(&body.custody)?;
-    let custody = custody.ok_or(Outcome::Unknown)?;
+    let custody = unerased(context, &body.custody)?;
     require(
         custody.custody.kind == CustodyKind::Person,
         Outcome::Forbidden,

@@ -1,4 +1,7 @@
-use super::context::{Context, Refusal, require};
+use super::{
+    context::{Context, Refusal, require},
+    erasure::unerased,
+};
 use crate::{
     ConsentEntry, Consented, CustodyEntry, Outcome, PrincipalKind, Withdrawn, entry::Write,
 };
@@ -63,7 +66,7 @@ enum By {
 
 /// The custody key, if one who may give and withdraw consent under it has signed.
 fn controlled(context: &Context<'_>, custody: &CustodyId) -> Result<(CustodyEntry, By), Refusal> {
-    let entry = context.state.custody(custody)?.ok_or(Outcome::Unknown)?;
+    let entry = unerased(context, custody)?;
     let controller = entry.custody.controller;
     let by = match controller.filter(|controller| context.is_signed_by(controller)) {
         Some(controller) => {

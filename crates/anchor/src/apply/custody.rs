@@ -1,5 +1,8 @@
-use super::context::{Context, Refusal, require};
-use crate::{Attestation, Custody, CustodyEntry, Outcome, PrincipalKind, entry::Write};
+use super::{
+    context::{Context, Refusal, require},
+    epoch_key,
+};
+use crate::{Attestation, Custody, CustodyEntry, Erased, Outcome, PrincipalKind, entry::Write};
 use medanchor_dag::Did;
 
 /// Signed by its owner organisation; held by two that may hold it, one of them a listed broker.
@@ -15,15 +18,28 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     let are_nodes = brokers.all(|broker| network.member_of_node(broker).is_some());
     require(are_nodes, Outcome::Unknown)?;
     context.require_known(body.writers.iter().chain(&body.controller))?;
-    require_holders(context, body)?;
+    let holding = require_holders(context, body)?;
     let before = follows(context, body)?;
     require_newly_listed_hold(body, before.as_ref())?;
-    Ok(vec![Write::custody(&CustodyEntry {
+    let mut writes = epoch_key::said(context, &holding, before.as_ref())?;
+    let mut holders = match &before {
+        Some(before) => before.holders.clone(),
+        None => Vec::new(),
+    };
+    holders.extend(holding.iter().map(|held| held.by));
+    holders.sort_unstable();
+    holders.dedup();
+    require(holders.len() <= Erased::MAX_HOLDERS, Outcome::Conflict)?;
+    writes.push(Write::custody(&CustodyEntry {
         custody: body.clone(),
         since: context.index,
         newest_consent: before.as_ref().and_then(|entry| entry.newest_consent),
-        controlled_since: before.and_then(|entry| entry.controlled_since),
-    })])
+        controlled_since: before.as_ref().and_then(|entry| entry.controlled_since),
+        made_at: before.map_or(context.index, |entry| entry.made_at),
+        holders,
+        erased: None,
+    }));
+    Ok(writes)
 }
 
 /// A new id begins with epoch 0; a known one goes on with the next epoch, or says of its present key who else may
@@ -34,6 +50,7 @@ fn follows(context: &Context<'_>, body: &Custody) -> Result<Option<CustodyEntry>
         require(body.epoch == 0, Outcome::Conflict)?;
         return Ok(None);
     };
+    require(before.erased.is_none(), Outcome::Erased)?;
     let goes_on = before.custody.epoch.checked_add(1) == Some(body.epoch);
     let changes = is_of_same_key(&before.custody, body) && before.custody != *body;
     let follows = (goes_on || changes)
@@ -64,18 +81,23 @@ fn require_newly_listed_hold(body: &Custody, before: Option<&CustodyEntry>) -> R
     require(all_hold, Outcome::Forbidden)
 }
 
-fn require_holders(context: &Context<'_>, body: &Custody) -> Result<(), Refusal> {
+/// The attestations of those that may hold it.
+fn require_holders<'b>(
+    context: &Context<'_>,
+    body: &'b Custody,
+) -> Result<Vec<&'b Attestation>, Refusal> {
     let is_broker = |held: &Attestation| body.brokers.contains(&held.by);
-    let mut holders = 0;
+    let mut holders = Vec::new();
     for held in &body.held_by {
         let is_owners = match context.state.principal(&held.by)? {
             Some(holder) => holder.org == body.owner && holder.is_active(),
             None => false,
         };
         if is_owners || is_broker(held) {
-            holders += 1;
+            holders.push(held);
         }
     }
-    let enough = holders >= 2 && body.held_by.iter().any(is_broker);
-    require(enough, Outcome::Forbidden)
+    let enough = holders.len() >= 2 && body.held_by.iter().any(is_broker);
+    require(enough, Outcome::Forbidden)?;
+    Ok(holders)
 }

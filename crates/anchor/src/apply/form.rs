@@ -1,8 +1,8 @@
 use super::context::Refusal;
 use crate::{
     AccessRequest, Account, AccountHead, Actor, Anchored, Body, BreakGlassRule, Consented, Custody,
-    DeviceDetails, Effect, Enrolled, FactorVerified, Founded, Holding, LegalHold, ListHead, Member,
-    MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet,
+    DeviceDetails, Effect, Enrolled, Erased, FactorVerified, Founded, Holding, LegalHold, ListHead,
+    Member, MemberAdded, MemberRemoved, Period, PlacedNode, Placement, PlacementRule, PolicySet,
     PrincipalKind, Provision, Refused, Released, SignedStatement, Statement, WitnessAdded,
     WitnessUrl,
 };
@@ -47,7 +47,9 @@ fn is_body(statement: &Statement) -> bool {
         Body::Account(body) => is_account(body),
         Body::BreakGlassRule(body) => is_break_glass_rule(body),
         Body::BreakGlass(body) => is_role(&body.role),
-        Body::BreakGlassReviewed(_) => true,
+        Body::BreakGlassReviewed(_) | Body::Destroyed(_) => true,
+        Body::EpochKey(body) => body.from != body.to,
+        Body::Erased(body) => is_erased(body),
     }
 }
 
@@ -135,6 +137,13 @@ fn is_legal_hold(body: &LegalHold) -> bool {
 fn is_account(body: &Account) -> bool {
     let none = AccountHead::default();
     (body.count == none.count) == (body.head == none.head)
+}
+
+fn is_erased(body: &Erased) -> bool {
+    (1..=Erased::MAX_HOLDERS).contains(&body.holders.len())
+        && body.holders.is_sorted_by(|one, next| one.who < next.who)
+        && (1..=Erased::MAX_REPLICAS).contains(&body.replicas.len())
+        && body.replicas.is_sorted_by(|one, next| one < next)
 }
 
 fn is_break_glass_rule(body: &BreakGlassRule) -> bool {

@@ -1,4 +1,7 @@
-use super::context::{Context, Refusal, require};
+use super::{
+    context::{Context, Refusal, require},
+    erasure::unerased,
+};
 use crate::{
     LegalHold, LegalHoldEntry, LegalHoldPlaced, Outcome, Table,
     entry::{Write, legal_hold_key},
@@ -18,6 +21,7 @@ pub(super) fn placed(context: &Context<'_>, body: &LegalHoldPlaced) -> Result<Ve
         custody.ok_or(Outcome::Unknown)? == hold.custody,
         Outcome::Conflict,
     )?;
+    unerased(context, &hold.custody)?;
     require(state.legal_hold(hold)?.is_none(), Outcome::Conflict)?;
     let entry = LegalHoldEntry {
         legal_hold: hold.clone(),

@@ -1,7 +1,10 @@
-use super::context::{Context, Refusal, require};
+use super::{
+    context::{Context, Refusal, require},
+    erasure::unerased,
+};
 use crate::{
     Anchored, Outcome, PrincipalKind, RecordEntry, Status, StreamEntry, Table,
-    entry::{Write, custody_record_key, hash_key, record_key, stream_key, usage_key},
+    entry::{Write, custody_leaf_key, hash_key, record_key, stream_key, usage_key},
 };
 use medanchor_dag::Did;
 
@@ -9,8 +12,7 @@ use medanchor_dag::Did;
 pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Write>, Refusal> {
     let holders = require_held(context, body)?;
     let device_org = require_device(context, body)?;
-    let custody = context.state.custody(&body.custody)?;
-    let custody = custody.ok_or(Outcome::Unknown)?.custody;
+    let custody = unerased(context, &body.custody)?.custody;
     let may_write = device_org == custody.owner || custody.writers.contains(&device_org);
     require(may_write, Outcome::Forbidden)?;
     require_new(context, body)?;
@@ -32,7 +34,7 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
 
 /// The record among those of its custody key.
 pub(super) fn under_custody(record: &RecordEntry) -> Write {
-    let key = custody_record_key(&record.anchored.custody, record.index);
+    let key = custody_leaf_key(&record.anchored.custody, record.index);
     Write {
         table: Table::CustodyRecords,
         key,

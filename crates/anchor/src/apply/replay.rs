@@ -1,7 +1,7 @@
 use super::{
     break_glass,
     context::{Context, Lists, Network, Refusal},
-    judge, record,
+    erasure, judge, record,
 };
 use crate::{
     Body, Entry, Leaf, LeafIndex, Log, RecordEntry, State, Table, Tables, TablesError,
@@ -11,8 +11,8 @@ use medanchor_dag::Hash;
 
 impl Log {
     /// Takes over what a leaf says took effect, into tables that hold what the leaves before it said of members,
-    /// principals, custody keys and consents, and not all else. Whether it could: a statement other than `anchored` and `break-glass`
-    /// is judged again, and one that is not accepted on what is here changes nothing.
+    /// principals, custody keys and consents, and not all else. Whether it could: a statement other than `anchored`, `break-glass` and
+    /// `erased` is judged again, and one that is not accepted on what is here changes nothing.
     ///
     /// # Errors
     ///
@@ -54,6 +54,7 @@ impl Log {
                 };
                 let taken = match body {
                     Body::BreakGlass(body) => break_glass::replayed(&context, body),
+                    Body::Erased(body) => erasure::replayed(&context, body),
                     _ => judge(&context),
                 };
                 match taken {

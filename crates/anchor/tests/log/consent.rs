@@ -1,10 +1,10 @@
 use crate::{outcome, rejected};
 use medanchor_anchor::{
-    Actor, Attestation, Body, Class, Consented, CustodyKind, Effect, Kind, Outcome, Period,
-    PrincipalKind, Provision, Withdrawn,
+    Actor, Body, Class, Consented, CustodyKind, Effect, Kind, Outcome, Period, PrincipalKind,
+    Provision, Withdrawn,
     testing::{
-        MEMBERS, World, consent_id, consented, custody, custody_id, did, enrolled, key, node_key,
-        standing,
+        MEMBERS, World, attested, consent_id, consented, custody, custody_id, did, enrolled, key,
+        node_key, standing,
     },
 };
 
@@ -179,7 +179,7 @@ fn controller_that_has_spoken_is_replaced_only_by_itself() {
             let mut changed = custody("patient-1", OWNER, CustodyKind::Person);
             changed.epoch = epoch;
             changed.controller = controller.map(did);
-            let attest = |holder| Attestation::sign(holder, changed.custody, epoch, &changed.key);
+            let attest = |holder| attested(holder, changed.custody, epoch, &changed.key);
             changed.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
             Body::Custody(changed)
         };
@@ -216,7 +216,7 @@ fn newest_consent_is_the_head_and_survives_rotation() {
     assert_eq!(head(&world), Some(end.index));
     let mut rotated = custody("patient-1", OWNER, CustodyKind::Person);
     rotated.epoch = 1;
-    let attest = |holder| Attestation::sign(holder, rotated.custody, 1, &rotated.key);
+    let attest = |holder| attested(holder, rotated.custody, 1, &rotated.key);
     rotated.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
     world.accept(Body::Custody(rotated), &[&key(OWNER)]);
     assert_eq!(head(&world), Some(end.index));
@@ -296,7 +296,7 @@ fn suspended_owner_gives_no_consent() {
     );
     let mut body = custody("patient-3", OWNER, CustodyKind::Person);
     body.owner = did("clinic");
-    let attest = |holder| Attestation::sign(holder, body.custody, 0, &body.key);
+    let attest = |holder| attested(holder, body.custody, 0, &body.key);
     body.held_by = vec![attest(&node_key(OWNER)), attest(&key("clinic"))];
     world.accept(Body::Custody(body), &[&key("clinic")]);
     world.accept(standing(Kind::Suspended, "clinic"), &[&key(OWNER)]);

@@ -1,7 +1,9 @@
 use crate::{Change, outcome, rejected};
 use medanchor_anchor::{
-    Applied, Attestation, Body, Custody, CustodyKind, Kind, Outcome, PrincipalKind,
-    testing::{MEMBERS, World, custody, custody_id, did, key, node_key, standing, with_broker},
+    Applied, Body, Custody, CustodyKind, Kind, Outcome, PrincipalKind,
+    testing::{
+        MEMBERS, World, attested, custody, custody_id, did, key, node_key, standing, with_broker,
+    },
 };
 
 const OWNER: &str = MEMBERS[0];
@@ -23,7 +25,7 @@ fn with_other(body: Custody) -> Custody {
 fn next_epoch(mut body: Custody) -> Custody {
     body.epoch += 1;
     body.key[0] ^= 1;
-    let attest = |holder| Attestation::sign(holder, body.custody, body.epoch, &body.key);
+    let attest = |holder| attested(holder, body.custody, body.epoch, &body.key);
     body.held_by = vec![attest(&node_key(OWNER)), attest(&key(OWNER))];
     body
 }
@@ -51,7 +53,7 @@ fn custody_keeps_owner_and_kind() {
     assert_eq!(outcome(&submit(&mut world, other_kind)), Outcome::Conflict);
     let mut taken = next_epoch(fresh());
     taken.owner = did(OTHER);
-    let attest = |holder| Attestation::sign(holder, taken.custody, taken.epoch, &taken.key);
+    let attest = |holder| attested(holder, taken.custody, taken.epoch, &taken.key);
     taken.held_by = vec![attest(&node_key(OWNER)), attest(&key(OTHER))];
     let applied = world.say(Body::Custody(taken), &[&key(OTHER)]);
     assert_eq!(outcome(&applied), Outcome::Conflict);
@@ -65,7 +67,7 @@ fn custody_is_signed_by_its_owner_an_active_organisation() {
     let guest = |world: &mut World| {
         let mut body = custody("firmware", "vendor", CustodyKind::Open);
         body.brokers = vec![node_key(OWNER).did()];
-        let attest = |holder| Attestation::sign(holder, body.custody, 0, &body.key);
+        let attest = |holder| attested(holder, body.custody, 0, &body.key);
         body.held_by = vec![attest(&node_key(OWNER)), attest(&key("vendor"))];
         outcome(&world.say(Body::Custody(body), &[&key("vendor")]))
     };
@@ -81,7 +83,7 @@ fn custody_needs_two_holders_and_a_broker_among_them() {
     let id = custody_id("patient-1");
     let mut held_by = |holders: &[medanchor_dag::SigningKey]| {
         let mut body = fresh();
-        let attest = |holder| Attestation::sign(holder, id, 0, &body.key);
+        let attest = |holder| attested(holder, id, 0, &body.key);
         body.held_by = holders.iter().map(attest).collect();
         outcome(&submit(&mut world, body))
     };
@@ -124,7 +126,7 @@ fn brokers_and_writers_change_under_the_same_key() {
 #[test]
 fn change_under_the_same_key_keeps_key_owner_and_kind() {
     let attest_anew = |body: &mut Custody| {
-        let attest = |holder| Attestation::sign(holder, body.custody, body.epoch, &body.key);
+        let attest = |holder| attested(holder, body.custody, body.epoch, &body.key);
         body.held_by = [&node_key(OWNER), &key(OWNER), &node_key(OTHER)]
             .map(attest)
             .into();
@@ -215,7 +217,7 @@ fn node_that_left_the_network_is_no_longer_listed() {
 fn attestation_of_another_key_is_a_bad_signature() {
     let mut world = World::new();
     let mut body = fresh();
-    body.held_by[1] = Attestation::sign(&key(OWNER), body.custody, 0, &[0; 32]);
+    body.held_by[1] = attested(&key(OWNER), body.custody, 0, &[0; 32]);
     assert_eq!(rejected(&submit(&mut world, body)), "bad-signature");
 }
 

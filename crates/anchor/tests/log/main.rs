@@ -12,6 +12,7 @@ mod break_glass;
 mod bulk;
 mod consent;
 mod custody;
+mod erasure;
 mod legal_hold;
 mod log;
 mod member;

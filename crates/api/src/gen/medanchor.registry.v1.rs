@@ -175,6 +175,8 @@ pub struct Custody {
     /// Leaf that last changed it.
     #[prost(uint64, tag = "8")]
     pub leaf_index: u64,
+    #[prost(bool, tag = "9")]
+    pub erased: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListConsentsRequest {
@@ -386,6 +388,45 @@ pub struct ListEmergenciesResponse {
     /// Leaves in the log that this was read from.
     #[prost(uint64, tag = "3")]
     pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetErasureRequest {
+    /// Custody id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub custody: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetErasureResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    pub body: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, optional, tag = "2")]
+    pub leaf_index: ::core::option::Option<u64>,
+    #[prost(bool, tag = "3")]
+    pub swept: bool,
+    #[prost(uint64, tag = "4")]
+    pub records: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub destroyed: ::prost::alloc::vec::Vec<Destroyed>,
+    #[prost(message, repeated, tag = "6")]
+    pub epoch_keys: ::prost::alloc::vec::Vec<EpochKey>,
+    #[prost(uint64, tag = "7")]
+    pub tree_size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Destroyed {
+    #[prost(string, tag = "1")]
+    pub who: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub gone: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub leaf_index: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EpochKey {
+    #[prost(string, tag = "1")]
+    pub who: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
@@ -1026,6 +1067,33 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// GetErasure tells how far the erasure of a custody key is, or what it would have to say now, for operators and auditors.
+        pub async fn get_erasure(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetErasureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetErasureResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/medanchor.registry.v1.RegistryService/GetErasure",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("medanchor.registry.v1.RegistryService", "GetErasure"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// GetStream gives the head of a device's stream.
         pub async fn get_stream(
             &mut self,
@@ -1204,6 +1272,14 @@ pub mod registry_service_server {
             request: tonic::Request<super::ListEmergenciesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListEmergenciesResponse>,
+            tonic::Status,
+        >;
+        /// GetErasure tells how far the erasure of a custody key is, or what it would have to say now, for operators and auditors.
+        async fn get_erasure(
+            &self,
+            request: tonic::Request<super::GetErasureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetErasureResponse>,
             tonic::Status,
         >;
         /// GetStream gives the head of a device's stream.
@@ -1754,6 +1830,51 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListEmergenciesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/medanchor.registry.v1.RegistryService/GetErasure" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetErasureSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::GetErasureRequest>
+                    for GetErasureSvc<T> {
+                        type Response = super::GetErasureResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetErasureRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::get_erasure(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetErasureSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

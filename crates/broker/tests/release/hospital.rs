@@ -3,10 +3,10 @@
 
 use futures::future::{BoxFuture, pending};
 use medanchor_anchor::{
-    AccessRequest, Anchored, Append, AppendError, Appended, Applied, Attestation, Body,
-    CustodyKind, Kind, LeafIndex, MemoryTables, Outcome, PrincipalKind, Prove, Read, ReadError,
-    Receipt, SignedStatement, State, Strength, Submission, View,
-    testing::{self, MEMBERS, ORIGIN, World, custody_id, did, key, node_key, stream_id},
+    AccessRequest, Anchored, Append, AppendError, Appended, Applied, Body, CustodyKind, Kind,
+    LeafIndex, MemoryTables, Outcome, PrincipalKind, Prove, Read, ReadError, Receipt,
+    SignedStatement, State, Strength, Submission, View,
+    testing::{self, MEMBERS, ORIGIN, World, attested, custody_id, did, key, node_key, stream_id},
 };
 use medanchor_broker::{Broker, BrokerParts, Custody, Grant, Rate};
 use medanchor_dag::{
@@ -77,7 +77,7 @@ impl Hospital {
         custody.key = public_key.to_vec();
         custody.brokers = brokers.iter().map(|name| node_key(name).did()).collect();
         custody.held_by = holders
-            .map(|holder| Attestation::sign(&holder, id, 0, public_key))
+            .map(|holder| attested(&holder, id, 0, public_key))
             .collect();
         world.accept(Body::Custody(custody), &[&key("hospital-a")]);
         world.consent("study", "patient", "institute", "HRESCH");
@@ -226,7 +226,7 @@ impl Hospital {
         custody.brokers = vec![node_key(member).did()];
         custody.held_by = holders
             .iter()
-            .map(|holder| Attestation::sign(holder, id, 0, public_key))
+            .map(|holder| attested(holder, id, 0, public_key))
             .collect();
         let mut world = self.network.world();
         world.accept(Body::Custody(custody), &[&key("hospital-a")]);

@@ -30,6 +30,7 @@ pub(crate) struct CustodyKeys {
 struct CurrentKey {
     epoch: u32,
     key: [u8; 32],
+    is_erased: bool,
 }
 
 #[tonic::async_trait]
@@ -60,7 +61,8 @@ impl CustodyService for CustodyKeys {
             tracing::warn!("a custody key was not made: {error}");
             status(Code::InvalidArgument, "custody-key", error.to_string())
         })?;
-        let attestation = Attestation::sign(&self.key, id, epoch, &created.public_key);
+        let under = self.custody.store_key();
+        let attestation = Attestation::sign(&self.key, id, epoch, &created.public_key, under);
         let created = CreatedKey {
             public_key: created.public_key,
             attestation,
@@ -95,6 +97,11 @@ impl CustodyService for CustodyKeys {
                 "the log has no such custody key: compare the id with `medanchor custody list`",
             )
         })?;
+        // INVARIANT (I9): what was destroyed here does not come back from a copy.
+        if current.is_erased {
+            let sentence = "the custody key is erased: no node takes a copy of it any more";
+            return Err(status(Code::FailedPrecondition, "erased", sentence));
+        }
         if current.epoch != epoch {
             let sentence = "the copy is of another epoch than the key that the log has in force";
             return Err(status(Code::FailedPrecondition, "other-epoch", sentence));
@@ -104,7 +111,13 @@ impl CustodyService for CustodyKeys {
         let imported = imported.await.map_err(internal)?.map_err(import_status)?;
         // From here this node has it durably, and may say so.
         let imported = ImportedKey {
-            attestation: Attestation::sign(&self.key, id, epoch, &current.key),
+            attestation: Attestation::sign(
+                &self.key,
+                id,
+                epoch,
+                &current.key,
+                self.custody.store_key(),
+            ),
             was_held: imported == Imported::Held,
         };
         Ok(Response::new(imported.into()))
@@ -129,8 +142,9 @@ impl CustodyService for CustodyKeys {
         let (custody, node) = (Arc::clone(&self.custody), Arc::clone(&self.key));
         let checking = spawn_blocking(move || {
             let checked = named.into_iter().map(|(id, current)| match current {
-                Some(CurrentKey { epoch, key }) if custody.holds(id, epoch, &key)? => {
-                    Ok(Some(Attestation::sign(&node, id, epoch, &key)))
+                Some(CurrentKey { epoch, key, .. }) if custody.holds(id, epoch, &key)? => {
+                    let under = custody.store_key();
+                    Ok(Some(Attestation::sign(&node, id, epoch, &key, under)))
                 }
                 _ => Ok(None),
             });
@@ -152,6 +166,7 @@ impl CustodyKeys {
         Ok(Some(CurrentKey {
             epoch: entry.custody.epoch,
             key: key.map_err(|_| internal(anyhow::anyhow!("a custody key of another size")))?,
+            is_erased: entry.erased.is_some(),
         }))
     }
 }

@@ -19,19 +19,19 @@ use medanchor_anchor::{
     PrincipalEntry, Read, State, TablesError, View,
 };
 use medanchor_api::{
-    Alarm, AnchoredRecord, AsOf, Collected, EmergencyQuery, ListedCustody, ListedLegalHold,
-    ListedMember, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck, Scrubbed,
-    StreamHead, account_asked_for, consents_asked_for, disclosures_asked_for,
-    emergencies_asked_for, legal_holds_after, overloaded,
+    Alarm, AnchoredRecord, AsOf, Collected, EmergencyQuery, ListedCustody, ListedErasure,
+    ListedLegalHold, ListedMember, ListedPrincipal, MAX_ROWS, NodeStatus, PeerStatus, RecordCheck,
+    Scrubbed, StreamHead, account_asked_for, consents_asked_for, disclosures_asked_for,
+    emergencies_asked_for, erasure_asked_for, legal_holds_after, overloaded,
     pb::registry::{
         CheckRecordRequest, CheckRecordResponse, GetAccountRequest, GetAccountResponse,
-        GetRecordRequest, GetRecordResponse, GetStreamRequest, GetStreamResponse,
-        ListConsentsRequest, ListConsentsResponse, ListCustodiesRequest, ListCustodiesResponse,
-        ListDisclosuresRequest, ListDisclosuresResponse, ListEmergenciesRequest,
-        ListEmergenciesResponse, ListLegalHoldsRequest, ListLegalHoldsResponse, ListMembersRequest,
-        ListMembersResponse, ListPrincipalsRequest, ListPrincipalsResponse, ListRecordsRequest,
-        ListRecordsResponse, StatusRequest, StatusResponse,
-        registry_service_server::RegistryService,
+        GetErasureRequest, GetErasureResponse, GetRecordRequest, GetRecordResponse,
+        GetStreamRequest, GetStreamResponse, ListConsentsRequest, ListConsentsResponse,
+        ListCustodiesRequest, ListCustodiesResponse, ListDisclosuresRequest,
+        ListDisclosuresResponse, ListEmergenciesRequest, ListEmergenciesResponse,
+        ListLegalHoldsRequest, ListLegalHoldsResponse, ListMembersRequest, ListMembersResponse,
+        ListPrincipalsRequest, ListPrincipalsResponse, ListRecordsRequest, ListRecordsResponse,
+        StatusRequest, StatusResponse, registry_service_server::RegistryService,
     },
     principal_kind_name, record_asked_for, record_to_check, records_asked_for, status,
     stream_asked_for,
@@ -305,6 +305,21 @@ impl RegistryService for Registry {
         Ok(Response::new(page.into()))
     }
 
+    async fn get_erasure(
+        &self,
+        request: Request<GetErasureRequest>,
+    ) -> Result<Response<GetErasureResponse>, Status> {
+        require_auditor(Callers::is_auditor(request.extensions()))?;
+        let custody = parsed(erasure_asked_for(request.get_ref()))?;
+        let view = self.newest_view().await?;
+        let state = State::new(view.as_ref());
+        let erasure = AsOf {
+            tree_size: tree_size(&state)?,
+            value: erasure(&state, &custody).map_err(tables_status)?,
+        };
+        Ok(Response::new(erasure.into()))
+    }
+
     async fn get_stream(
         &self,
         request: Request<GetStreamRequest>,
@@ -571,6 +586,37 @@ fn listed_member(entry: MemberEntry) -> medanchor_api::pb::registry::Member {
     listed.into()
 }
 
+/// How far an erasure is, or what it would have to say.
+fn erasure(state: &State<'_>, custody: &CustodyId) -> Result<Option<ListedErasure>, TablesError> {
+    let Some(entry) = state.custody(custody)? else {
+        return Ok(None);
+    };
+    let mut listed = match state.erasure(custody)? {
+        Some(entry) => ListedErasure {
+            erased: entry.erased,
+            leaf_index: Some(entry.since),
+            is_swept: entry.is_swept,
+            records: entry.records,
+            destroyed: entry.destroyed,
+            epoch_keys: Vec::new(),
+        },
+        None => ListedErasure {
+            erased: state.to_erase(&entry)?,
+            leaf_index: None,
+            is_swept: false,
+            records: 0,
+            destroyed: Vec::new(),
+            epoch_keys: Vec::new(),
+        },
+    };
+    for holder in &listed.erased.holders {
+        let key = state.epoch_key(&holder.who)?;
+        let key = key.map(|entry| (holder.who, entry.key.into_array()));
+        listed.epoch_keys.extend(key);
+    }
+    Ok(Some(listed))
+}
+
 fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, Status> {
     let custody = entry.custody;
     let public_key = custody.key.try_into();
@@ -584,6 +630,7 @@ fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, 
         brokers: custody.brokers,
         writers: custody.writers,
         leaf_index: entry.since,
+        erased: entry.erased.is_some(),
     };
     Ok(listed.into())
 }

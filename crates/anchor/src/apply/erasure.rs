@@ -1,0 +1,202 @@
+use super::{
+    context::{Context, Lists, Refusal, require},
+    form::request_of,
+};
+use crate::{
+    AccountOf, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone, Kind,
+    LeafIndex, Outcome, RecordEntry, State, Table, Tables, TablesError,
+    entry::{ERASING, Write, custody_leaf_key, leaf_of, record_key, release_key, usage_key},
+};
+use medanchor_dag::{CustodyId, to_canonical};
+
+/// Signed by the custody key's owner, and true at this very leaf: nobody who has something is left out, and no disclosure.
+pub(super) fn erased(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>, Refusal> {
+    let custody = unerased(context, &body.custody)?;
+    context.require_authority(&custody.custody.owner)?;
+    let is_held = context.state.is_custody_legally_held(&body.custody)?;
+    require(!is_held, Outcome::LegallyHeld)?;
+    let now = context.state.to_erase(&custody)?;
+    require(now == *body, Outcome::Stale)?;
+    let entry = ErasureEntry {
+        erased: body.clone(),
+        since: context.index,
+        is_swept: false,
+        records: 0,
+        destroyed: Vec::new(),
+    };
+    let mut pending = context.state.erasing()?;
+    pending.push(body.custody);
+    let mut writes = buried(context, custody)?;
+    writes.push(Write::erasure(&entry));
+    writes.push(Write::entry(Table::Meta, ERASING, &pending));
+    Ok(writes)
+}
+
+/// What an erasure means for a decision, which reads neither accounts nor members' nodes.
+pub(super) fn replayed(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>, Refusal> {
+    buried(context, unerased(context, &body.custody)?)
+}
+
+/// The custody key is over, and so is every consent under it.
+fn buried(context: &Context<'_>, custody: CustodyEntry) -> Result<Vec<Write>, Refusal> {
+    let consents = context.state.consents(&custody.custody.custody)?;
+    let mut writes: Vec<Write> = consents.iter().map(Write::consent_removal).collect();
+    writes.push(Write::custody(&CustodyEntry {
+        erased: Some(context.index),
+        since: context.index,
+        ..custody
+    }));
+    Ok(writes)
+}
+
+/// Signed by the one whose it was.
+pub(super) fn destroyed(context: &Context<'_>, body: &Destroyed) -> Result<Vec<Write>, Refusal> {
+    require(context.is_signed_by(&body.by), Outcome::Forbidden)?;
+    let entry = context.state.erasure(&body.custody)?;
+    let mut entry = entry.ok_or(Outcome::Unknown)?;
+    require(entry.since == body.erasure, Outcome::Conflict)?;
+    let mut missing = entry.missing();
+    let is_missing = missing.any(|missing| missing == (body.by, body.gone));
+    drop(missing);
+    require(is_missing, Outcome::Conflict)?;
+    match body.gone {
+        Gone::Key => require_other_epoch_key(context, &entry, body)?,
+        // There is no leaf: it is said again when the rest is gone.
+        Gone::Data if !entry.is_swept => return Err(Refusal::Rejected("not-swept")),
+        Gone::Data => (),
+    }
+    entry.destroyed.push(ErasedBy {
+        who: body.by,
+        gone: body.gone,
+        leaf: context.index,
+    });
+    Ok(vec![Write::erasure(&entry)])
+}
+
+/// INVARIANT (I9): a custody key is not destroyed while the epoch key is in use that it was kept under.
+fn require_other_epoch_key(
+    context: &Context<'_>,
+    entry: &ErasureEntry,
+    body: &Destroyed,
+) -> Result<(), Refusal> {
+    let now = context.state.epoch_key(&body.by)?;
+    let now = now.ok_or(Outcome::Unknown)?.key;
+    let mut holders = entry.erased.holders.iter();
+    let is_in_use = holders.any(|holder| holder.who == body.by && holder.epoch_key == now);
+    require(!is_in_use, Outcome::Conflict)
+}
+
+/// A custody key that is there, and not erased.
+pub(super) fn unerased(
+    context: &Context<'_>,
+    custody: &CustodyId,
+) -> Result<CustodyEntry, Refusal> {
+    let entry = context.state.custody(custody)?.ok_or(Outcome::Unknown)?;
+    require(entry.erased.is_none(), Outcome::Erased)?;
+    Ok(entry)
+}
+
+/// Notes of a leaf under which custody key its opening is to be found, and deleted. Of a record that took effect its row
+/// among those of the custody key says that; a release of several custody keys has nothing of one alone, and an emergency is of who overrode consent.
+pub(super) fn note(
+    tables: &mut dyn Tables,
+    body: &Body,
+    lists: &Lists<'_>,
+    outcome: Outcome,
+    index: LeafIndex,
+) -> Result<(), TablesError> {
+    let custody = match body {
+        Body::Custody(body) => Some(body.custody),
+        Body::Consented(body) => Some(body.custody),
+        Body::Withdrawn(body) => Some(body.custody),
+        Body::LegalHoldPlaced(body) => Some(body.legal_hold.custody),
+        Body::LegalHoldReleased(body) => Some(body.custody),
+        Body::Anchored(body) if outcome != Outcome::Ok => Some(body.custody),
+        Body::Account(body) => match body.of {
+            AccountOf::Custody(custody) => Some(custody),
+            AccountOf::Principal(_) => None,
+        },
+        Body::Released(body) => match lists.find(&body.list).map(|list| list.parts.as_slice()) {
+            Some([only]) => Some(only.custody),
+            _ => None,
+        },
+        Body::Refused(body) => {
+            let mut records = request_of(&body.request)
+                .into_iter()
+                .flat_map(|asked| &asked.records);
+            let state = State::new(&*tables);
+            let known = records.find_map(|record| state.record(record).transpose());
+            known.transpose()?.map(|known| known.anchored.custody)
+        }
+        _ => None,
+    };
+    match custody {
+        Some(custody) => tables.put(
+            Table::CustodyLeaves,
+            &custody_leaf_key(&custody, index),
+            &[],
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Takes some of what was erased out of the state, before anything else of a batch: no batch takes long, however much there
+/// is. Saying an erasure again goes on with it.
+pub(super) fn sweep(tables: &mut dyn Tables) -> Result<(), TablesError> {
+    let mut pending = State::new(&*tables).erasing()?;
+    let Some(custody) = pending.first().copied() else {
+        return Ok(());
+    };
+    let Some(mut entry) = State::new(&*tables).erasure(&custody)? else {
+        return Ok(());
+    };
+    let swept = sweep_records(tables, &custody)?;
+    entry.records = entry.records.saturating_add(swept);
+    if swept == 0 && sweep_leaves(tables, &custody)? == 0 {
+        entry.is_swept = true;
+        pending.remove(0);
+        tables.put(Table::Meta, ERASING, &to_canonical(&pending))?;
+    }
+    Write::erasure(&entry).apply(tables)
+}
+
+fn sweep_records(tables: &mut dyn Tables, custody: &CustodyId) -> Result<u64, TablesError> {
+    let state = State::new(&*tables);
+    let records = state.records_under(custody, 0, SWEPT_AT_A_TIME)?;
+    let owner = state.custody(custody)?.map(|entry| entry.custody.owner);
+    if let Some(owner) = owner {
+        let sizes = records.iter().map(|record| record.anchored.size);
+        let usage = state.usage(&owner)?.saturating_sub(sizes.sum());
+        Write::number(Table::Meta, usage_key(&owner), usage).apply(tables)?;
+    }
+    for RecordEntry {
+        anchored, index, ..
+    } in &records
+    {
+        tables.remove(Table::Records, &record_key(&anchored.record))?;
+        tables.remove(Table::Openings, &index.to_be_bytes())?;
+        tables.remove(Table::CustodyRecords, &custody_leaf_key(custody, *index))?;
+    }
+    Ok(u64::try_from(records.len()).unwrap_or(u64::MAX))
+}
+
+fn sweep_leaves(tables: &mut dyn Tables, custody: &CustodyId) -> Result<usize, TablesError> {
+    let keys = State::new(&*tables).custody_leaves(custody, SWEPT_AT_A_TIME)?;
+    for key in &keys {
+        if let Some(index) = leaf_of(key) {
+            let is_release = State::new(&*tables)
+                .leaf(index)?
+                .is_some_and(|leaf| leaf.kind == Kind::Released);
+            if is_release {
+                // It has one part.
+                tables.remove(Table::Releases, &release_key(index, 0))?;
+            }
+            tables.remove(Table::Openings, &index.to_be_bytes())?;
+        }
+        tables.remove(Table::CustodyLeaves, key)?;
+    }
+    Ok(keys.len())
+}
+
+/// Records, or other leaves, that one batch sweeps.
+const SWEPT_AT_A_TIME: usize = 1024;

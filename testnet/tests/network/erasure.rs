@@ -1,0 +1,208 @@
+//! A patient is forgotten: nothing that anybody still has, and no backup, opens what was theirs; and everybody can see who has
+//! destroyed what.
+
+use crate::{
+    collect::busy_collector,
+    stage::{Stage, assert_refused, done, get, put_arguments, until},
+};
+use medanchor_broker::{Custody, CustodyError};
+use medanchor_dag::{Cid, DiskStore};
+use medanchor_node::Folder;
+use medanchor_testnet::Ran;
+use std::{fs, path::PathBuf};
+
+#[test]
+fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext() {
+    let mut stage = Stage::start_with(3, busy_collector);
+    let device = stage.device("holter");
+    let records: Vec<String> = ["one beat", "the next"]
+        .map(|payload| {
+            let file = stage.file("payload", payload.as_bytes());
+            done(Ok(stage.put(&device, &file))).text("record").unwrap()
+        })
+        .into();
+    let other = done(stage.hospital.run(["custody", "new", "--kind", "person"]));
+    let other = other.text("custody").unwrap();
+    let file = stage.file("payload", b"somebody else's");
+    let put = done(device.run(put_arguments(&file, &other)));
+    let kept = put.text("record").unwrap();
+    assert_eq!(stage.read(&records[0]), b"one beat");
+    let grant = stage.clinician.path().join("grants");
+    assert!(grant.exists());
+
+    // Everything that backups have: the key store, the operator's copies, the blocks. Not the epoch keys.
+    let backup = back_up(&mut stage);
+
+    // It has to be meant, and a legal hold blocks it, in the log.
+    let erase = |stage: &Stage, more: &[&str]| -> Ran {
+        let arguments = ["erase", "--subject", &stage.custody];
+        let arguments = arguments.iter().chain(more).copied();
+        stage.hospital.run(arguments).unwrap()
+    };
+    let unsaid = erase(&stage, &[]);
+    assert_refused(&unsaid, 2, "usage");
+    assert!(unsaid.errors.contains("1 releases"), "{}", unsaid.errors);
+    let other_hospital = stage.network.operator(1).unwrap();
+    let custody = stage.custody.clone();
+    let place = [
+        "legal-hold",
+        "place",
+        "--custody",
+        &custody,
+        "--matter",
+        "7 O 123/26",
+    ];
+    let placed = done(other_hospital.run(place));
+    let hold = placed.text("legal_hold").unwrap();
+    let held = erase(&stage, &["--yes"]);
+    assert_refused(&held, 3, "legal-hold");
+    assert_eq!(stage.read(&records[1]), b"the next");
+    let release = ["legal-hold", "release", &hold];
+    done(other_hospital.run(release));
+
+    // A node that is away is named, and does its part when it is back.
+    stage.network.process("hospital-c").unwrap().kill().unwrap();
+    let begun = erase(&stage, &["--yes", "--wait-for", "1"]);
+    assert_eq!(begun.code, 5, "{}{}", begun.errors, begun.json);
+    assert!(!begun.json["missing"].as_array().unwrap().is_empty());
+    let late = get(&stage.clinician, &records[1], "TREAT", &stage.path("late")).unwrap();
+    assert_refused(&late, 1, "not-found");
+    stage
+        .network
+        .process("hospital-c")
+        .unwrap()
+        .start()
+        .unwrap();
+    stage.network.wait_for("hospital-c").unwrap();
+    let certificate = stage.path("certificate");
+    let output = certificate.to_str().unwrap();
+    let mut done_by_all = None;
+    until("everybody has destroyed what was theirs", || {
+        let again = erase(&stage, &["--wait-for", "5", "--out", output]);
+        assert!(
+            [0, 5].contains(&again.code),
+            "{}{}",
+            again.errors,
+            again.json
+        );
+        done_by_all = (again.code == 0).then_some(again);
+        done_by_all.is_some()
+    });
+    let erased = done_by_all.unwrap().json;
+    assert_eq!(
+        erased["disclosures"].as_array().unwrap().len(),
+        2,
+        "{erased}"
+    );
+    // The operator's copy, hospital A's key, and what three nodes had.
+    assert_eq!(erased["destroyed"].as_array().unwrap().len(), 5, "{erased}");
+
+    // Nobody has to be asked for the certificate.
+    let verified = done(stage.clinician.run(["verify", output]));
+    assert_eq!(verified.json["missing"], serde_json::json!([]));
+    done(stage.hospital.run(["log", "fsck"]));
+
+    // Nothing is written under it any more; others go on, also after a restart with the new epoch key.
+    let file = stage.file("payload", b"too late");
+    let refused = device.run(put_arguments(&file, &custody)).unwrap();
+    assert_ne!(refused.code, 0, "{}", refused.json);
+    stage.stop_cleanly("hospital-a");
+    stage
+        .network
+        .process("hospital-a")
+        .unwrap()
+        .start()
+        .unwrap();
+    stage.network.wait_for("hospital-a").unwrap();
+    assert_eq!(stage.read(&kept), b"somebody else's");
+    let restored = stage.hospital.run([
+        "custody",
+        "restore",
+        "--custody",
+        &custody,
+        "--copy",
+        backup.copy.to_str().unwrap(),
+    ]);
+    let restored = restored.unwrap();
+    assert_refused(&restored, 4, "not-verified");
+
+    // No node has a block of it. The backup has all of them, and no key that is left opens it.
+    for name in ["hospital-a", "hospital-b", "hospital-c"] {
+        stage.stop_cleanly(name);
+    }
+    let known = |folder: &PathBuf, record: &String| {
+        let store = DiskStore::open(folder).unwrap();
+        store.knows(&record.parse::<Cid>().unwrap()).unwrap()
+    };
+    for name in ["hospital-a", "hospital-b", "hospital-c"] {
+        let folder = stage.network.process(name).unwrap().folder().to_owned();
+        let blocks = Folder::new(folder).blocks();
+        for record in &records {
+            assert!(!known(&blocks, record), "{name} has {record}");
+        }
+    }
+    assert!(records.iter().all(|record| known(&backup.blocks, record)));
+    let folder = stage
+        .network
+        .process("hospital-a")
+        .unwrap()
+        .folder()
+        .to_owned();
+    let key = fs::read_to_string(folder.join("keys").join("custody-store.key")).unwrap();
+    let hex = key.split_whitespace().last().unwrap();
+    let mut kek = zeroize::Zeroizing::new([0; 32]);
+    hex::decode_to_slice(hex, kek.as_mut()).unwrap();
+    let opened = Custody::open(&backup.custody, kek);
+    assert!(matches!(opened, Err(CustodyError::OtherKek)));
+}
+
+struct Backup {
+    custody: PathBuf,
+    copy: PathBuf,
+    blocks: PathBuf,
+}
+
+/// Of hospital A, while its node does not run.
+fn back_up(stage: &mut Stage) -> Backup {
+    stage.stop_cleanly("hospital-a");
+    let node = stage
+        .network
+        .process("hospital-a")
+        .unwrap()
+        .folder()
+        .to_owned();
+    let folder = Folder::new(node);
+    let backup = Backup {
+        custody: stage.path("backup.redb"),
+        copy: stage.path("backup.toml"),
+        blocks: stage.path("backup-blocks"),
+    };
+    fs::copy(folder.custody(), &backup.custody).unwrap();
+    let copy = format!("{}-0.toml", stage.custody);
+    fs::copy(
+        stage.hospital.path().join("custody").join(copy),
+        &backup.copy,
+    )
+    .unwrap();
+    copy_folder(&folder.blocks(), &backup.blocks);
+    stage
+        .network
+        .process("hospital-a")
+        .unwrap()
+        .start()
+        .unwrap();
+    stage.network.wait_until_ready().unwrap();
+    backup
+}
+
+fn copy_folder(from: &PathBuf, to: &PathBuf) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&from, &to),
+            false => drop(fs::copy(&from, &to).unwrap()),
+        }
+    }
+}
