@@ -541,7 +541,10 @@ impl World {
     fn selected(&self, selection: &Selection, custody: &CustodyId) -> ReleasePart {
         let records = self.state().records_under(custody, 0, usize::MAX);
         let records = records.expect("memory does not fail").into_iter();
-        let is_selected = |entry: &RecordEntry| selection.has(&entry.anchored, entry.index);
+        let is_selected = |entry: &RecordEntry| {
+            let selects = self.state().selects(selection, entry);
+            selects.expect("memory does not fail")
+        };
         let selected = records
             .filter(is_selected)
             .map(|entry| entry.anchored.record);

@@ -65,7 +65,7 @@ impl Clinic {
             let listing = Listing::of(
                 state,
                 &self.policies,
-                did(who),
+                &did(who),
                 role,
                 purpose,
                 self.world.now,

@@ -33,6 +33,7 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Releases => false,
         Table::Statements
         | Table::Principals
+        | Table::Keys
         | Table::Custodies
         | Table::Consents
         | Table::Records

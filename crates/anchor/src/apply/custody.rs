@@ -15,8 +15,8 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     let are_nodes = brokers.all(|broker| network.member_of_node(broker).is_some());
     require(are_nodes, Outcome::Unknown)?;
     context.require_known(body.writers.iter().chain(&body.controller))?;
-    require_holders(context, body)?;
     let before = follows(context, body)?;
+    require_holders(context, body, before.as_ref())?;
     require_newly_listed_hold(body, before.as_ref())?;
     Ok(vec![Write::custody(&CustodyEntry {
         custody: body.clone(),
@@ -64,12 +64,25 @@ fn require_newly_listed_hold(body: &Custody, before: Option<&CustodyEntry>) -> R
     require(all_hold, Outcome::Forbidden)
 }
 
-fn require_holders(context: &Context<'_>, body: &Custody) -> Result<(), Refusal> {
+/// Who holds the key is known by the key in force, or by that of when it said so, where the log has that already.
+fn require_holders(
+    context: &Context<'_>,
+    body: &Custody,
+    before: Option<&CustodyEntry>,
+) -> Result<(), Refusal> {
     let is_broker = |held: &Attestation| body.brokers.contains(&held.by);
+    let is_recorded = |held: &Attestation| {
+        before.is_some_and(|before| {
+            is_of_same_key(&before.custody, body) && before.custody.held_by.contains(held)
+        })
+    };
     let mut holders = 0;
     for held in &body.held_by {
-        let is_owners = match context.state.principal(&held.by)? {
-            Some(holder) => holder.org == body.owner && holder.is_active(),
+        let is_owners = match context.state.identity(&held.by)? {
+            Some((who, holder)) => {
+                let counts = holder.key_of(&who) == held.by || is_recorded(held);
+                counts && holder.org == body.owner && holder.is_active()
+            }
             None => false,
         };
         if is_owners || is_broker(held) {

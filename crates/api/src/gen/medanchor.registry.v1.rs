@@ -84,7 +84,7 @@ pub struct ListPrincipalsResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Principal {
-    /// did:key.
+    /// did:key that it was enrolled with.
     #[prost(string, tag = "1")]
     pub did: ::prost::alloc::string::String,
     /// `organisation`, `person`, `device` or `service`.
@@ -112,6 +112,9 @@ pub struct Principal {
     /// opening was deleted.
     #[prost(bytes = "vec", tag = "9")]
     pub device: ::prost::alloc::vec::Vec<u8>,
+    /// did:key that it signs with now.
+    #[prost(string, tag = "10")]
+    pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Factor {

@@ -1,6 +1,6 @@
 //! Who is told what was disclosed, and to whom.
 
-use super::{errors::tables_status, question::may_act};
+use super::{errors::tables_status, question::asker};
 use medanchor_anchor::{
     AccountOf, Disclosed, Disclosure, Leaf, LeafIndex, Opening, State, TablesError,
 };
@@ -27,7 +27,10 @@ pub(super) fn require_reader(
 }
 
 fn is_reader(state: &State<'_>, query: &AccountQuery) -> Result<bool, TablesError> {
-    Ok(may_act(state, &query.who)? && state.speaks_for(&query.of, &query.who)?)
+    match asker(state, &query.who)? {
+        Some(who) => state.speaks_for(&query.of, &who),
+        None => Ok(false),
+    }
 }
 
 /// The disclosures asked for, until their number or their bytes are enough for a page.
