@@ -69,7 +69,7 @@ pub struct ListPrincipalsRequest {
     /// At most this many; 0 means 1000, which is also the most.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
-    /// Only this one (did:key); `kinds` and `after` are empty then.
+    /// Only the one whose key this is or once was (did:key); `kinds` and `after` are empty then.
     #[prost(string, tag = "4")]
     pub only: ::prost::alloc::string::String,
 }
@@ -392,7 +392,7 @@ pub struct ListEmergenciesResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
-    /// did:key of the device.
+    /// did:key of the device, by any key that it has or had.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
     /// Stream id, 16 bytes.
