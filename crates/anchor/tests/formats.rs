@@ -17,8 +17,8 @@ use medanchor_anchor::{
     StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, break_glass, break_glass_rule, cid, consent_id, consented,
-        custody, custody_id, did, enrolled, everything, founded, joining, key, node_key, standing,
-        stream_id, watching,
+        custody, custody_id, did, enrolled, everything, founded, joining, key, node_key,
+        roles_changed, rotated, standing, stream_id, watching,
     },
     tree,
 };
@@ -301,6 +301,8 @@ fn statements() -> Vec<Statement> {
         Body::Founded(small_network()),
         monitor(),
         standing(Kind::Suspended, "monitor"),
+        rotated("monitor", "monitor/next"),
+        roles_changed("clinician", &["clinician", "researcher"]),
         Body::Custody(custody("patient", "hospital-a", CustodyKind::Person)),
         Body::Consented(study()),
         Body::Withdrawn(withdrawn),
