@@ -3,7 +3,7 @@
 
 use crate::stage::{Stage, assert_refused, did, done, get};
 use medanchor_testnet::{Home, Ran};
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 fn put(stage: &Stage, device: &Home, name: &str) -> Ran {
     let file = stage.file(name, name.as_bytes());
@@ -179,17 +179,17 @@ fn rotation_that_is_interrupted_is_ended_by_the_same_again() {
     let before = fs::read(identity_of(&device)).unwrap();
 
     // Nobody can take it.
-    for node in ["hospital-b", "hospital-c"] {
+    for node in NODES {
         stage.network.process(node).unwrap().kill().unwrap();
     }
     let failed = device.run(["key", "rotate"]).unwrap();
-    assert_refused(&failed, 5, "unavailable");
+    assert_refused(&failed, 5, "unreachable");
     assert_eq!(fs::read(identity_of(&device)).unwrap(), before);
     let next = fs::read(next_of(&device)).unwrap();
     assert_eq!(done(device.run(["key", "show"])).json["rotating"], true);
     let other = ["key", "passphrase", "--no-passphrase"];
     assert_refused(&device.run(other).unwrap(), 2, "usage");
-    for node in ["hospital-b", "hospital-c"] {
+    for node in NODES {
         stage.network.process(node).unwrap().start().unwrap();
     }
     stage.network.wait_until_ready().unwrap();
@@ -211,8 +211,25 @@ fn rotation_that_is_interrupted_is_ended_by_the_same_again() {
     assert_eq!(did(&device), name);
     let two = done(Ok(put(&stage, &device, "two")));
     assert_eq!(two.json["seq"], 1);
+    // What is under a passphrase stays under it.
+    let passphrase = stage.file("passphrase", b"correct horse battery\n");
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    let passphrase = passphrase.to_str().unwrap();
+    done(device.run(["key", "passphrase", "--new-passphrase-file", passphrase]));
+    let third = done(device.run(["--passphrase-file", passphrase, "key", "rotate"]));
+    assert_eq!(third.json["before"], ended.json["key"]);
+    let kept = fs::read_to_string(identity_of(&device)).unwrap();
+    assert!(kept.starts_with("-----BEGIN AGE ENCRYPTED FILE-----\n"));
+    let shown = done(device.run(["--passphrase-file", passphrase, "key", "show"]));
+    assert_eq!(
+        (text(&shown, "did"), &shown.json["key"]),
+        (name, &third.json["key"])
+    );
+
     // An organisation keeps its key, and nothing is left of the attempt.
     let refused = stage.hospital.run(["key", "rotate"]).unwrap();
     assert_refused(&refused, 3, "forbidden");
     assert!(!next_of(&stage.hospital).exists());
 }
+
+const NODES: [&str; 3] = ["hospital-a", "hospital-b", "hospital-c"];
