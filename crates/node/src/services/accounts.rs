@@ -179,8 +179,20 @@ mod tests {
             assert_eq!(may(&world, who, of), expected, "{who} asks for {of:?}");
             assert!(require_reader(&world.state(), &query(who, of), true).is_ok());
         }
+        for who in ["paula", "rita"] {
+            world.rotate(who, who, &format!("{who}/2"));
+        }
+        for (who, of, expected) in [
+            ("paula", under, false),
+            ("paula/2", under, true),
+            ("rita", to("rita"), false),
+            ("rita/2", to("rita"), true),
+            ("rita/2", to("rita/2"), false),
+        ] {
+            assert_eq!(may(&world, who, of), expected, "{who} asks for {of:?}");
+        }
         world.stand(Kind::Revoked, "rita", "vendor");
-        assert!(!may(&world, "rita", to("rita")));
+        assert!(!may(&world, "rita/2", to("rita")));
         assert!(may(&world, "vendor", to("rita")));
     }
 

@@ -104,8 +104,14 @@ mod tests {
             assert_eq!(seen(&world, who, false), expected, "{who}");
             assert_eq!(seen(&world, who, true), 2);
         }
+        for (who, expected) in [("paula", 1), ("clara", 2), ("rosa", 2)] {
+            let next = format!("{who}/2");
+            world.rotate(who, who, &next);
+            assert_eq!(seen(&world, who, false), 0, "{who}");
+            assert_eq!(seen(&world, &next, false), expected, "{next}");
+        }
         world.stand(Kind::Suspended, "rosa", MEMBERS[1]);
-        assert_eq!(seen(&world, "rosa", false), 0);
+        assert_eq!(seen(&world, "rosa/2", false), 0);
     }
 
     #[test]
