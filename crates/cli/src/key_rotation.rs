@@ -139,7 +139,19 @@ impl Next {
         let Opened { text, .. } = secret_file::open(path, session.home.passphrases())?;
         let next = Self::parse(&text, &session.origin, keys);
         let next = next.with_context(|| format!("parse `{}`", path.display()))?;
+        if next.is_over(keys) {
+            remove(path)?;
+            return Ok(None);
+        }
         Ok(Some(next))
+    }
+
+    /// Whether it is of a key that was rotated since, as when `identity.toml` came from another copy of the home: it must not
+    /// be put in force again, or never will be.
+    fn is_over(&self, keys: &OwnKeys) -> bool {
+        let (now, next) = (keys.key(), self.key.did());
+        let follows = self.signed.signatures.iter().any(|(by, _)| *by == now);
+        next != now && (keys.is_own(&next) || !follows)
     }
 
     fn to_text(&self) -> Zeroizing<String> {
@@ -213,3 +225,72 @@ const LOCK: &str = ".identity.lock";
 const BEGUN: &str = "the rotation is begun: `medanchor key rotate` goes on with it";
 const KEPT: &str =
     "Copy `identity.toml` to where its copies are, and stop other programs that use the old one.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medanchor_anchor::Statement;
+    use medanchor_envelope::Identity;
+    use proptest::prelude::*;
+
+    const ORIGIN: &str = "test.example/medanchor";
+
+    fn seed(byte: u8) -> SigningKey {
+        SigningKey::from_seed(&[byte; 32])
+    }
+
+    /// Somebody who signs with the second of these keys.
+    fn keys() -> OwnKeys {
+        let receiving = Identity::from_bytes(Zeroizing::new([9; 32]));
+        OwnKeys::new(seed(1), receiving).rotated(seed(2))
+    }
+
+    fn next(who: u8, from: u8, to: u8) -> Next {
+        let body = Body::Rotated(Rotated {
+            who: seed(who).did(),
+            key: seed(to).did(),
+        });
+        let statement = Statement::new(ORIGIN, body, [7; 16], 9);
+        Next {
+            key: seed(to),
+            signed: statement.sign(&[&seed(from), &seed(to)]),
+        }
+    }
+
+    #[test]
+    fn next_key_is_read_back_by_whose_it_is_alone() {
+        let written = next(1, 2, 3);
+        let text = written.to_text();
+        let read = Next::parse(&text, ORIGIN, &keys()).unwrap();
+        assert_eq!(read.key.did(), seed(3).did());
+        assert_eq!(read.signed, written.signed);
+        assert!(Next::parse(&text, "other.example/log", &keys()).is_err());
+        let of_another = next(4, 4, 3).to_text();
+        assert!(Next::parse(&of_another, ORIGIN, &keys()).is_err());
+        let other_key = text.replace(&"03".repeat(32), &"05".repeat(32));
+        let error = Next::parse(&other_key, ORIGIN, &keys())
+            .map(|_| ())
+            .unwrap_err();
+        assert!(!format!("{error:?}").contains("0505"), "{error:?}");
+        assert!(Next::parse(&format!("{}more = 1\n", *text), ORIGIN, &keys()).is_err());
+    }
+
+    #[test]
+    fn rotation_is_over_once_another_key_is_in_force() {
+        for (from, to, is_over, why) in [
+            (2, 3, false, "it is to follow"),
+            (1, 2, false, "it is in force already"),
+            (1, 3, true, "another key followed instead"),
+            (2, 1, true, "a key of before never comes back"),
+        ] {
+            assert_eq!(next(1, from, to).is_over(&keys()), is_over, "{why}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn next_key_parser_never_panics(text in any::<String>()) {
+            prop_assert!(Next::parse(&text, ORIGIN, &keys()).is_err());
+        }
+    }
+}

@@ -96,23 +96,21 @@ impl OwnKeys {
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         let digits = |key: &SigningKey| Zeroizing::new(hex::encode(key.to_seed().as_slice()));
         let private = Zeroizing::new(hex::encode(self.receiving.to_bytes().as_slice()));
-        let mut text = Zeroizing::new(format!(
-            "version = {}\ndid = \"{}\"\nsigning_seed = \"{}\"\nreceive_private = \"{}\"\n",
-            if self.earlier.is_empty() { 1 } else { 2 },
-            self.did(),
-            *digits(&self.signing),
-            *private
-        ));
+        // With room for all: text that grows leaves copies of its secrets behind.
+        let room = 512 + self.earlier.len() * 80;
+        let mut text = Zeroizing::new(String::with_capacity(room));
+        let mut line = |parts: &[&str]| parts.iter().for_each(|part| text.push_str(part));
+        let version = if self.earlier.is_empty() { "1" } else { "2" };
+        line(&["version = ", version, "\n"]);
+        line(&["did = \"", &self.did().to_string(), "\"\n"]);
+        line(&["signing_seed = \"", &digits(&self.signing), "\"\n"]);
+        line(&["receive_private = \"", &private, "\"\n"]);
         if !self.earlier.is_empty() {
-            // No copy of a seed is left where the text has grown.
-            text.reserve(self.earlier.len() * 80 + 32);
-            text.push_str("earlier_seeds = [\n");
+            line(&["earlier_seeds = [\n"]);
             for earlier in &self.earlier {
-                text.push_str("    \"");
-                text.push_str(&digits(earlier));
-                text.push_str("\",\n");
+                line(&["    \"", &digits(earlier), "\",\n"]);
             }
-            text.push_str("]\n");
+            line(&["]\n"]);
         }
         text
     }
