@@ -95,10 +95,14 @@ pub(crate) fn enter(
     released: &Appended,
 ) -> Result<(), TablesError> {
     let mut accounts: Vec<AccountOf> = list.custodies().map(AccountOf::Custody).collect();
-    if let Some(requester) = request.author() {
-        accounts.push(AccountOf::Principal(*requester));
-        let entry = State::new(&*tables).principal(requester)?;
-        let org = entry.map(|entry| entry.org).filter(|org| org != requester);
+    let state = State::new(&*tables);
+    let requester = request
+        .author()
+        .map(|key| state.identity(key))
+        .transpose()?;
+    if let Some((requester, entry)) = requester.flatten() {
+        accounts.push(AccountOf::Principal(requester));
+        let org = Some(entry.org).filter(|org| *org != requester);
         accounts.extend(org.map(AccountOf::Principal));
     }
     let leaf_hash = leaf_hash(&released.leaf.to_bytes());

@@ -15,6 +15,7 @@ mod policy_set;
 mod principal;
 mod record;
 mod replay;
+mod rotation;
 mod second_factor;
 mod witness;
 
@@ -100,6 +101,7 @@ fn apply_entry(
         network,
         lists,
         signed: &entry.signed,
+        signers: context::signers(state, &entry.signed)?,
         size_bytes: statement.len(),
         hash,
         index: state.tree_size()?,
@@ -141,6 +143,8 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::Suspended(body) => principal::suspended(context, body),
         Body::Reinstated(body) => principal::reinstated(context, body),
         Body::Revoked(body) => principal::revoked(context, body),
+        Body::Rotated(body) => rotation::rotated(context, body),
+        Body::RolesChanged(body) => principal::roles_changed(context, body),
         Body::Custody(body) => custody::custody(context, body),
         Body::Consented(body) => consent::consented(context, body),
         Body::Withdrawn(body) => consent::withdrawn(context, body),

@@ -53,9 +53,17 @@ pub struct PrincipalEntry {
     pub emergencies: Vec<Emergency>,
     /// Of an organisation: who of it may override consent in an emergency, and who reviews that.
     pub break_glass: Option<BreakGlassRule>,
+    /// The key that it signs with now, once that is not the one that it was enrolled with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Did>,
 }
 
 impl PrincipalEntry {
+    /// The key in force of the principal `who`, whose entry this is.
+    pub fn key_of(&self, who: &Did) -> Did {
+        self.key.unwrap_or(*who)
+    }
+
     /// Whether it may act.
     pub fn is_active(&self) -> bool {
         self.standing == Status::Active
@@ -132,7 +140,7 @@ pub struct RecordEntry {
     pub holders: Vec<Did>,
 }
 
-/// The head of a device's stream.
+/// The head of a device's stream, which goes on when the device rotates its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamEntry {
@@ -193,6 +201,15 @@ impl Write {
 
     pub(crate) fn principal(who: &Did, entry: &PrincipalEntry) -> Self {
         Self::entry(Table::Principals, *who.as_bytes(), entry)
+    }
+
+    /// A key that a principal rotated to.
+    pub(crate) fn key(key: &Did, who: &Did) -> Self {
+        Self {
+            table: Table::Keys,
+            key: key.as_bytes().to_vec(),
+            value: Some(who.as_bytes().to_vec()),
+        }
     }
 
     pub(crate) fn member(entry: &MemberEntry) -> Self {

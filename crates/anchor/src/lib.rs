@@ -106,8 +106,8 @@ pub use state_digest::{CertificateError, Certifiers, Digested, StateDigest};
 pub use stated_account::{StatedAccount, StatedAccountError, StatedAccountFormatError, Vouched};
 pub use statement::{
     AccessRequest, Anchored, Attestation, Basis, Body, Class, Custody, CustodyKind, Enrolled,
-    Founded, Kind, Leaves, Member, Nonce, PrincipalKind, Refused, Released, Selection,
-    SignedStatement, Standing, Statement, StatementError, StreamName,
+    Founded, Kind, Leaves, Member, Nonce, PrincipalKind, Refused, Released, RolesChanged, Rotated,
+    Selection, SignedStatement, Standing, Statement, StatementError, StreamName,
 };
 pub use store_key::StoreKey;
 pub use tables::{MemoryTables, Row, Table, Tables, TablesError, View};

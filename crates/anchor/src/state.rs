@@ -3,7 +3,7 @@ use crate::{
     ConsistencyProof, CustodyEntry, EmergencyEntry, EpochKeyEntry, Erased, ErasedHolder,
     ErasureEntry, FoundedEntry, InclusionProof, Leaf, LeafIndex, LegalHold, LegalHoldEntry, Member,
     MemberEntry, Nonce, Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry,
-    ReleaseList, ReleasePart, Row, StreamEntry, Table, TablesError, View, WitnessEntry,
+    ReleaseList, ReleasePart, Row, Selection, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
         ACCESS_POLICY, ERASING, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key,
         consent_key, custody_leaf_key, disclosure_key, hash_key, legal_hold_key, legally_held_key,
@@ -125,13 +125,69 @@ impl<'v> State<'v> {
         }))
     }
 
-    /// A principal.
+    /// A principal, by the key that it was enrolled with.
     ///
     /// # Errors
     ///
     /// When the storage fails.
     pub fn principal(&self, who: &Did) -> Result<Option<PrincipalEntry>, TablesError> {
         self.entry(Table::Principals, who.as_bytes())
+    }
+
+    /// Whose key this is or once was: the key that the principal was enrolled with, and its entry.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn identity(&self, key: &Did) -> Result<Option<(Did, PrincipalEntry)>, TablesError> {
+        // No key is in both tables.
+        if let Some(entry) = self.principal(key)? {
+            return Ok(Some((*key, entry)));
+        }
+        let Some(row) = self.0.get(Table::Keys, key.as_bytes())? else {
+            return Ok(None);
+        };
+        let who = Did::new(array(&row)?);
+        Ok(self.principal(&who)?.map(|entry| (who, entry)))
+    }
+
+    /// Who signs with this key: the key that the principal was enrolled with, and its entry. `None` also of a key that was
+    /// rotated: it signs for nobody.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn signer(&self, key: &Did) -> Result<Option<(Did, PrincipalEntry)>, TablesError> {
+        let known = self.identity(key)?;
+        Ok(known.filter(|(who, entry)| entry.key_of(who) == *key))
+    }
+
+    /// The device that sealed a record, whichever key that was with: the key that it was enrolled with.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn device_of(&self, anchored: &Anchored) -> Result<Did, TablesError> {
+        let device = self.identity(&anchored.device)?;
+        Ok(device.map_or(anchored.device, |(device, _)| device))
+    }
+
+    /// Whether a record is one of those that a selection describes, if it is under one of its custody keys.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn selects(
+        &self,
+        selection: &Selection,
+        record: &RecordEntry,
+    ) -> Result<bool, TablesError> {
+        let anchored = &record.anchored;
+        let device = match selection.stream {
+            Some(_) => self.device_of(anchored)?,
+            None => anchored.device,
+        };
+        Ok(selection.has(anchored, &device, record.index))
     }
 
     /// Up to `limit` principals after the one given, in the order of their keys.
@@ -342,14 +398,14 @@ impl<'v> State<'v> {
         Ok(true)
     }
 
-    /// The leaf that last changed the standing of a device; what is absent counts as unchanged since leaf 0.
+    /// The leaf that last changed the standing of a device, by any of its keys; what is absent counts as unchanged since leaf 0.
     ///
     /// # Errors
     ///
     /// When the storage fails.
     pub fn device_since(&self, device: &Did) -> Result<LeafIndex, TablesError> {
-        let entry = self.principal(device)?;
-        Ok(entry.map_or(0, |entry| entry.since))
+        let known = self.identity(device)?;
+        Ok(known.map_or(0, |(_, entry)| entry.since))
     }
 
     /// Up to `limit` legal holds in force after the one given, those of an organisation together.
@@ -497,7 +553,7 @@ impl<'v> State<'v> {
         self.entry(Table::LegalHolds, &legal_hold_key(hold))
     }
 
-    /// The head of a device's stream.
+    /// The head of a stream of the device that was enrolled with this key.
     ///
     /// # Errors
     ///
@@ -566,7 +622,7 @@ impl<'v> State<'v> {
         rows.iter().map(index).collect()
     }
 
-    /// Whether `who` speaks for an account: may ask for it, and state it. For that of a custody key these are its controller and
+    /// Whether `who`, by the key that it was enrolled with, speaks for an account: may ask for it, and state it. For that of a custody key these are its controller and
     /// its owner; for that of a principal it is itself, its organisation, and every member organisation.
     ///
     /// # Errors
@@ -760,11 +816,10 @@ impl<'v> State<'v> {
         let mut devices = Vec::with_capacity(request.records.len());
         for record in &request.records {
             let record = self.record(record)?;
-            let device = match &record {
-                Some(record) => self.principal(&record.anchored.device)?,
-                None => None,
-            };
-            devices.push(device.map_or(0, |device| device.since));
+            devices.push(match &record {
+                Some(record) => self.device_since(&record.anchored.device)?,
+                None => 0,
+            });
             custody = custody.or(record.map(|record| record.anchored.custody));
         }
         let custody = match custody {
@@ -779,7 +834,7 @@ impl<'v> State<'v> {
         }))
     }
 
-    /// What a decision reads that tells of no record: the policy set and who asks. `None` before leaf 0.
+    /// What a decision reads that tells of no record: the policy set and who asks, by the key that signs. `None` before leaf 0.
     ///
     /// # Errors
     ///
@@ -788,7 +843,7 @@ impl<'v> State<'v> {
         let Some(policy) = self.access_policy()? else {
             return Ok(None);
         };
-        let requester = self.principal(requester)?;
+        let requester = self.signer(requester)?.map(|(_, entry)| entry);
         let since = match &requester {
             Some(requester) => requester.since.max(self.verifiers_gone_since(requester)?),
             None => 0,

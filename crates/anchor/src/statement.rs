@@ -41,6 +41,10 @@ pub enum Body {
     Reinstated(Standing),
     /// A principal may do nothing ever again: signed as its enrolment.
     Revoked(Standing),
+    /// A principal signs with another key: signed by the key in force and by the new one.
+    Rotated(Rotated),
+    /// A principal may act in other roles: signed as its enrolment.
+    RolesChanged(RolesChanged),
     /// A custody key, or its next epoch: signed by the owner organisation.
     Custody(Custody),
     /// Consent is given for what a custody key protects: signed by its controller or its owner.
@@ -109,6 +113,10 @@ pub enum Kind {
     Reinstated,
     /// [`Body::Revoked`]
     Revoked,
+    /// [`Body::Rotated`]
+    Rotated,
+    /// [`Body::RolesChanged`]
+    RolesChanged,
     /// [`Body::Custody`]
     Custody,
     /// [`Body::Consented`]
@@ -208,7 +216,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolled {
-    /// Its signing key.
+    /// Its first signing key. This stays its identity, also when it [signs with another one](Rotated).
     pub who: Did,
     /// What it is.
     pub kind: PrincipalKind,
@@ -245,6 +253,26 @@ pub enum PrincipalKind {
 pub struct Standing {
     /// The principal.
     pub who: Did,
+}
+
+/// The key that a principal signs with from now on. All that names the principal goes on to mean it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotated {
+    /// The principal: the key that it was enrolled with.
+    pub who: Did,
+    /// The new key, which nobody has had.
+    pub key: Did,
+}
+
+/// The roles that a principal may act in from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolesChanged {
+    /// The principal.
+    pub who: Did,
+    /// All its roles, as in [`Enrolled::roles`].
+    pub roles: Vec<String>,
 }
 
 /// A custody key's public half and who holds the private one.
@@ -338,7 +366,7 @@ pub struct Anchored {
     pub wrap: Cid,
     /// The custody key's id.
     pub custody: CustodyId,
-    /// The device that sealed and signed it.
+    /// The key of the device that sealed and signed it: the one in force then.
     pub device: Did,
     /// The device's stream.
     pub stream: StreamId,
@@ -429,7 +457,7 @@ pub struct Selection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamName {
-    /// The device.
+    /// The device: the key that it was enrolled with.
     pub device: Did,
     /// Its stream.
     pub stream: StreamId,
@@ -454,10 +482,10 @@ impl Selection {
             && self.leaves.from <= self.leaves.until
     }
 
-    /// Whether a record is one of them, if it is under one of their custody keys.
-    pub fn has(&self, anchored: &Anchored, index: LeafIndex) -> bool {
-        let is_of =
-            |name: &StreamName| name.device == anchored.device && name.stream == anchored.stream;
+    /// Whether a record is one of them, if it is under one of their custody keys. `device` is who sealed it, whichever key
+    /// that was with.
+    pub(crate) fn has(&self, anchored: &Anchored, device: &Did, index: LeafIndex) -> bool {
+        let is_of = |name: &StreamName| name.device == *device && name.stream == anchored.stream;
         self.stream.as_ref().is_none_or(is_of)
             && self.class.is_none_or(|class| class == anchored.class)
             && self.captured.contains(anchored.captured_at)
@@ -685,6 +713,8 @@ impl Body {
             Self::Suspended(_) => Kind::Suspended,
             Self::Reinstated(_) => Kind::Reinstated,
             Self::Revoked(_) => Kind::Revoked,
+            Self::Rotated(_) => Kind::Rotated,
+            Self::RolesChanged(_) => Kind::RolesChanged,
             Self::Custody(_) => Kind::Custody,
             Self::Consented(_) => Kind::Consented,
             Self::Withdrawn(_) => Kind::Withdrawn,
@@ -741,6 +771,8 @@ impl Body {
             Kind::Suspended => Self::Suspended(parse(body)?),
             Kind::Reinstated => Self::Reinstated(parse(body)?),
             Kind::Revoked => Self::Revoked(parse(body)?),
+            Kind::Rotated => Self::Rotated(parse(body)?),
+            Kind::RolesChanged => Self::RolesChanged(parse(body)?),
             Kind::Custody => Self::Custody(parse(body)?),
             Kind::Consented => Self::Consented(parse(body)?),
             Kind::Withdrawn => Self::Withdrawn(parse(body)?),
@@ -779,6 +811,8 @@ impl fmt::Display for Kind {
             Self::Suspended => "suspended",
             Self::Reinstated => "reinstated",
             Self::Revoked => "revoked",
+            Self::Rotated => "rotated",
+            Self::RolesChanged => "roles-changed",
             Self::Custody => "custody",
             Self::Consented => "consented",
             Self::Withdrawn => "withdrawn",
@@ -818,6 +852,8 @@ impl Serialize for Body {
             Self::Suspended(body) | Self::Reinstated(body) | Self::Revoked(body) => {
                 body.serialize(serializer)
             }
+            Self::Rotated(body) => body.serialize(serializer),
+            Self::RolesChanged(body) => body.serialize(serializer),
             Self::Custody(body) => body.serialize(serializer),
             Self::Consented(body) => body.serialize(serializer),
             Self::Withdrawn(body) => body.serialize(serializer),

@@ -15,8 +15,10 @@ pub enum Table {
     Openings,
     /// Statement hash to leaf index (u64): finds retries.
     Statements,
-    /// Principal (32-byte key) to its entry.
+    /// Principal (the 32-byte key that it was enrolled with) to its entry.
     Principals,
+    /// Key (32 bytes) that a principal rotated to, to the principal (32-byte key). Rows are never deleted.
+    Keys,
     /// Custody id to its entry.
     Custodies,
     /// Custody id and consent id to the consent.
@@ -56,13 +58,14 @@ pub enum Table {
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
         Self::Openings,
         Self::Statements,
         Self::Principals,
+        Self::Keys,
         Self::Custodies,
         Self::Consents,
         Self::Records,
@@ -90,6 +93,7 @@ impl Table {
             Self::Openings => "openings-1",
             Self::Statements => "statements-1",
             Self::Principals => "principals-1",
+            Self::Keys => "keys-1",
             Self::Custodies => "custodies-1",
             Self::Consents => "consents-1",
             Self::Records => "records-1",

@@ -10,8 +10,9 @@ use crate::{
     BreakGlassRule, Checkpoint, Class, Cohort, Consented, Custody, CustodyKind, Effect, Enrolled,
     Entry, Founded, Hold, Kind, Leaves, ListHead, Log, Member, MemberAdded, MemberRemoved,
     MemoryTables, Nonce, Outcome, OverrideReason, Period, PolicySet, PrincipalKind, Provision,
-    Receipt, RecordEntry, ReleaseList, ReleasePart, ReleaseRow, Released, Selection, SignedNote,
-    SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded, cosign,
+    Receipt, RecordEntry, ReleaseList, ReleasePart, ReleaseRow, Released, RolesChanged, Rotated,
+    Selection, SignedNote, SignedStatement, Standing, State, Statement, Withdrawn, WitnessAdded,
+    cosign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cid::Cid;
@@ -344,6 +345,11 @@ impl World {
         self.accept(standing(kind, who), &[&key(org)])
     }
 
+    /// The principal `who`, which signs with the key of the name `from`, signs with that of the name `to`.
+    pub fn rotate(&mut self, who: &str, from: &str, to: &str) -> Appended {
+        self.accept(rotated(who, to), &[&key(from), &key(to)])
+    }
+
     /// A custody key of `owner`, a member whose node is its broker.
     pub fn custody(&mut self, name: &str, owner: &str, kind: CustodyKind) -> CustodyId {
         let custody = custody(name, owner, kind);
@@ -404,11 +410,14 @@ impl World {
         record
     }
 
-    /// The statement body that continues the device's stream `main`.
+    /// The statement body that continues the stream `main` of the device with this key, in force or not.
     pub fn anchored(&self, name: &str, device: &str, custody: &str, class: Class) -> Anchored {
+        let known = self.state().identity(&did(device));
+        let known = known.expect("memory does not fail");
+        let who = known.map_or(did(device), |(who, _)| who);
         let head = self
             .state()
-            .stream(&did(device), &stream_id("main"))
+            .stream(&who, &stream_id("main"))
             .expect("memory does not fail");
         Anchored {
             record: cid(name),
@@ -541,7 +550,10 @@ impl World {
     fn selected(&self, selection: &Selection, custody: &CustodyId) -> ReleasePart {
         let records = self.state().records_under(custody, 0, usize::MAX);
         let records = records.expect("memory does not fail").into_iter();
-        let is_selected = |entry: &RecordEntry| selection.has(&entry.anchored, entry.index);
+        let is_selected = |entry: &RecordEntry| {
+            let selects = self.state().selects(selection, entry);
+            selects.expect("memory does not fail")
+        };
         let selected = records
             .filter(is_selected)
             .map(|entry| entry.anchored.record);
@@ -640,6 +652,22 @@ pub fn enrolled(name: &str, kind: PrincipalKind, org: &str, roles: &[&str]) -> B
         label: None,
         device: None,
     }))
+}
+
+/// `who` signs with the key of the name `to`.
+pub fn rotated(who: &str, to: &str) -> Body {
+    Body::Rotated(Rotated {
+        who: did(who),
+        key: did(to),
+    })
+}
+
+/// Gives `who` these roles.
+pub fn roles_changed(who: &str, roles: &[&str]) -> Body {
+    Body::RolesChanged(RolesChanged {
+        who: did(who),
+        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+    })
 }
 
 /// Suspends, reinstates or revokes `who`.

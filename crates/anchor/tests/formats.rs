@@ -9,16 +9,16 @@
 use medanchor_anchor::{
     Account, AccountHead, AccountOf, Actor, AddCheckpoint, Attestation, Batch, BatchConflict,
     BatchHead, Body, BreakGlassReviewed, Certifiers, Checkpoint, Class, Consented,
-    ConsistencyProof, CustodyKind, DeviceDetails, Digested, Entry, Epochs, Equivocation,
-    FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding, Founded, Hold, Holding,
-    InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening, PlacedNode, Placement,
-    PlacementRule, PolicyChain, PolicySet, PrincipalKind, Provision, Quota, Receipt, Refused,
-    ReleaseList, RowProof, SignedBatchHead, SignedNote, SignedStatement, StateDigest, Statement,
-    StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
+    ConsistencyProof, CustodyKind, Destroyed, DeviceDetails, Digested, Entry, EpochKeyChanged,
+    Epochs, Equivocation, FactorEnrolled, FactorMethod, FactorRemoved, FactorVerified, Finding,
+    Founded, Gone, Hold, Holding, InclusionProof, Kind, Leaf, LegalHold, LegalHoldPlaced, Opening,
+    PlacedNode, Placement, PlacementRule, PolicyChain, PolicySet, PrincipalKind, Provision, Quota,
+    Receipt, Refused, ReleaseList, RowProof, SignedBatchHead, SignedNote, SignedStatement,
+    StateDigest, Statement, StoreKey, Strength, TrustPolicy, Withdrawn, WitnessRemoved, cosign,
     testing::{
         BEGINNING, HOUR, ORIGIN, World, attested, break_glass, break_glass_rule, cid, consent_id,
-        consented, custody, custody_id, did, enrolled, everything, founded, joining, key, node_key,
-        standing, stream_id, watching,
+        consented, custody, custody_id, did, enrolled, epoch_key, everything, founded, joining,
+        key, node_key, roles_changed, rotated, standing, stream_id, watching,
     },
     tree,
 };
@@ -297,10 +297,15 @@ fn statements() -> Vec<Statement> {
         consent: consent_id("study"),
         custody: custody_id("patient"),
     };
+    let patient = world.state().custody(&custody_id("patient")).unwrap();
+    let mut erased = world.state().to_erase(&patient.unwrap()).unwrap();
+    erased.replicas.truncate(1);
     let bodies = [
         Body::Founded(small_network()),
         monitor(),
         standing(Kind::Suspended, "monitor"),
+        rotated("monitor", "monitor/next"),
+        roles_changed("clinician", &["clinician", "researcher"]),
         Body::Custody(custody("patient", "hospital-a", CustodyKind::Person)),
         Body::Consented(study()),
         Body::Withdrawn(withdrawn),
@@ -355,6 +360,18 @@ fn statements() -> Vec<Statement> {
             custody: custody_id("patient-1"),
             emergency: 7,
             finding: Finding::Justified,
+        }),
+        Body::EpochKey(EpochKeyChanged {
+            holder: did("hospital-a"),
+            from: epoch_key(&did("hospital-a")).into(),
+            to: [7; 32].into(),
+        }),
+        Body::Erased(Box::new(erased)),
+        Body::Destroyed(Destroyed {
+            by: did("hospital-a"),
+            custody: custody_id("patient"),
+            erasure: 9,
+            gone: Gone::Key,
         }),
     ];
     bodies

@@ -13,7 +13,7 @@ pub struct AccountQuery {
     pub v: u8,
     /// The network's name.
     pub origin: String,
-    /// Who asks.
+    /// Who asks, by the key that signs this.
     pub who: Did,
     /// Whose account.
     pub of: AccountOf,

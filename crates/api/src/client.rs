@@ -633,20 +633,37 @@ impl Client {
         .await
     }
 
-    /// Whether somebody is enrolled, and how. Whoever can name them may ask.
+    /// Whether somebody is enrolled, and how. Whoever can name them, by the key that they were enrolled with, may ask.
     ///
     /// # Errors
     ///
     /// [`ClientError`]
     pub async fn principal(&self, did: &Did) -> Result<AsOf<Option<ListedPrincipal>>, ClientError> {
+        self.one_principal(did, |listed| listed.did == *did).await
+    }
+
+    /// Whose key this is or once was, as a node says. Whoever can name the key may ask.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]
+    pub async fn identity(&self, key: &Did) -> Result<AsOf<Option<ListedPrincipal>>, ClientError> {
+        self.one_principal(key, |_| true).await
+    }
+
+    async fn one_principal(
+        &self,
+        key: &Did,
+        is_it: impl Fn(&ListedPrincipal) -> bool,
+    ) -> Result<AsOf<Option<ListedPrincipal>>, ClientError> {
         let request = registry_pb::ListPrincipalsRequest {
-            only: did.to_string(),
+            only: key.to_string(),
             ..registry_pb::ListPrincipalsRequest::default()
         };
         let parse = |response: registry_pb::ListPrincipalsResponse| {
             let rows = rows("principals", response.principals, ListedPrincipal::try_from)?;
             let tree_size = response.tree_size;
-            let value = the_one("principals", rows, |listed| listed.did == *did)?;
+            let value = the_one("principals", rows, &is_it)?;
             Ok(AsOf { tree_size, value })
         };
         self.call(&request, READ_DEADLINE, parse, |channel, request| async {

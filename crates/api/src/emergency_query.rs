@@ -11,7 +11,7 @@ pub struct EmergencyQuery {
     pub v: u8,
     /// The network's name.
     pub origin: String,
-    /// Who asks.
+    /// Who asks, by the key that signs this.
     pub who: Did,
     /// When it was signed, unix ms.
     pub at: u64,

@@ -32,7 +32,7 @@ pub struct FactorClaim {
     pub v: u8,
     /// The network's name.
     pub origin: String,
-    /// Who shows it.
+    /// Who shows it, by the key that signs this.
     pub who: Did,
     /// The factor's id.
     pub factor: Nonce,

@@ -11,7 +11,7 @@ pub struct RecordQuery {
     pub v: u8,
     /// The network's name.
     pub origin: String,
-    /// Who asks.
+    /// Who asks, by the key that signs this.
     pub who: Did,
     /// The role acted in.
     pub role: String,

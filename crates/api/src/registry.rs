@@ -12,8 +12,10 @@ pub const MAX_ROWS: u32 = 1000;
 /// Who is enrolled, as a node's state has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedPrincipal {
-    /// Its signing key.
+    /// The key that it was enrolled with.
     pub did: Did,
+    /// The key that it signs with now.
+    pub key: Did,
     /// What it is.
     pub kind: PrincipalKind,
     /// The organisation it belongs to.
@@ -378,6 +380,7 @@ impl TryFrom<pb::Principal> for ListedPrincipal {
         let roles = entry.roles.into_iter();
         Ok(Self {
             did: convert::did("did", &entry.did)?,
+            key: convert::did("key", &entry.key)?,
             kind: principal_kind(&entry.kind)?,
             org: convert::did("org", &entry.org)?,
             standing,
@@ -399,6 +402,7 @@ impl From<ListedPrincipal> for pb::Principal {
     fn from(entry: ListedPrincipal) -> Self {
         Self {
             did: entry.did.to_string(),
+            key: entry.key.to_string(),
             kind: principal_kind_name(entry.kind).to_owned(),
             org: entry.org.to_string(),
             standing: standing_name(entry.standing).to_owned(),

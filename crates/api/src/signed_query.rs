@@ -17,7 +17,7 @@ pub trait SignedQuery: Serialize + DeserializeOwned {
     fn version(&self) -> u8;
     /// The network's name.
     fn origin(&self) -> &str;
-    /// Who asks.
+    /// Who asks, by the key that signs this.
     fn who(&self) -> &Did;
     /// When it was signed, unix ms.
     fn at(&self) -> u64;

@@ -142,6 +142,7 @@ proptest! {
         let text = |at: usize| texts[at].clone();
         let _ = ListedPrincipal::try_from(registry::Principal {
             did: text(0),
+            key: text(1),
             kind: text(1),
             org: text(2),
             standing: text(3),
@@ -230,6 +231,7 @@ proptest! {
     ) {
         let listed = ListedPrincipal {
             did: key().did(),
+            key: SigningKey::from_seed(&[8; 32]).did(),
             kind: PrincipalKind::Device,
             org: key().did(),
             standing: Status::Suspended,

@@ -188,6 +188,7 @@ impl Broker {
                 Ok(sealed) => sealed.without(permit.elsewhere),
                 Err(RewrapError::Unusable { code, reason }) => {
                     return Ok(Proposal::Refuse(Refusal {
+                        requester: permit.requester,
                         org: permit.org,
                         code: code.to_owned(),
                         reason,
@@ -257,7 +258,7 @@ impl Broker {
 
     /// Records a refusal, unless the requester or its organisation has had too many.
     async fn refuse(&self, request: &Request, refusal: Refusal) -> Result<Answer, ReleaseError> {
-        if !self.admits(&self.refusals, request, refusal.org, 1) {
+        if !self.admits(&self.refusals, refusal.requester, refusal.org, 1) {
             return Ok(declined(request, too_many()));
         }
         let body = Body::Refused(Box::new(Refused {
@@ -303,13 +304,13 @@ impl Broker {
         let most = records.max(request.cohort.len());
         let count = most.div_ceil(AccessRequest::MAX_RECORDS);
         let count = u64::try_from(count).unwrap_or(u64::MAX);
-        self.admits(&self.releases, request, permit.org, count)
+        self.admits(&self.releases, permit.requester, permit.org, count)
     }
 
     /// Whether so many more decisions on requests of the requester's may go into the log.
-    fn admits(&self, rates: &Mutex<Rates>, request: &Request, org: Did, count: u64) -> bool {
+    fn admits(&self, rates: &Mutex<Rates>, requester: Did, org: Did, count: u64) -> bool {
         let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.admit(request.requester, org, count, self.now())
+        rates.admit(requester, org, count, self.now())
     }
 
     fn now(&self) -> u64 {

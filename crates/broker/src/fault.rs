@@ -38,6 +38,7 @@ pub(crate) fn judged(
     };
     let basis = state.requester_basis(&request.requester)?;
     Ok(Judgement::Permit(Permit {
+        requester: refusal.requester,
         org: refusal.org,
         refusal_basis: Basis::default(),
         basis: basis.unwrap_or(refusal.basis),

@@ -15,6 +15,8 @@ pub(crate) enum Judgement {
 
 /// What a release says.
 pub(crate) struct Permit {
+    /// The requester: the key that it was enrolled with.
+    pub(crate) requester: Did,
     /// The requester's organisation.
     pub(crate) org: Did,
     /// What the decision read of the policy set and of who asks.
@@ -33,6 +35,8 @@ pub(crate) struct Permit {
 
 /// What a refusal says.
 pub(crate) struct Refusal {
+    /// The requester: the key that it was enrolled with.
+    pub(crate) requester: Did,
     /// The requester's organisation.
     pub(crate) org: Did,
     /// The stable code.
@@ -54,10 +58,10 @@ pub(crate) fn judge(
     request: &Request,
     now: u64,
 ) -> Result<Judgement, ReleaseError> {
-    let Some(requester) = state.principal(&request.requester)? else {
+    let Some((who, requester)) = state.signer(&request.requester)? else {
         return Ok(Judgement::Decline(Declined::new(
             Code::NotEnrolled.as_str(),
-            "the requester is not enrolled: its organisation must enrol it first",
+            "the requester is not enrolled, or signs with a key that it has rotated: its organisation must enrol it first",
         )));
     };
     if request.body.at > state.tree_size()? {
@@ -87,6 +91,7 @@ pub(crate) fn judge(
                 Some(_) => None,
             };
             Judgement::Permit(Permit {
+                requester: who,
                 org: requester.org,
                 refusal_basis: refusal_basis.unwrap_or_else(|| basis.clone()),
                 basis,
@@ -101,6 +106,7 @@ pub(crate) fn judge(
                 require_broker(state, broker, request)?;
             }
             Judgement::Refuse(Refusal {
+                requester: who,
                 org: requester.org,
                 code: code.to_string(),
                 reason,

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 pub(crate) struct Request {
     pub(crate) signed: SignedStatement,
     pub(crate) hash: Hash,
+    /// The key that it is signed with.
     pub(crate) requester: Did,
     pub(crate) body: AccessRequest,
     /// The custody keys of its selection, none when it names its records.

@@ -356,6 +356,12 @@ pub(crate) enum KeyCommand {
     },
     /// Show the public halves.
     Show,
+    /// Sign with another key from now on. The user's name stays, and so does all that was said to or by it. Interrupted, the same
+    /// again ends it.
+    Rotate {
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
     /// Put them under another passphrase.
     Passphrase {
         /// A file with the new one; absent, it is asked for at the terminal.
@@ -531,6 +537,19 @@ pub(crate) enum PrincipalCommand {
     Reinstate {
         /// Its did:key.
         did: Did,
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// Give one these roles, and no others.
+    Roles {
+        /// Its did:key.
+        did: Did,
+        /// A role it may act in, such as clinician, researcher, device, vendor.
+        #[arg(long = "role", value_name = "ROLE", required_unless_present = "none")]
+        roles: Vec<String>,
+        /// None at all.
+        #[arg(long, conflicts_with = "roles")]
+        none: bool,
         #[command(flatten)]
         wait: WaitArguments,
     },

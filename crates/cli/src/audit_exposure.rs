@@ -11,7 +11,7 @@ use medanchor_anchor::{
 use medanchor_api::{AsOf, LeafName};
 use medanchor_dag::Did;
 use serde::Serialize;
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 /// What somebody was given the keys of.
 #[derive(Clone, Debug, Serialize)]
@@ -117,9 +117,11 @@ pub async fn exposure(session: &Session, of: Did, since: Option<Since>) -> Resul
     newest
         .verify(&account, &disclosures, &shown)
         .context("check what was disclosed")?;
-    if disclosures.iter().any(|one| is_to_another(one, &of)) {
-        require_organisation(session, of).await?;
-    }
+    let requesters = disclosures
+        .iter()
+        .filter_map(|one| Some(*one.released()?.request.author()?));
+    let others: BTreeSet<Did> = requesters.filter(|requester| *requester != of).collect();
+    require_related(session, of, &others).await?;
     for (node, said) in &said.by {
         // A node reads the newest state: what it had of the log, it had all of.
         let had = disclosures.iter().filter(|one| one.index < said.tree_size);
@@ -159,22 +161,25 @@ async fn said(session: &Session, keys: &OwnKeys, of: AccountOf) -> Result<Said> 
     }
 }
 
-fn is_to_another(disclosure: &Disclosure, of: &Did) -> bool {
-    let released = disclosure.released();
-    released.is_some_and(|released| released.request.author() != Some(of))
-}
-
-/// What others received is theirs, unless they belong to whom is asked about.
-async fn require_organisation(session: &Session, of: Did) -> Result<()> {
+/// What was released to other keys is theirs, unless they belong to whom is asked about.
+async fn require_related(session: &Session, of: Did, others: &BTreeSet<Did>) -> Result<()> {
+    if others.is_empty() {
+        return Ok(());
+    }
     let listed = patiently(async || session.client.principal(&of).await).await;
     let kind = listed.context("look up who is exposed")?.value;
     if kind.is_some_and(|listed| listed.kind == PrincipalKind::Organisation) {
         return Ok(());
     }
-    let problem = format!(
-        "the node lists releases to others, and `{of}` is no organisation: it made some up"
-    );
-    Err(CliError::NotVerified(problem).into())
+    for other in others {
+        if session.identity(other).await? != of {
+            let problem = format!(
+                "the node lists releases to others, and `{of}` is no organisation: it made some up"
+            );
+            return Err(CliError::NotVerified(problem).into());
+        }
+    }
+    Ok(())
 }
 
 fn contradicted(node: &str) -> anyhow::Error {

@@ -243,7 +243,7 @@ async fn fetch(session: &Session, keys: &OwnKeys) -> Result<(Vec<EmergencyEntry>
             let query = EmergencyQuery {
                 v: 1,
                 origin: session.origin.clone(),
-                who: keys.did(),
+                who: keys.key(),
                 at: clock::unix_ms(),
             };
             let page = session.client.emergencies(&query, &keys.signing, first);

@@ -75,6 +75,11 @@ pub(crate) async fn ask_together(
         Some(role) => role.clone(),
         None => first_role(session, keys).await?,
     };
+    let mut selection = selection.clone();
+    if let Some((device, _)) = &mut selection.stream {
+        // A request names a device by the key that it was enrolled with.
+        *device = session.identity(device).await?;
+    }
     let mut waiting = portions(wanted);
     let total = u64::try_from(
         waiting
@@ -85,7 +90,7 @@ pub(crate) async fn ask_together(
     let (mut counter, mut released) = (Counter::new("keys", 0, total), 0);
     for _ in 0..MAX_REQUESTS {
         let Some(portion) = waiting.pop() else { break };
-        let asked = portion.asked(selection, purpose, &role);
+        let asked = portion.asked(&selection, purpose, &role);
         let (grants, left_out, elsewhere) = match ask_for(session, keys, asked).await {
             Ok(Answer::Granted {
                 grants,

@@ -3,6 +3,7 @@ use anyhow::{Context, Result, bail};
 use medanchor_anchor::Anchored;
 use medanchor_api::NodesSource;
 use medanchor_dag::{BlockSource, Cid, Class, CustodyId, Did, MAX_CAR_ROOTS, Record, StreamId};
+use std::collections::BTreeSet;
 
 /// The records of a stream, the first one first.
 #[derive(Default)]
@@ -49,6 +50,7 @@ impl Chain {
         let head = patiently(async || session.client.stream(device, stream).await)
             .await
             .context("look up the stream")?;
+        let mut keys = Keys::of(session, device).await?;
         let tree_size = Some(head.tree_size);
         let Some(head) = head.value else {
             bail!("the log has no record of stream `{stream}` of device `{device}`");
@@ -59,18 +61,22 @@ impl Chain {
             if records.len() == MAX_CAR_ROOTS {
                 return Err(CliError::Usage(TOO_MANY.to_owned()).into());
             }
-            let link = Link::of(session, source, &cid).await.and_then(|link| {
-                let of_stream = link.stream == *stream && link.device == *device;
-                // Its device signed both numbers, so only the device itself can break the chain.
-                let in_order = match is_head {
-                    true => link.seq == seq,
-                    false => link.seq < seq,
-                };
-                match of_stream && in_order {
-                    true => Ok(link),
-                    false => Err(misplaced(&cid, seq)),
+            let link = match Link::of(session, source, &cid).await {
+                Ok(link) => {
+                    let of_stream =
+                        link.stream == *stream && keys.have(session, &link.device).await?;
+                    // Its device signed both numbers, so only the device itself can break the chain.
+                    let in_order = match is_head {
+                        true => link.seq == seq,
+                        false => link.seq < seq,
+                    };
+                    match of_stream && in_order {
+                        true => Ok(link),
+                        false => Err(misplaced(&cid, seq)),
+                    }
                 }
-            });
+                Err(error) => Err(error),
+            };
             match link {
                 Ok(link) => {
                     if wanted(&link) {
@@ -98,6 +104,34 @@ impl Chain {
             gaps_and_forks: Some(head.gaps_and_forks),
             tree_size,
         })
+    }
+}
+
+/// The keys that a device has sealed with.
+struct Keys {
+    device: Did,
+    known: BTreeSet<Did>,
+}
+
+impl Keys {
+    /// Of the device that has this key, or had it.
+    async fn of(session: &Session, key: &Did) -> Result<Self> {
+        Ok(Self {
+            device: session.identity(key).await?,
+            known: BTreeSet::from([*key]),
+        })
+    }
+
+    /// Whether this is one of them. That a node says so of another's lets nothing in: the record behind it names this one.
+    async fn have(&mut self, session: &Session, key: &Did) -> Result<bool> {
+        if self.known.contains(key) {
+            return Ok(true);
+        }
+        let is_its = session.identity(key).await? == self.device;
+        if is_its {
+            self.known.insert(*key);
+        }
+        Ok(is_its)
     }
 }
 

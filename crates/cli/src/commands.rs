@@ -71,7 +71,9 @@ async fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<Box<dyn R
     let home = home(arguments)?;
     let mut lines = Lines::new(out, arguments.json);
     Ok(match &arguments.command {
-        Command::Key(command) => key(&home, command)?,
+        Command::Key(
+            command @ (KeyCommand::New { .. } | KeyCommand::Show | KeyCommand::Passphrase { .. }),
+        ) => key(&home, command)?,
         Command::Verify(verify) => verify_file(&home, verify)?,
         Command::Accuse(accuse) => {
             let policy = believed(&home, accuse.policy.as_deref(), accuse.chain.as_deref())?;
@@ -121,6 +123,7 @@ async fn execute_with_nodes(
     json: bool,
 ) -> Result<Box<dyn Report>> {
     Ok(match command {
+        Command::Key(KeyCommand::Rotate { .. }) => Box::new(operations::rotate_key(session).await?),
         Command::Custody(command) => custody(session, command).await?,
         Command::Device(DeviceCommand::Principal(command)) => {
             principal(session, PrincipalKind::Device, command).await?
@@ -229,6 +232,7 @@ fn key(home: &Home, command: &KeyCommand) -> Result<Box<dyn Report>> {
             };
             operations::change_passphrase(home, &passphrase)?
         }
+        KeyCommand::Rotate { .. } => anyhow::bail!("the command asks nodes"),
     }))
 }
 
@@ -236,6 +240,7 @@ fn key(home: &Home, command: &KeyCommand) -> Result<Box<dyn Report>> {
 fn wait(command: &Command) -> Wait {
     match command {
         Command::Put(put) => put.wait,
+        Command::Key(KeyCommand::Rotate { wait }) => wait.wait,
         Command::Custody(
             CustodyCommand::New { wait, .. }
             | CustodyCommand::Restore { wait, .. }
@@ -270,6 +275,7 @@ fn wait(command: &Command) -> Wait {
             PrincipalCommand::Enrol(enrol) => enrol.wait.wait,
             PrincipalCommand::Suspend { wait, .. }
             | PrincipalCommand::Reinstate { wait, .. }
+            | PrincipalCommand::Roles { wait, .. }
             | PrincipalCommand::Revoke { wait, .. } => wait.wait,
             PrincipalCommand::List => Wait::default(),
         },
@@ -357,6 +363,9 @@ async fn principal(
         }
         PrincipalCommand::Reinstate { did, .. } => {
             Box::new(operations::reinstate(session, *did).await?)
+        }
+        PrincipalCommand::Roles { did, roles, .. } => {
+            Box::new(operations::change_roles(session, *did, roles).await?)
         }
         PrincipalCommand::Revoke { did, .. } => Box::new(operations::revoke(session, *did).await?),
     })

@@ -142,7 +142,7 @@ fn query(session: &Session, keys: &OwnKeys, of: AccountOf) -> AccountQuery {
     AccountQuery {
         v: 1,
         origin: session.origin.clone(),
-        who: keys.did(),
+        who: keys.key(),
         of,
         at: clock::unix_ms(),
     }

@@ -145,10 +145,10 @@ mod tests {
                 meta: Meta::default(),
                 source: None,
             },
-            keys: OwnKeys {
-                signing: SigningKey::from_seed(&[1; 32]),
-                receiving: Identity::from_bytes(Zeroizing::new([2; 32])),
-            },
+            keys: OwnKeys::new(
+                SigningKey::from_seed(&[1; 32]),
+                Identity::from_bytes(Zeroizing::new([2; 32])),
+            ),
             stream: DeviceStream::open(folder.join("stream.toml")).unwrap(),
             outbox: Outbox::open(folder.join("outbox")).unwrap(),
             stopped: Arc::default(),

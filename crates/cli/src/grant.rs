@@ -210,7 +210,8 @@ impl<'r> Release<'r> {
             .check(receipt, strength, |_| true)
             .context("check that the release is in the log")?;
         let (released, asked) = released(receipt).ok_or_else(|| unshown("no release"))?;
-        if released.request.author() != Some(&keys.did()) {
+        let is_own = |author| keys.is_own(author);
+        if !released.request.author().is_some_and(is_own) {
             return Err(unshown("a release to somebody else"));
         }
         Ok(Self {

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 /// | `ca.pem`, `cert.pem`, `key.pem` | TLS |
 /// | `policy.txt` | trust policy, C2SP tlog-policy |
 /// | `identity.toml` | the user's keys, under a passphrase unless they were made without |
+/// | `identity-next.toml` | the next signing key, while it is rotated: protected as `identity.toml` is |
 /// | `custody/` | copies of custody keys held here as second holder |
 /// | `epoch-key.toml` | what these copies are sealed to, kept as `identity.toml` is; in no backup that has the copies |
 /// | `erasures/` | certificates of what was erased from here |
@@ -155,6 +156,11 @@ impl Home {
     /// Where the user's keys are.
     pub(crate) fn identity(&self) -> PathBuf {
         self.join("identity.toml")
+    }
+
+    /// Where the next signing key is, while it is not known whether it is in force.
+    pub(crate) fn next_identity(&self) -> PathBuf {
+        self.join("identity-next.toml")
     }
 
     pub(crate) fn client_file(&self) -> Result<ClientFile> {

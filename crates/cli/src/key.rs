@@ -1,4 +1,4 @@
-use crate::{Home, OwnKeys, epoch_key::EpochKeys, passphrases::Passphrases, secret_file};
+use crate::{CliError, Home, OwnKeys, epoch_key::EpochKeys, passphrases::Passphrases, secret_file};
 use anyhow::{Context, Result};
 use medanchor_secrets::Protection;
 use serde::Serialize;
@@ -7,14 +7,18 @@ use std::{fmt, path::PathBuf};
 /// The public halves of the user's keys.
 #[derive(Clone, Debug, Serialize)]
 pub struct KeyShown {
-    /// The user's name.
+    /// The user's name: the key that it was enrolled with.
     pub did: String,
+    /// The key that the user signs with now.
+    pub key: String,
     /// HPKE public key that released keys are sealed to (X25519), hexadecimal.
     pub recipient: String,
     /// Where the private halves are.
     pub path: PathBuf,
     /// Whether they are under a passphrase.
     pub passphrase: bool,
+    /// Whether another key is made that the log may not have yet.
+    pub rotating: bool,
     /// Whether that is new, so that its owner is told what follows from it.
     #[serde(skip)]
     fresh: bool,
@@ -69,6 +73,9 @@ pub fn show_key(home: &Home) -> Result<KeyShown> {
 /// under the old passphrase then.
 pub fn change_passphrase(home: &Home, passphrase: &NewPassphrase) -> Result<KeyShown> {
     let path = home.identity();
+    if home.next_identity().exists() {
+        return Err(CliError::Usage(ROTATING.to_owned()).into());
+    }
     let (keys, _) = home.open_identity()?;
     let source = passphrase.source(home);
     let protection = match &source {
@@ -96,9 +103,11 @@ impl KeyShown {
     fn of(home: &Home, keys: &OwnKeys, passphrase: bool, fresh: bool) -> Self {
         Self {
             did: keys.did().to_string(),
+            key: keys.key().to_string(),
             recipient: hex::encode(keys.recipient().as_bytes()),
             path: home.identity(),
             passphrase,
+            rotating: home.next_identity().exists(),
             fresh,
         }
     }
@@ -107,12 +116,18 @@ impl KeyShown {
 impl fmt::Display for KeyShown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "did        {}", self.did)?;
+        if self.key != self.did {
+            writeln!(f, "signs with {}", self.key)?;
+        }
         writeln!(f, "recipient  {}", self.recipient)?;
         let how = match self.passphrase {
             true => "under a passphrase",
             false => "in clear: whoever may read it has the keys",
         };
         write!(f, "kept in    {}, {how}", self.path.display())?;
+        if self.rotating {
+            write!(f, "\n{ROTATING}")?;
+        }
         match self.fresh && self.passphrase {
             true => write!(f, "\n{RECOVERY}"),
             false => Ok(()),
@@ -123,6 +138,7 @@ impl fmt::Display for KeyShown {
 /// How a passphrase is given to whoever makes keys.
 const GIVEN: &str = "--passphrase-file or MEDANCHOR_PASSPHRASE_FILE";
 const NEW: &str = "--new-passphrase-file";
+const ROTATING: &str = "a rotation of the key was begun: `medanchor key rotate` ends it";
 const RECOVERY: &str = "\
 Nobody can open the keys without the passphrase, and nobody can restore it. Keep a copy of it where the file is not, in a \
 safe. If it is lost, your organisation revokes this did and enrols a new one; what was released to the old one is asked \

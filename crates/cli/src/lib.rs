@@ -50,6 +50,7 @@ mod get_many;
 mod grant;
 mod home;
 mod key;
+mod key_rotation;
 mod known;
 mod lasting;
 mod legal_hold;
@@ -126,6 +127,7 @@ pub use get::{Asking, GetOptions, Got, NotedNode};
 pub use get_many::{FailedRecord, GetManyOptions, GotMany};
 pub use home::Home;
 pub use key::{KeyShown, NewPassphrase};
+pub use key_rotation::KeyRotated;
 pub use legal_hold::{LegalHoldChanged, LegalHoldList, LegalHoldRow, LegallyHeld};
 pub use log::{LeafProved, LeafRow, LeafShown, LogList};
 pub use log_access::LogSource;
@@ -183,6 +185,7 @@ pub mod operations {
         get::get,
         get_many::get_many,
         key::{change_passphrase, new_key, show_key},
+        key_rotation::rotate_key,
         legal_hold::{list_legal_holds, place_legal_hold, release_legal_hold},
         log::{list_leaves, prove_leaf, show_leaf},
         log_consistency::consistency,
@@ -190,7 +193,7 @@ pub mod operations {
         placement::{placement, show_placement},
         policy::update_policy,
         policy_change::{approve, draft_change, submit_change},
-        principal::{enrol, list_principals, reinstate, revoke, suspend},
+        principal::{change_roles, enrol, list_principals, reinstate, revoke, suspend},
         put::put,
         put_many::put_many,
         put_watch::put_watch,

@@ -183,6 +183,11 @@ fn summary(body: &Body) -> String {
         Body::Suspended(body) | Body::Reinstated(body) | Body::Revoked(body) => {
             body.who.to_string()
         }
+        Body::Rotated(body) => format!("{} signs with {}", body.who, body.key),
+        Body::RolesChanged(body) => match body.roles.join(",") {
+            none if none.is_empty() => format!("{} in no role", body.who),
+            roles => format!("{} as {roles}", body.who),
+        },
         Body::Custody(body) => format!("{} epoch {} of {}", body.custody, body.epoch, body.owner),
         Body::Consented(body) => format!(
             "{}: {} {} under {}",

@@ -1,6 +1,6 @@
 use crate::{CliError, DeviceOptions, DeviceRow, Recorded, Session};
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, Enrolled, PrincipalKind, Standing};
+use medanchor_anchor::{Body, Enrolled, PrincipalKind, RolesChanged, Standing};
 use medanchor_api::{principal_kind_name, standing_name};
 use medanchor_dag::Did;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use std::fmt;
 /// Who is to be enrolled.
 #[derive(Clone, Debug)]
 pub struct EnrolOptions {
-    /// Its name: the `did` that its `medanchor key show` prints.
+    /// Its first key, and its name: the `did` that its `medanchor key show` prints.
     pub who: Did,
     /// What it is.
     pub kind: PrincipalKind,
@@ -26,7 +26,7 @@ pub struct EnrolOptions {
 pub struct Changed {
     /// The principal.
     pub did: String,
-    /// What became of it: `enrolled`, `suspended`, `reinstated` or `revoked`.
+    /// What became of it: `enrolled`, `suspended`, `reinstated`, `revoked` or `roles`.
     pub change: &'static str,
     /// The salt of a device's serial number, hexadecimal: without it nobody can show the number later.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,8 +48,10 @@ pub struct PrincipalList {
 /// One principal.
 #[derive(Clone, Debug, Serialize)]
 pub struct PrincipalRow {
-    /// Its did:key.
+    /// The did:key that it was enrolled with.
     pub did: String,
+    /// The did:key that it signs with now.
+    pub key: String,
     /// `organisation`, `person`, `device` or `service`.
     pub kind: &'static str,
     /// did:key of its organisation.
@@ -83,9 +85,7 @@ pub async fn enrol(session: &Session, options: &EnrolOptions) -> Result<Changed>
         return Err(CliError::Usage(problem.to_owned()).into());
     }
     let (device, salt) = options.device.details()?;
-    let mut roles = options.roles.clone();
-    roles.sort();
-    roles.dedup();
+    let roles = sorted(&options.roles);
     let body = Body::Enrolled(Box::new(Enrolled {
         who: options.who,
         kind: options.kind,
@@ -130,6 +130,24 @@ pub async fn revoke(session: &Session, who: Did) -> Result<Changed> {
     change(session, who, Body::Revoked(Standing { who }), "revoked").await
 }
 
+/// Gives a principal these roles and no others, as its organisation.
+///
+/// # Errors
+///
+/// When the log refuses it or no node takes it.
+pub async fn change_roles(session: &Session, who: Did, roles: &[String]) -> Result<Changed> {
+    let roles = sorted(roles);
+    let body = Body::RolesChanged(RolesChanged { who, roles });
+    change(session, who, body, "roles").await
+}
+
+fn sorted(roles: &[String]) -> Vec<String> {
+    let mut roles = roles.to_vec();
+    roles.sort();
+    roles.dedup();
+    roles
+}
+
 async fn change(session: &Session, who: Did, body: Body, change: &'static str) -> Result<Changed> {
     let keys = session.home.own_keys()?;
     Ok(Changed {
@@ -161,6 +179,7 @@ pub async fn list_principals(session: &Session, kind: PrincipalKind) -> Result<P
         after = Some(last.did);
         principals.extend(page.value.into_iter().map(|entry| PrincipalRow {
             did: entry.did.to_string(),
+            key: entry.key.to_string(),
             kind: principal_kind_name(entry.kind),
             org: entry.org.to_string(),
             standing: standing_name(entry.standing),
@@ -189,6 +208,9 @@ impl fmt::Display for PrincipalList {
         for row in &self.principals {
             let (did, standing, roles) = (&row.did, row.standing, row.roles.join(","));
             write!(f, "\n{did}  {standing:<9}  {roles:<20}  {}", row.label)?;
+            if row.key != row.did {
+                write!(f, "\n  signs with {}", row.key)?;
+            }
         }
         Ok(())
     }

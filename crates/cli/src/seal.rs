@@ -53,7 +53,7 @@ pub(crate) fn seal(
         plan.suite,
         plan.chunk_log2,
         *plan.custody.as_bytes(),
-        &keys.did().to_string(),
+        &keys.key().to_string(),
         *stream.stream.as_bytes(),
         plan.class.as_str(),
         plan.captured_at_unix_ms,
@@ -116,10 +116,10 @@ mod tests {
     fn sealed_payload_is_signed_spooled_and_opens_again() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path().to_owned()).unwrap();
-        let keys = OwnKeys {
-            signing: medanchor_dag::SigningKey::from_seed(&[1; 32]),
-            receiving: Identity::from_bytes(Zeroizing::new([2; 32])),
-        };
+        let keys = OwnKeys::new(
+            medanchor_dag::SigningKey::from_seed(&[1; 32]),
+            Identity::from_bytes(Zeroizing::new([2; 32])),
+        );
         let stream = DeviceStream::open(folder.path().join("stream.toml")).unwrap();
         let custody = Identity::generate().unwrap();
         let plan = Plan {

@@ -195,7 +195,7 @@ pub async fn show_factor(
     let claim = FactorClaim {
         v: 1,
         origin: session.origin.clone(),
-        who: did,
+        who: keys.key(),
         factor: factor.factor,
         at: clock::unix_ms(),
     };

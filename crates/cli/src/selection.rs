@@ -149,7 +149,7 @@ impl Selection {
             let query = RecordQuery {
                 v: 1,
                 origin: session.origin.clone(),
-                who: keys.did(),
+                who: keys.key(),
                 role: role.clone(),
                 purpose: purpose.clone(),
                 at: clock::unix_ms(),

@@ -153,7 +153,8 @@ impl<'a> Sender<'a> {
     ) -> Result<(SignedStatement, Submitted)> {
         let anchored = Anchored::of(&upload.record, *upload.wrap.cid());
         let statement = Statement::anchored(&self.session.origin, anchored);
-        let signed = statement.sign(&[&self.keys.signing]);
+        let authors = self.keys.authors(&upload.record.device());
+        let signed = statement.sign(&authors);
         let mut sample = Sample::of(&upload.record);
         if self.turn.borrow().is_over {
             return Err(Waits.into());

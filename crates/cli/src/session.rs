@@ -327,6 +327,13 @@ impl Session {
         }
     }
 
+    /// Whose key this is or once was, as a node says; the key itself where nobody has it.
+    pub(crate) async fn identity(&self, key: &Did) -> Result<Did> {
+        let listed = patiently(async || self.client.identity(key).await).await;
+        let listed = listed.context("look up whose key it is")?.value;
+        Ok(listed.map_or(*key, |listed| listed.did))
+    }
+
     /// What a node says of a principal.
     pub(crate) async fn principal(&self, who: &Did) -> Result<Option<ListedPrincipal>> {
         let AsOf { value, .. } = patiently(async || self.client.principal(who).await)

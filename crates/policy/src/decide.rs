@@ -2,7 +2,7 @@ use crate::{
     Code, Policies, PolicySets,
     consent::Said,
     facts::Facts,
-    grounds::{Asker, Grounds, open_emergencies},
+    grounds::{Asker, Device, Grounds, open_emergencies},
     policies::Answer,
     purpose, second_factor,
 };
@@ -318,7 +318,7 @@ impl Judging<'_> {
             first = last.and_then(|last| last.index.checked_add(1));
             tally.looked_at = tally.looked_at.saturating_add(records.len());
             for record in records {
-                if selection.has(&record.anchored, record.index)
+                if self.state.selects(selection, &record)?
                     && (may_be_known || owns_device(self.state, self.ask, &record.anchored.device)?)
                 {
                     let judged = self.judge(record, &grounds);
@@ -440,7 +440,7 @@ fn authenticate<'a>(
     signed: &'a SignedStatement,
     now: u64,
 ) -> Result<Ask<'a>, Stop> {
-    let Some((request, requester)) = parts(signed) else {
+    let Some((request, key)) = parts(signed) else {
         return deny(
             Code::MalformedRequest,
             "not an access request for 1 to 256 records or a selection, signed by the requester alone",
@@ -459,10 +459,11 @@ fn authenticate<'a>(
             "the request's time is over: sign a new one",
         );
     };
-    let Some(entry) = state.principal(requester)? else {
+    // INVARIANT: a key that was rotated asks for nobody.
+    let Some((did, entry)) = state.signer(key)? else {
         return deny(
             Code::NotEnrolled,
-            "the requester is not enrolled: its organisation must enrol it",
+            "the requester is not enrolled, or signs with a key that it has rotated: its organisation must enrol it",
         );
     };
     let org = state.principal(&entry.org)?;
@@ -497,12 +498,12 @@ fn authenticate<'a>(
         );
         return deny(Code::PurposeUnknown, reason);
     };
-    let second_factor = second_factor::counts(state, signed, request, &entry, now)?;
+    let second_factor = second_factor::counts(state, signed, request, (&did, &entry), now)?;
     let overdue_after = entry.overdue_after(&request.role);
     Ok(Ask {
         request,
         asker: Asker {
-            did: *requester,
+            did,
             org: entry.org,
             role: &request.role,
             purpose: &request.purpose,
@@ -558,8 +559,7 @@ fn is_related(
 }
 
 fn owns_device(state: &State<'_>, ask: &Ask<'_>, device: &Did) -> Result<bool, TablesError> {
-    let device = state.principal(device)?;
-    Ok(device.is_some_and(|device| device.org == ask.asker.org))
+    Ok(Device::read(state, device, &ask.asker.org)?.is_own)
 }
 
 /// The policies that permit one record, or why none does.
@@ -570,12 +570,12 @@ fn judge_record(
     record: &RecordEntry,
     grounds: &Grounds,
 ) -> Result<Permitted, Stop> {
-    let owns_device = owns_device(state, ask, &record.anchored.device)?;
-    let (facts, said) = grounds.facts(&ask.asker, &record.anchored, owns_device);
+    let device = Device::read(state, &record.anchored.device, &ask.asker.org)?;
+    let (facts, said) = grounds.facts(&ask.asker, &record.anchored, &device);
     match policies.answer(&facts) {
         Answer::Permitted(permitting) => Ok(Permitted {
             policies: permitting,
-            until: permitted_until(policies, ask, &record.anchored, grounds, owns_device),
+            until: permitted_until(policies, ask, &record.anchored, grounds, &device),
         }),
         Answer::Failed => deny(Code::PolicyError, FAILED),
         Answer::Forbidden(_) | Answer::NotPermitted => {
@@ -620,7 +620,7 @@ fn permitted_until(
     ask: &Ask<'_>,
     anchored: &Anchored,
     grounds: &Grounds,
-    owns_device: bool,
+    device: &Device,
 ) -> u64 {
     let turns = grounds.turns(&ask.asker);
     let mut turns = turns.range(..=ask.not_after).copied();
@@ -629,7 +629,7 @@ fn permitted_until(
             now: *moment,
             ..ask.asker.clone()
         };
-        let (facts, _) = grounds.facts(&then, anchored, owns_device);
+        let (facts, _) = grounds.facts(&then, anchored, device);
         !permits(policies, &facts)
     };
     let over = turns.by_ref().take(MAX_TURNS).find(is_over);

@@ -19,6 +19,7 @@ pub(crate) struct Grounds {
 /// Who asks, what for, and when.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker<'a> {
+    /// The key that it was enrolled with, whichever signs the request.
     pub(crate) did: Did,
     pub(crate) org: Did,
     pub(crate) role: &'a str,
@@ -31,6 +32,26 @@ pub(crate) struct Asker<'a> {
     pub(crate) emergencies: Vec<Emergency>,
     /// It has shown a second factor, which counts now.
     pub(crate) second_factor: bool,
+}
+
+/// Who sealed a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Device {
+    /// The key that it was enrolled with, whichever sealed the record.
+    pub(crate) did: Did,
+    /// Whether it belongs to the organisation of who asks.
+    pub(crate) is_own: bool,
+}
+
+impl Device {
+    /// The one that sealed with this key.
+    pub(crate) fn read(state: &State<'_>, key: &Did, org: &Did) -> Result<Self, TablesError> {
+        let known = state.identity(key)?;
+        Ok(Self {
+            did: known.as_ref().map_or(*key, |(device, _)| *device),
+            is_own: known.is_some_and(|(_, entry)| entry.org == *org),
+        })
+    }
 }
 
 /// The emergencies in which `who` overrode consent, that are not reviewed yet, and whose role its organisation lets still.
@@ -92,7 +113,7 @@ impl Grounds {
         &self,
         asker: &Asker<'a>,
         anchored: &Anchored,
-        owns_device: bool,
+        device: &Device,
     ) -> (Facts<'a>, Said) {
         let said = consent::said(
             &self.consents,
@@ -102,7 +123,7 @@ impl Grounds {
                 role: asker.role,
                 purpose: asker.purpose,
                 class: anchored.class,
-                device: &anchored.device,
+                device: &device.did,
                 captured_at: anchored.captured_at,
                 now: asker.now,
             },
@@ -116,7 +137,7 @@ impl Grounds {
             custody_kind: self.entry.custody.kind,
             owns_custody: self.entry.custody.owner == asker.org,
             controls_custody: self.entry.custody.controller.as_ref() == Some(&asker.did),
-            owns_device,
+            owns_device: device.is_own,
             // INVARIANT: deny beats permit.
             consented: said.permitted.is_ok() && !said.denied,
             denied: said.denied,

@@ -1,6 +1,6 @@
 use crate::{
     Policies, PolicySets,
-    grounds::{Asker, Grounds, open_emergencies},
+    grounds::{Asker, Device, Grounds, open_emergencies},
     policies::Answer,
     purpose,
 };
@@ -21,12 +21,12 @@ pub struct Listing<'a> {
     reader: Asker<'a>,
     /// What was read of a custody key; `None`: there is none.
     grounds: BTreeMap<CustodyId, Option<Grounds>>,
-    /// The organisations of devices.
-    devices: BTreeMap<Did, Option<Did>>,
+    /// Devices by the keys that sealed records.
+    devices: BTreeMap<Did, Device>,
 }
 
 impl<'a> Listing<'a> {
-    /// A list for `did`, at `now`, log time or later. `None` where nothing is listed: it or its organisation is not
+    /// A list for who signs with `key`, at `now`, log time or later. `None` where nothing is listed: it or its organisation is not
     /// enrolled or not active, does not hold the role, the purpose is none, or this version cannot decide by the network's policies.
     ///
     /// # Errors
@@ -35,13 +35,13 @@ impl<'a> Listing<'a> {
     pub fn of(
         state: State<'a>,
         sets: &PolicySets,
-        did: Did,
+        key: &Did,
         role: &'a str,
         purpose: &'a str,
         now: u64,
     ) -> Result<Option<Self>, TablesError> {
-        let (Some(entry), Some(purposes), Some(policies)) = (
-            state.principal(&did)?,
+        let (Some((did, entry)), Some(purposes), Some(policies)) = (
+            state.signer(key)?,
             purpose::chain(purpose),
             sets.in_force(&state)?,
         ) else {
@@ -89,12 +89,12 @@ impl<'a> Listing<'a> {
     ///
     /// When the storage fails.
     pub fn has(&mut self, anchored: &Anchored) -> Result<bool, TablesError> {
-        let owns_device = self.device_org(&anchored.device)? == Some(self.reader.org);
+        let device = self.device(&anchored.device)?;
         let grounds = Self::grounds(&mut self.grounds, &self.state, &anchored.custody)?;
         let Some(grounds) = grounds else {
             return Ok(false);
         };
-        let (mut facts, _) = grounds.facts(&self.reader, anchored, owns_device);
+        let (mut facts, _) = grounds.facts(&self.reader, anchored, &device);
         // In an emergency nobody can name the records, and a leaf says already who looks.
         facts.second_factor = facts.emergency;
         // Whatever the policies say: who has nothing to do with a record does not hear that it exists.
@@ -119,12 +119,12 @@ impl<'a> Listing<'a> {
         Ok(grounds.as_ref())
     }
 
-    fn device_org(&mut self, device: &Did) -> Result<Option<Did>, TablesError> {
-        if let Some(org) = self.devices.get(device) {
-            return Ok(*org);
+    fn device(&mut self, key: &Did) -> Result<Device, TablesError> {
+        if let Some(device) = self.devices.get(key) {
+            return Ok(*device);
         }
-        let org = self.state.principal(device)?.map(|entry| entry.org);
-        self.devices.insert(*device, org);
-        Ok(org)
+        let device = Device::read(&self.state, key, &self.reader.org)?;
+        self.devices.insert(*key, device);
+        Ok(device)
     }
 }

@@ -202,6 +202,8 @@ impl Replay {
             | Kind::Suspended
             | Kind::Reinstated
             | Kind::Revoked
+            | Kind::Rotated
+            | Kind::RolesChanged
             | Kind::FactorEnrolled
             | Kind::FactorRemoved
             | Kind::BreakGlassRule

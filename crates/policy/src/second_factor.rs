@@ -1,6 +1,7 @@
 use medanchor_anchor::{
     AccessRequest, FactorVerified, Log, PrincipalEntry, SignedStatement, State, TablesError,
 };
+use medanchor_dag::Did;
 
 /// Whether the requester has shown a second factor that counts at `now`, log time or later, unix ms: the node that verifies
 /// it, which must be a member's, says so in the request, for this network, and not too long ago. What the requester claims
@@ -9,7 +10,7 @@ pub(crate) fn counts(
     state: &State<'_>,
     signed: &SignedStatement,
     request: &AccessRequest,
-    requester: &PrincipalEntry,
+    (requester, entry): (&Did, &PrincipalEntry),
     now: u64,
 ) -> Result<bool, TablesError> {
     let shown = request.second_factor.as_deref();
@@ -18,14 +19,14 @@ pub(crate) fn counts(
     let Some((shown, (verified, by))) = said else {
         return Ok(false);
     };
-    let is_enrolled = requester.factors.iter().any(|factor| {
+    let is_enrolled = entry.factors.iter().any(|factor| {
         factor.factor == verified.factor && factor.since == verified.since && factor.node == *by
     });
     // A node's clock may be a little ahead; one that is far ahead must not make it count for longer.
     let latest = now.saturating_add(FactorVerified::VALIDITY_MS + Log::MAX_AHEAD_MS);
     let expiry = shown.statement.not_after_unix_ms;
     let counts = is_enrolled
-        && signed.author() == Some(&verified.who)
+        && verified.who == *requester
         && expiry.is_some_and(|expiry| (now..=latest).contains(&expiry))
         && shown.verifies();
     if !counts {

@@ -7,7 +7,8 @@ use medanchor_anchor::{
     Kind, LeafIndex, Log, Nonce, Period, PrincipalKind, Provision, SignedStatement, Statement,
     testing::{
         BEGINNING, HOUR, MEMBERS, ORIGIN, World, attested, break_glass, break_glass_rule, cid,
-        consented, custody, custody_id, did, enrolled, everything, key, node_key, standing,
+        consented, custody, custody_id, did, enrolled, everything, key, node_key, roles_changed,
+        standing,
     },
 };
 use medanchor_dag::{Cid, CustodyId, Signature, SigningKey};
@@ -96,6 +97,130 @@ fn short(verdict: &Verdict) -> String {
             code.to_string()
         }
     }
+}
+
+#[test]
+fn request_is_permitted_by_the_key_in_force_alone() {
+    let mut clinic = clinic();
+    clinic.consent(study());
+    let asked = [
+        ("clara", "clinician", "TREAT"),
+        ("rita", "researcher", "HRESCH"),
+        ("patient", "patient", "PATRQT"),
+    ];
+    let permits: Vec<String> = asked
+        .iter()
+        .map(|(who, role, purpose)| short(&clinic.ask_ecg(who, role, purpose)))
+        .collect();
+    for (permit, (who, ..)) in permits.iter().zip(asked) {
+        assert!(
+            !Code::ALL.iter().any(|code| code.as_str() == permit),
+            "{who}: {permit}"
+        );
+    }
+    for (who, ..) in asked {
+        for (from, to) in [("", "/2"), ("/2", "/3")] {
+            clinic
+                .world
+                .rotate(who, &format!("{who}{from}"), &format!("{who}{to}"));
+        }
+    }
+    for ((who, role, purpose), permit) in asked.iter().zip(&permits) {
+        for old in ["", "/2"] {
+            let refused = clinic.ask_ecg(&format!("{who}{old}"), role, purpose);
+            assert_eq!(short(&refused), "not-enrolled", "{who}{old}");
+        }
+        // What names them, as a consent or a controller, goes on to mean them.
+        let permitted = clinic.ask_ecg(&format!("{who}/3"), role, purpose);
+        assert_eq!(&short(&permitted), permit, "{who}");
+    }
+}
+
+#[test]
+fn refusal_of_a_rotated_key_is_the_one_of_a_stranger() {
+    let mut clinic = clinic();
+    clinic.world.rotate("clara", "clara", "clara/2");
+    let [rotated, stranger] = ["clara", "stranger"].map(|who| {
+        let request = clinic
+            .world
+            .request(who, "clinician", "TREAT", &[clinic.ecg]);
+        clinic.decide(&request)
+    });
+    assert_eq!(rotated, stranger);
+    assert!(rotated.basis.tells_of_no_record());
+    assert_eq!(rotated.basis.requester, 0);
+}
+
+#[test]
+fn consent_for_a_device_covers_what_it_seals_with_any_of_its_keys() {
+    let mut clinic = clinic();
+    let mut of_holter = study();
+    of_holter.provision.devices = vec![did("holter")];
+    clinic.consent(of_holter);
+    clinic.world.rotate("holter", "holter", "holter/2");
+    let later = clinic
+        .world
+        .anchor("ecg-2", "holter/2", "patient-1", Class::Ecg);
+    let other = clinic
+        .world
+        .anchor("pressure", "pump", "patient-1", Class::Ecg);
+    let ecg = clinic.ecg;
+    let mut ask = |record| short(&clinic.ask("rita", "researcher", "HRESCH", &[record]));
+    assert_eq!(ask(later), ask(ecg));
+    assert_ne!(ask(ecg), "device-not-covered");
+    assert_eq!(ask(other), "device-not-covered");
+}
+
+#[test]
+fn second_factor_stays_ones_own_over_a_rotation() {
+    let mut clinic = clinic();
+    let factor = Nonce::new([7; 16]);
+    let node = node_key(HOSPITAL);
+    let enrolled = FactorEnrolled {
+        who: did("clara"),
+        factor,
+        method: FactorMethod::Totp,
+        node: node.did(),
+    };
+    let since = clinic
+        .world
+        .accept(Body::FactorEnrolled(enrolled), &[&key(HOSPITAL), &node])
+        .index;
+    clinic.set_policies(
+        "@id(\"with-factor\") permit (principal, action, resource) when { context.secondFactor };",
+    );
+    clinic.world.rotate("clara", "clara", "clara/2");
+    let shown = |who| {
+        let verified = FactorVerified { who, factor, since };
+        let body = Body::FactorVerified(verified);
+        let until = BEGINNING + FactorVerified::VALIDITY_MS;
+        Statement::new(ORIGIN, body, [1; 16], until).sign(&[&node])
+    };
+    for (who, signs, expected) in [
+        (did("clara"), "clara/2", "with-factor"),
+        (did("clara/2"), "clara/2", "second-factor-required"),
+        (did("clara"), "clara", "not-enrolled"),
+    ] {
+        let request = clinic
+            .world
+            .request(signs, "clinician", "TREAT", &[clinic.ecg]);
+        let Body::AccessRequest(mut body) = request.statement.body else {
+            unreachable!("it is one");
+        };
+        body.second_factor = Some(Box::new(shown(who)));
+        let statement = clinic.world.statement(Body::AccessRequest(body));
+        let decision = clinic.decide(&statement.sign(&[&key(signs)]));
+        assert_eq!(short(&decision.verdict), expected, "{signs}");
+    }
+}
+
+#[test]
+fn role_that_was_taken_is_held_no_longer() {
+    let mut clinic = clinic();
+    let changed = roles_changed("clara", &["engineer"]);
+    clinic.world.accept(changed, &[&key(HOSPITAL)]);
+    let refused = clinic.ask_ecg("clara", "clinician", "TREAT");
+    assert_eq!(short(&refused), "role-not-held");
 }
 
 fn study() -> Consented {

@@ -65,7 +65,7 @@ impl Clinic {
             let listing = Listing::of(
                 state,
                 &self.policies,
-                did(who),
+                &did(who),
                 role,
                 purpose,
                 self.world.now,
@@ -119,6 +119,36 @@ fn who_is_told_of_what() {
             "{who} {role} {purpose}"
         );
     }
+}
+
+#[test]
+fn key_in_force_is_told_what_the_one_of_before_was_and_that_nothing() {
+    let mut clinic = clinic();
+    let mut study = consented("study", "patient-1", INSTITUTE, "HRESCH");
+    study.provision.devices = vec![did("holter")];
+    clinic
+        .world
+        .accept(Body::Consented(study), &[&key(HOSPITAL)]);
+    let asked = [
+        ("rita", "researcher", "HRESCH"),
+        ("clara", "clinician", "TREAT"),
+        ("patient", "patient", "PATRQT"),
+    ];
+    let before = asked.map(|(who, role, purpose)| clinic.listed(who, role, purpose));
+    for who in ["rita", "clara", "patient", "holter"] {
+        clinic.world.rotate(who, who, &format!("{who}/2"));
+    }
+    for ((who, role, purpose), listed) in asked.into_iter().zip(before) {
+        assert_eq!(clinic.listed(who, role, purpose), "", "{who}");
+        assert_eq!(clinic.listed(&format!("{who}/2"), role, purpose), listed);
+    }
+    // What the device seals with another key is its own, too.
+    let record = clinic
+        .world
+        .anchor("ecg-3", "holter/2", "patient-1", Class::Ecg);
+    clinic.records.push(("ecg-3", record));
+    let listed = clinic.listed("rita/2", "researcher", "HRESCH");
+    assert!(listed.ends_with("ecg-3"), "{listed}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use medanchor_anchor::{
     PlacementRule, PrincipalKind, Refused, ReleaseList, Released, SignedStatement,
     testing::{
         BEGINNING, MEMBERS, World, break_glass, break_glass_rule, consented, custody, custody_id,
-        did, everything, key, node_key, watching,
+        did, everything, key, node_key, roles_changed, watching,
     },
 };
 use medanchor_dag::{Cid, CustodyId, Hash, SigningKey};
@@ -116,6 +116,38 @@ fn releases_and_refusals_come_out_the_same_whatever_followed() {
     let request = world.request("patient", "patient", "PATRQT", &[ecg]);
     let body = decided(&world, &request);
     leaves.push(record(&mut world, body));
+    for leaf in leaves {
+        let replayed = replay(&world, leaf);
+        assert_eq!(
+            replayed.agrees,
+            Agreement::Same,
+            "leaf {leaf}: {replayed:?}"
+        );
+        assert!(replayed.missing.is_empty());
+    }
+}
+
+/// What was decided for one key is decided the same when it was rotated since, and for the next key, too.
+#[test]
+fn decisions_before_and_after_a_rotation_come_out_the_same() {
+    let (mut world, ecg) = clinic();
+    consent(&mut world);
+    let mut leaves = Vec::new();
+    let mut ask = |world: &mut World, who: &str| {
+        for purpose in ["HRESCH", "HMARKT"] {
+            let request = world.request(who, "researcher", purpose, &[ecg]);
+            let body = decided(world, &request);
+            leaves.push(record(world, body));
+        }
+    };
+    ask(&mut world, "rita");
+    world.rotate("rita", "rita", "rita/2");
+    ask(&mut world, "rita/2");
+    // Nobody has that key now: a broker says so.
+    ask(&mut world, "rita");
+    let changed = roles_changed("rita", &["clinician"]);
+    world.accept(changed, &[&key(INSTITUTE)]);
+    ask(&mut world, "rita/2");
     for leaf in leaves {
         let replayed = replay(&world, leaf);
         assert_eq!(

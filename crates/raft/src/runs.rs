@@ -35,6 +35,7 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Erasures => false,
         Table::Statements
         | Table::Principals
+        | Table::Keys
         | Table::Custodies
         | Table::Consents
         | Table::Records

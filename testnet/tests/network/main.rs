@@ -48,6 +48,7 @@ mod moves;
 mod partner;
 mod refusals;
 mod replicate;
+mod rotation;
 mod scrub;
 mod second_factor;
 mod secrets;

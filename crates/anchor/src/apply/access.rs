@@ -4,8 +4,7 @@ use super::{
     form::request_of,
 };
 use crate::{
-    AccessRequest, Kind, Log, Outcome, RecordEntry, Refused, ReleaseList, Released,
-    SignedStatement, Table,
+    AccessRequest, Kind, Log, Outcome, Refused, ReleaseList, Released, SignedStatement, Table,
     entry::{Write, hash_key, release_key},
 };
 use medanchor_dag::{CustodyId, Did};
@@ -24,7 +23,9 @@ pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Wri
     let expiry = body.request.statement.not_after_unix_ms;
     let in_time = expiry.is_some_and(|not_after| not_after >= context.at);
     require(in_time, Outcome::Expired)?;
-    context.known(requester)?;
+    // A request that was signed before its key was rotated is stale below.
+    let is_known = context.state.identity(requester)?.is_some();
+    require(is_known, Outcome::Unknown)?;
     require(!is_released(context, &body.request)?, Outcome::Conflict)?;
     // INVARIANT (I5): all that the decision read is compared with the state at this very leaf. One custody key of which
     // something has changed makes the whole stale.
@@ -36,7 +37,8 @@ pub(super) fn released(context: &Context<'_>, body: &Released) -> Result<Vec<Wri
         require(stands, Outcome::Stale)?;
     }
     require_decided(context, body.decided_at)?;
-    let requester = context.active(requester)?;
+    let (_, requester) = context.state.signer(requester)?.ok_or(Outcome::Stale)?;
+    require(requester.is_active(), Outcome::Inactive)?;
     context.active(&requester.org)?;
     // INVARIANT: a role in which an emergency was not reviewed in time is suspended, whatever a broker says.
     let is_suspended = requester.is_overdue(&request.role, context.at);
@@ -69,14 +71,13 @@ fn devices(
         let mut of_part = Vec::with_capacity(part.rows.len());
         for row in &part.rows {
             let record = context.state.record(&row.record)?.ok_or(Outcome::Unknown)?;
-            let RecordEntry {
-                anchored, index, ..
-            } = record;
-            let selection = request.selection.as_ref();
-            let is_asked_for = selection.is_none_or(|selection| selection.has(&anchored, index));
-            let is_under = anchored.custody == part.custody;
+            let is_asked_for = match &request.selection {
+                Some(selection) => context.state.selects(selection, &record)?,
+                None => true,
+            };
+            let is_under = record.anchored.custody == part.custody;
             require(is_asked_for && is_under, Outcome::Conflict)?;
-            of_part.push(anchored.device);
+            of_part.push(record.anchored.device);
         }
         devices.push(of_part);
     }

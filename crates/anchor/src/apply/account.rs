@@ -11,9 +11,9 @@ pub(super) fn account(context: &Context<'_>, body: &Account) -> Result<Vec<Write
 }
 
 fn require_speaker(context: &Context<'_>, of: &AccountOf) -> Result<(), Refusal> {
-    for (author, _) in &context.signed.signatures {
-        if context.state.speaks_for(of, author)? {
-            let speaker = context.require_authority(author)?;
+    for signer in &context.signers {
+        if context.state.speaks_for(of, signer)? {
+            let speaker = context.require_authority(signer)?;
             return context.active(&speaker.org).map(drop);
         }
     }

@@ -124,6 +124,20 @@ impl<'a> Lists<'a> {
     }
 }
 
+/// Who has signed: of a principal the key that it was enrolled with, where the signature is by its key in force. A key that was
+/// rotated signs for nobody. Of whom the log does not know as a principal, such as nodes and founders, it is their key.
+pub(super) fn signers(state: State<'_>, signed: &SignedStatement) -> Result<Vec<Did>, TablesError> {
+    let mut signers = Vec::with_capacity(signed.signatures.len());
+    for (key, _) in &signed.signatures {
+        match state.identity(key)? {
+            Some((who, entry)) if entry.key_of(&who) == *key => signers.push(who),
+            Some(_) => (),
+            None => signers.push(*key),
+        }
+    }
+    Ok(signers)
+}
+
 /// One statement, and all that it is judged by.
 pub(super) struct Context<'a> {
     pub(super) state: State<'a>,
@@ -131,6 +145,8 @@ pub(super) struct Context<'a> {
     pub(super) network: Option<&'a Network>,
     pub(super) lists: &'a Lists<'a>,
     pub(super) signed: &'a SignedStatement,
+    /// Those of [`signers`].
+    pub(super) signers: Vec<Did>,
     /// Length of the statement's canonical form.
     pub(super) size_bytes: usize,
     /// The statement's hash.
@@ -179,7 +195,8 @@ impl<'a> Context<'a> {
         for (author, _) in &self.signed.signatures {
             let known = self.is_joining(author)
                 || network.member_of_node(author).is_some()
-                || self.state.principal(author)?.is_some();
+                || self.is_another_key(author)?
+                || self.state.signer(author)?.is_some();
             if !known {
                 return Err(Refusal::Rejected("unknown-author"));
             }
@@ -189,6 +206,18 @@ impl<'a> Context<'a> {
 
     fn is_joining(&self, author: &Did) -> bool {
         matches!(&self.signed.statement.body, Body::MemberAdded(body) if body.org == *author)
+    }
+
+    /// Keys that are not in force and sign all the same: the one that a principal rotates to, beside another author, and the one
+    /// that a device sealed a record with which it anchors late.
+    fn is_another_key(&self, author: &Did) -> Result<bool, TablesError> {
+        match &self.signed.statement.body {
+            Body::Rotated(body) if body.key == *author => Ok(self.signed.signatures.len() > 1),
+            Body::Anchored(body) if body.device == *author => {
+                Ok(self.state.identity(author)?.is_some())
+            }
+            _ => Ok(false),
+        }
     }
 
     pub(super) fn check_expiry(&self) -> Result<(), Refusal> {
@@ -221,8 +250,14 @@ impl<'a> Context<'a> {
         self.network.ok_or(Refusal::Rejected("not-founded"))
     }
 
+    /// Whether `who`, a principal or a node, has signed, with its key in force.
     pub(super) fn is_signed_by(&self, who: &Did) -> bool {
-        self.signed.signatures.iter().any(|(by, _)| by == who)
+        self.signers.contains(who)
+    }
+
+    /// Whether this very key has signed, in force or not.
+    pub(super) fn is_signed_with(&self, key: &Did) -> bool {
+        self.signed.signatures.iter().any(|(by, _)| by == key)
     }
 
     /// A principal that the statement names.

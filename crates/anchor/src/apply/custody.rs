@@ -18,15 +18,15 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     let are_nodes = brokers.all(|broker| network.member_of_node(broker).is_some());
     require(are_nodes, Outcome::Unknown)?;
     context.require_known(body.writers.iter().chain(&body.controller))?;
-    let holding = require_holders(context, body)?;
     let before = follows(context, body)?;
+    let holding = require_holders(context, body, before.as_ref())?;
     require_newly_listed_hold(body, before.as_ref())?;
     let mut writes = epoch_key::said(context, &holding, before.as_ref())?;
     let mut holders = match &before {
         Some(before) => before.holders.clone(),
         None => Vec::new(),
     };
-    holders.extend(holding.iter().map(|held| held.by));
+    holders.extend(holding.iter().map(|(who, _)| *who));
     holders.sort_unstable();
     holders.dedup();
     require(holders.len() <= Erased::MAX_HOLDERS, Outcome::Conflict)?;
@@ -81,20 +81,30 @@ fn require_newly_listed_hold(body: &Custody, before: Option<&CustodyEntry>) -> R
     require(all_hold, Outcome::Forbidden)
 }
 
-/// The attestations of those that may hold it.
+/// Who may hold it and says so. Who holds the key is known by the key in force, or by that of when it said so, where the log
+/// has that already.
 fn require_holders<'b>(
     context: &Context<'_>,
     body: &'b Custody,
-) -> Result<Vec<&'b Attestation>, Refusal> {
+    before: Option<&CustodyEntry>,
+) -> Result<Vec<(Did, &'b Attestation)>, Refusal> {
     let is_broker = |held: &Attestation| body.brokers.contains(&held.by);
+    let is_recorded = |held: &Attestation| {
+        before.is_some_and(|before| {
+            is_of_same_key(&before.custody, body) && before.custody.held_by.contains(held)
+        })
+    };
     let mut holders = Vec::new();
     for held in &body.held_by {
-        let is_owners = match context.state.principal(&held.by)? {
-            Some(holder) => holder.org == body.owner && holder.is_active(),
-            None => false,
-        };
-        if is_owners || is_broker(held) {
-            holders.push(held);
+        match context.state.identity(&held.by)? {
+            Some((who, holder)) => {
+                let counts = holder.key_of(&who) == held.by || is_recorded(held);
+                if counts && holder.org == body.owner && holder.is_active() {
+                    holders.push((who, held));
+                }
+            }
+            None if is_broker(held) => holders.push((held.by, held)),
+            None => (),
         }
     }
     let enough = holders.len() >= 2 && body.held_by.iter().any(is_broker);

@@ -27,18 +27,18 @@ pub(super) fn changed(
 /// attest under that; an attestation that stood in the custody key before may be repeated as it was.
 pub(super) fn said(
     context: &Context<'_>,
-    holders: &[&Attestation],
+    holders: &[(Did, &Attestation)],
     before: Option<&CustodyEntry>,
 ) -> Result<Vec<Write>, Refusal> {
     let mut writes = Vec::new();
-    for held in holders {
-        match context.state.epoch_key(&held.by)? {
+    for (who, held) in holders {
+        match context.state.epoch_key(who)? {
             Some(entry) => {
                 let is_repeated = before.is_some_and(|before| repeats(&before.custody, held));
                 require(entry.key == held.under || is_repeated, Outcome::Conflict)?;
             }
             None => writes.push(write(
-                &held.by,
+                who,
                 &EpochKeyEntry {
                     key: held.under,
                     since: context.index,

@@ -28,6 +28,8 @@ fn is_body(statement: &Statement) -> bool {
         Body::Founded(body) => is_founded(body),
         Body::Enrolled(body) => is_enrolled(body),
         Body::Suspended(_) | Body::Reinstated(_) | Body::Revoked(_) | Body::Withdrawn(_) => true,
+        Body::Rotated(_) => true,
+        Body::RolesChanged(body) => are_roles(&body.roles),
         Body::Custody(body) => is_custody(body),
         Body::Consented(body) => is_consented(body),
         Body::Anchored(body) => is_anchored(body),

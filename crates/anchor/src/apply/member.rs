@@ -108,7 +108,7 @@ fn require_new(
     };
     require(!everybody.iter().any(taken), Outcome::Conflict)?;
     require(
-        context.state.principal(&body.node)?.is_none(),
+        context.state.identity(&body.node)?.is_none(),
         Outcome::Conflict,
     )?;
     let (log, cosigner) = keys(&body.log_key, &body.cosigner_key)?;
@@ -121,9 +121,10 @@ fn require_new(
 
 /// The organisation's own entry: a new one, or that of an organisation that is enrolled already.
 fn organisation(context: &Context<'_>, org: &Did) -> Result<PrincipalEntry, Refusal> {
-    let Some(mut known) = context.state.principal(org)? else {
+    let Some((who, mut known)) = context.state.identity(org)? else {
         return Ok(member_organisation(org, context.index));
     };
+    require(who == *org, Outcome::Conflict)?;
     require(known.kind == PrincipalKind::Organisation, Outcome::Conflict)?;
     require(known.is_active(), Outcome::Inactive)?;
     known.roles.extend(member_roles());
@@ -145,6 +146,7 @@ pub(super) fn member_organisation(org: &Did, index: u64) -> PrincipalEntry {
         factors: Vec::new(),
         emergencies: Vec::new(),
         break_glass: None,
+        key: None,
     }
 }
 

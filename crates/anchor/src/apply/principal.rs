@@ -3,8 +3,8 @@ use super::{
     member::member_organisation,
 };
 use crate::{
-    Enrolled, Founded, FoundedEntry, MemberEntry, Outcome, PrincipalEntry, PrincipalKind, Standing,
-    Status, Table,
+    Enrolled, Founded, FoundedEntry, MemberEntry, Outcome, PrincipalEntry, PrincipalKind,
+    RolesChanged, Standing, Status, Table,
     entry::{FOUNDED, QUORUM, Write},
 };
 use medanchor_dag::Did;
@@ -50,7 +50,7 @@ pub(super) fn enrolled(context: &Context<'_>, body: &Enrolled) -> Result<Vec<Wri
         require(org.kind == PrincipalKind::Organisation, Outcome::Forbidden)?;
         context.require_authority(&body.org)?;
     }
-    let is_new = context.state.principal(&body.who)?.is_none();
+    let is_new = context.state.identity(&body.who)?.is_none();
     let is_node = network.member_of_node(&body.who).is_some();
     require(is_new && !is_node, Outcome::Conflict)?;
     let entry = PrincipalEntry {
@@ -63,6 +63,7 @@ pub(super) fn enrolled(context: &Context<'_>, body: &Enrolled) -> Result<Vec<Wri
         factors: Vec::new(),
         emergencies: Vec::new(),
         break_glass: None,
+        key: None,
     };
     Ok(vec![Write::principal(&body.who, &entry)])
 }
@@ -80,13 +81,40 @@ pub(super) fn revoked(context: &Context<'_>, body: &Standing) -> Result<Vec<Writ
     change(context, &body.who, &from, Status::Revoked)
 }
 
-/// Signed as the enrolment; a member organisation's standing is not changed this way.
+/// INVARIANT (I5): `since` moves on, so that nothing is released on the roles of before.
+pub(super) fn roles_changed(
+    context: &Context<'_>,
+    body: &RolesChanged,
+) -> Result<Vec<Write>, Refusal> {
+    let entry = require_enroller(context, &body.who)?;
+    let changes = entry.standing != Status::Revoked && entry.roles != body.roles;
+    require(changes, Outcome::Conflict)?;
+    let changed = PrincipalEntry {
+        roles: body.roles.clone(),
+        since: context.index,
+        ..entry
+    };
+    Ok(vec![Write::principal(&body.who, &changed)])
+}
+
 fn change(
     context: &Context<'_>,
     who: &Did,
     from: &[Status],
     to: Status,
 ) -> Result<Vec<Write>, Refusal> {
+    let entry = require_enroller(context, who)?;
+    require(from.contains(&entry.standing), Outcome::Conflict)?;
+    let changed = PrincipalEntry {
+        standing: to,
+        since: context.index,
+        ..entry
+    };
+    Ok(vec![Write::principal(who, &changed)])
+}
+
+/// Signed as the enrolment; a member organisation's standing and roles are not changed this way.
+fn require_enroller(context: &Context<'_>, who: &Did) -> Result<PrincipalEntry, Refusal> {
     let network = context.network()?;
     let entry = context.known(who)?;
     require(!network.is_member(who), Outcome::Forbidden)?;
@@ -95,13 +123,7 @@ fn change(
     } else {
         context.require_authority(&entry.org)?;
     }
-    require(from.contains(&entry.standing), Outcome::Conflict)?;
-    let changed = PrincipalEntry {
-        standing: to,
-        since: context.index,
-        ..entry
-    };
-    Ok(vec![Write::principal(who, &changed)])
+    Ok(entry)
 }
 
 fn require_member(context: &Context<'_>, network: &Network) -> Result<(), Refusal> {

@@ -11,7 +11,7 @@ use medanchor_dag::Did;
 /// Signed by its device, allowed by its custody key, and held by enough nodes (I1).
 pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Write>, Refusal> {
     let holders = require_held(context, body)?;
-    let device_org = require_device(context, body)?;
+    let (device, device_org) = require_device(context, body)?;
     let custody = unerased(context, &body.custody)?.custody;
     let may_write = device_org == custody.owner || custody.writers.contains(&device_org);
     require(may_write, Outcome::Forbidden)?;
@@ -28,7 +28,7 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
         Write::entry(Table::Records, record_key(&body.record), &record),
         Write::number(Table::Headers, hash_key(&body.header), context.index),
         Write::number(Table::Meta, usage_key(&custody.owner), usage),
-        advance(context, body)?,
+        advance(context, &device, body)?,
     ])
 }
 
@@ -54,18 +54,23 @@ fn require_held(context: &Context<'_>, body: &Anchored) -> Result<Vec<Did>, Refu
     Ok(holders)
 }
 
-/// The organisation of the device that signed. A revoked device's late record needs that organisation's
-/// counter-signature.
-fn require_device(context: &Context<'_>, body: &Anchored) -> Result<Did, Refusal> {
-    let device = context.known(&body.device)?;
+/// The device that signed, and its organisation. A late record needs a counter-signature: that of the device's key in force, if
+/// it was sealed with one before; that of its organisation, if the device is revoked.
+fn require_device(context: &Context<'_>, body: &Anchored) -> Result<(Did, Did), Refusal> {
+    let known = context.state.identity(&body.device)?;
+    let (who, device) = known.ok_or(Outcome::Unknown)?;
     let may_anchor = matches!(device.kind, PrincipalKind::Device | PrincipalKind::Service);
-    let signed = context.is_signed_by(&body.device);
+    let signed = context.is_signed_with(&body.device);
     require(may_anchor && signed, Outcome::Forbidden)?;
-    let counter_signed = context.is_signed_by(&device.org);
-    let vouched_for = device.standing == Status::Revoked && counter_signed;
-    require(device.is_active() || vouched_for, Outcome::Inactive)?;
+    if device.standing == Status::Revoked {
+        require(context.is_signed_by(&device.org), Outcome::Inactive)?;
+    } else {
+        // INVARIANT: a key that was rotated anchors nothing by itself. The record may be said again with the key in force.
+        let is_signed = context.is_signed_by(&who);
+        require(is_signed && device.is_active(), Outcome::Inactive)?;
+    }
     context.active(&device.org)?;
-    Ok(device.org)
+    Ok((who, device.org))
 }
 
 fn require_new(context: &Context<'_>, body: &Anchored) -> Result<(), Refusal> {
@@ -83,8 +88,8 @@ fn require_room(context: &Context<'_>, owner: &Did, size: u64) -> Result<u64, Re
 }
 
 /// The stream's new head. What does not follow the old one is counted, not refused: the record exists.
-fn advance(context: &Context<'_>, body: &Anchored) -> Result<Write, Refusal> {
-    let head = context.state.stream(&body.device, &body.stream)?;
+fn advance(context: &Context<'_>, device: &Did, body: &Anchored) -> Result<Write, Refusal> {
+    let head = context.state.stream(device, &body.stream)?;
     let follows = match &head {
         None => body.seq == 0,
         Some(head) => {
@@ -104,6 +109,6 @@ fn advance(context: &Context<'_>, body: &Anchored) -> Result<Write, Refusal> {
         gaps_and_forks: flagged.saturating_add(u64::from(!follows)),
         since: context.index,
     };
-    let key = stream_key(&body.device, &body.stream);
+    let key = stream_key(device, &body.stream);
     Ok(Write::entry(Table::Streams, key, &entry))
 }

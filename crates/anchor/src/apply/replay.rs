@@ -1,6 +1,6 @@
 use super::{
     break_glass,
-    context::{Context, Lists, Network, Refusal},
+    context::{Context, Lists, Network, Refusal, signers},
     erasure, judge, record,
 };
 use crate::{
@@ -47,6 +47,7 @@ impl Log {
                     network: network.as_ref(),
                     lists: &Lists::default(),
                     signed: &entry.signed,
+                    signers: signers(state, &entry.signed)?,
                     size_bytes: bytes.len(),
                     hash: Hash::of(&bytes),
                     index,

@@ -21,6 +21,7 @@ mod policy_set;
 mod principal;
 mod properties;
 mod record;
+mod rotation;
 mod second_factor;
 mod vectors;
 mod witness;

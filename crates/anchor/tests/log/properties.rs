@@ -2,7 +2,8 @@ use medanchor_anchor::{
     Applied, Batch, Body, Class, CustodyKind, Entry, Holding, Kind, Leaf, LegalHold,
     LegalHoldPlaced, Log, MemoryTables, PrincipalKind, SignedStatement, State, Status,
     testing::{
-        self, MEMBERS, World, cid, consented, custody, did, enrolled, key, node_key, standing,
+        self, MEMBERS, World, cid, consented, custody, did, enrolled, key, node_key, roles_changed,
+        rotated, standing,
     },
     tree,
 };
@@ -10,13 +11,15 @@ use medanchor_dag::{Hash, SigningKey};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 /// Who may sign: members, their nodes, principals and a stranger.
-const AUTHORS: [&str; 8] = [
+const AUTHORS: [&str; 10] = [
     "hospital-a",
     "hospital-b",
     "hospital-a/node",
     "hospital-b/node",
     "holter",
+    "holter/next",
     "anna",
+    "anna/next",
     "vendor",
     "stranger",
 ];
@@ -26,6 +29,8 @@ const NAMES: [&str; 4] = ["holter", "anna", "vendor", "hospital-b"];
 enum Act {
     Enrol(Index),
     Stand(Index, Index),
+    Rotate(Index, Index),
+    ChangeRoles(Index, Index),
     Custody(Index),
     Consent(Index),
     Withdraw,
@@ -46,6 +51,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         index().prop_map(Act::Enrol),
         (index(), index()).prop_map(|(who, how)| Act::Stand(who, how)),
+        (index(), index()).prop_map(|(who, to)| Act::Rotate(who, to)),
+        (index(), index()).prop_map(|(who, roles)| Act::ChangeRoles(who, roles)),
         index().prop_map(Act::Custody),
         index().prop_map(Act::Consent),
         Just(Act::Withdraw),
@@ -79,6 +86,15 @@ fn perform(world: &mut World, act: &Act, author: &SigningKey) -> SignedStatement
         Act::Custody(owner) => {
             let owner = MEMBERS[owner.index(2)];
             Body::Custody(custody("patient-1", owner, CustodyKind::Person))
+        }
+        Act::Rotate(who, to) => {
+            let to = AUTHORS[to.index(AUTHORS.len())];
+            let body = rotated(NAMES[who.index(NAMES.len())], to);
+            return by_all(world.statement(body), [author, &key(to), author, &key(to)]);
+        }
+        Act::ChangeRoles(who, roles) => {
+            let roles = [&[][..], &["clinician"], &["clinician", "nurse"]][roles.index(3)];
+            roles_changed(NAMES[who.index(NAMES.len())], roles)
         }
         Act::Consent(party) => Body::Consented(consented(
             "study",

@@ -69,7 +69,7 @@ pub struct ListPrincipalsRequest {
     /// At most this many; 0 means 1000, which is also the most.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
-    /// Only this one (did:key); `kinds` and `after` are empty then.
+    /// Only the one whose key this is or once was (did:key); `kinds` and `after` are empty then.
     #[prost(string, tag = "4")]
     pub only: ::prost::alloc::string::String,
 }
@@ -84,7 +84,7 @@ pub struct ListPrincipalsResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Principal {
-    /// did:key.
+    /// did:key that it was enrolled with.
     #[prost(string, tag = "1")]
     pub did: ::prost::alloc::string::String,
     /// `organisation`, `person`, `device` or `service`.
@@ -112,6 +112,9 @@ pub struct Principal {
     /// opening was deleted.
     #[prost(bytes = "vec", tag = "9")]
     pub device: ::prost::alloc::vec::Vec<u8>,
+    /// did:key that it signs with now.
+    #[prost(string, tag = "10")]
+    pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Factor {
@@ -430,7 +433,7 @@ pub struct EpochKey {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStreamRequest {
-    /// did:key of the device.
+    /// did:key of the device, by any key that it has or had.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
     /// Stream id, 16 bytes.

@@ -204,6 +204,11 @@ impl Hospital {
         *record.cid()
     }
 
+    /// Somebody signs with another key from now on.
+    pub(crate) fn rotate(&self, who: &str, from: &str, to: &str) {
+        self.network.world().rotate(who, from, to);
+    }
+
     /// Somebody in a role that could be permitted, of an organisation that has nothing to do with the patient.
     pub(crate) fn enrol_outsider(&self, name: &str) {
         let mut world = self.network.world();

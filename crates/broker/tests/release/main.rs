@@ -164,6 +164,55 @@ async fn consent_withdrawn_before_the_leaf_denies() {
 }
 
 #[tokio::test]
+async fn key_that_is_rotated_before_the_leaf_gets_nothing_and_the_new_one_does() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.next(Fault::Before(|world| {
+        world.rotate("ines", "ines", "ines/2");
+    }));
+    for _ in 0..2 {
+        let answer = hospital.broker().release(request.clone(), Vec::new()).await;
+        let denied = denial(answer);
+        assert_eq!(denied.code, "not-enrolled");
+        assert!(denied.receipt.is_none(), "nobody known has asked");
+        assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Stale]);
+    }
+    let request = hospital.request("ines/2", "HRESCH", &records);
+    let answer = grant(hospital.broker().release(request, Vec::new()).await);
+    assert_eq!(hospital.open("ines/2", &records, &answer, 0), PAYLOAD);
+}
+
+#[tokio::test]
+async fn roles_that_are_changed_before_the_leaf_deny() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let request = hospital.request("ines", "HRESCH", &records);
+    hospital.next(Fault::Before(|world| {
+        let body = testing::roles_changed("ines", &["engineer"]);
+        world.accept(body, &[&key("institute")]);
+    }));
+    let denied = denial(hospital.broker().release(request, Vec::new()).await);
+    assert_eq!(denied.code, "role-not-held");
+    assert_eq!(hospital.leaves_of(Kind::Released), [Outcome::Stale]);
+}
+
+#[tokio::test]
+async fn requester_has_no_more_releases_for_another_key() {
+    let hospital = Hospital::new();
+    let records = [hospital.put(PAYLOAD)];
+    let broker = hospital.broker();
+    for _ in 0..RELEASES {
+        let request = hospital.request("ines", "HRESCH", &records);
+        grant(broker.release(request, Vec::new()).await);
+    }
+    hospital.rotate("ines", "ines", "ines/2");
+    let request = hospital.request("ines/2", "HRESCH", &records);
+    let denied = denial(broker.release(request, Vec::new()).await);
+    assert_eq!(denied.code, "too-many-requests");
+}
+
+#[tokio::test]
 async fn decision_is_made_again_when_the_state_moved_on() {
     let hospital = Hospital::new();
     let records = [hospital.put(PAYLOAD)];

@@ -39,8 +39,8 @@ pub struct ConsentExported {
 }
 
 /// A consent as a FHIR R4 `Consent` that conforms to IHE PCF. The receipt of the leaf that last changed it is verified, and
-/// that the leaf gives it as it is written, or withdraws it. That no later leaf changed it, and what was withdrawn, is the
-/// node's word.
+/// that the leaf gives it as it is written, or withdraws it. That no later leaf changed it, what was withdrawn, and whose keys
+/// have signed, is the node's word.
 ///
 /// # Errors
 ///
@@ -71,7 +71,10 @@ pub async fn export_consent(
 async fn resource(session: &Session, given: &ConsentEntry) -> Result<Consent> {
     let body = &given.consented;
     let (receipt, _) = proved(session, LeafName::Index(given.since), Strength::Published).await?;
-    let performers = performers(&receipt, given)?;
+    let mut performers = Vec::new();
+    for key in signers(&receipt, given)? {
+        performers.push(session.identity(&key).await?);
+    }
     let listed = session.client.custody(&body.custody).await;
     let listed = listed.context("ask for the custody key")?.value;
     let owner = listed
@@ -129,8 +132,8 @@ pub(super) fn categories(body: &Consented) -> Vec<CodeableConcept> {
     categories
 }
 
-/// Who signed the leaf, if that says what the node says of the consent.
-fn performers(receipt: &Receipt, given: &ConsentEntry) -> Result<Vec<Did>> {
+/// The keys that signed the leaf, if that says what the node says of the consent.
+fn signers(receipt: &Receipt, given: &ConsentEntry) -> Result<Vec<Did>> {
     let opening = receipt.opening.as_ref();
     let opening = opening.filter(|_| receipt.leaf.outcome == Outcome::Ok);
     let signed = opening.map(|opening| &opening.0.signed);

@@ -1,6 +1,6 @@
 //! Who is told what was disclosed, and to whom.
 
-use super::{errors::tables_status, question::may_act};
+use super::{errors::tables_status, question::asker};
 use medanchor_anchor::{
     AccountOf, Disclosed, Disclosure, Leaf, LeafIndex, Opening, State, TablesError,
 };
@@ -27,7 +27,10 @@ pub(super) fn require_reader(
 }
 
 fn is_reader(state: &State<'_>, query: &AccountQuery) -> Result<bool, TablesError> {
-    Ok(may_act(state, &query.who)? && state.speaks_for(&query.of, &query.who)?)
+    match asker(state, &query.who)? {
+        Some(who) => state.speaks_for(&query.of, &who),
+        None => Ok(false),
+    }
 }
 
 /// The disclosures asked for, until their number or their bytes are enough for a page.
@@ -176,8 +179,20 @@ mod tests {
             assert_eq!(may(&world, who, of), expected, "{who} asks for {of:?}");
             assert!(require_reader(&world.state(), &query(who, of), true).is_ok());
         }
+        for who in ["paula", "rita"] {
+            world.rotate(who, who, &format!("{who}/2"));
+        }
+        for (who, of, expected) in [
+            ("paula", under, false),
+            ("paula/2", under, true),
+            ("rita", to("rita"), false),
+            ("rita/2", to("rita"), true),
+            ("rita/2", to("rita/2"), false),
+        ] {
+            assert_eq!(may(&world, who, of), expected, "{who} asks for {of:?}");
+        }
         world.stand(Kind::Revoked, "rita", "vendor");
-        assert!(!may(&world, "rita", to("rita")));
+        assert!(!may(&world, "rita/2", to("rita")));
         assert!(may(&world, "vendor", to("rita")));
     }
 

@@ -86,7 +86,7 @@ impl FactorService for SecondFactors {
         let wire = request.into_inner();
         let (claim, code) = parsed(factor_claim(&wire))?;
         question::check(&claim, &self.origin, clock::unix_ms())?;
-        let factor = self.enrolled(&claim).await?;
+        let (who, factor) = self.enrolled(&claim).await?;
         if factor.node != self.key.did() {
             return match was_forwarded {
                 true => Err(cannot_reach()),
@@ -95,9 +95,9 @@ impl FactorService for SecondFactors {
         }
         let attempt = Hash::of(&wire.claim);
         let until = self
-            .use_up(claim.who, claim.factor, *code.as_bytes(), attempt)
+            .use_up(who, claim.factor, *code.as_bytes(), attempt)
             .await?;
-        let verified = self.verified(&claim, &factor, until)?;
+        let verified = self.verified(who, &factor, until)?;
         Ok(Response::new(VerifyFactorResponse {
             signed_statement: verified.to_bytes(),
         }))
@@ -105,17 +105,20 @@ impl FactorService for SecondFactors {
 }
 
 impl SecondFactors {
-    /// The factor, as the log has it.
-    async fn enrolled(&self, claim: &FactorClaim) -> Result<Factor, Status> {
+    /// Who signed the claim, by the key that they were enrolled with, and their factor, as the log has it.
+    async fn enrolled(&self, claim: &FactorClaim) -> Result<(Did, Factor), Status> {
         self.replica.barrier().await.map_err(read_status)?;
         let view = self.replica.view().map_err(read_status)?;
-        let entry = State::new(view.as_ref()).principal(&claim.who);
-        let entry = entry
+        let signer = State::new(view.as_ref()).signer(&claim.who);
+        let signer = signer
             .map_err(tables_status)?
-            .filter(|entry| entry.is_active());
-        let factors = entry.into_iter().flat_map(|entry| entry.factors);
-        let mut factors = factors.filter(|factor| factor.factor == claim.factor);
-        factors.next().ok_or_else(|| {
+            .filter(|(_, entry)| entry.is_active());
+        let factor = signer.and_then(|(who, entry)| {
+            let mut factors = entry.factors.into_iter();
+            let factor = factors.find(|factor| factor.factor == claim.factor);
+            Some(who).zip(factor)
+        });
+        factor.ok_or_else(|| {
             status(
                 Code::NotFound,
                 "no-factor",
@@ -150,15 +153,10 @@ impl SecondFactors {
         })
     }
 
-    fn verified(
-        &self,
-        claim: &FactorClaim,
-        factor: &Factor,
-        until: u64,
-    ) -> Result<SignedStatement, Status> {
+    fn verified(&self, who: Did, factor: &Factor, until: u64) -> Result<SignedStatement, Status> {
         let body = Body::FactorVerified(FactorVerified {
-            who: claim.who,
-            factor: claim.factor,
+            who,
+            factor: factor.factor,
             since: factor.since,
         });
         let statement = Statement::new(&self.origin, body, nonce()?.into_array(), until);

@@ -19,12 +19,12 @@ pub(super) fn check(query: &impl SignedQuery, origin: &str, now: u64) -> Result<
     }
 }
 
-/// Whether who asks may act: it and its organisation are enrolled and active.
-pub(super) fn may_act(state: &State<'_>, who: &Did) -> Result<bool, TablesError> {
-    let entry = state.principal(who)?.filter(PrincipalEntry::is_active);
-    let org = match entry {
-        Some(entry) => state.principal(&entry.org)?,
-        None => None,
+/// Who asks that signs with this key, by the one that it was enrolled with. `None`: nobody does who may act, as it and its
+/// organisation must be active.
+pub(super) fn asker(state: &State<'_>, key: &Did) -> Result<Option<Did>, TablesError> {
+    let Some((who, entry)) = state.signer(key)?.filter(|(_, entry)| entry.is_active()) else {
+        return Ok(None);
     };
-    Ok(org.is_some_and(|org| org.is_active()))
+    let org = state.principal(&entry.org)?;
+    Ok(org.filter(PrincipalEntry::is_active).map(|_| who))
 }

@@ -25,7 +25,7 @@ pub(super) fn page(
     now: u64,
 ) -> Result<Option<RecordPage>, TablesError> {
     let (role, purpose) = (&query.role, &query.purpose);
-    let Some(mut listing) = Listing::of(state, policies, query.who, role, purpose, now)? else {
+    let Some(mut listing) = Listing::of(state, policies, &query.who, role, purpose, now)? else {
         return Ok(None);
     };
     let Some(custody) = &query.custody else {

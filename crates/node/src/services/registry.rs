@@ -327,6 +327,8 @@ impl RegistryService for Registry {
         let (device, stream) = parsed(stream_asked_for(request.get_ref()))?;
         let view = self.newest_view().await?;
         let state = State::new(view.as_ref());
+        let known = state.identity(&device).map_err(tables_status)?;
+        let device = known.map_or(device, |(device, _)| device);
         let head = state.stream(&device, &stream).map_err(tables_status)?;
         let head = AsOf {
             tree_size: tree_size(&state)?,
@@ -445,11 +447,12 @@ impl RegistryService for Registry {
 }
 
 impl Registry {
-    async fn principal(&self, did: Did) -> Result<Response<ListPrincipalsResponse>, Status> {
+    async fn principal(&self, key: Did) -> Result<Response<ListPrincipalsResponse>, Status> {
         let view = self.newest_view().await?;
         let state = State::new(view.as_ref());
-        let entry = state.principal(&did).map_err(tables_status)?;
-        let found = entry.map(|entry| listed(&state, did, entry)).transpose()?;
+        let known = state.identity(&key).map_err(tables_status)?;
+        let found = known.map(|(did, entry)| listed(&state, did, entry));
+        let found = found.transpose()?;
         Ok(Response::new(ListPrincipalsResponse {
             principals: found.into_iter().map(Into::into).collect(),
             tree_size: tree_size(&state)?,
@@ -515,6 +518,7 @@ fn listed(state: &State<'_>, did: Did, entry: PrincipalEntry) -> Result<ListedPr
     let (label, device) = described(state, entry.enrolled_at).map_err(tables_status)?;
     Ok(ListedPrincipal {
         did,
+        key: entry.key_of(&did),
         kind: entry.kind,
         org: entry.org,
         standing: entry.standing,
