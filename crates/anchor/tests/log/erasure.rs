@@ -119,11 +119,11 @@ fn erasure_names_all_that_have_something_and_all_that_was_disclosed_or_is_stale(
     let changes: [crate::Change<Erased>; 6] = [
         ("a holder is left out", |body| body.holders.truncate(1)),
         ("another epoch key", |body| {
-            body.holders[0].epoch_key[0] ^= 1
+            body.holders[0].epoch_key[0] ^= 1;
         }),
         ("a replica is left out", |body| body.replicas.truncate(2)),
         ("another replica", |body| {
-            body.replicas[2] = Did::new([0xff; 32])
+            body.replicas[2] = Did::new([0xff; 32]);
         }),
         ("no disclosure", |body| body.disclosed = Default::default()),
         ("another count", |body| body.disclosed.count += 1),
@@ -617,7 +617,7 @@ fn certificate_of_anything_else_is_refused() {
     let checkpoint = world.checkpoint(size, OWNER, &MEMBERS);
     let other = StatedErasure {
         erased: world.receipt(of_two, checkpoint),
-        ..good.clone()
+        ..good
     };
     assert!(matches!(
         verify(&other),

@@ -1,11 +1,12 @@
 use crate::{outcome, rejected};
 use medanchor_anchor::{
-    Account, AccountHead, AccountOf, Anchored, Body, BreakGlassReviewed, Class, CustodyKind,
-    Finding, Kind, Log, MemoryTables, Outcome, PrincipalEntry, PrincipalKind, State, StreamName,
+    Account, AccountHead, AccountOf, Anchored, Attestation, Body, BreakGlassReviewed, Class,
+    CustodyKind, Finding, Kind, Log, MemoryTables, Outcome, PrincipalEntry, PrincipalKind, State,
+    StreamName,
     testing::{
         MEMBERS, World, break_glass, break_glass_rule, cid, consent_id, consented, custody,
-        custody_id, did, enrolled, everything, joining, key, node_key, roles_changed, rotated,
-        standing, stream_id,
+        custody_id, did, enrolled, epoch_key, everything, joining, key, node_key, roles_changed,
+        rotated, standing, stream_id,
     },
 };
 use medanchor_dag::{Did, SigningKey};
@@ -467,7 +468,8 @@ fn holder_of_a_custody_key_is_known_by_the_key_in_force_or_as_the_log_has_it() {
     world.enrol("olga", PrincipalKind::Person, OWNER, &["custodian"]);
     let held_by = |name: &str, custody: &str| {
         let mut body = medanchor_anchor::testing::custody(custody, OWNER, CustodyKind::Person);
-        let held = medanchor_anchor::testing::attested(&key(name), body.custody, 0, &body.key);
+        let under = epoch_key(&did("olga"));
+        let held = Attestation::sign(&key(name), body.custody, 0, &body.key, under);
         body.held_by[1] = held;
         body
     };

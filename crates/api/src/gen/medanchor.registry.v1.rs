@@ -178,6 +178,7 @@ pub struct Custody {
     /// Leaf that last changed it.
     #[prost(uint64, tag = "8")]
     pub leaf_index: u64,
+    /// Whether it is erased.
     #[prost(bool, tag = "9")]
     pub erased: bool,
 }
@@ -400,34 +401,47 @@ pub struct GetErasureRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetErasureResponse {
+    /// The `erased` body, as it was said, or as it would have to be said now: canonical DAG-CBOR, docs/formats.md. Empty when
+    /// there is no such custody key.
     #[prost(bytes = "vec", tag = "1")]
     pub body: ::prost::alloc::vec::Vec<u8>,
+    /// The leaf that erased it; absent: it is not erased.
     #[prost(uint64, optional, tag = "2")]
     pub leaf_index: ::core::option::Option<u64>,
+    /// Whether every record and every opening is out of the state.
     #[prost(bool, tag = "3")]
     pub swept: bool,
+    /// How many records were.
     #[prost(uint64, tag = "4")]
     pub records: u64,
+    /// Who has destroyed what.
     #[prost(message, repeated, tag = "5")]
     pub destroyed: ::prost::alloc::vec::Vec<Destroyed>,
+    /// The epoch keys of its holders now.
     #[prost(message, repeated, tag = "6")]
     pub epoch_keys: ::prost::alloc::vec::Vec<EpochKey>,
+    /// Leaves in the log that this was read from.
     #[prost(uint64, tag = "7")]
     pub tree_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Destroyed {
+    /// did:key of who did.
     #[prost(string, tag = "1")]
     pub who: ::prost::alloc::string::String,
+    /// `key` or `data`.
     #[prost(string, tag = "2")]
     pub gone: ::prost::alloc::string::String,
+    /// The leaf that says so.
     #[prost(uint64, tag = "3")]
     pub leaf_index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochKey {
+    /// did:key of the holder.
     #[prost(string, tag = "1")]
     pub who: ::prost::alloc::string::String,
+    /// X25519 public key, 32 bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub key: ::prost::alloc::vec::Vec<u8>,
 }
@@ -1093,7 +1107,10 @@ pub mod registry_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(
-                    GrpcMethod::new("medanchor.registry.v1.RegistryService", "GetErasure"),
+                    GrpcMethod::new(
+                        "medanchor.registry.v1.RegistryService",
+                        "GetErasure",
+                    ),
                 );
             self.inner.unary(req, path, codec).await
         }
