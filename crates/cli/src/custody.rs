@@ -1,9 +1,11 @@
 use crate::{
-    CliError, OwnKeys, Recorded, Session, custody_copy::CustodyCopy, epoch_key::EpochKeys,
+    CliError, OwnKeys, Recorded, Session,
+    custody_copy::CustodyCopy,
+    epoch_key::{EpochKeys, say_lost},
     exit::stable_code,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{Attestation, Body, Custody, CustodyKind};
+use medanchor_anchor::{Attestation, Body, Custody, CustodyKind, Outcome};
 use medanchor_api::{CreateKey, CreatedKey, ListedCustody, custody_kind_name};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::{Identity, Recipient, SealedKey};
@@ -125,7 +127,15 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
         controller: options.controller,
         held_by: vec![created.attestation.clone(), own],
     });
-    let recorded = session.say(&keys, body).await?;
+    let said = session.say(&keys, body.clone()).await;
+    let recorded = match said {
+        Err(error) if is_conflict(&error) => {
+            // The id is new, so it is the epoch key: the log has one of before, which is lost.
+            say_lost(session, &keys).await?;
+            session.say(&keys, body).await?
+        }
+        said => said?,
+    };
     Ok(CustodyMade {
         custody: custody.to_string(),
         recorded,
@@ -133,6 +143,15 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
         broker: created.attestation.by.to_string(),
         copy,
     })
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref();
+    let outcome = refused.and_then(|refused| match refused {
+        CliError::Refused { outcome, .. } => Some(*outcome),
+        _ => None,
+    });
+    outcome == Some(Outcome::Conflict)
 }
 
 /// The custody keys of the network.

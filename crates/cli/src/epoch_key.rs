@@ -1,6 +1,6 @@
 use crate::{
-    CliError, Home, OwnKeys, Session, custody_copy::CustodyCopy, files, home::Passphrased,
-    secret_file,
+    Home, OwnKeys, Session, custody::of_own_organisation, custody_copy::CustodyCopy, files,
+    home::Passphrased, secret_file,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{Body, EpochKeyChanged};
@@ -79,20 +79,8 @@ pub(crate) async fn next_epoch(
         create(home, &home.join(NEXT), &key)?;
         epoch.next = Some(key);
     }
-    let (from, next) = (epoch.public(), epoch.next.as_ref().context("it was made")?);
-    let to = *next.recipient().as_bytes();
-    if said == from {
-        let changed = EpochKeyChanged {
-            holder: keys.did(),
-            from: ByteArray::new(from),
-            to: ByteArray::new(to),
-        };
-        session.say(keys, Body::EpochKey(changed)).await?;
-    } else if said != to {
-        let problem = "the log has an epoch key of yours that this folder does not have: go on in the folder where you \
-                       last erased something";
-        return Err(CliError::Usage(problem.to_owned()).into());
-    }
+    let next = epoch.next.as_ref().context("it was made")?;
+    say(session, keys, said, *next.recipient().as_bytes()).await?;
     for path in CustodyCopy::all(home)? {
         let copy = CustodyCopy::open(&path, &epoch)?;
         if copy.custody == erased {
@@ -107,6 +95,36 @@ pub(crate) async fn next_epoch(
     secret_file::replace(&now, &to_text(next), protection.how())
         .with_context(|| format!("replace `{}`", now.display()))?;
     files::destroy(&home.join(NEXT))
+}
+
+/// Has the log know the epoch key that is in force here, where it has another one of the user's: that is lost.
+pub(crate) async fn say_lost(session: &Session, keys: &OwnKeys) -> Result<()> {
+    let own = of_own_organisation(session, keys).await?;
+    let now = EpochKeys::of(&session.home)?.public();
+    for custody in own {
+        let listed = session.client.erasure(&custody.custody).await;
+        let listed = listed.context("look up epoch keys")?.value;
+        let said = listed.and_then(|listed| {
+            let mut said = listed.epoch_keys.into_iter();
+            said.find(|(who, _)| *who == keys.did())
+        });
+        if let Some((_, said)) = said {
+            return say(session, keys, said, now).await;
+        }
+    }
+    Ok(())
+}
+
+async fn say(session: &Session, keys: &OwnKeys, from: [u8; 32], to: [u8; 32]) -> Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    let changed = EpochKeyChanged {
+        holder: keys.did(),
+        from: ByteArray::new(from),
+        to: ByteArray::new(to),
+    };
+    session.say(keys, Body::EpochKey(changed)).await.map(drop)
 }
 
 fn create(home: &Home, path: &Path, key: &Identity) -> Result<()> {

@@ -54,6 +54,7 @@ impl Eraser {
     }
 
     async fn look(self: &Arc<Self>, swept: &mut BTreeMap<CustodyId, u64>) -> Result<()> {
+        self.say_lost_epoch_key().await?;
         let waiting = self.waiting().await?;
         swept.retain(|custody, _| {
             let mut waiting = waiting.iter();
@@ -78,6 +79,33 @@ impl Eraser {
             }
         }
         Ok(())
+    }
+
+    /// Has the log know the epoch key that is in force here, where it has another one of this node: that is lost, and so are
+    /// the custody keys which were under it.
+    async fn say_lost_epoch_key(&self) -> Result<()> {
+        let said = {
+            let view = self.replica.view()?;
+            State::new(view.as_ref()).epoch_key(&self.key.did())?
+        };
+        let now = self.custody.store_key();
+        match said {
+            Some(said)
+                if *said.key != now && !keys::exists(&self.keys, KeyName::NextCustodyStore)? =>
+            {
+                self.say_epoch_key(said.key.into_array(), now).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn say_epoch_key(&self, from: [u8; 32], to: [u8; 32]) -> Result<()> {
+        let changed = EpochKeyChanged {
+            holder: self.key.did(),
+            from: from.into(),
+            to: to.into(),
+        };
+        self.say(Body::EpochKey(changed)).await
     }
 
     /// The erasures that list something of this node which is not destroyed yet.
@@ -168,22 +196,14 @@ impl Eraser {
     async fn next_epoch(self: &Arc<Self>) -> Result<()> {
         let eraser = Arc::clone(self);
         let next = spawn_blocking(move || eraser.next_epoch_key()).await??;
-        let (from, to) = (
-            self.custody.store_key(),
-            Custody::store_key_of(next.clone()),
-        );
+        let to = Custody::store_key_of(next.clone());
         let said = {
             let view = self.replica.view()?;
             State::new(view.as_ref()).epoch_key(&self.key.did())?
         };
         let said = said.context("the log has no epoch key of this node")?;
         if *said.key != to {
-            let changed = EpochKeyChanged {
-                holder: self.key.did(),
-                from: from.into(),
-                to: to.into(),
-            };
-            self.say(Body::EpochKey(changed)).await?;
+            self.say_epoch_key(said.key.into_array(), to).await?;
         }
         let eraser = Arc::clone(self);
         let resealing = spawn_blocking(move || {
