@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use medanchor_anchor::{Body, EpochKeyChanged};
 use medanchor_dag::CustodyId;
 use medanchor_envelope::Identity;
+use medanchor_secrets::Protection;
 use serde::Deserialize;
 use serde_bytes::ByteArray;
 use std::path::Path;
@@ -35,6 +36,10 @@ impl EpochKeys {
             .transpose()
             .context("read the next epoch key")?;
         match (read(home, &now), next) {
+            // A crash came before the file of the one that took its place was gone.
+            (Ok(now), Some(next)) if next.recipient() == now.recipient() => {
+                Ok(Self { now, next: None })
+            }
             (Ok(now), next) => Ok(Self { now, next }),
             // It was destroyed, and a crash came before the next one had its name.
             (Err(_), Some(next)) => Ok(Self {
@@ -50,10 +55,10 @@ impl EpochKeys {
         *self.now.recipient().as_bytes()
     }
 
-    /// Keeps the files under another passphrase from now on, or under none.
-    pub(crate) fn protect(home: &Home, how: medanchor_secrets::Protection<'_>) -> Result<()> {
+    /// Keeps the files under another passphrase from now on, or under none. After a crash some may be so already.
+    pub(crate) fn protect(home: &Home, how: Protection<'_>) -> Result<()> {
         for path in [home.join(NOW), home.join(NEXT)] {
-            if path.exists() {
+            if path.exists() && !is_under(&path, how)? {
                 let text = to_text(&read(home, &path)?);
                 secret_file::replace(&path, &text, how)
                     .with_context(|| format!("replace `{}`", path.display()))?;
@@ -94,7 +99,8 @@ pub(crate) async fn next_epoch(
     files::overwrite(&now).with_context(|| format!("destroy `{}`", now.display()))?;
     secret_file::replace(&now, &to_text(next), protection.how())
         .with_context(|| format!("replace `{}`", now.display()))?;
-    files::destroy(&home.join(NEXT))
+    let next = home.join(NEXT);
+    files::remove(&next).with_context(|| format!("remove `{}`", next.display()))
 }
 
 /// Has the log know the epoch key that is in force here, where it has another one of the user's: that is lost.
@@ -129,8 +135,18 @@ async fn say(session: &Session, keys: &OwnKeys, from: [u8; 32], to: [u8; 32]) ->
 
 fn create(home: &Home, path: &Path, key: &Identity) -> Result<()> {
     let protection: Passphrased<'_> = home.protection()?;
-    secret_file::create(path, &to_text(key), protection.how())
+    // Whole, or not at all.
+    secret_file::replace(path, &to_text(key), protection.how())
         .with_context(|| format!("create `{}`", path.display()))
+}
+
+/// Whether a file opens with this passphrase.
+fn is_under(path: &Path, how: Protection<'_>) -> Result<bool> {
+    let Protection::Passphrase(passphrase) = how else {
+        return Ok(false);
+    };
+    let content = Zeroizing::new(files::read(path, medanchor_secrets::MAX_BYTES)?);
+    Ok(medanchor_secrets::open(&content, passphrase).is_ok())
 }
 
 fn read(home: &Home, path: &Path) -> Result<Identity> {
@@ -205,8 +221,8 @@ mod tests {
 
     #[test]
     fn error_of_a_damaged_file_does_not_repeat_its_key() {
-        let text = to_text(&Identity::from_bytes(Zeroizing::new([9; 32])));
-        let private = "09".repeat(32);
+        let key = Identity::from_bytes(Zeroizing::new([9; 32]));
+        let (text, private) = (to_text(&key), hex::encode(key.to_bytes().as_slice()));
         for damaged in [
             text.replace("version = 1", "version = 2"),
             text.replace(&private, &format!("{private}00")),

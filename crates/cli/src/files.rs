@@ -73,12 +73,17 @@ pub(crate) fn overwrite(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Removes a file, for good.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    sync_parent(path)
+}
+
 /// Overwrites a file and removes it, for good.
 pub(crate) fn destroy(path: &Path) -> Result<()> {
     let destroy = || {
         overwrite(path)?;
-        fs::remove_file(path)?;
-        sync_parent(path)
+        remove(path)
     };
     destroy().with_context(|| format!("destroy `{}`", path.display()))
 }

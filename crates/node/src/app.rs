@@ -10,7 +10,7 @@ use crate::{
     connections::Limits,
     cosigner::{Cosigner, CosignerParts, Follows},
     emergencies::warn_task,
-    eraser::Eraser,
+    eraser::{Eraser, open_custody},
     fatal_store::FatalStore,
     files,
     follower::{Follower, OwnParts},
@@ -54,12 +54,11 @@ use medanchor_api::pb::{
     raft::checkpoint_service_server::CheckpointServiceServer,
     registry::registry_service_server::RegistryServiceServer,
 };
-use medanchor_broker::{Broker, BrokerParts, Custody, CustodyError, Factors, Rate};
+use medanchor_broker::{Broker, BrokerParts, Custody, Factors, Rate};
 use medanchor_dag::{Cid, DiskStore};
 use medanchor_ipfs::{Peer, PeerConfig, PeerKey, SwarmKey};
 use medanchor_policy::PolicySets;
 use medanchor_raft::{AlarmSink, HeadServer, Identity, RaftServer, Replica, ReplicaConfig};
-use medanchor_secrets::Passphrase;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -219,26 +218,6 @@ impl SealingKeys {
         });
         opened.await?
     }
-}
-
-/// The custody keys, by the epoch key that they are under: after a crash that may be the one which was to come next.
-fn open_custody(folder: &Folder, passphrase: Option<&Passphrase>) -> Result<Custody> {
-    let keys = folder.keys();
-    let open = |kek| Custody::open(&folder.custody(), kek);
-    if keys::exists(&keys, KeyName::NextCustodyStore)? {
-        let next = keys::open_under(&keys, KeyName::NextCustodyStore, passphrase)?;
-        match open(next.clone()) {
-            Ok(custody) => {
-                let protection = passphrase::protection(passphrase);
-                keys::replace_epoch_key(&keys, &next, protection)?;
-                return Ok(custody);
-            }
-            Err(CustodyError::OtherKek) => (),
-            Err(error) => return Err(error).context("open custody keys"),
-        }
-    }
-    let kek = keys::open_under(&keys, KeyName::CustodyStore, passphrase)?;
-    open(kek).context("open custody keys")
 }
 
 /// A member's node, wired and listening.

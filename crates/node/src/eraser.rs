@@ -3,6 +3,7 @@
 use crate::{
     clock,
     collector::Collector,
+    config::Folder,
     gatherer::Gathered,
     keys::{self, KeyName},
     passphrase,
@@ -13,9 +14,10 @@ use medanchor_anchor::{
     Body, Destroyed, EpochKeyChanged, ErasureEntry, Gone, Log, Nonce, Outcome, Read, State,
     Statement,
 };
-use medanchor_broker::Custody;
+use medanchor_broker::{Custody, CustodyError};
 use medanchor_dag::{CustodyId, SigningKey};
 use medanchor_raft::Replica;
+use medanchor_secrets::Passphrase;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,11 @@ impl Eraser {
         // When each erasure was first seen with nothing left in the state, by the collector's generations.
         let mut swept = BTreeMap::new();
         let erasing = async {
+            // What a restored backup of the key store has brought back.
+            while let Err(error) = eraser.destroy_again().await {
+                tracing::error!("it is not known whether erased custody keys are held: {error:#}");
+                sleep(LOOK_EVERY).await;
+            }
             loop {
                 sleep(LOOK_EVERY).await;
                 if let Err(error) = eraser.look(&mut swept).await {
@@ -51,6 +58,21 @@ impl Eraser {
             }
         };
         stop.run_until_cancelled(erasing).await;
+    }
+
+    async fn destroy_again(self: &Arc<Self>) -> Result<()> {
+        let eraser = Arc::clone(self);
+        let destroying = spawn_blocking(move || {
+            let view = eraser.replica.view()?;
+            let state = State::new(view.as_ref());
+            for held in eraser.custody.list()? {
+                if state.erasure(&held.custody)?.is_some() {
+                    eraser.custody.destroy(held.custody)?;
+                }
+            }
+            anyhow::Ok(())
+        });
+        destroying.await?
     }
 
     async fn look(self: &Arc<Self>, swept: &mut BTreeMap<CustodyId, u64>) -> Result<()> {
@@ -230,10 +252,10 @@ impl Eraser {
             return keys::open_under(&self.keys, KeyName::NextCustodyStore, passphrase.as_ref());
         }
         let protection = passphrase::protection(passphrase.as_ref());
-        keys::create_under(&self.keys, KeyName::NextCustodyStore, protection)
+        keys::create_next_epoch_key(&self.keys, protection)
     }
 
-    fn passphrase(&self) -> Result<Option<medanchor_secrets::Passphrase>> {
+    fn passphrase(&self) -> Result<Option<Passphrase>> {
         self.passphrase.as_deref().map(passphrase::read).transpose()
     }
 
@@ -272,6 +294,26 @@ impl Eraser {
     }
 }
 
+/// The custody keys, by the epoch key that they are under: after a crash that may be the one which was to come next.
+pub(crate) fn open_custody(folder: &Folder, passphrase: Option<&Passphrase>) -> Result<Custody> {
+    let keys = folder.keys();
+    let open = |kek| Custody::open(&folder.custody(), kek);
+    if keys::exists(&keys, KeyName::NextCustodyStore)? {
+        let next = keys::open_under(&keys, KeyName::NextCustodyStore, passphrase)?;
+        match open(next.clone()) {
+            Ok(custody) => {
+                let protection = passphrase::protection(passphrase);
+                keys::replace_epoch_key(&keys, &next, protection)?;
+                return Ok(custody);
+            }
+            Err(CustodyError::OtherKek) => (),
+            Err(error) => return Err(error).context("open custody keys"),
+        }
+    }
+    let kek = keys::open_under(&keys, KeyName::CustodyStore, passphrase)?;
+    open(kek).context("open custody keys")
+}
+
 /// How often it is looked whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How far log time may be behind this node's clock while an erasure waits for it, in ms.
@@ -280,3 +322,64 @@ const BEHIND_MS: u64 = 10_000;
 const PAGE: usize = 256;
 /// How often one is said again before it is looked what else there is.
 const SWEEPS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files;
+    use medanchor_secrets::Protection;
+
+    /// A node's folder with a custody key, and the next epoch key.
+    fn stage() -> (tempfile::TempDir, Folder, [zeroize::Zeroizing<[u8; 32]>; 2]) {
+        let data = tempfile::tempdir().unwrap();
+        let folder = Folder::new(data.path().to_owned());
+        files::create_folder(&folder.keys()).unwrap();
+        let now = keys::create(&folder.keys(), KeyName::CustodyStore).unwrap();
+        let custody = Custody::open(&folder.custody(), now.clone()).unwrap();
+        custody.create_key(CustodyId::new([1; 16]), 0).unwrap();
+        let next = keys::create_next_epoch_key(&folder.keys(), Protection::Plain).unwrap();
+        (data, folder, [now, next])
+    }
+
+    fn opens_under(folder: &Folder, key: &zeroize::Zeroizing<[u8; 32]>) {
+        let custody = open_custody(folder, None).unwrap();
+        assert_eq!(custody.store_key(), Custody::store_key_of(key.clone()));
+        assert_eq!(custody.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn crash_before_the_store_is_sealed_anew_leaves_the_epoch_key_and_the_next_one() {
+        let (_data, folder, [now, next]) = stage();
+        opens_under(&folder, &now);
+        let kept = keys::open(&folder.keys(), KeyName::NextCustodyStore).unwrap();
+        assert_eq!(kept, next);
+    }
+
+    #[test]
+    fn crash_at_any_step_after_that_leaves_the_next_one_in_the_place_of_the_old() {
+        for steps in 0..4 {
+            let (_data, folder, [_, next]) = stage();
+            let custody = open_custody(&folder, None).unwrap();
+            custody.reseal(next.clone()).unwrap();
+            drop(custody);
+            let path = |name: &str| folder.keys().join(name);
+            let after = path("next-custody-store.key");
+            let text = std::fs::read_to_string(&after).unwrap();
+            if steps > 0 {
+                files::overwrite(&path("custody-store.key")).unwrap();
+            }
+            if steps > 1 {
+                keys::replace_epoch_key(&folder.keys(), &next, Protection::Plain).unwrap();
+            }
+            if steps == 2 {
+                // The old file is gone, and the other name is there still.
+                files::create(&after, files::Mode::Secret, text.as_bytes()).unwrap();
+            }
+            opens_under(&folder, &next);
+            assert!(!after.exists(), "step {steps}");
+            opens_under(&folder, &next);
+            let kept = keys::open(&folder.keys(), KeyName::CustodyStore).unwrap();
+            assert_eq!(kept, next);
+        }
+    }
+}

@@ -86,15 +86,23 @@ pub(crate) fn replace_epoch_key(
     files::overwrite(&path).with_context(|| format!("destroy `{}`", path.display()))?;
     files::replace(&path, Mode::Secret, content.as_bytes())
         .with_context(|| format!("replace `{}`", path.display()))?;
-    forget_next_epoch_key(folder)
+    let next = self::path(folder, KeyName::NextCustodyStore);
+    files::remove(&next).with_context(|| format!("remove `{}`", next.display()))
 }
 
-/// Removes the key that was to be the epoch key next, or has become it.
-pub(crate) fn forget_next_epoch_key(folder: &Path) -> Result<()> {
+/// Makes the key that is to be the epoch key next: whole, or not at all.
+pub(crate) fn create_next_epoch_key(
+    folder: &Path,
+    protection: Protection<'_>,
+) -> Result<Zeroizing<[u8; 32]>> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut()).context("draw random bytes")?;
+    let text = to_text(KeyName::NextCustodyStore, &seed);
+    let content = medanchor_secrets::protect(&text, protection).context("draw random bytes")?;
     let path = path(folder, KeyName::NextCustodyStore);
-    files::overwrite(&path)
-        .and_then(|()| files::remove(&path))
-        .with_context(|| format!("remove `{}`", path.display()))
+    files::replace(&path, Mode::Secret, content.as_bytes())
+        .with_context(|| format!("create `{}`", path.display()))?;
+    Ok(seed)
 }
 
 /// Reads a key that is kept as it is. Refuses a file that others may read, or that holds another key.
