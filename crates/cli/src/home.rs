@@ -1,11 +1,15 @@
 use crate::{
-    OwnKeys, files,
+    OwnKeys,
+    custody_copy::CustodyCopy,
+    epoch_key::EpochKeys,
+    files,
     passphrases::Passphrases,
     secret_file::{self, Opened},
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{Epochs, PolicyChain, TrustPolicy};
 use medanchor_api::{ClientConfig, NodeAddress};
+use medanchor_envelope::Identity;
 use medanchor_secrets::{Passphrase, Protection};
 use serde::Deserialize;
 use std::{
@@ -139,6 +143,15 @@ impl Home {
             true => parse(self.identity.get_or_init(|| opened)),
             false => parse(&opened),
         }
+    }
+
+    /// The private key of a custody, of which a file here or from a backup is a copy.
+    ///
+    /// # Errors
+    ///
+    /// When the copy is sealed to another epoch key, or was changed.
+    pub fn open_custody_copy(&self, path: &Path) -> Result<Identity> {
+        Ok(CustodyCopy::open(path, &EpochKeys::of(self)?)?.key)
     }
 
     /// How new files with keys are kept here: as the user's own keys are.

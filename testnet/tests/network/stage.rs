@@ -1,5 +1,3 @@
-use medanchor_dag::CustodyId;
-use medanchor_envelope::{Recipient, SealedKey};
 use medanchor_node::Config;
 use medanchor_testnet::{Home, Network, NetworkOptions, Ran};
 use std::{
@@ -153,21 +151,11 @@ pub(crate) fn get(reader: &Home, record: &str, purpose: &str, copy: &Path) -> an
 
 /// The private half of a custody key, in its operator's copy.
 pub(crate) fn custody_key(operator: &medanchor_cli::Home, copy: &Path) -> Vec<u8> {
-    let copy: toml::Table = fs::read_to_string(copy).unwrap().parse().unwrap();
-    let text = |field: &str| copy[field].as_str().unwrap();
-    let bytes = |field: &str| hex::decode(text(field)).unwrap();
-    let sealed = SealedKey::from_bytes(&bytes("sealed")).unwrap();
-    let custody: CustodyId = text("custody").parse().unwrap();
-    let public_key = Recipient::from_bytes(bytes("public_key").try_into().unwrap()).unwrap();
-    let epoch: toml::Table = fs::read_to_string(operator.path().join("epoch-key.toml"))
+    operator
+        .open_custody_copy(copy)
         .unwrap()
-        .parse()
-        .unwrap();
-    let mut private = zeroize::Zeroizing::new([0; 32]);
-    hex::decode_to_slice(epoch["epoch_private"].as_str().unwrap(), private.as_mut()).unwrap();
-    let holder = medanchor_envelope::Identity::from_bytes(private);
-    let key = sealed.open(&holder, *custody.as_bytes(), 0, &public_key);
-    key.unwrap().to_bytes().to_vec()
+        .to_bytes()
+        .to_vec()
 }
 
 /// Has a policy set signed by two of three members, and submits it. `policies` absent: the set that is shipped.
