@@ -163,6 +163,11 @@ impl Secrets {
         let operator = medanchor_cli::Home::new(place.data().join("operator"));
         let operator = operator.with_passphrase_file(Some(place.path("node-passphrase")));
         secrets.add_key("custody key", &custody_key(&operator, &copy)[..]);
+        let file = place.data().join("operator/epoch-key.toml");
+        let text = medanchor_secrets::open(&fs::read(file).unwrap(), &passphrase).unwrap();
+        let text: toml::Table = text.parse().unwrap();
+        let digits = text["epoch_private"].as_str().unwrap();
+        secrets.add_key("epoch key", &hex::decode(digits).unwrap());
         for passphrase in [
             NODE_PASSPHRASE,
             OWN_PASSPHRASE,
