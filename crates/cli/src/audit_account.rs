@@ -9,12 +9,7 @@ use medanchor_anchor::{
     Account, AccountHead, AccountOf, Body, Epochs, Outcome, Receipt, StatedAccount, Strength, Trust,
 };
 use serde::Serialize;
-use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fmt, path::Path};
 
 /// All that was disclosed, as the log vouches for it.
 #[derive(Clone, Debug, Serialize)]
@@ -83,12 +78,7 @@ pub async fn audit_account(
 
 /// Whether a file says that it is an account.
 pub fn is_account(file: &Path) -> bool {
-    let begins = || -> io::Result<Vec<u8>> {
-        let mut begins = Vec::new();
-        File::open(file)?.take(64).read_to_end(&mut begins)?;
-        Ok(begins)
-    };
-    begins().is_ok_and(|begins| StatedAccount::claims(&begins))
+    files::beginning(file).is_ok_and(|begins| StatedAccount::claims(&begins))
 }
 
 /// Verifies a written account by a trust policy. Nobody is asked.

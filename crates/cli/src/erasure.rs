@@ -19,8 +19,6 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::File,
-    io::{self, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -128,12 +126,7 @@ pub async fn erase(session: &Session, options: &EraseOptions) -> Result<ErasureS
 
 /// Whether a file says that it is the certificate of an erasure.
 pub fn is_erasure(file: &Path) -> bool {
-    let begins = || -> io::Result<Vec<u8>> {
-        let mut begins = Vec::new();
-        File::open(file)?.take(64).read_to_end(&mut begins)?;
-        Ok(begins)
-    };
-    begins().is_ok_and(|begins| StatedErasure::claims(&begins))
+    files::beginning(file).is_ok_and(|begins| StatedErasure::claims(&begins))
 }
 
 /// Verifies a certificate by a trust policy. Nobody is asked.

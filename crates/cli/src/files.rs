@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -58,6 +58,13 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
         path.display()
     );
     fs::read(path).with_context(context)
+}
+
+/// The first bytes of a file, by which it says what it is.
+pub(crate) fn beginning(path: &Path) -> io::Result<Vec<u8>> {
+    let mut begins = Vec::new();
+    File::open(path)?.take(64).read_to_end(&mut begins)?;
+    Ok(begins)
 }
 
 /// Reads a text file of at most `limit` bytes.
