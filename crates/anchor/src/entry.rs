@@ -306,7 +306,12 @@ pub(crate) fn legal_hold_key(hold: &LegalHold) -> Vec<u8> {
 /// What the keys of all legal holds begin with that an organisation has on a record or, if none is given, on a custody key.
 pub(crate) fn legally_held_key(org: &Did, custody: &CustodyId, record: Option<&Cid>) -> Vec<u8> {
     let record = record.map_or_else(|| vec![0; 32], record_key);
-    [org.as_bytes().as_slice(), custody.as_bytes(), &record].concat()
+    [legal_holds_key(org, custody), record].concat()
+}
+
+/// What the keys of all legal holds begin with that an organisation has on a custody key or on a record under it.
+pub(crate) fn legal_holds_key(org: &Did, custody: &CustodyId) -> Vec<u8> {
+    [org.as_bytes().as_slice(), custody.as_bytes()].concat()
 }
 
 pub(crate) fn stream_key(device: &Did, stream: &StreamId) -> Vec<u8> {

@@ -111,6 +111,14 @@ impl Erased {
         keys.chain(self.replicas.iter().map(|node| (*node, Gone::Data)))
     }
 
+    /// Who has not destroyed what is listed of theirs, if these are all that have.
+    pub fn missing(&self, destroyed: &[ErasedBy]) -> impl Iterator<Item = (Did, Gone)> {
+        self.listed().filter(|(who, gone)| {
+            let mut destroyed = destroyed.iter();
+            !destroyed.any(|by| by.who == *who && by.gone == *gone)
+        })
+    }
+
     /// The account that has what was disclosed.
     pub fn account(&self) -> AccountOf {
         AccountOf::Custody(self.custody)
@@ -120,14 +128,6 @@ impl Erased {
 impl ErasureEntry {
     /// Who has not said yet that what is listed of theirs is gone.
     pub fn missing(&self) -> impl Iterator<Item = (Did, Gone)> {
-        self.erased
-            .listed()
-            .filter(|(who, gone)| !self.has(who, *gone))
-    }
-
-    /// Whether somebody has said that this is gone.
-    pub fn has(&self, who: &Did, gone: Gone) -> bool {
-        let mut destroyed = self.destroyed.iter();
-        destroyed.any(|by| by.who == *who && by.gone == gone)
+        self.erased.missing(&self.destroyed)
     }
 }

@@ -6,8 +6,8 @@ use crate::{
     ReleaseList, ReleasePart, Row, Selection, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
         ACCESS_POLICY, ERASING, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key,
-        consent_key, custody_leaf_key, disclosure_key, hash_key, legal_hold_key, legally_held_key,
-        record_key, stream_key, usage_key,
+        consent_key, custody_leaf_key, disclosure_key, hash_key, legal_hold_key, legal_holds_key,
+        legally_held_key, record_key, stream_key, usage_key,
     },
     tree,
 };
@@ -200,10 +200,8 @@ impl<'v> State<'v> {
         after: Option<&Did>,
         limit: usize,
     ) -> Result<Vec<(Did, PrincipalEntry)>, TablesError> {
-        let from = after.map(|did| following(did.as_bytes()));
-        let rows = self
-            .0
-            .range(Table::Principals, &from.unwrap_or_default(), None, limit)?;
+        let after = after.map(|did| did.as_bytes());
+        let rows = self.following(Table::Principals, after, limit)?;
         rows.iter()
             .map(|(key, value)| Ok((Did::new(array(key)?), parse(value)?)))
             .collect()
@@ -228,10 +226,8 @@ impl<'v> State<'v> {
         after: Option<&CustodyId>,
         limit: usize,
     ) -> Result<Vec<CustodyEntry>, TablesError> {
-        let from = after.map(|id| following(id.as_bytes()));
-        let rows = self
-            .0
-            .range(Table::Custodies, &from.unwrap_or_default(), None, limit)?;
+        let after = after.map(|id| id.as_bytes());
+        let rows = self.following(Table::Custodies, after, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
@@ -302,10 +298,8 @@ impl<'v> State<'v> {
         after: Option<&Cid>,
         limit: usize,
     ) -> Result<Vec<RecordEntry>, TablesError> {
-        let from = after.map(|record| following(&record_key(record)));
-        let rows = self
-            .0
-            .range(Table::Records, &from.unwrap_or_default(), None, limit)?;
+        let after = after.map(record_key);
+        let rows = self.following(Table::Records, after, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
@@ -418,10 +412,8 @@ impl<'v> State<'v> {
         after: Option<&LegalHold>,
         limit: usize,
     ) -> Result<Vec<LegalHoldEntry>, TablesError> {
-        let from = after.map(|hold| following(&legal_hold_key(hold)));
-        let rows = self
-            .0
-            .range(Table::LegalHolds, &from.unwrap_or_default(), None, limit)?;
+        let after = after.map(legal_hold_key);
+        let rows = self.following(Table::LegalHolds, after, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
@@ -443,8 +435,7 @@ impl<'v> State<'v> {
     pub fn is_custody_legally_held(&self, custody: &CustodyId) -> Result<bool, TablesError> {
         // Who was a member once may have one still.
         for entry in self.member_entries()? {
-            let org = entry.member.org;
-            let key = [org.as_bytes().as_slice(), custody.as_bytes()].concat();
+            let key = legal_holds_key(&entry.member.org, custody);
             if !self.beginning_with(Table::LegalHolds, &key, 1)?.is_empty() {
                 return Ok(true);
             }
@@ -480,10 +471,8 @@ impl<'v> State<'v> {
         after: Option<&CustodyId>,
         limit: usize,
     ) -> Result<Vec<ErasureEntry>, TablesError> {
-        let from = after.map(|id| following(id.as_bytes()));
-        let rows = self
-            .0
-            .range(Table::Erasures, &from.unwrap_or_default(), None, limit)?;
+        let after = after.map(|id| id.as_bytes());
+        let rows = self.following(Table::Erasures, after, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
     }
 
@@ -876,6 +865,17 @@ impl<'v> State<'v> {
             .filter(verifies)
             .filter_map(|entry| entry.removed_at);
         Ok(gone.max().unwrap_or(0))
+    }
+
+    /// Up to `limit` rows after the one with this key.
+    fn following(
+        &self,
+        table: Table,
+        after: Option<impl AsRef<[u8]>>,
+        limit: usize,
+    ) -> Result<Vec<Row>, TablesError> {
+        let from = after.map(|key| following(key.as_ref()));
+        self.0.range(table, &from.unwrap_or_default(), None, limit)
     }
 
     /// Up to `limit` rows whose keys begin so.

@@ -118,7 +118,7 @@ impl<'s> Grants<'s> {
             let same = grants.get(key)?.is_some_and(|kept| kept.value() == row);
             if same {
                 grants.remove(key)?;
-                expiry.remove(expiry_key(grant.not_after, request).as_slice())?;
+                expiry.remove(expiry_key(grant.not_after, key).as_slice())?;
             }
             Ok(())
         })?;
@@ -144,7 +144,7 @@ fn keep_first(txn: &WriteTransaction, keep: &Keep) -> Result<Option<Vec<u8>>, re
     let first = grants.get(key)?.map(|row| row.value().to_vec());
     if first.is_none() {
         grants.insert(key, keep.row.as_slice())?;
-        let ends = expiry_key(keep.not_after, &keep.request);
+        let ends = expiry_key(keep.not_after, key);
         expiry.insert(ends.as_slice(), [].as_slice())?;
     }
     Ok(first)
@@ -160,7 +160,7 @@ pub(crate) fn remove_all_of(txn: &WriteTransaction, custody: CustodyId) -> Resul
         };
         let is_of_it = grant.list.custodies().any(|of| of == custody);
         if is_of_it {
-            ends.push([grant.not_after.to_be_bytes().as_slice(), request].concat());
+            ends.push(expiry_key(grant.not_after, request));
         }
         !is_of_it
     })?;
@@ -175,8 +175,8 @@ fn parse(row: &[u8]) -> Result<KeptGrant, CborError> {
 }
 
 /// The end big-endian, then the request's hash.
-fn expiry_key(not_after: u64, request: &Hash) -> Vec<u8> {
-    [not_after.to_be_bytes().as_slice(), request.as_bytes()].concat()
+fn expiry_key(not_after: u64, request: &[u8]) -> Vec<u8> {
+    [not_after.to_be_bytes().as_slice(), request].concat()
 }
 
 /// Request hash to the grant.

@@ -609,28 +609,19 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
     let epochs = believed(home, policy, chain)?;
     let strength = arguments.strength.into();
     if operations::is_account(file) {
-        if record.is_some() {
-            let problem = "an account of disclosures is of no record";
-            return Err(CliError::Usage(problem.to_owned()).into());
-        }
+        require_no_record(record, "an account of disclosures")?;
         return Ok(Box::new(operations::verify_account(
             file, &epochs, strength,
         )?));
     }
     if operations::is_erasure(file) {
-        if record.is_some() {
-            let problem = "the certificate of an erasure is of no record";
-            return Err(CliError::Usage(problem.to_owned()).into());
-        }
+        require_no_record(record, "the certificate of an erasure")?;
         return Ok(Box::new(operations::verify_erasure(
             file, &epochs, strength,
         )?));
     }
     if is_equivocation(file)? {
-        if record.is_some() {
-            let problem = "an equivocation proof is of no record";
-            return Err(CliError::Usage(problem.to_owned()).into());
-        }
+        require_no_record(record, "an equivocation proof")?;
         return Ok(Box::new(operations::verify_equivocation(file, &epochs)?));
     }
     if operations::is_conflict(file) {
@@ -641,6 +632,13 @@ fn verify_file(home: &Home, arguments: &VerifyArguments) -> Result<Box<dyn Repor
     Ok(Box::new(operations::verify(
         file, record, &epochs, strength,
     )?))
+}
+
+fn require_no_record(record: Option<&Path>, what: &str) -> Result<()> {
+    match record {
+        Some(_) => Err(CliError::Usage(format!("{what} is of no record")).into()),
+        None => Ok(()),
+    }
 }
 
 fn log_source(arguments: &Arguments, source: &LogArguments) -> LogSource {

@@ -5,7 +5,7 @@ use crate::{
     exit::stable_code,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{Attestation, Body, Custody, CustodyKind, Outcome};
+use medanchor_anchor::{Body, Custody, CustodyKind, Outcome};
 use medanchor_api::{CreateKey, CreatedKey, ListedCustody, custody_kind_name};
 use medanchor_dag::{CustodyId, Did};
 use medanchor_envelope::{Identity, Recipient, SealedKey};
@@ -108,13 +108,7 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
     };
     kept.create(&copy, &epoch.now.recipient())?;
     // From here this holder has it durably, and may say so.
-    let own = Attestation::sign(
-        &keys.signing,
-        custody,
-        FIRST_EPOCH,
-        &created.public_key,
-        epoch.public(),
-    );
+    let own = epoch.attest(&keys, custody, FIRST_EPOCH, &created.public_key);
     let body = Body::Custody(Custody {
         custody,
         owner: keys.did(),
@@ -129,7 +123,7 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
     });
     let said = session.say(&keys, body.clone()).await;
     let recorded = match said {
-        Err(error) if is_conflict(&error) => {
+        Err(error) if CliError::outcome_of(&error) == Some(Outcome::Conflict) => {
             // The id is new, so it is the epoch key: the log has one of before, which is lost.
             say_lost(session, &keys).await?;
             session.say(&keys, body).await?
@@ -143,15 +137,6 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
         broker: created.attestation.by.to_string(),
         copy,
     })
-}
-
-fn is_conflict(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref();
-    let outcome = refused.and_then(|refused| match refused {
-        CliError::Refused { outcome, .. } => Some(*outcome),
-        _ => None,
-    });
-    outcome == Some(Outcome::Conflict)
 }
 
 /// The custody keys of the network.

@@ -101,9 +101,10 @@ pub async fn change_brokers(session: &Session, options: &BrokersOptions) -> Resu
     };
     let total = u64::try_from(custodies.len())?;
     let (mut counter, mut exit) = (Counter::new("custody keys", 0, total), Exit::Done);
+    let mut holder = None;
     for (done, custody) in (1..).zip(&custodies) {
         let held = attested.get(custody).map_or(&[][..], Vec::as_slice);
-        match change_one(session, &keys, custody, held, &remove).await {
+        match change_one(session, &keys, custody, held, &remove, &mut holder).await {
             Ok(recorded) => changed.keys.push(BrokersRow {
                 custody: custody.to_string(),
                 recorded,
@@ -128,21 +129,16 @@ async fn change_one(
     custody: &CustodyId,
     held: &[Attestation],
     remove: &[Did],
+    holder: &mut Option<EpochKeys>,
 ) -> Result<Option<Recorded>> {
     let in_force = session.custody_in_force(*custody).await?;
     let mut held = held.to_vec();
     // Another holder at the same time; for a removal those that are there are enough.
     let path = CustodyCopy::path(&session.home, custody, in_force.epoch)?;
     if !held.is_empty() && path.exists() {
-        let holder = EpochKeys::of(&session.home)?;
-        CustodyCopy::open(&path, &holder)?.check(&in_force)?;
-        held.push(Attestation::sign(
-            &keys.signing,
-            *custody,
-            in_force.epoch,
-            &in_force.key,
-            holder.public(),
-        ));
+        let holder = EpochKeys::once(holder, &session.home)?;
+        CustodyCopy::open(&path, holder)?.check(&in_force)?;
+        held.push(holder.attest(keys, *custody, in_force.epoch, &in_force.key));
     }
     list_brokers(session, keys, &in_force, &held, remove).await
 }

@@ -78,7 +78,10 @@ pub async fn check_custodies(session: &Session, custodies: &[CustodyId]) -> Resu
     for node in brokers {
         said.insert(node, Said::by(session, &members, node, &listed).await);
     }
-    let checked = listed.iter().map(|one| checked(session, one, &said));
+    let mut holder = None;
+    let checked = listed
+        .iter()
+        .map(|one| checked(session, one, &said, &mut holder));
     let custodies: Vec<CheckedCustody> = checked.collect();
     Ok(CustodyChecked {
         ok: custodies.iter().all(|one| one.ok),
@@ -145,6 +148,7 @@ fn checked(
     session: &Session,
     listed: &ListedCustody,
     said: &BTreeMap<Did, Said>,
+    holder: &mut Option<EpochKeys>,
 ) -> CheckedCustody {
     let mut brokers = Vec::new();
     for said in listed.brokers.iter().filter_map(|node| said.get(node)) {
@@ -159,7 +163,7 @@ fn checked(
             error,
         });
     }
-    let copy = own_copy(session, listed);
+    let copy = own_copy(session, listed, holder);
     let count = |state: &str| {
         brokers
             .iter()
@@ -177,13 +181,18 @@ fn checked(
     }
 }
 
-fn own_copy(session: &Session, listed: &ListedCustody) -> &'static str {
-    let open = || {
+fn own_copy(
+    session: &Session,
+    listed: &ListedCustody,
+    holder: &mut Option<EpochKeys>,
+) -> &'static str {
+    let mut open = || {
         let path = CustodyCopy::path(&session.home, &listed.custody, listed.epoch)?;
         if !path.exists() {
             return Ok(None);
         }
-        CustodyCopy::open(&path, &EpochKeys::of(&session.home)?).map(Some)
+        let holder = EpochKeys::once(holder, &session.home)?;
+        CustodyCopy::open(&path, holder).map(Some)
     };
     match open() {
         Ok(None) => "none",

@@ -4,7 +4,6 @@ use crate::{
     epoch_key::EpochKeys, exit::graver, progress::Counter,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::Attestation;
 use medanchor_dag::CustodyId;
 use medanchor_envelope::Recipient;
 use serde::Serialize;
@@ -165,13 +164,9 @@ impl Restore<'_> {
         let listed = match in_force.brokers.contains(&self.node.node) {
             true => None,
             false => {
-                let own = Attestation::sign(
-                    &self.keys.signing,
-                    copy.custody,
-                    copy.epoch,
-                    &in_force.key,
-                    self.epoch.public(),
-                );
+                let own = self
+                    .epoch
+                    .attest(self.keys, copy.custody, copy.epoch, &in_force.key);
                 let held = [imported.attestation, own];
                 list_brokers(self.session, self.keys, &in_force, &held, &[]).await?
             }

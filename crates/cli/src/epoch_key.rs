@@ -1,9 +1,9 @@
 use crate::{
     Home, OwnKeys, Session, custody::of_own_organisation, custody_copy::CustodyCopy, files,
-    home::Passphrased, secret_file,
+    home::Passphrased, own_keys::secret, secret_file,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{Body, EpochKeyChanged};
+use medanchor_anchor::{Attestation, Body, EpochKeyChanged};
 use medanchor_dag::CustodyId;
 use medanchor_envelope::Identity;
 use medanchor_secrets::Protection;
@@ -50,9 +50,28 @@ impl EpochKeys {
         }
     }
 
+    /// That of a home, opened when it is asked for first: a passphrase takes a second.
+    pub(crate) fn once<'a>(opened: &'a mut Option<Self>, home: &Home) -> Result<&'a Self> {
+        match opened {
+            Some(opened) => Ok(opened),
+            None => Ok(opened.insert(Self::of(home)?)),
+        }
+    }
+
     /// The public key in force.
     pub(crate) fn public(&self) -> [u8; 32] {
         *self.now.recipient().as_bytes()
+    }
+
+    /// The user's word that a custody key is held here, under the epoch key in force.
+    pub(crate) fn attest(
+        &self,
+        keys: &OwnKeys,
+        custody: CustodyId,
+        epoch: u32,
+        public_key: &[u8],
+    ) -> Attestation {
+        Attestation::sign(&keys.signing, custody, epoch, public_key, self.public())
     }
 
     /// Keeps the files under another passphrase from now on, or under none. After a crash some may be so already.
@@ -164,10 +183,7 @@ fn parse(text: &str) -> Result<Identity> {
     let file: EpochFile =
         toml::from_str(text).map_err(|_| anyhow::anyhow!("not an epoch key's file"))?;
     anyhow::ensure!(file.version == 1, "unsupported version {}", file.version);
-    let mut private = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(&file.epoch_private, private.as_mut())
-        .map_err(|_| anyhow::anyhow!("the key is not 64 hexadecimal digits"))?;
-    Ok(Identity::from_bytes(private))
+    Ok(Identity::from_bytes(secret(&file.epoch_private)?))
 }
 
 #[derive(Deserialize)]

@@ -191,13 +191,8 @@ async fn say_erased(
         let said = session.say(keys, Body::Erased(Box::new(body))).await;
         match said {
             Ok(_) => return Ok(()),
-            Err(error) => match error.downcast_ref() {
-                Some(CliError::Refused {
-                    outcome: Outcome::Stale,
-                    ..
-                }) => (),
-                _ => return Err(error.context("erase it")),
-            },
+            Err(error) if CliError::outcome_of(&error) == Some(Outcome::Stale) => (),
+            Err(error) => return Err(error.context("erase it")),
         }
     }
     let problem = format!(
@@ -307,14 +302,11 @@ fn show(
         .verify(epochs, strength)
         .context("check the certificate")?;
     let checkpoint = &shown.verified.checkpoint.checkpoint;
-    let destroyed = shown
-        .destroyed
-        .iter()
-        .map(|(who, gone, leaf)| DestroyedRow {
-            who: who.to_string(),
-            gone: gone.to_string(),
-            leaf_index: *leaf,
-        });
+    let destroyed = shown.destroyed.iter().map(|by| DestroyedRow {
+        who: by.who.to_string(),
+        gone: by.gone.to_string(),
+        leaf_index: by.leaf,
+    });
     let missing = shown.missing.iter().map(|(who, gone)| MissingRow {
         who: who.to_string(),
         what: gone.to_string(),

@@ -35,3 +35,13 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
 }
+
+impl CliError {
+    /// Why the log refused a statement, if this is that.
+    pub(crate) fn outcome_of(error: &anyhow::Error) -> Option<Outcome> {
+        match error.downcast_ref() {
+            Some(Self::Refused { outcome, .. }) => Some(*outcome),
+            _ => None,
+        }
+    }
+}

@@ -8,7 +8,7 @@ use medanchor_anchor::{Body, Outcome, Rotated, SignedStatement, Strength};
 use medanchor_dag::SigningKey;
 use medanchor_secrets::Protection;
 use serde::{Deserialize, Serialize};
-use std::{fmt, fs, path::Path};
+use std::{fmt, path::Path};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The user signs with another key.
@@ -46,11 +46,9 @@ struct Next {
 pub async fn rotate_key(session: &Session) -> Result<KeyRotated> {
     let home = &session.home;
     let _alone = files::unfinished(&home.join(LOCK))?;
-    let (keys, is_protected) = home.open_identity()?;
-    let protection = match is_protected {
-        true => Protection::Passphrase(home.passphrases().of(&home.identity())?),
-        false => Protection::Plain,
-    };
+    let keys = home.own_keys()?;
+    let protection = home.protection()?;
+    let protection = protection.how();
     let path = home.next_identity();
     let mut resumed = Next::read(session, &path, &keys)?;
     loop {
@@ -66,16 +64,15 @@ pub async fn rotate_key(session: &Session) -> Result<KeyRotated> {
                 let recorded = session.recorded(&next.signed, &said)?;
                 return finish(session, keys, next, protection, is_resumed, recorded);
             }
-            Err(error) => match error.downcast_ref() {
+            Err(error) => match CliError::outcome_of(&error) {
                 // The log never takes this statement, as a receipt shows, and so nobody will ever know the key.
-                Some(CliError::Refused { outcome, .. }) => {
-                    let outcome = *outcome;
+                Some(outcome) => {
                     remove(&path)?;
                     if !(is_resumed && outcome == Outcome::Expired) {
                         return Err(refused(error, outcome));
                     }
                 }
-                _ => return Err(error.context(BEGUN)),
+                None => return Err(error.context(BEGUN)),
             },
         }
     }
@@ -193,7 +190,7 @@ impl Drop for NextFile {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).with_context(|| format!("remove `{}`", path.display()))
+    files::remove(path).with_context(|| format!("remove `{}`", path.display()))
 }
 
 /// What to do about a rotation that the log refused.

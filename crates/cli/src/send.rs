@@ -331,11 +331,8 @@ fn batch_bytes(batch: &[Block]) -> u64 {
 /// Whether the log holds the record as refused and will never judge otherwise. Whoever is suspended may be
 /// reinstated and what is unknown may become known: then the same record is anchored.
 pub(crate) fn is_refused_for_good(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref();
-    let Some(CliError::Refused { outcome, .. }) = refused else {
-        return false;
-    };
-    matches!(outcome, Outcome::Conflict | Outcome::Forbidden)
+    let outcome = CliError::outcome_of(error);
+    matches!(outcome, Some(Outcome::Conflict | Outcome::Forbidden))
 }
 
 const STAYS: &str =

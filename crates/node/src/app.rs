@@ -365,8 +365,7 @@ impl Node {
         }));
         let custody = Arc::new(sealing.custody);
         let eraser = Eraser {
-            origin: config.origin.clone(),
-            key: Arc::clone(&key),
+            node: key.did(),
             replica: Arc::clone(&replica),
             submitter: Arc::clone(&submitter),
             custody: Arc::clone(&custody),

@@ -11,11 +11,10 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Destroyed, EpochKeyChanged, ErasureEntry, Gone, Log, Nonce, Outcome, Read, State,
-    Statement,
+    Body, Destroyed, EpochKeyChanged, EpochKeyEntry, ErasureEntry, Gone, Log, Outcome, Read, State,
 };
 use medanchor_broker::{Custody, CustodyError};
-use medanchor_dag::{CustodyId, SigningKey};
+use medanchor_dag::{CustodyId, Did};
 use medanchor_raft::Replica;
 use medanchor_secrets::Passphrase;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -24,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Looks for erasures that wait for this node.
 pub(crate) struct Eraser {
-    pub(crate) origin: String,
-    pub(crate) key: Arc<SigningKey>,
+    /// This node.
+    pub(crate) node: Did,
     pub(crate) replica: Arc<Replica>,
     pub(crate) submitter: Arc<Submitter>,
     pub(crate) custody: Arc<Custody>,
@@ -106,12 +105,8 @@ impl Eraser {
     /// Has the log know the epoch key that is in force here, where it has another one of this node: that is lost, and so are
     /// the custody keys which were under it.
     async fn say_lost_epoch_key(&self) -> Result<()> {
-        let said = {
-            let view = self.replica.view()?;
-            State::new(view.as_ref()).epoch_key(&self.key.did())?
-        };
         let now = self.custody.store_key();
-        match said {
+        match self.said_epoch_key()? {
             Some(said)
                 if *said.key != now && !keys::exists(&self.keys, KeyName::NextCustodyStore)? =>
             {
@@ -121,9 +116,14 @@ impl Eraser {
         }
     }
 
+    fn said_epoch_key(&self) -> Result<Option<EpochKeyEntry>> {
+        let view = self.replica.view()?;
+        Ok(State::new(view.as_ref()).epoch_key(&self.node)?)
+    }
+
     async fn say_epoch_key(&self, from: [u8; 32], to: [u8; 32]) -> Result<()> {
         let changed = EpochKeyChanged {
-            holder: self.key.did(),
+            holder: self.node,
             from: from.into(),
             to: to.into(),
         };
@@ -145,7 +145,7 @@ impl Eraser {
                 after = Some(last.erased.custody);
                 let is_for_it = |entry: &ErasureEntry| {
                     let mut missing = entry.missing();
-                    missing.any(|(who, _)| who == eraser.key.did())
+                    missing.any(|(who, _)| who == eraser.node)
                 };
                 waiting.extend(page.into_iter().filter(is_for_it));
             }
@@ -154,14 +154,13 @@ impl Eraser {
     }
 
     fn is_log_time_behind(&self) -> Result<bool> {
-        let view = self.replica.view()?;
-        let log_time = State::new(view.as_ref()).log_time()?;
+        let log_time = self.submitter.holders.log_time()?;
         Ok(log_time.saturating_add(BEHIND_MS) < clock::unix_ms())
     }
 
     fn is_missing(&self, entry: &ErasureEntry, gone: Gone) -> bool {
         let mut missing = entry.missing();
-        missing.any(|missing| missing == (self.key.did(), gone))
+        missing.any(|missing| missing == (self.node, gone))
     }
 
     /// Says an erasure again: each time some more of it leaves the state, on every node, and log time goes on.
@@ -200,7 +199,7 @@ impl Eraser {
         let now = self.custody.store_key();
         let is_under_it = |entry: &&ErasureEntry| {
             let mut holders = entry.erased.holders.iter();
-            holders.any(|holder| holder.who == self.key.did() && *holder.epoch_key == now)
+            holders.any(|holder| holder.who == self.node && *holder.epoch_key == now)
         };
         if listed.iter().any(is_under_it) {
             self.next_epoch()
@@ -219,10 +218,7 @@ impl Eraser {
         let eraser = Arc::clone(self);
         let next = spawn_blocking(move || eraser.next_epoch_key()).await??;
         let to = Custody::store_key_of(next.clone());
-        let said = {
-            let view = self.replica.view()?;
-            State::new(view.as_ref()).epoch_key(&self.key.did())?
-        };
+        let said = self.said_epoch_key()?;
         let said = said.context("the log has no epoch key of this node")?;
         if *said.key != to {
             self.say_epoch_key(said.key.into_array(), to).await?;
@@ -262,7 +258,7 @@ impl Eraser {
     async fn say_destroyed(&self, entry: &ErasureEntry, gone: Gone) -> Result<()> {
         let custody = entry.erased.custody;
         let destroyed = Destroyed {
-            by: self.key.did(),
+            by: self.node,
             custody,
             erasure: entry.since,
             gone,
@@ -273,17 +269,9 @@ impl Eraser {
     }
 
     async fn say(&self, body: Body) -> Result<()> {
-        let mut nonce = Nonce::new([0; 16]);
-        getrandom::fill(nonce.as_mut_slice()).context("draw a nonce")?;
-        let now = {
-            let view = self.replica.view()?;
-            State::new(view.as_ref()).log_time()?.max(clock::unix_ms())
-        };
+        let now = self.submitter.holders.log_time()?.max(clock::unix_ms());
         let until = now.saturating_add(Log::MAX_VALIDITY_MS / 2);
-        let statement = Statement::new(&self.origin, body, nonce.into_array(), until);
-        let signed = statement.sign(&[&self.key]);
-        let appended = self.submitter.gatherer.append(Gathered::AsItIs(signed));
-        let appended = appended.await?;
+        let appended = self.submitter.say(body, until).await?;
         let outcome = appended.leaf.outcome;
         anyhow::ensure!(
             outcome == Outcome::Ok,

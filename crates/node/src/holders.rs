@@ -156,7 +156,7 @@ impl Holders {
         u64::try_from(self.held_for.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn log_time(&self) -> Result<u64, HoldingError> {
+    pub(crate) fn log_time(&self) -> Result<u64, HoldingError> {
         let view = self.replica.view()?;
         Ok(State::new(view.as_ref()).log_time()?)
     }

@@ -52,12 +52,25 @@ pub(crate) fn create_under(
     name: KeyName,
     protection: Protection<'_>,
 ) -> Result<Zeroizing<[u8; 32]>> {
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(seed.as_mut()).context("draw random bytes")?;
-    let content = medanchor_secrets::protect(&to_text(name, &seed), protection);
-    let content = content.context("draw random bytes")?;
+    let seed = draw()?;
+    let content = content(name, &seed, protection)?;
     files::create(&path(folder, name), Mode::Secret, content.as_bytes())?;
     Ok(seed)
+}
+
+fn draw() -> Result<Zeroizing<[u8; 32]>> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut()).context("draw random bytes")?;
+    Ok(seed)
+}
+
+/// What the file of a key has.
+fn content(
+    name: KeyName,
+    seed: &[u8; 32],
+    protection: Protection<'_>,
+) -> Result<Zeroizing<String>> {
+    medanchor_secrets::protect(&to_text(name, seed), protection).context("draw random bytes")
 }
 
 /// Makes a new random signing key and keeps it.
@@ -79,8 +92,7 @@ pub(crate) fn replace_epoch_key(
     next: &[u8; 32],
     protection: Protection<'_>,
 ) -> Result<()> {
-    let content = medanchor_secrets::protect(&to_text(KeyName::CustodyStore, next), protection);
-    let content = content.context("draw random bytes")?;
+    let content = content(KeyName::CustodyStore, next, protection)?;
     let path = path(folder, KeyName::CustodyStore);
     // Where a file system writes in place, a later reader of the disk finds nothing of it either.
     files::overwrite(&path).with_context(|| format!("destroy `{}`", path.display()))?;
@@ -95,10 +107,8 @@ pub(crate) fn create_next_epoch_key(
     folder: &Path,
     protection: Protection<'_>,
 ) -> Result<Zeroizing<[u8; 32]>> {
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(seed.as_mut()).context("draw random bytes")?;
-    let text = to_text(KeyName::NextCustodyStore, &seed);
-    let content = medanchor_secrets::protect(&text, protection).context("draw random bytes")?;
+    let seed = draw()?;
+    let content = content(KeyName::NextCustodyStore, &seed, protection)?;
     let path = path(folder, KeyName::NextCustodyStore);
     files::replace(&path, Mode::Secret, content.as_bytes())
         .with_context(|| format!("create `{}`", path.display()))?;

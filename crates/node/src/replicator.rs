@@ -2,12 +2,10 @@
 //! this node is to hold, most endangered first, says so in the log, and gives back what others hold in its place. What
 //! its organisation has a legal hold on it fetches too, and keeps.
 
-use crate::{
-    clock, gatherer::Gathered, holders::Holders, lag::Lag, presence::Presence, submit::Submitter,
-};
+use crate::{clock, holders::Holders, lag::Lag, presence::Presence, submit::Submitter};
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Anchored, Body, Holding, Member, Outcome, Places, Placing, Read, RecordEntry, State, Statement,
+    Anchored, Body, Holding, Member, Outcome, Places, Placing, Read, RecordEntry, State,
     TablesError,
 };
 use medanchor_api::{
@@ -435,16 +433,7 @@ impl Replicator {
             holds,
             gives_back,
         });
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).context("draw a nonce")?;
-        let statement = Statement::new(&holders.origin, body, nonce, until);
-        let signed = statement.sign(&[&holders.key]);
-        let appending = self
-            .parts
-            .submitter
-            .gatherer
-            .append(Gathered::AsItIs(signed));
-        let appended = appending.await?;
+        let appended = self.parts.submitter.say(body, until).await?;
         match appended.leaf.outcome {
             Outcome::Ok => Ok(u64::try_from(count)?),
             outcome => {

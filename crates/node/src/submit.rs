@@ -6,9 +6,10 @@ use crate::{
     publisher::Publisher,
     unanchored::Unanchored,
 };
+use anyhow::Context;
 use medanchor_anchor::{
     AppendError, Appended, Body, Outcome, Prove, Read, ReadError, Receipt, SignedStatement, State,
-    Strength, TablesError,
+    Statement, Strength, TablesError,
 };
 use medanchor_dag::Hash;
 use medanchor_raft::Replica;
@@ -61,6 +62,15 @@ impl Submitter {
             None => None,
         };
         Ok((appended, receipt))
+    }
+
+    /// Says something in this node's name, until `not_after`, log time, unix ms. The leaf may say that it was refused.
+    pub(crate) async fn say(&self, body: Body, not_after: u64) -> anyhow::Result<Appended> {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).context("draw a nonce")?;
+        let statement = Statement::new(&self.holders.origin, body, nonce, not_after);
+        let signed = statement.sign(&[&self.holders.key]);
+        Ok(self.gatherer.append(Gathered::AsItIs(signed)).await?)
     }
 
     /// Pins before it anchors (I1). It goes on when the caller gives up, who finds it further when the call is made again.

@@ -116,8 +116,12 @@ fn releases_and_refusals_come_out_the_same_whatever_followed() {
     let request = world.request("patient", "patient", "PATRQT", &[ecg]);
     let body = decided(&world, &request);
     leaves.push(record(&mut world, body));
+    assert_come_out_the_same(&world, &leaves);
+}
+
+fn assert_come_out_the_same(world: &World, leaves: &[LeafIndex]) {
     for leaf in leaves {
-        let replayed = replay(&world, leaf);
+        let replayed = replay(world, *leaf);
         assert_eq!(
             replayed.agrees,
             Agreement::Same,
@@ -148,15 +152,7 @@ fn decisions_before_and_after_a_rotation_come_out_the_same() {
     let changed = roles_changed("rita", &["clinician"]);
     world.accept(changed, &[&key(INSTITUTE)]);
     ask(&mut world, "rita/2");
-    for leaf in leaves {
-        let replayed = replay(&world, leaf);
-        assert_eq!(
-            replayed.agrees,
-            Agreement::Same,
-            "leaf {leaf}: {replayed:?}"
-        );
-        assert!(replayed.missing.is_empty());
-    }
+    assert_come_out_the_same(&world, &leaves);
 }
 
 /// A broker decides on the log as it is, and others go on writing.

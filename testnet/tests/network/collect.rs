@@ -5,7 +5,6 @@ use crate::{
 };
 use medanchor_api::Collected;
 use medanchor_dag::{Block, Codec, DiskStore};
-use medanchor_node::Folder;
 use medanchor_testnet::Network;
 use std::thread;
 
@@ -32,8 +31,7 @@ fn what_nothing_needs_is_freed_and_nothing_else_also_when_nodes_are_killed() {
         let status = author.block_on(node.status()).ok();
         status.map(|status| status.collection)
     };
-    let folder = stage.network.process(having).unwrap().folder().to_owned();
-    let folder = Folder::new(folder).blocks();
+    let folder = stage.folder(having).blocks();
     // While the node does not run.
     let left = || {
         let store = DiskStore::open(&folder).unwrap();
@@ -57,8 +55,7 @@ fn what_nothing_needs_is_freed_and_nothing_else_also_when_nodes_are_killed() {
             let now = left();
             assert!(0 < now.0 && now.0 < before.0, "{now:?} after {before:?}");
             before = now;
-            stage.network.process(having).unwrap().start().unwrap();
-            stage.network.wait_for(having).unwrap();
+            stage.start_again(having);
         }
         until("all of it is freed", || {
             collected().is_some_and(|collected| collected.cycles >= 2)

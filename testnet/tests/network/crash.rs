@@ -124,6 +124,11 @@ impl Stage {
         names
     }
 
+    pub(crate) fn start_again(&mut self, name: &str) {
+        self.network.process(name).unwrap().start().unwrap();
+        self.network.wait_for(name).unwrap();
+    }
+
     pub(crate) fn stop_cleanly(&mut self, name: &str) {
         let node = self.network.process(name).unwrap();
         let status = node.stop().unwrap().unwrap();

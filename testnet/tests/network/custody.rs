@@ -214,8 +214,7 @@ impl Stage {
     }
 
     fn restart(&mut self, name: &str) {
-        self.network.process(name).unwrap().start().unwrap();
-        self.network.wait_for(name).unwrap();
+        self.start_again(name);
     }
 
     /// did:key of the brokers of the patient's custody key.

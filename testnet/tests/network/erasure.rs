@@ -3,11 +3,10 @@
 
 use crate::{
     collect::busy_collector,
-    stage::{Stage, assert_refused, done, get, put_arguments, until},
+    stage::{Stage, assert_refused, copy_folder, done, get, put_arguments, until},
 };
 use medanchor_broker::{Custody, CustodyError};
 use medanchor_dag::{Cid, DiskStore};
-use medanchor_node::Folder;
 use medanchor_testnet::Ran;
 use std::{fs, path::PathBuf};
 
@@ -67,13 +66,7 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
     assert!(!begun.json["missing"].as_array().unwrap().is_empty());
     let late = get(&stage.clinician, &records[1], "TREAT", &stage.path("late")).unwrap();
     assert_refused(&late, 1, "not-found");
-    stage
-        .network
-        .process("hospital-c")
-        .unwrap()
-        .start()
-        .unwrap();
-    stage.network.wait_for("hospital-c").unwrap();
+    stage.start_again("hospital-c");
     let certificate = stage.path("certificate");
     let output = certificate.to_str().unwrap();
     let mut done_by_all = None;
@@ -107,13 +100,7 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
     let refused = device.run(put_arguments(&file, &custody)).unwrap();
     assert_ne!(refused.code, 0, "{}", refused.json);
     stage.stop_cleanly("hospital-a");
-    stage
-        .network
-        .process("hospital-a")
-        .unwrap()
-        .start()
-        .unwrap();
-    stage.network.wait_for("hospital-a").unwrap();
+    stage.start_again("hospital-a");
     assert_eq!(stage.read(&kept), b"somebody else's");
     let restored = stage.hospital.run([
         "custody",
@@ -135,20 +122,14 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
         store.knows(&record.parse::<Cid>().unwrap()).unwrap()
     };
     for name in ["hospital-a", "hospital-b", "hospital-c"] {
-        let folder = stage.network.process(name).unwrap().folder().to_owned();
-        let blocks = Folder::new(folder).blocks();
+        let blocks = stage.folder(name).blocks();
         for record in &records {
             assert!(!known(&blocks, record), "{name} has {record}");
         }
     }
     assert!(records.iter().all(|record| known(&backup.blocks, record)));
-    let folder = stage
-        .network
-        .process("hospital-a")
-        .unwrap()
-        .folder()
-        .to_owned();
-    let key = fs::read_to_string(folder.join("keys").join("custody-store.key")).unwrap();
+    let folder = stage.folder("hospital-a");
+    let key = fs::read_to_string(folder.keys().join("custody-store.key")).unwrap();
     let hex = key.split_whitespace().last().unwrap();
     let mut kek = zeroize::Zeroizing::new([0; 32]);
     hex::decode_to_slice(hex, kek.as_mut()).unwrap();
@@ -165,13 +146,7 @@ struct Backup {
 /// Of hospital A, while its node does not run.
 fn back_up(stage: &mut Stage) -> Backup {
     stage.stop_cleanly("hospital-a");
-    let node = stage
-        .network
-        .process("hospital-a")
-        .unwrap()
-        .folder()
-        .to_owned();
-    let folder = Folder::new(node);
+    let folder = stage.folder("hospital-a");
     let backup = Backup {
         custody: stage.path("backup.redb"),
         copy: stage.path("backup.toml"),
@@ -193,16 +168,4 @@ fn back_up(stage: &mut Stage) -> Backup {
         .unwrap();
     stage.network.wait_until_ready().unwrap();
     backup
-}
-
-fn copy_folder(from: &PathBuf, to: &PathBuf) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&from, &to),
-            false => drop(fs::copy(&from, &to).unwrap()),
-        }
-    }
 }

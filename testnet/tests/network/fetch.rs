@@ -97,8 +97,7 @@ fn dead_and_corrupt_nodes_stop_no_get_and_what_failed_is_named() {
 
     // Every block of its copy is damaged when it is back.
     stage.damage(&holder);
-    stage.network.process(&holder).unwrap().start().unwrap();
-    stage.network.wait_for(&holder).unwrap();
+    stage.start_again(&holder);
     let folder = stage.path("one-is-corrupt");
     let list = stage.file("records", (cids.join("\n") + "\n").as_bytes());
     let granted = ["--records", list.to_str().unwrap()];

@@ -52,8 +52,7 @@ fn hospital_joins_under_load_and_a_dead_one_is_removed() {
     let program = Path::new(crate::stage::PROGRAM);
     let process = NodeProcess::new(NEWCOMER, folder.path(), program);
     stage.network.nodes.push(process);
-    stage.network.process(NEWCOMER).unwrap().start().unwrap();
-    stage.network.wait_for(NEWCOMER).unwrap();
+    stage.start_again(NEWCOMER);
     let newcomer_home = Home::new(folder.operator(), program);
     until("the newcomer has a vote", || {
         let status = newcomer_home.run(["status"]).unwrap();

@@ -68,13 +68,7 @@ fn kill_while_it_gives_back(stage: &mut Stage, copies: &Copies, watch: &Watch<'_
         let rounds = || watch.rounds.load(Ordering::SeqCst);
         let before = rounds();
         until("all records are looked at", || rounds() >= before + 2);
-        stage
-            .network
-            .process("hospital-a")
-            .unwrap()
-            .start()
-            .unwrap();
-        stage.network.wait_for("hospital-a").unwrap();
+        stage.start_again("hospital-a");
         if is_midway {
             return;
         }

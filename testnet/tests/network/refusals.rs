@@ -1,7 +1,7 @@
 use crate::{
     author::{Author, Place, Sealed},
     liar::Liar,
-    stage::{Stage, assert_refused, did, done, enrol, get, put_arguments, until},
+    stage::{Stage, assert_refused, copy_folder, did, done, enrol, get, put_arguments, until},
 };
 use medanchor_anchor::{Outcome, Receipt, ReleaseList};
 use medanchor_api::{
@@ -16,7 +16,7 @@ use medanchor_dag::{
 };
 use medanchor_envelope::{Header, Identity, Opener, Wrap};
 use medanchor_testnet::{Home, Network, NetworkOptions};
-use std::{fs, path::Path};
+use std::fs;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 #[test]
@@ -510,13 +510,6 @@ fn restart_with(stage: &mut Stage, change: impl FnOnce()) {
     stage.network.stop().unwrap();
     change();
     stage.network.start().unwrap();
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 #[test]

@@ -65,8 +65,7 @@ fn two_of_five_nodes_are_lost_under_load_and_everything_has_three_copies_again()
 
     // They come back: what others took in their place is given back, and freed.
     for lost in ["hospital-d", "hospital-e"] {
-        stage.network.process(lost).unwrap().start().unwrap();
-        stage.network.wait_for(lost).unwrap();
+        stage.start_again(lost);
     }
     for record in &records {
         until("it has no more copies than it needs", || {

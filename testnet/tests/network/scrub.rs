@@ -103,8 +103,7 @@ fn damage_on_a_disk_is_found_and_repaired_from_another_node() {
     flip_row(&folder, good[0].bytes());
     let orphan = folder.join("blocks/00").join("0".repeat(64));
     fs::write(&orphan, b"half a blo").unwrap();
-    stage.network.process(&victim).unwrap().start().unwrap();
-    stage.network.wait_for(&victim).unwrap();
+    stage.start_again(&victim);
     until("both rows are repaired", || {
         let [_, repaired, missing] = health(&stage, &victim);
         repaired == before + 2 && missing == 0

@@ -1,6 +1,6 @@
 //! A second factor: enrolled, shown once, and asked for by the policies.
 
-use crate::stage::{Stage, assert_refused, did, done, get, set_policies};
+use crate::stage::{Stage, assert_refused, copy_folder, did, done, get, set_policies};
 use medanchor_testnet::{Authenticator, Home};
 use std::{fs, path::Path};
 
@@ -28,23 +28,9 @@ fn enrol(stage: &Stage, who: &str) -> (Authenticator, String) {
 /// A key and a certificate that were copied, without what was shown of a second factor.
 fn thief(stage: &Stage, of: &Home) -> Home {
     let folder = stage.path("thief");
-    fs::create_dir(&folder).unwrap();
-    copy_all(of.path(), &folder);
+    copy_folder(of.path(), &folder);
     fs::remove_file(folder.join("second-factor")).unwrap();
     Home::new(folder, Path::new(crate::stage::PROGRAM))
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&target).unwrap();
-            copy_all(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use medanchor_node::Config;
+use medanchor_node::{Config, Folder};
 use medanchor_testnet::{Home, Network, NetworkOptions, Ran};
 use std::{
     fs,
@@ -67,6 +67,11 @@ impl Stage {
         self.folder.path().join(name)
     }
 
+    /// The folder of a node.
+    pub(crate) fn folder(&mut self, name: &str) -> Folder {
+        Folder::new(self.network.process(name).unwrap().folder().to_owned())
+    }
+
     /// A file with this content.
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.path(name);
@@ -110,6 +115,19 @@ impl Stage {
     /// Waits until `medanchor status` ends with 0.
     pub(crate) fn until_all_is_well(&self) {
         until("all is well", || self.status().code == 0);
+    }
+}
+
+/// A folder and all that is in it, at a place where nothing is yet.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&from, &to),
+            false => drop(fs::copy(&from, &to).unwrap()),
+        }
     }
 }
 

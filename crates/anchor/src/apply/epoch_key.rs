@@ -1,7 +1,6 @@
 use super::context::{Context, Refusal, require};
 use crate::{
-    Attestation, Custody, CustodyEntry, EpochKeyChanged, EpochKeyEntry, Outcome, Table,
-    entry::Write,
+    Attestation, CustodyEntry, EpochKeyChanged, EpochKeyEntry, Outcome, Table, entry::Write,
 };
 use medanchor_dag::Did;
 
@@ -34,7 +33,8 @@ pub(super) fn said(
     for (who, held) in holders {
         match context.state.epoch_key(who)? {
             Some(entry) => {
-                let is_repeated = before.is_some_and(|before| repeats(&before.custody, held));
+                let is_repeated =
+                    before.is_some_and(|before| before.custody.held_by.contains(held));
                 require(entry.key == held.under || is_repeated, Outcome::Conflict)?;
             }
             None => writes.push(write(
@@ -47,10 +47,6 @@ pub(super) fn said(
         }
     }
     Ok(writes)
-}
-
-fn repeats(before: &Custody, held: &Attestation) -> bool {
-    before.held_by.contains(held)
 }
 
 fn write(holder: &Did, entry: &EpochKeyEntry) -> Write {

@@ -3,8 +3,8 @@ use super::{
     form::request_of,
 };
 use crate::{
-    AccountOf, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone, Kind,
-    LeafIndex, Outcome, RecordEntry, State, Table, Tables, TablesError,
+    AccountOf, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone, LeafIndex,
+    Outcome, RecordEntry, State, Table, Tables, TablesError,
     entry::{ERASING, Write, custody_leaf_key, leaf_of, record_key, release_key, usage_key},
 };
 use medanchor_dag::{CustodyId, to_canonical};
@@ -184,13 +184,8 @@ fn sweep_leaves(tables: &mut dyn Tables, custody: &CustodyId) -> Result<usize, T
     let keys = State::new(&*tables).custody_leaves(custody, SWEPT_AT_A_TIME)?;
     for key in &keys {
         if let Some(index) = leaf_of(key) {
-            let is_release = State::new(&*tables)
-                .leaf(index)?
-                .is_some_and(|leaf| leaf.kind == Kind::Released);
-            if is_release {
-                // It has one part.
-                tables.remove(Table::Releases, &release_key(index, 0))?;
-            }
+            // Of a release, which has one part.
+            tables.remove(Table::Releases, &release_key(index, 0))?;
             tables.remove(Table::Openings, &index.to_be_bytes())?;
         }
         tables.remove(Table::CustodyLeaves, key)?;

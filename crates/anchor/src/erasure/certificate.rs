@@ -1,4 +1,4 @@
-use super::{Destroyed, Erased, Gone};
+use super::{Destroyed, Erased, ErasedBy, Gone};
 use crate::{
     Body, LeafIndex, Outcome, Receipt, ReceiptError, ReceiptFormatError, StatedAccount,
     StatedAccountError, StatedAccountFormatError, Strength, Trust, Verified,
@@ -29,7 +29,7 @@ pub struct Erasure<'a> {
     /// The tombstone's receipt, verified.
     pub verified: Verified<'a>,
     /// Who has destroyed what, and the leaf that says so.
-    pub destroyed: Vec<(Did, Gone, LeafIndex)>,
+    pub destroyed: Vec<ErasedBy>,
     /// Who has not said yet that what is listed of theirs is gone.
     pub missing: Vec<(Did, Gone)>,
 }
@@ -137,7 +137,11 @@ impl StatedErasure {
             };
             let said = said.filter(|said| said.erasure == tombstone && lists(erased, said));
             let said = said.ok_or(StatedErasureError::NotDestroyed(index))?;
-            destroyed.push((said.by, said.gone, index));
+            destroyed.push(ErasedBy {
+                who: said.by,
+                gone: said.gone,
+                leaf: index,
+            });
         }
         let vouched = self.disclosed.verify(policy, strength)?;
         let is_its =
@@ -145,17 +149,12 @@ impl StatedErasure {
         if !is_its || vouched.verified.index >= tombstone {
             return Err(StatedErasureError::OtherAccount);
         }
-        let is_missing = |(who, gone): &(Did, Gone)| {
-            let mut said = destroyed.iter();
-            !said.any(|(by, what, _)| by == who && what == gone)
-        };
-        let missing = erased.listed().filter(is_missing).collect();
         Ok(Erasure {
             erased,
             by,
             verified,
+            missing: erased.missing(&destroyed).collect(),
             destroyed,
-            missing,
         })
     }
 }

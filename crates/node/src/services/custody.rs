@@ -61,8 +61,7 @@ impl CustodyService for CustodyKeys {
             tracing::warn!("a custody key was not made: {error}");
             status(Code::InvalidArgument, "custody-key", error.to_string())
         })?;
-        let under = self.custody.store_key();
-        let attestation = Attestation::sign(&self.key, id, epoch, &created.public_key, under);
+        let attestation = attest(&self.key, &self.custody, id, epoch, &created.public_key);
         let created = CreatedKey {
             public_key: created.public_key,
             attestation,
@@ -111,13 +110,7 @@ impl CustodyService for CustodyKeys {
         let imported = imported.await.map_err(internal)?.map_err(import_status)?;
         // From here this node has it durably, and may say so.
         let imported = ImportedKey {
-            attestation: Attestation::sign(
-                &self.key,
-                id,
-                epoch,
-                &current.key,
-                self.custody.store_key(),
-            ),
+            attestation: attest(&self.key, &self.custody, id, epoch, &current.key),
             was_held: imported == Imported::Held,
         };
         Ok(Response::new(imported.into()))
@@ -143,8 +136,7 @@ impl CustodyService for CustodyKeys {
         let checking = spawn_blocking(move || {
             let checked = named.into_iter().map(|(id, current)| match current {
                 Some(CurrentKey { epoch, key, .. }) if custody.holds(id, epoch, &key)? => {
-                    let under = custody.store_key();
-                    Ok(Some(Attestation::sign(&node, id, epoch, &key, under)))
+                    Ok(Some(attest(&node, &custody, id, epoch, &key)))
                 }
                 _ => Ok(None),
             });
@@ -169,6 +161,17 @@ impl CustodyKeys {
             is_erased: entry.erased.is_some(),
         }))
     }
+}
+
+/// The node's word that it holds the private half of `public_key`, under its epoch key.
+fn attest(
+    node: &SigningKey,
+    custody: &Custody,
+    id: CustodyId,
+    epoch: u32,
+    public_key: &[u8; 32],
+) -> Attestation {
+    Attestation::sign(node, id, epoch, public_key, custody.store_key())
 }
 
 fn import_status(error: CustodyError) -> Status {

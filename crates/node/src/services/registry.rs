@@ -595,30 +595,24 @@ fn erasure(state: &State<'_>, custody: &CustodyId) -> Result<Option<ListedErasur
     let Some(entry) = state.custody(custody)? else {
         return Ok(None);
     };
-    let mut listed = match state.erasure(custody)? {
-        Some(entry) => ListedErasure {
-            erased: entry.erased,
-            leaf_index: Some(entry.since),
-            is_swept: entry.is_swept,
-            records: entry.records,
-            destroyed: entry.destroyed,
-            epoch_keys: Vec::new(),
-        },
-        None => ListedErasure {
-            erased: state.to_erase(&entry)?,
-            leaf_index: None,
-            is_swept: false,
-            records: 0,
-            destroyed: Vec::new(),
-            epoch_keys: Vec::new(),
-        },
+    let said = state.erasure(custody)?;
+    let erased = match &said {
+        Some(said) => said.erased.clone(),
+        None => state.to_erase(&entry)?,
     };
-    for holder in &listed.erased.holders {
+    let mut epoch_keys = Vec::with_capacity(erased.holders.len());
+    for holder in &erased.holders {
         let key = state.epoch_key(&holder.who)?;
-        let key = key.map(|entry| (holder.who, entry.key.into_array()));
-        listed.epoch_keys.extend(key);
+        epoch_keys.extend(key.map(|entry| (holder.who, entry.key.into_array())));
     }
-    Ok(Some(listed))
+    Ok(Some(ListedErasure {
+        erased,
+        leaf_index: said.as_ref().map(|said| said.since),
+        is_swept: said.as_ref().is_some_and(|said| said.is_swept),
+        records: said.as_ref().map_or(0, |said| said.records),
+        destroyed: said.map_or_else(Vec::new, |said| said.destroyed),
+        epoch_keys,
+    }))
 }
 
 fn custody(entry: CustodyEntry) -> Result<medanchor_api::pb::registry::Custody, Status> {
