@@ -19,6 +19,14 @@ pub struct ListedErasure {
     pub epoch_keys: Vec<(Did, [u8; 32])>,
 }
 
+impl ListedErasure {
+    /// The epoch key of a holder now.
+    pub fn epoch_key_of(&self, holder: &Did) -> Option<[u8; 32]> {
+        let mut keys = self.epoch_keys.iter();
+        keys.find(|(who, _)| who == holder).map(|(_, key)| *key)
+    }
+}
+
 /// The custody key that is asked for.
 ///
 /// # Errors

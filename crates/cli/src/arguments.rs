@@ -382,6 +382,9 @@ pub(crate) struct EraseArguments {
     /// It is meant: it cannot be undone.
     #[arg(long)]
     yes: bool,
+    /// The user's epoch key that the log has is lost for good, and with it the copies that were sealed to it.
+    #[arg(long)]
+    epoch_key_lost: bool,
     /// Where to put the certificate; absent, in `erasures` of the user's folder.
     #[arg(short, long, visible_alias = "out", value_name = "FILE")]
     output: Option<PathBuf>,
@@ -395,6 +398,7 @@ impl From<&EraseArguments> for EraseOptions {
         Self {
             custody: arguments.custody,
             yes: arguments.yes,
+            epoch_key_lost: arguments.epoch_key_lost,
             output: arguments.output.clone(),
             wait: Duration::from_secs(arguments.wait_for),
         }

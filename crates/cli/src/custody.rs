@@ -1,7 +1,7 @@
 use crate::{
     CliError, OwnKeys, Recorded, Session,
     custody_copy::CustodyCopy,
-    epoch_key::{EpochKeys, say_lost},
+    epoch_key::{EpochKeys, HomeLock, next_epoch},
     exit::stable_code,
 };
 use anyhow::{Context, Result};
@@ -87,7 +87,8 @@ pub struct FailedCustody {
 /// When the node makes none, the copy is not what it should be, or the log refuses it.
 pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<CustodyMade> {
     let keys = session.home.own_keys()?;
-    let epoch = EpochKeys::of(&session.home)?;
+    let lock = HomeLock::take(&session.home)?;
+    let mut epoch = EpochKeys::of_or_new(&session.home, &lock)?;
     let custody = CustodyId::generate().context("draw a custody id")?;
     let create = CreateKey {
         custody,
@@ -108,25 +109,26 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
     };
     kept.create(&copy, &epoch.now.recipient())?;
     // From here this holder has it durably, and may say so.
-    let own = epoch.attest(&keys, custody, FIRST_EPOCH, &created.public_key);
-    let body = Body::Custody(Custody {
-        custody,
-        owner: keys.did(),
-        kind: options.kind,
-        kem: DHKEM_X25519,
-        key: created.public_key.to_vec(),
-        epoch: FIRST_EPOCH,
-        brokers: vec![created.attestation.by],
-        writers: options.writers.clone(),
-        controller: options.controller,
-        held_by: vec![created.attestation.clone(), own],
-    });
-    let said = session.say(&keys, body.clone()).await;
-    let recorded = match said {
+    let body = |epoch: &EpochKeys| {
+        let own = epoch.attest(&keys, custody, FIRST_EPOCH, &created.public_key);
+        Body::Custody(Custody {
+            custody,
+            owner: keys.did(),
+            kind: options.kind,
+            kem: DHKEM_X25519,
+            key: created.public_key.to_vec(),
+            epoch: FIRST_EPOCH,
+            brokers: vec![created.attestation.by],
+            writers: options.writers.clone(),
+            controller: options.controller,
+            held_by: vec![created.attestation.clone(), own],
+        })
+    };
+    let recorded = match session.say(&keys, body(&epoch)).await {
         Err(error) if CliError::outcome_of(&error) == Some(Outcome::Conflict) => {
-            // The id is new, so it is the epoch key: the log has one of before, which is lost.
-            say_lost(session, &keys).await?;
-            session.say(&keys, body).await?
+            // The id is new, so it is the epoch key: the log has another one of the user's.
+            epoch = next_epoch(session, &keys, &lock).await?;
+            session.say(&keys, body(&epoch)).await?
         }
         said => said?,
     };
@@ -163,7 +165,7 @@ pub(crate) async fn of_own_organisation(
 }
 
 /// All of them, and how many leaves they were read from.
-async fn listed(session: &Session) -> Result<(Vec<ListedCustody>, u64)> {
+pub(crate) async fn listed(session: &Session) -> Result<(Vec<ListedCustody>, u64)> {
     let mut custodies = Vec::new();
     let mut after = None;
     loop {

@@ -1,10 +1,13 @@
-use crate::{CliError, Home, epoch_key::EpochKeys, files};
+use crate::{CliError, Exit, Home, epoch_key::EpochKeys, files};
 use anyhow::{Context, Result};
 use medanchor_anchor::Custody;
 use medanchor_dag::CustodyId;
 use medanchor_envelope::{Identity, Recipient, SealedKey};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// A custody key's private half, which an operator keeps as second holder, sealed to the own epoch key. Wiped when
 /// dropped.
@@ -33,8 +36,20 @@ impl CustodyCopy {
 
     /// Of which custody key a copy is, whether it opens or not.
     pub(crate) fn custody_of(path: &Path) -> Result<CustodyId> {
-        let file = CopyFile::read(path)?;
-        file.custody.parse().context("`custody` is not an id")
+        CopyFile::read(path)?.custody()
+    }
+
+    /// Of which custody keys there are copies in a home, whether they open or not.
+    pub(crate) fn custodies(home: &Home) -> Result<BTreeSet<CustodyId>> {
+        let mut custodies = BTreeSet::new();
+        for path in Self::all(home)? {
+            match Self::custody_of(&path) {
+                // It is something else.
+                Err(error) if Exit::of(&error) == Exit::NotVerified => (),
+                custody => drop(custodies.insert(custody?)),
+            }
+        }
+        Ok(custodies)
     }
 
     /// Opens what [`CustodyCopy::create`] or [`CustodyCopy::replace`] wrote for this holder.
@@ -117,7 +132,14 @@ struct CopyFile {
 impl CopyFile {
     fn read(path: &Path) -> Result<Self> {
         let text = files::read_text(path, MAX_BYTES).context("read the copy of the custody key")?;
-        Self::parse(&text).with_context(|| format!("parse `{}`", path.display()))
+        Self::parse(&text).map_err(|error| {
+            let problem = format!("`{}`: {error:#}", path.display());
+            CliError::NotVerified(problem).into()
+        })
+    }
+
+    fn custody(&self) -> Result<CustodyId> {
+        self.custody.parse().context("`custody` is not an id")
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -125,11 +147,12 @@ impl CopyFile {
         let file: Self =
             toml::from_str(text).map_err(|_| anyhow::anyhow!("not a copy of a custody key"))?;
         anyhow::ensure!(file.version == 2, "unsupported version {}", file.version);
+        file.custody()?;
         Ok(file)
     }
 
     fn open(&self, holder: &Identity) -> Result<CustodyCopy> {
-        let custody: CustodyId = self.custody.parse().context("`custody` is not an id")?;
+        let custody = self.custody()?;
         let mut public_key = [0; 32];
         hex::decode_to_slice(&self.public_key, &mut public_key)
             .context("`public_key` is not 64 hexadecimal digits")?;
@@ -192,7 +215,7 @@ mod tests {
         let private = hex::encode(copy().key.to_bytes().as_slice());
         assert!(!before.contains(&private));
         let refused = CustodyCopy::open(&path, &other).unwrap_err();
-        assert_eq!(crate::Exit::of(&refused), crate::Exit::NotVerified);
+        assert_eq!(Exit::of(&refused), Exit::NotVerified);
     }
 
     #[test]
@@ -202,15 +225,15 @@ mod tests {
         in_force.epoch = 2;
         in_force.key = copy.key.recipient().as_bytes().to_vec();
         copy.check(&in_force).unwrap();
-        let refused = |in_force: &Custody| crate::Exit::of(&copy.check(in_force).unwrap_err());
+        let refused = |in_force: &Custody| Exit::of(&copy.check(in_force).unwrap_err());
         let mut other_key = in_force.clone();
         other_key.key[0] ^= 1;
-        assert_eq!(refused(&other_key), crate::Exit::NotVerified);
+        assert_eq!(refused(&other_key), Exit::NotVerified);
         let mut other_id = in_force.clone();
         other_id.custody = custody_id("somebody else");
-        assert_eq!(refused(&other_id), crate::Exit::NotVerified);
+        assert_eq!(refused(&other_id), Exit::NotVerified);
         in_force.epoch = 3;
-        assert_eq!(refused(&in_force), crate::Exit::Usage);
+        assert_eq!(refused(&in_force), Exit::Usage);
     }
 
     #[test]

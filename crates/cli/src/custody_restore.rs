@@ -1,7 +1,12 @@
 use crate::{
-    CliError, Exit, OwnKeys, Recorded, Session, custody::FailedCustody,
-    custody_brokers::list_brokers, custody_copy::CustodyCopy, custody_node::CustodyNode,
-    epoch_key::EpochKeys, exit::graver, progress::Counter,
+    CliError, Exit, OwnKeys, Recorded, Session,
+    custody::FailedCustody,
+    custody_brokers::list_brokers,
+    custody_copy::CustodyCopy,
+    custody_node::CustodyNode,
+    epoch_key::{EpochKeys, HomeLock, settled},
+    exit::graver,
+    progress::Counter,
 };
 use anyhow::{Context, Result};
 use medanchor_dag::CustodyId;
@@ -73,10 +78,11 @@ pub async fn restore_custodies(
 ) -> Result<CustodyRestored> {
     let keys = session.home.own_keys()?;
     let node = CustodyNode::own(session).await?;
+    let lock = HomeLock::take(&session.home)?;
     let restore = Restore {
         session,
         keys: &keys,
-        epoch: EpochKeys::of(&session.home)?,
+        epoch: settled(session, &keys, &lock).await?,
         to: node.store_key(&session.origin).await?,
         node: &node,
     };

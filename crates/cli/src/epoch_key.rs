@@ -1,15 +1,24 @@
 use crate::{
-    Home, OwnKeys, Session, custody::of_own_organisation, custody_copy::CustodyCopy, files,
-    home::Passphrased, own_keys::secret, secret_file,
+    Exit, Home, OwnKeys, Session,
+    custody::listed,
+    custody_copy::CustodyCopy,
+    erasure::{erasure_of, is_erased},
+    files,
+    own_keys::secret,
+    progress, secret_file,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{Attestation, Body, EpochKeyChanged};
 use medanchor_dag::CustodyId;
-use medanchor_envelope::Identity;
+use medanchor_envelope::{Identity, Recipient};
 use medanchor_secrets::Protection;
 use serde::Deserialize;
 use serde_bytes::ByteArray;
-use std::path::Path;
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    path::{Path, PathBuf},
+};
 use zeroize::{Zeroize, Zeroizing};
 
 /// What the copies of custody keys in a home are sealed to: the holder's epoch key. It belongs into no backup that has the
@@ -22,35 +31,49 @@ pub(crate) struct EpochKeys {
     pub(crate) next: Option<Identity>,
 }
 
+/// That no other command makes or changes an epoch key or a copy in the home meanwhile.
+pub(crate) struct HomeLock(#[expect(dead_code, reason = "locked until it is dropped")] File);
+
+impl HomeLock {
+    pub(crate) fn take(home: &Home) -> Result<Self> {
+        let file = files::unfinished(&home.join(LOCK));
+        let file = file.context("another command changes this home: wait until it has ended")?;
+        Ok(Self(file))
+    }
+}
+
 impl EpochKeys {
-    /// That of a home; made where there is none yet.
+    /// Those of a home.
     pub(crate) fn of(home: &Home) -> Result<Self> {
-        let (now, next) = (home.join(NOW), home.join(NEXT));
-        if !now.exists() && !next.exists() {
-            let key = Identity::generate().context("draw an epoch key")?;
-            create(home, &now, &key)?;
+        let [now, next] = [NOW, NEXT].map(|name| home.join(name));
+        if next.exists() && is_destroyed(&now)? {
+            // A crash came before the next one had its name; if another command ends that meanwhile, it is the same.
+            let now = read(home, &next).context("read the next epoch key")?;
+            return Ok(Self { now, next: None });
         }
-        let next = next
-            .exists()
-            .then(|| read(home, &next))
-            .transpose()
-            .context("read the next epoch key")?;
-        match (read(home, &now), next) {
-            // A crash came before the file of the one that took its place was gone.
-            (Ok(now), Some(next)) if next.recipient() == now.recipient() => {
-                Ok(Self { now, next: None })
-            }
-            (Ok(now), next) => Ok(Self { now, next }),
-            // It was destroyed, and a crash came before the next one had its name.
-            (Err(_), Some(next)) => Ok(Self {
-                now: next,
-                next: None,
-            }),
-            (Err(error), None) => Err(error).context("read the epoch key"),
-        }
+        let next = next.exists().then(|| read(home, &next)).transpose();
+        Ok(Self {
+            now: read(home, &now).context("read the epoch key")?,
+            next: next.context("read the next epoch key")?,
+        })
     }
 
-    /// That of a home, opened when it is asked for first: a passphrase takes a second.
+    /// Those of a home, made where there are none.
+    pub(crate) fn of_or_new(home: &Home, lock: &HomeLock) -> Result<Self> {
+        let [now, next] = [NOW, NEXT].map(|name| home.join(name));
+        if !now.exists() && !next.exists() {
+            create(home, &now)?;
+        }
+        Self::ended(home, lock)
+    }
+
+    /// Those of a home, once what a crash left of a change is brought to its end.
+    fn ended(home: &Home, lock: &HomeLock) -> Result<Self> {
+        end_change(home, lock)?;
+        Self::of(home)
+    }
+
+    /// Those of a home, opened when they are asked for first: a passphrase takes a second.
     pub(crate) fn once<'a>(opened: &'a mut Option<Self>, home: &Home) -> Result<&'a Self> {
         match opened {
             Some(opened) => Ok(opened),
@@ -61,6 +84,12 @@ impl EpochKeys {
     /// The public key in force.
     pub(crate) fn public(&self) -> [u8; 32] {
         *self.now.recipient().as_bytes()
+    }
+
+    /// Whether a public key is that of one of them.
+    pub(crate) fn are(&self, key: &[u8; 32]) -> bool {
+        let mut keys = [Some(&self.now), self.next.as_ref()].into_iter().flatten();
+        keys.any(|own| own.recipient().as_bytes() == key)
     }
 
     /// The user's word that a custody key is held here, under the epoch key in force.
@@ -76,6 +105,8 @@ impl EpochKeys {
 
     /// Keeps the files under another passphrase from now on, or under none. After a crash some may be so already.
     pub(crate) fn protect(home: &Home, how: Protection<'_>) -> Result<()> {
+        let lock = HomeLock::take(home)?;
+        end_change(home, &lock)?;
         for path in [home.join(NOW), home.join(NEXT)] {
             if path.exists() && !is_under(&path, how)? {
                 let text = to_text(&read(home, &path)?);
@@ -87,76 +118,151 @@ impl EpochKeys {
     }
 }
 
-/// Another epoch key takes the place of this one, which is destroyed with the copies of what is erased. `said` is the one
-/// that the log has. The next one is on disk before the log names it, and the log names it before it is used; after a crash
-/// the same again goes on.
+/// The epoch keys of a home that are the log's: where the log has another one, or a change was interrupted, the next one is
+/// put in force first.
+pub(crate) async fn settled(
+    session: &Session,
+    keys: &OwnKeys,
+    lock: &HomeLock,
+) -> Result<EpochKeys> {
+    let epoch = EpochKeys::ended(&session.home, lock)?;
+    let said = said(session, keys).await?;
+    match epoch.next.is_none() && said.is_none_or(|said| said == epoch.public()) {
+        true => Ok(epoch),
+        false => next_epoch(session, keys, lock).await,
+    }
+}
+
+/// Another epoch key takes the place of the one in force, which is destroyed with the copies of whatever is erased. The next
+/// one is on disk before the log names it, and the log names it before it is used; after a crash the same again goes on.
+///
+/// Where the log has another one than the home, that one is lost. The next one follows it as well: no epoch key of before
+/// comes back.
 pub(crate) async fn next_epoch(
     session: &Session,
     keys: &OwnKeys,
-    said: [u8; 32],
-    erased: CustodyId,
-) -> Result<()> {
+    lock: &HomeLock,
+) -> Result<EpochKeys> {
     let home = &session.home;
-    let mut epoch = EpochKeys::of(home)?;
+    let mut epoch = EpochKeys::ended(home, lock)?;
     if epoch.next.is_none() {
-        let key = Identity::generate().context("draw an epoch key")?;
-        create(home, &home.join(NEXT), &key)?;
-        epoch.next = Some(key);
+        epoch.next = Some(create(home, &home.join(NEXT))?);
     }
-    let next = epoch.next.as_ref().context("it was made")?;
-    say(session, keys, said, *next.recipient().as_bytes()).await?;
-    for path in CustodyCopy::all(home)? {
-        let copy = CustodyCopy::open(&path, &epoch)?;
-        if copy.custody == erased {
-            files::destroy(&path)?;
-        } else {
-            copy.replace(&path, &next.recipient())?;
+    let next = epoch.next.as_ref().context("it was made")?.recipient();
+    let to = *next.as_bytes();
+    if let Some(from) = said(session, keys).await?
+        && from != to
+    {
+        if !epoch.are(&from) {
+            progress::note(OTHER_IS_LOST);
         }
+        let changed = EpochKeyChanged {
+            holder: keys.did(),
+            from: ByteArray::new(from),
+            to: ByteArray::new(to),
+        };
+        session.say(keys, Body::EpochKey(changed)).await?;
+    }
+    // Looked up last: what is erased by now is not sealed to the next one.
+    let erased = erased_here(session).await?;
+    for (path, why) in reseal_copies(home, &epoch, &next, &erased)? {
+        progress::note(&format!(
+            "warning: `{}` is left as it is: {why:#}",
+            path.display()
+        ));
     }
     let now = home.join(NOW);
-    let protection = home.protection()?;
+    // Commit point: from here every copy opens with the next one alone.
     files::overwrite(&now).with_context(|| format!("destroy `{}`", now.display()))?;
-    secret_file::replace(&now, &to_text(next), protection.how())
-        .with_context(|| format!("replace `{}`", now.display()))?;
-    let next = home.join(NEXT);
-    files::remove(&next).with_context(|| format!("remove `{}`", next.display()))
+    EpochKeys::ended(home, lock)
 }
 
-/// Has the log know the epoch key that is in force here, where it has another one of the user's: that is lost.
-pub(crate) async fn say_lost(session: &Session, keys: &OwnKeys) -> Result<()> {
-    let own = of_own_organisation(session, keys).await?;
-    let now = EpochKeys::of(&session.home)?.public();
-    for custody in own {
-        let listed = session.client.erasure(&custody.custody).await;
-        let listed = listed.context("look up epoch keys")?.value;
-        let said = listed.and_then(|listed| {
-            let mut said = listed.epoch_keys.into_iter();
-            said.find(|(who, _)| *who == keys.did())
-        });
-        if let Some((_, said)) = said {
-            return say(session, keys, said, now).await;
+/// The user's epoch key that the log has.
+async fn said(session: &Session, keys: &OwnKeys) -> Result<Option<[u8; 32]>> {
+    let (custodies, _) = listed(session).await?;
+    for custody in custodies
+        .iter()
+        .filter(|custody| custody.owner == keys.did())
+    {
+        let said = erasure_of(session, &custody.custody)
+            .await?
+            .epoch_key_of(&keys.did());
+        if said.is_some() {
+            return Ok(said);
         }
+    }
+    Ok(None)
+}
+
+/// The custody keys with copies in the home which the log has erased.
+async fn erased_here(session: &Session) -> Result<BTreeSet<CustodyId>> {
+    let (custodies, _) = listed(session).await?;
+    let said: BTreeSet<CustodyId> = custodies
+        .iter()
+        .filter(|custody| custody.erased)
+        .map(|custody| custody.custody)
+        .collect();
+    let mut erased = BTreeSet::new();
+    for custody in CustodyCopy::custodies(&session.home)?.intersection(&said) {
+        if is_erased(session, custody).await? {
+            erased.insert(*custody);
+        }
+    }
+    Ok(erased)
+}
+
+/// Destroys the copies of what is erased, whether they open or not, and seals the others to the next epoch key. Those that
+/// do not open are left, and in the answer.
+fn reseal_copies(
+    home: &Home,
+    epoch: &EpochKeys,
+    next: &Recipient,
+    erased: &BTreeSet<CustodyId>,
+) -> Result<Vec<(PathBuf, anyhow::Error)>> {
+    let mut left = Vec::new();
+    for path in CustodyCopy::all(home)? {
+        let reseal = || match erased.contains(&CustodyCopy::custody_of(&path)?) {
+            true => files::destroy(&path),
+            false => CustodyCopy::open(&path, epoch)?.replace(&path, next),
+        };
+        match reseal() {
+            Err(error) if Exit::of(&error) == Exit::NotVerified => left.push((path, error)),
+            resealed => resealed?,
+        }
+    }
+    Ok(left)
+}
+
+/// Gives the next epoch key its name, once the one before is destroyed.
+fn end_change(home: &Home, _: &HomeLock) -> Result<()> {
+    let [now, next] = [NOW, NEXT].map(|name| home.join(name));
+    // What a crash left while the file was replaced: the same key.
+    let half_written = files::new_name(&now);
+    if half_written.exists() {
+        files::destroy(&half_written)?;
+    }
+    if next.exists() && is_destroyed(&now)? {
+        files::rename(&next, &now).with_context(|| format!("rename `{}`", next.display()))?;
     }
     Ok(())
 }
 
-async fn say(session: &Session, keys: &OwnKeys, from: [u8; 32], to: [u8; 32]) -> Result<()> {
-    if from == to {
-        return Ok(());
+/// Whether there is no file of a key, or zeros were written over it: no such file has any.
+fn is_destroyed(path: &Path) -> Result<bool> {
+    if !path.exists() {
+        return Ok(true);
     }
-    let changed = EpochKeyChanged {
-        holder: keys.did(),
-        from: ByteArray::new(from),
-        to: ByteArray::new(to),
-    };
-    session.say(keys, Body::EpochKey(changed)).await.map(drop)
+    let content = Zeroizing::new(files::read(path, medanchor_secrets::MAX_BYTES)?);
+    Ok(content.contains(&0))
 }
 
-fn create(home: &Home, path: &Path, key: &Identity) -> Result<()> {
-    let protection: Passphrased<'_> = home.protection()?;
-    // Whole, or not at all.
-    secret_file::replace(path, &to_text(key), protection.how())
-        .with_context(|| format!("create `{}`", path.display()))
+/// Draws one, and keeps it: whole, or not at all.
+fn create(home: &Home, path: &Path) -> Result<Identity> {
+    let key = Identity::generate().context("draw an epoch key")?;
+    let protection = home.protection()?;
+    secret_file::replace(path, &to_text(&key), protection.how())
+        .with_context(|| format!("create `{}`", path.display()))?;
+    Ok(key)
 }
 
 /// Whether a file opens with this passphrase.
@@ -199,6 +305,9 @@ impl Drop for EpochFile {
     }
 }
 
+const OTHER_IS_LOST: &str = "warning: the log had an epoch key of yours that is not in this folder, and is taken for lost: nothing \
+    that is sealed to it opens here";
+const LOCK: &str = ".copies.lock";
 const NOW: &str = "epoch-key.toml";
 const NEXT: &str = "next-epoch-key.toml";
 
@@ -207,32 +316,142 @@ mod tests {
     use super::*;
     use crate::NewPassphrase;
 
-    fn home() -> (tempfile::TempDir, Home) {
+    fn stage() -> (tempfile::TempDir, Home, HomeLock) {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path());
         crate::operations::new_key(&home, &NewPassphrase::None).unwrap();
-        (folder, home)
+        let lock = HomeLock::take(&home).unwrap();
+        (folder, home, lock)
+    }
+
+    /// With a copy that the epoch key in force opens; the same epoch keys with another one to come next.
+    fn with_copy_and_next(home: &Home, lock: &HomeLock) -> (PathBuf, EpochKeys) {
+        let mut epoch = EpochKeys::of_or_new(home, lock).unwrap();
+        let path = copy_of(home, 1, &epoch.now.recipient());
+        epoch.next = Some(create(home, &home.join(NEXT)).unwrap());
+        (path, epoch)
+    }
+
+    fn copy_of(home: &Home, custody: u8, holder: &Recipient) -> PathBuf {
+        let custody = CustodyId::new([custody; 16]);
+        let path = CustodyCopy::path(home, &custody, 0).unwrap();
+        let key = Identity::generate().unwrap();
+        let copy = CustodyCopy {
+            custody,
+            epoch: 0,
+            key,
+        };
+        copy.create(&path, holder).unwrap();
+        path
+    }
+
+    fn reseal(home: &Home, epoch: &EpochKeys, erased: &[u8]) -> Vec<(PathBuf, anyhow::Error)> {
+        let erased = erased.iter().map(|byte| CustodyId::new([*byte; 16]));
+        let next = epoch.next.as_ref().unwrap().recipient();
+        reseal_copies(home, epoch, &next, &erased.collect()).unwrap()
     }
 
     #[test]
     fn epoch_key_is_made_once_and_read_back() {
-        let (_folder, home) = home();
-        let made = EpochKeys::of(&home).unwrap().public();
+        let (_folder, home, lock) = stage();
+        assert!(EpochKeys::of(&home).is_err());
+        let made = EpochKeys::of_or_new(&home, &lock).unwrap().public();
+        assert_eq!(EpochKeys::of_or_new(&home, &lock).unwrap().public(), made);
         assert_eq!(EpochKeys::of(&home).unwrap().public(), made);
     }
 
     #[test]
-    fn crash_between_the_end_of_one_and_the_beginning_of_the_next_leaves_the_next() {
-        let (folder, home) = home();
-        EpochKeys::of(&home).unwrap();
-        let next = Identity::generate().unwrap();
-        create(&home, &home.join(NEXT), &next).unwrap();
-        let both = EpochKeys::of(&home).unwrap();
-        assert_eq!(both.next.unwrap().recipient(), next.recipient());
-        files::overwrite(&folder.path().join(NOW)).unwrap();
-        let left = EpochKeys::of(&home).unwrap();
-        assert_eq!(left.public(), *next.recipient().as_bytes());
-        assert!(left.next.is_none());
+    fn crash_at_any_step_of_a_change_leaves_every_copy_open_and_one_epoch_key_to_go_on_with() {
+        for steps in 0..5 {
+            let (_folder, home, lock) = stage();
+            let (path, before) = with_copy_and_next(&home, &lock);
+            if steps > 0 {
+                reseal(&home, &before, &[]);
+            }
+            match steps {
+                2 => files::overwrite(&home.join(NOW)).unwrap(),
+                3 => files::remove(&home.join(NOW)).unwrap(),
+                4 => {
+                    // Half of the zeros are on disk.
+                    let mut text = std::fs::read(home.join(NOW)).unwrap();
+                    text[..16].fill(0);
+                    std::fs::write(home.join(NOW), text).unwrap();
+                }
+                _ => (),
+            }
+            let next = before.next.as_ref().unwrap().recipient();
+            for after in [
+                EpochKeys::of(&home).unwrap(),
+                EpochKeys::of_or_new(&home, &lock).unwrap(),
+            ] {
+                CustodyCopy::open(&path, &after).unwrap();
+                match steps {
+                    0 | 1 => {
+                        assert_eq!(after.public(), before.public());
+                        assert_eq!(after.next.unwrap().recipient(), next);
+                    }
+                    _ => {
+                        assert_eq!(after.public(), *next.as_bytes());
+                        assert!(after.next.is_none());
+                    }
+                }
+            }
+            assert_eq!(home.join(NEXT).exists(), steps < 2, "step {steps}");
+        }
+    }
+
+    #[test]
+    fn damaged_epoch_key_is_not_taken_for_a_destroyed_one() {
+        let (_folder, home, lock) = stage();
+        with_copy_and_next(&home, &lock);
+        let next = std::fs::read(home.join(NEXT)).unwrap();
+        std::fs::write(home.join(NOW), "epoch_private = \"").unwrap();
+        assert!(EpochKeys::of(&home).is_err());
+        assert!(EpochKeys::of_or_new(&home, &lock).is_err());
+        assert_eq!(std::fs::read(home.join(NEXT)).unwrap(), next);
+    }
+
+    #[test]
+    fn half_written_file_of_a_destroyed_epoch_key_does_not_stay() {
+        let (_folder, home, lock) = stage();
+        let before = EpochKeys::of_or_new(&home, &lock).unwrap();
+        let half_written = files::new_name(&home.join(NOW));
+        std::fs::copy(home.join(NOW), &half_written).unwrap();
+        let after = EpochKeys::of_or_new(&home, &lock).unwrap();
+        assert_eq!(after.public(), before.public());
+        assert!(!half_written.exists());
+    }
+
+    #[test]
+    fn copies_of_all_that_is_erased_are_destroyed_and_one_that_does_not_open_stops_nothing() {
+        let (_folder, home, lock) = stage();
+        let (kept, epoch) = with_copy_and_next(&home, &lock);
+        let stranger = Identity::generate().unwrap().recipient();
+        let opens_not = copy_of(&home, 2, &stranger);
+        let erased = [(3, &epoch.now.recipient()), (4, &stranger)]
+            .map(|(custody, holder)| copy_of(&home, custody, holder));
+        let no_copy = kept.with_file_name("notes.toml");
+        std::fs::write(&no_copy, "colour = 1").unwrap();
+        let left = reseal(&home, &epoch, &[3, 4]);
+        let left: Vec<_> = left.into_iter().map(|(path, _)| path).collect();
+        assert_eq!(left, [opens_not.clone(), no_copy]);
+        assert!(opens_not.exists());
+        assert!(!erased.iter().any(|path| path.exists()));
+        let after = EpochKeys {
+            now: epoch.next.unwrap(),
+            next: None,
+        };
+        CustodyCopy::open(&kept, &after).unwrap();
+    }
+
+    #[test]
+    fn other_command_waits_until_a_change_has_ended() {
+        let (_folder, home, lock) = stage();
+        let refused = HomeLock::take(&home).err().unwrap();
+        assert!(format!("{refused:#}").contains("another command"));
+        assert!(EpochKeys::protect(&home, Protection::Plain).is_err());
+        drop(lock);
+        EpochKeys::protect(&home, Protection::Plain).unwrap();
     }
 
     #[test]

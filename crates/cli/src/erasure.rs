@@ -3,15 +3,15 @@ use crate::{
     audit_account::stated,
     clock,
     custody_copy::CustodyCopy,
-    epoch_key::{EpochKeys, next_epoch},
+    epoch_key::{EpochKeys, HomeLock, next_epoch, settled},
     files,
     policy::warnings_at,
     progress::Counter,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Destroyed, Epochs, Erased, Gone, LeafIndex, Outcome, Receipt, StatedAccount,
-    StatedErasure, Strength,
+    Body, Destroyed, Epochs, Erased, ErasedBy, Gone, LeafIndex, Outcome, Receipt, StatedAccount,
+    StatedErasure, Strength, Verified,
 };
 use medanchor_api::{LeafName, ListedErasure};
 use medanchor_dag::CustodyId;
@@ -31,6 +31,8 @@ pub struct EraseOptions {
     pub custody: CustodyId,
     /// Whether the user has said that it is meant.
     pub yes: bool,
+    /// Whether the user's epoch key that the log has is lost, and with it every copy that was sealed to it.
+    pub epoch_key_lost: bool,
     /// Where to put the certificate; absent, in the user's folder.
     pub output: Option<PathBuf>,
     /// How long to wait for those that are to destroy something.
@@ -112,7 +114,12 @@ pub async fn erase(session: &Session, options: &EraseOptions) -> Result<ErasureS
         listed = erasure_of(session, &custody).await?;
     }
     let leaf = listed.leaf_index.context("the erasure is not in the log")?;
-    destroy_own(session, &keys, &listed, leaf).await?;
+    // No node's word alone destroys a copy.
+    anyhow::ensure!(
+        is_erased(session, &custody).await?,
+        "the erasure is not in the log"
+    );
+    destroy_own(session, &keys, &listed, leaf, options.epoch_key_lost).await?;
     let listed = wait_for_others(session, &custody, options.wait).await?;
     let certificate = certificate(session, &listed, leaf, &account).await?;
     let file = match &options.output {
@@ -140,7 +147,25 @@ pub fn verify_erasure(file: &Path, epochs: &Epochs, strength: Strength) -> Resul
     show(&certificate, epochs, strength, file)
 }
 
-async fn erasure_of(session: &Session, custody: &CustodyId) -> Result<ListedErasure> {
+/// Whether the log has erased a custody key, by the receipt of the leaf.
+pub(crate) async fn is_erased(session: &Session, custody: &CustodyId) -> Result<bool> {
+    let Some(leaf) = erasure_of(session, custody).await?.leaf_index else {
+        return Ok(false);
+    };
+    let receipt = receipt(session, leaf).await?;
+    let is_its = |verified: &Verified<'_>| {
+        let body = verified
+            .opening
+            .map(|opening| &opening.0.signed.statement.body);
+        matches!(body, Some(Body::Erased(body)) if body.custody == *custody)
+    };
+    let checked = session.check(&receipt, Strength::Published, is_its);
+    checked.context("check that it is erased")?;
+    Ok(true)
+}
+
+/// How far an erasure is, as a node says.
+pub(crate) async fn erasure_of(session: &Session, custody: &CustodyId) -> Result<ListedErasure> {
     let listed = session.client.erasure(custody).await;
     let listed = listed.context("ask how far the erasure is")?.value;
     listed.ok_or_else(|| {
@@ -207,28 +232,36 @@ async fn destroy_own(
     keys: &OwnKeys,
     listed: &ListedErasure,
     erasure: LeafIndex,
+    epoch_key_lost: bool,
 ) -> Result<()> {
-    let me = keys.did();
-    let is_done = |by: &medanchor_anchor::ErasedBy| by.who == me && by.gone == Gone::Key;
-    let mut holders = listed.erased.holders.iter();
-    let Some(holder) = holders.find(|holder| holder.who == me) else {
-        return Ok(());
-    };
-    if listed.destroyed.iter().any(is_done) {
+    let (home, me, custody) = (&session.home, keys.did(), listed.erased.custody);
+    let holders = listed
+        .erased
+        .holders
+        .iter()
+        .filter(|holder| holder.who == me);
+    let under: Vec<[u8; 32]> = holders
+        .map(|holder| holder.epoch_key.into_array())
+        .collect();
+    let lock = HomeLock::take(home)?;
+    let is_here = CustodyCopy::custodies(home)?.contains(&custody);
+    if under.is_empty() && !is_here {
         return Ok(());
     }
-    let custody = listed.erased.custody;
-    let mut said = listed.epoch_keys.iter().filter(|(who, _)| *who == me);
-    let (_, said) = said.next().context("the log has no epoch key of yours")?;
-    let is_resealed = EpochKeys::of(&session.home)?.public() != *holder.epoch_key;
-    if *said == *holder.epoch_key || !is_resealed {
-        next_epoch(session, keys, *said, custody).await?;
+    let epoch = EpochKeys::of_or_new(home, &lock)?;
+    let said = listed.epoch_key_of(&me);
+    if said.is_some_and(|said| !epoch.are(&said)) && !epoch_key_lost {
+        return Err(elsewhere().into());
     }
-    // Those that came with a restored backup.
-    for path in CustodyCopy::all(&session.home)? {
-        if CustodyCopy::custody_of(&path)? == custody {
-            files::destroy(&path)?;
-        }
+    // Also after a crash: then it had begun with that.
+    if is_here || epoch.next.is_some() || under.contains(&epoch.public()) {
+        next_epoch(session, keys, &lock).await?;
+    } else {
+        settled(session, keys, &lock).await?;
+    }
+    let is_said = |by: &ErasedBy| by.who == me && by.gone == Gone::Key;
+    if under.is_empty() || listed.destroyed.iter().any(is_said) {
+        return Ok(());
     }
     let destroyed = Destroyed {
         by: me,
@@ -238,6 +271,12 @@ async fn destroy_own(
     };
     let said = session.say(keys, Body::Destroyed(destroyed)).await;
     said.map(drop).context("say that the copy is destroyed")
+}
+
+fn elsewhere() -> CliError {
+    let problem = "the log has another epoch key of yours than this folder: erase from the folder that has it, which may have \
+        copies of the custody key as well; where it is lost for good, say so with --epoch-key-lost";
+    CliError::Usage(problem.to_owned())
 }
 
 async fn wait_for_others(

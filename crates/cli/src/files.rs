@@ -22,8 +22,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = secret().create(true).truncate(true).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
-    sync_parent(path)
+    rename(&new, path)
 }
 
 /// The same without waiting for the disk: after a crash the file may be damaged.
@@ -34,7 +33,8 @@ pub(crate) fn replace_soon(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-fn new_name(path: &Path) -> PathBuf {
+/// Where [`replace`] writes the new content first.
+pub(crate) fn new_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     path.with_file_name(name)
@@ -84,6 +84,12 @@ pub(crate) fn overwrite(path: &Path) -> io::Result<()> {
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     sync_parent(path)
+}
+
+/// Gives a file another name in its folder, in the place of the one that had it.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_parent(to)
 }
 
 /// Overwrites a file and removes it, for good.

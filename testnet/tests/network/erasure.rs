@@ -137,6 +137,81 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
     assert!(matches!(opened, Err(CustodyError::OtherKek)));
 }
 
+#[test]
+fn operator_erases_with_damaged_copies_after_a_crash_and_with_an_epoch_key_of_before() {
+    let stage = Stage::start(3);
+    let home = stage.hospital.path();
+    let [now, next] = ["epoch-key.toml", "next-epoch-key.toml"].map(|name| home.join(name));
+    let copy = |custody: &str| home.join("custody").join(format!("{custody}-0.toml"));
+    let new = || done(stage.hospital.run(["custody", "new", "--kind", "person"]));
+    let [first, second, third] = [(); 3].map(|()| new().text("custody").unwrap());
+    let erase = |custody: &str, more: &[&str]| {
+        let arguments = ["erase", "--subject", custody, "--wait-for", "1"];
+        stage
+            .hospital
+            .run(arguments.iter().chain(more).copied())
+            .unwrap()
+    };
+    let is_key_gone = |erased: &Ran| {
+        let mut rows = erased.json["destroyed"].as_array().unwrap().iter();
+        rows.any(|row| row["who"] == erased.json["by"] && row["gone"] == "key")
+    };
+
+    // In a folder without the epoch key that the log has, nothing is said to be destroyed, since another one may have it.
+    let epoch_key = fs::read(&now).unwrap();
+    let second_copy = fs::read(copy(&second)).unwrap();
+    fs::remove_file(&now).unwrap();
+    let elsewhere = erase(&first, &["--yes"]);
+    assert_refused(&elsewhere, 2, "usage");
+    assert!(
+        elsewhere.errors.contains("--epoch-key-lost"),
+        "{}",
+        elsewhere.errors
+    );
+    assert!(copy(&first).exists());
+
+    // What does not open stops nothing, and two erasures at a time take both keys.
+    fs::write(&now, &epoch_key).unwrap();
+    fs::write(home.join("custody/notes.toml"), "colour = 1").unwrap();
+    fs::write(
+        copy(&third),
+        fs::read_to_string(copy(&third))
+            .unwrap()
+            .replace("sealed = \"", "sealed = \"00"),
+    )
+    .unwrap();
+    let erased = erase(&first, &[]);
+    assert!(is_key_gone(&erased), "{}{}", erased.errors, erased.json);
+    assert!(erased.errors.contains("notes.toml"), "{}", erased.errors);
+    assert!(erased.errors.contains(&third), "{}", erased.errors);
+    assert!(!copy(&first).exists());
+    assert_ne!(fs::read(&now).unwrap(), epoch_key);
+
+    // A crash after the epoch key was destroyed, before the next one had its name.
+    fs::rename(&now, &next).unwrap();
+    fs::write(&now, vec![0; epoch_key.len()]).unwrap();
+    let restore = ["custody", "restore", "--custody", &second];
+    let restored = done(stage.hospital.run(restore));
+    assert_eq!(restored.json["held"], 1, "{}", restored.json);
+    assert!(!next.exists());
+
+    // An epoch key of before opens what a backup has, and never comes into force again.
+    fs::write(&now, &epoch_key).unwrap();
+    fs::write(copy(&second), &second_copy).unwrap();
+    done(stage.hospital.run(restore));
+    assert_ne!(fs::read(&now).unwrap(), epoch_key);
+    assert_ne!(fs::read(copy(&second)).unwrap(), second_copy);
+    new();
+
+    // A copy that does not open is destroyed as any other.
+    for custody in [&second, &third] {
+        let erased = erase(custody, &["--yes"]);
+        assert!(is_key_gone(&erased), "{}{}", erased.errors, erased.json);
+        assert!(!copy(custody).exists());
+    }
+    done(stage.hospital.run(["log", "fsck"]));
+}
+
 struct Backup {
     custody: PathBuf,
     copy: PathBuf,
