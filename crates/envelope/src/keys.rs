@@ -92,7 +92,15 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{RECORDS, vector};
+    use crate::{
+        Suite,
+        aead::chunk_nonce,
+        vectors::{RECORDS, vector},
+    };
+    use aes_gcm::{
+        KeyInit,
+        aes::{Aes256, cipher::BlockCipherEncrypt},
+    };
 
     #[test]
     fn key_schedule_matches_vectors() {
@@ -126,5 +134,99 @@ mod tests {
                 Some(OpenError::Commitment)
             );
         }
+    }
+
+    /// Neither suite's AEAD commits to its key: Dodis, Grubbs, Ristenpart and Woodage, *Fast Message Franking*, CRYPTO 2018,
+    /// appendix A, for AES-GCM: one block makes the tags of two keys the same.
+    #[test]
+    fn ciphertext_that_opens_under_two_keys_opens_for_the_one_that_the_record_commits_to() {
+        let (suite, nonce) = (Suite::Aes256Gcm, chunk_nonce(0, true));
+        let device = "did:key:z6Mko7DFTnmzHnx5UrvFocKAgKeCzf2brztJmqzTWznoE7Dc";
+        let header = Header::new(suite, 16, [1; 16], device, [2; 16], "log", 3).unwrap();
+        let hash = header.hash();
+        let keys = [(); 2].map(|()| ContentKey::generate().unwrap());
+        let payload = keys
+            .each_ref()
+            .map(|key| Schedule::new(key, &header).expand("medanchor/v1/payload"));
+
+        let mut blocks: Vec<u128> = hash
+            .as_chunks()
+            .0
+            .iter()
+            .copied()
+            .map(u128::from_be_bytes)
+            .collect();
+        blocks.extend([7, 0, u128::from(256_u64) << 64 | 256]);
+        let [one, other] = payload.each_ref().map(|key| Gcm::new(key, nonce));
+        let differ = one.tag(&blocks) ^ other.tag(&blocks);
+        let powers = times(one.h, one.h) ^ times(other.h, other.h);
+        blocks[3] = times(differ, inverse(powers));
+        assert_eq!(one.tag(&blocks), other.tag(&blocks));
+        let sealed = [blocks[2], blocks[3], one.tag(&blocks)]
+            .map(u128::to_be_bytes)
+            .concat();
+
+        let opened = payload
+            .each_ref()
+            .map(|key| AeadKey::new(suite, key, hash).open(nonce, &sealed).unwrap());
+        assert_ne!(opened[0], opened[1]);
+        let (_, commitment) = keys[0].for_sealing(&header);
+        assert!(keys[0].for_opening(&header, &commitment).is_ok());
+        let refused = keys[1].for_opening(&header, &commitment).err();
+        assert_eq!(refused, Some(OpenError::Commitment));
+    }
+
+    /// AES-256-GCM under one key and nonce (NIST SP 800-38D).
+    struct Gcm {
+        h: u128,
+        mask: u128,
+    }
+
+    impl Gcm {
+        fn new(key: &[u8; 32], nonce: [u8; 12]) -> Self {
+            let aes = Aes256::new(key.into());
+            let encrypt = |block: [u8; 16]| {
+                let mut block = block.into();
+                aes.encrypt_block(&mut block);
+                u128::from_be_bytes(block.into())
+            };
+            let mut counter = [0; 16];
+            counter[..12].copy_from_slice(&nonce);
+            counter[15] = 1;
+            Self {
+                h: encrypt([0; 16]),
+                mask: encrypt(counter),
+            }
+        }
+
+        /// Of associated data, ciphertext and their lengths, in blocks.
+        fn tag(&self, blocks: &[u128]) -> u128 {
+            let hash = blocks
+                .iter()
+                .fold(0, |sum, block| times(sum ^ block, self.h));
+            hash ^ self.mask
+        }
+    }
+
+    /// In GCM's field: its first bit is the highest.
+    fn times(x: u128, y: u128) -> u128 {
+        let (mut product, mut y) = (0, y);
+        for bit in (0..128).rev() {
+            if x >> bit & 1 == 1 {
+                product ^= y;
+            }
+            y = y >> 1 ^ (y & 1) * (0xe1 << 120);
+        }
+        product
+    }
+
+    /// `x^(2^128 - 2)`.
+    fn inverse(x: u128) -> u128 {
+        let (mut square, mut power) = (x, 1 << 127);
+        for _ in 1..128 {
+            square = times(square, square);
+            power = times(power, square);
+        }
+        power
     }
 }
