@@ -2,7 +2,7 @@
 
 use crate::{
     arguments::Arguments,
-    clinic::{Clinic, session, statement},
+    clinic::{Clinic, enrol, session, statement},
     interrupt::Interrupt,
     payload::KIB,
     records::PURPOSE,
@@ -10,8 +10,10 @@ use crate::{
     samples::Samples,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{AccessRequest, Body, SignedStatement};
+use medanchor_anchor::{AccessRequest, Body, PrincipalKind, SignedStatement};
 use medanchor_api::{Asked, Client, Decision};
+use medanchor_cli::Session;
+use medanchor_dag::{Cid, Codec, cid_of};
 use std::time::Instant;
 
 /// Measures it.
@@ -27,46 +29,100 @@ pub(crate) async fn measure(
     );
     let record = clinic.anchored(4 * KIB).await?;
     let clinician = session(&clinic.clinician)?;
-    let keys = clinician.home.own_keys()?;
-    let new_request = || -> Result<SignedStatement> {
-        let body = Body::AccessRequest(AccessRequest {
-            records: vec![record],
-            selection: None,
-            purpose: PURPOSE.to_owned(),
-            role: "clinician".to_owned(),
-            recipient: keys.recipient().as_bytes().to_vec(),
-            at: 0,
-            second_factor: None,
-        });
-        Ok(statement(&clinician.origin, body)?.sign(&[&keys.signing]))
-    };
     // The first request also makes connections, and is not counted.
-    request(&clinician.client, &new_request()?).await?;
+    request(
+        &clinician.client,
+        &asked_for(&clinician, record, "clinician")?,
+    )
+    .await?;
     let (mut new, mut again) = (Samples::default(), Samples::default());
     for _ in 0..arguments.choose(50, 15) {
         interrupt.check()?;
-        let signed = new_request()?;
+        let signed = asked_for(&clinician, record, "clinician")?;
         new.push(request(&clinician.client, &signed).await?);
         again.push(request(&clinician.client, &signed).await?);
     }
     report.latency("a new request", &new);
     report.latency("the same request again", &again);
+    refusals(arguments, clinic, record, report, interrupt).await
+}
+
+/// Whether time tells somebody who may see nothing that there is a record.
+async fn refusals(
+    arguments: &Arguments,
+    clinic: &Clinic,
+    record: Cid,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let nothing = cid_of(Codec::DagCbor, &[7; 32]);
+    let mut ms = [Samples::default(), Samples::default()];
+    for number in 0..arguments.choose(4, 1) {
+        let stranger = session(&clinic.invite(&format!("stranger-{number}"))?)?;
+        let did = stranger.home.own_keys()?.did();
+        enrol(clinic.operator(), did, PrincipalKind::Person, ROLE).await?;
+        refused(&stranger, nothing).await?;
+        for _ in 0..arguments.choose(RECORDED_AT_ONCE, 5) {
+            interrupt.check()?;
+            for (record, ms) in [nothing, record].into_iter().zip(&mut ms) {
+                ms.push(refused(&stranger, record).await?);
+            }
+        }
+    }
+    let [absent, forbidden] = &ms;
+    report.latency("refused, there is no such record", absent);
+    report.latency("refused, there is one", forbidden);
+    let ratio = forbidden.median() / absent.median();
+    report.figure("the second takes this much of the first", "", ratio);
     Ok(())
+}
+
+fn asked_for(session: &Session, record: Cid, role: &str) -> Result<SignedStatement> {
+    let keys = session.home.own_keys()?;
+    let body = Body::AccessRequest(AccessRequest {
+        records: vec![record],
+        selection: None,
+        purpose: PURPOSE.to_owned(),
+        role: role.to_owned(),
+        recipient: keys.recipient().as_bytes().to_vec(),
+        at: 0,
+        second_factor: None,
+    });
+    Ok(statement(&session.origin, body)?.sign(&[&keys.signing]))
 }
 
 /// Milliseconds until the key is released.
 pub(crate) async fn request(client: &Client, signed: &SignedStatement) -> Result<f64> {
+    match answer(client, signed).await? {
+        (Decision::Granted(_), ms) => Ok(ms),
+        (Decision::Denied(denied), _) => anyhow::bail!("the request was denied: {}", denied.reason),
+    }
+}
+
+/// Milliseconds until the refusal is recorded.
+async fn refused(session: &Session, record: Cid) -> Result<f64> {
+    match answer(&session.client, &asked_for(session, record, ROLE)?).await? {
+        (Decision::Denied(denied), ms) => {
+            let is_recorded = denied.code == "not-found" && denied.receipt.is_some();
+            anyhow::ensure!(is_recorded, "refused otherwise: {denied:?}");
+            Ok(ms)
+        }
+        (Decision::Granted(_), _) => anyhow::bail!("a stranger was given a key"),
+    }
+}
+
+async fn answer(client: &Client, signed: &SignedStatement) -> Result<(Decision, f64)> {
     let began = Instant::now();
     let asked = Asked {
         signed: signed.clone(),
         cohort: Vec::new(),
     };
-    match client
-        .request(&asked)
-        .await
-        .context("request a record's key")?
-    {
-        Decision::Granted(_) => Ok(began.elapsed().as_secs_f64() * 1000.0),
-        Decision::Denied(denied) => anyhow::bail!("the request was denied: {}", denied.reason),
-    }
+    let answer = client.request(&asked).await;
+    let answer = answer.context("request a record's key")?;
+    Ok((answer, began.elapsed().as_secs_f64() * 1000.0))
 }
+
+/// It sees nothing without consent.
+const ROLE: &str = "researcher";
+/// Refusals of one person for each of two records, without waiting: what comes faster has no leaf.
+const RECORDED_AT_ONCE: usize = 9;

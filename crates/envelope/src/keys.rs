@@ -215,7 +215,7 @@ mod tests {
             if x >> bit & 1 == 1 {
                 product ^= y;
             }
-            y = y >> 1 ^ (y & 1) * (0xe1 << 120);
+            y = (y >> 1) ^ ((y & 1) * (0xe1 << 120));
         }
         product
     }
