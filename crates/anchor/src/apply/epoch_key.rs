@@ -3,8 +3,10 @@ use crate::{
     Attestation, CustodyEntry, EpochKeyChanged, EpochKeyEntry, Outcome, Table, entry::Write,
 };
 use medanchor_dag::Did;
+use serde_bytes::ByteArray;
+use std::collections::BTreeSet;
 
-/// Signed by the holder, which goes on from the epoch key that the log has.
+/// Signed by the holder, which goes on from the epoch key that the log has to one that nobody ever had.
 pub(super) fn changed(
     context: &Context<'_>,
     body: &EpochKeyChanged,
@@ -13,13 +15,8 @@ pub(super) fn changed(
     let before = context.state.epoch_key(&body.holder)?;
     let before = before.ok_or(Outcome::Unknown)?;
     require(before.key == body.from, Outcome::Conflict)?;
-    Ok(vec![write(
-        &body.holder,
-        &EpochKeyEntry {
-            key: body.to,
-            since: context.index,
-        },
-    )])
+    require_new(context, &body.to)?;
+    Ok(in_force(context, &body.holder, body.to).into())
 }
 
 /// The epoch keys that the attestations of a custody key say for the first time. A holder whose epoch key the log has must
@@ -29,7 +26,7 @@ pub(super) fn said(
     holders: &[(Did, &Attestation)],
     before: Option<&CustodyEntry>,
 ) -> Result<Vec<Write>, Refusal> {
-    let mut writes = Vec::new();
+    let (mut writes, mut new) = (Vec::new(), BTreeSet::new());
     for (who, held) in holders {
         match context.state.epoch_key(who)? {
             Some(entry) => {
@@ -37,18 +34,29 @@ pub(super) fn said(
                     before.is_some_and(|before| before.custody.held_by.contains(held));
                 require(entry.key == held.under || is_repeated, Outcome::Conflict)?;
             }
-            None => writes.push(write(
-                who,
-                &EpochKeyEntry {
-                    key: held.under,
-                    since: context.index,
-                },
-            )),
+            None => {
+                require_new(context, &held.under)?;
+                require(new.insert(held.under), Outcome::Conflict)?;
+                writes.extend(in_force(context, who, held.under));
+            }
         }
     }
     Ok(writes)
 }
 
-fn write(holder: &Did, entry: &EpochKeyEntry) -> Write {
-    Write::entry(Table::EpochKeys, *holder.as_bytes(), entry)
+/// INVARIANT (I9): an epoch key that was destroyed does not come into force again, and no two holders have the same.
+fn require_new(context: &Context<'_>, key: &[u8; 32]) -> Result<(), Refusal> {
+    let holder = context.state.epoch_key_holder(key)?;
+    require(holder.is_none(), Outcome::Conflict)
+}
+
+fn in_force(context: &Context<'_>, holder: &Did, key: ByteArray<32>) -> [Write; 2] {
+    let entry = EpochKeyEntry {
+        key,
+        since: context.index,
+    };
+    [
+        Write::entry(Table::EpochKeys, *holder.as_bytes(), &entry),
+        Write::bytes(Table::UsedEpochKeys, *key, holder.as_bytes()),
+    ]
 }
