@@ -62,9 +62,9 @@ impl Log {
         if batch.v != 1 || batch.entries.len() > Batch::MAX_ENTRIES {
             return Ok(vec![Applied::Rejected("malformed"); batch.entries.len()]);
         }
-        erasure::sweep(tables)?;
         let at = State::new(&*tables).log_time()?.max(batch.proposed_at);
         tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
+        erasure::sweep(tables, at)?;
         let mut network = Network::load(State::new(&*tables), &batch.holds, at)?;
         let lists = Lists::of(&batch.lists);
         let mut applied = Vec::with_capacity(batch.entries.len());
@@ -118,7 +118,7 @@ fn apply_entry(
         _ => {
             let appended = append(tables, entry, &hash, at, outcome, &writes)?;
             let body = &entry.signed.statement.body;
-            erasure::note(tables, body, lists, outcome, appended.index)?;
+            erasure::note(tables, body, lists, &appended)?;
             if let (Outcome::Ok, Body::Released(released)) = (outcome, body)
                 && let Some(list) = lists.find(&released.list)
             {

@@ -285,7 +285,12 @@ pub(crate) fn custody_leaf_key(custody: &CustodyId, index: LeafIndex) -> Vec<u8>
     [custody.as_bytes().as_slice(), &index.to_be_bytes()].concat()
 }
 
-/// The inverse: the leaf.
+/// When something is due to leave the state, and the leaf that it is of.
+pub(crate) fn sweep_key(due: u64, index: LeafIndex) -> Vec<u8> {
+    [due.to_be_bytes(), index.to_be_bytes()].concat()
+}
+
+/// The leaf that such a key ends with.
 pub(crate) fn leaf_of(key: &[u8]) -> Option<LeafIndex> {
     key.last_chunk()
         .map(|index| LeafIndex::from_be_bytes(*index))

@@ -552,13 +552,17 @@ impl<'v> State<'v> {
         })
     }
 
-    /// The first erasure of which something is left in the state.
-    pub(crate) fn next_sweep(&self) -> Result<Option<ErasureEntry>, TablesError> {
-        let rows = self.0.range(Table::Sweeps, &[], None, 1)?;
-        match rows.first() {
-            Some((_, custody)) => self.erasure(&CustodyId::new(array(custody)?)),
-            None => Ok(None),
-        }
+    /// Up to `limit` rows of what is to leave the state by `now`, log time, unix ms: the key, and the custody key that it is of.
+    pub(crate) fn sweeps_due(
+        &self,
+        now: u64,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, CustodyId)>, TablesError> {
+        let until = now.saturating_add(1).to_be_bytes();
+        let rows = self.0.range(Table::Sweeps, &[], Some(&until), limit)?;
+        rows.into_iter()
+            .map(|(key, custody)| Ok((key, CustodyId::new(array(&custody)?))))
+            .collect()
     }
 
     /// The keys of up to `limit` rows that say which leaves are of a custody key.

@@ -56,7 +56,8 @@ pub enum Table {
     Erasures,
     /// Epoch key (32 bytes) that is in force or once was, to its holder (32-byte key). Rows are never deleted.
     UsedEpochKeys,
-    /// Leaf index (u64) of an erasure to its custody id, while something of it is left in the state.
+    /// When (u64, log time, unix ms) and leaf index (u64) to custody id: of an erasure, while something of it is left in the
+    /// state; of a later leaf that is of the custody key, until its opening is deleted.
     Sweeps,
     /// Who (32-byte key) and custody id, to nothing, while its erasure lists something that they have not destroyed.
     ErasuresWaiting,

@@ -3,10 +3,11 @@ use super::{
     form::request_of,
 };
 use crate::{
-    AccountOf, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone, LeafIndex,
-    Outcome, RecordEntry, SignedStatement, State, Table, Tables, TablesError,
+    AccountOf, Appended, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone,
+    LeafIndex, Outcome, RecordEntry, SignedStatement, State, Table, Tables, TablesError,
     entry::{
-        Write, custody_leaf_key, erasure_waiting_key, leaf_of, record_key, release_key, usage_key,
+        Write, custody_leaf_key, erasure_waiting_key, leaf_of, record_key, release_key, sweep_key,
+        usage_key,
     },
 };
 use medanchor_dag::{CustodyId, Did};
@@ -28,7 +29,7 @@ pub(super) fn erased(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>,
         destroyed: Vec::new(),
     };
     let id = body.custody.as_bytes();
-    let sweep = Write::bytes(Table::Sweeps, context.index.to_be_bytes(), id);
+    let sweep = Write::bytes(Table::Sweeps, sweep_key(context.at, context.index), id);
     let mut writes = buried(context, custody)?;
     writes.extend([Write::erasure(&entry), sweep]);
     let listed: BTreeSet<Did> = body.listed().map(|(who, _)| who).collect();
@@ -109,21 +110,22 @@ pub(super) fn unerased(
 }
 
 /// Notes of a leaf under which custody keys its opening is to be found, and deleted. Under one that is erased already it is
-/// deleted at once. Of a record that took effect its row among those of the custody key says that.
+/// kept for as long as who said it may ask for a receipt. Of a record that took effect its row among those of the custody key
+/// says that.
 pub(super) fn note(
     tables: &mut dyn Tables,
     body: &Body,
     lists: &Lists<'_>,
-    outcome: Outcome,
-    index: LeafIndex,
+    appended: &Appended,
 ) -> Result<(), TablesError> {
-    for custody in noted_under(State::new(&*tables), body, lists, outcome)? {
-        match State::new(&*tables).erasure(&custody)? {
-            Some(_) => erase_opening(tables, index, &custody)?,
-            None => {
-                let key = custody_leaf_key(&custody, index);
-                tables.put(Table::CustodyLeaves, &key, &[])?;
-            }
+    let Appended { index, leaf } = appended;
+    for custody in noted_under(State::new(&*tables), body, lists, leaf.outcome)? {
+        if State::new(&*tables).erasure(&custody)?.is_some() {
+            let due = leaf.at.saturating_add(LATE_KEPT_MS);
+            tables.put(Table::Sweeps, &sweep_key(due, *index), custody.as_bytes())?;
+        } else {
+            let key = custody_leaf_key(&custody, *index);
+            tables.put(Table::CustodyLeaves, &key, &[])?;
         }
     }
     Ok(())
@@ -170,18 +172,34 @@ fn custodies_of(
     Ok(custodies)
 }
 
-/// Takes some of what was erased first out of the state, before anything else of a batch: no batch takes long, however much
-/// there is. Saying an erasure again goes on with it.
-pub(super) fn sweep(tables: &mut dyn Tables) -> Result<(), TablesError> {
-    let Some(mut entry) = State::new(&*tables).next_sweep()? else {
-        return Ok(());
-    };
+/// Takes some of what is due by `now`, log time, out of the state, before anything else of a batch: no batch takes long, however
+/// much there is. Saying an erasure again goes on with it.
+pub(super) fn sweep(tables: &mut dyn Tables, now: u64) -> Result<(), TablesError> {
+    for (key, custody) in State::new(&*tables).sweeps_due(now, SWEPT_AT_A_TIME)? {
+        let Some(index) = leaf_of(&key) else {
+            continue;
+        };
+        let entry = State::new(&*tables).erasure(&custody)?;
+        if let Some(entry) = entry.filter(|entry| entry.since == index) {
+            return sweep_custody(tables, &key, entry);
+        }
+        erase_opening(tables, index, &custody)?;
+        tables.remove(Table::Sweeps, &key)?;
+    }
+    Ok(())
+}
+
+fn sweep_custody(
+    tables: &mut dyn Tables,
+    key: &[u8],
+    mut entry: ErasureEntry,
+) -> Result<(), TablesError> {
     let custody = entry.erased.custody;
     let swept = sweep_records(tables, &custody)?;
     entry.records = entry.records.saturating_add(swept);
     if swept == 0 && sweep_leaves(tables, &custody)? == 0 {
         entry.is_swept = true;
-        tables.remove(Table::Sweeps, &entry.since.to_be_bytes())?;
+        tables.remove(Table::Sweeps, key)?;
     }
     Write::erasure(&entry).apply(tables)
 }
@@ -232,3 +250,5 @@ fn erase_opening(
 
 /// Records, or other leaves, that one batch sweeps.
 const SWEPT_AT_A_TIME: usize = 1024;
+/// How long the opening of a leaf under an erased custody key is kept, in ms of log time.
+const LATE_KEPT_MS: u64 = 10 * 60 * 1000;

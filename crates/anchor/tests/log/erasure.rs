@@ -362,7 +362,7 @@ fn refusal_that_names_several_patients_is_redacted_with_any_of_them() {
 }
 
 #[test]
-fn no_opening_is_kept_under_a_key_that_is_erased() {
+fn opening_under_a_key_that_is_erased_is_kept_for_its_receipt_and_no_longer() {
     let mut world = world();
     let request = world.request("rita", "researcher", "HRESCH", &[cid(&record(PATIENT, 0))]);
     let refused = refused(&world, request);
@@ -389,23 +389,41 @@ fn no_opening_is_kept_under_a_key_that_is_erased() {
         Outcome::Erased,
         Outcome::Ok,
     ];
-    for (late, expected) in [before, consent, anchored, account].iter().zip(expected) {
+    let late = [before, consent, anchored, account];
+    let late = late.iter().zip(expected).map(|(late, expected)| {
         assert_eq!(outcome(late), expected);
-        let Applied::Leaf(late) = late else {
-            panic!("it has a leaf");
-        };
+        match late {
+            Applied::Leaf(late) => late.index,
+            Applied::Rejected(code) => panic!("{code}"),
+        }
+    });
+    let late: Vec<LeafIndex> = late.collect();
+    let is_kept = |world: &World, index: LeafIndex| {
         let state = world.state();
-        assert_eq!(
-            state.opening(late.index).unwrap(),
-            None,
-            "{}",
-            late.leaf.kind
-        );
-        let with = state.erased_with(late.index).unwrap();
-        assert_eq!(with, Some(custody_id(PATIENT)));
+        let with = state.erased_with(index).unwrap();
+        let is_kept = state.opening(index).unwrap().is_some();
+        assert_eq!(with, (!is_kept).then(|| custody_id(PATIENT)));
+        is_kept
+    };
+    world.now += KEPT - 1;
+    // What waits for its time holds up no other erasure.
+    let other = erase_of(&mut world, "patient-2");
+    let opening = world.state().opening(other).unwrap().unwrap();
+    for _ in 0..3 {
+        world.submit(opening.0.signed.clone());
     }
+    let swept = world.state().erasure(&custody_id("patient-2")).unwrap();
+    assert!(swept.unwrap().is_swept);
+    assert!(late.iter().all(|index| is_kept(&world, *index)));
+    world.now += 1;
+    world.apply(Vec::new());
+    assert!(!late.iter().any(|index| is_kept(&world, *index)));
     assert!(entry(&world).is_swept);
+    assert_eq!(world.tables.range(Table::Sweeps, &[], None, 9).unwrap(), []);
 }
+
+/// How long an opening under an erased custody key is kept, in ms.
+const KEPT: u64 = 10 * 60 * 1000;
 
 #[test]
 fn leaf_that_lost_its_opening_says_with_which_custody_key() {
