@@ -62,9 +62,9 @@ impl Log {
         if batch.v != 1 || batch.entries.len() > Batch::MAX_ENTRIES {
             return Ok(vec![Applied::Rejected("malformed"); batch.entries.len()]);
         }
-        erasure::sweep(tables)?;
         let at = State::new(&*tables).log_time()?.max(batch.proposed_at);
         tables.put(Table::Meta, TIME, &at.to_be_bytes())?;
+        erasure::sweep(tables, at)?;
         let mut network = Network::load(State::new(&*tables), &batch.holds, at)?;
         let lists = Lists::of(&batch.lists);
         let mut applied = Vec::with_capacity(batch.entries.len());
@@ -118,7 +118,7 @@ fn apply_entry(
         _ => {
             let appended = append(tables, entry, &hash, at, outcome, &writes)?;
             let body = &entry.signed.statement.body;
-            erasure::note(tables, body, lists, outcome, appended.index)?;
+            erasure::note(tables, body, lists, &appended)?;
             if let (Outcome::Ok, Body::Released(released)) = (outcome, body)
                 && let Some(list) = lists.find(&released.list)
             {
@@ -131,13 +131,8 @@ fn apply_entry(
 
 /// Every rule, from the cheapest to the most specific: what the statement writes when it takes effect.
 fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
-    let signed = context.signed;
-    check_form(signed, context.size_bytes)?;
-    context.check_origin()?;
-    context.check_signatures()?;
-    context.check_authors()?;
-    context.check_expiry()?;
-    match &signed.statement.body {
+    check(context)?;
+    match &context.signed.statement.body {
         Body::Founded(body) => principal::founded(context, body),
         Body::Enrolled(body) => principal::enrolled(context, body),
         Body::Suspended(body) => principal::suspended(context, body),
@@ -173,6 +168,15 @@ fn judge(context: &Context<'_>) -> Result<Vec<Write>, Refusal> {
         Body::Erased(body) => erasure::erased(context, body),
         Body::Destroyed(body) => erasure::destroyed(context, body),
     }
+}
+
+/// The rules for every statement.
+fn check(context: &Context<'_>) -> Result<(), Refusal> {
+    check_form(context.signed, context.size_bytes)?;
+    context.check_origin()?;
+    context.check_signatures()?;
+    context.check_authors()?;
+    context.check_expiry()
 }
 
 fn first_leaf(state: State<'_>, statement: &Hash) -> Result<Option<Appended>, TablesError> {

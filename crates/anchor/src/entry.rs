@@ -203,13 +203,18 @@ impl Write {
         Self::entry(Table::Principals, *who.as_bytes(), entry)
     }
 
+    /// Sets bytes as they are.
+    pub(crate) fn bytes(table: Table, key: impl Into<Vec<u8>>, value: &[u8]) -> Self {
+        Self {
+            table,
+            key: key.into(),
+            value: Some(value.to_vec()),
+        }
+    }
+
     /// A key that a principal rotated to.
     pub(crate) fn key(key: &Did, who: &Did) -> Self {
-        Self {
-            table: Table::Keys,
-            key: key.as_bytes().to_vec(),
-            value: Some(who.as_bytes().to_vec()),
-        }
+        Self::bytes(Table::Keys, *key.as_bytes(), who.as_bytes())
     }
 
     pub(crate) fn member(entry: &MemberEntry) -> Self {
@@ -257,9 +262,6 @@ pub(crate) const SIZE: &[u8] = b"size";
 /// Row of `Table::Meta`: log time of the newest batch.
 pub(crate) const TIME: &[u8] = b"time";
 
-/// Row of `Table::Meta`: custody keys that are erased, and of which something is left in the state.
-pub(crate) const ERASING: &[u8] = b"erasing";
-
 /// Row of `Table::Meta`: bytes that an organisation has anchored.
 pub(crate) fn usage_key(org: &Did) -> Vec<u8> {
     [b"usage".as_slice(), org.as_bytes()].concat()
@@ -283,10 +285,25 @@ pub(crate) fn custody_leaf_key(custody: &CustodyId, index: LeafIndex) -> Vec<u8>
     [custody.as_bytes().as_slice(), &index.to_be_bytes()].concat()
 }
 
-/// The inverse: the leaf.
+/// When something is due to leave the state, and the leaf that it is of.
+pub(crate) fn sweep_key(due: u64, index: LeafIndex) -> Vec<u8> {
+    [due.to_be_bytes(), index.to_be_bytes()].concat()
+}
+
+/// The leaf that such a key ends with.
 pub(crate) fn leaf_of(key: &[u8]) -> Option<LeafIndex> {
     key.last_chunk()
         .map(|index| LeafIndex::from_be_bytes(*index))
+}
+
+/// Who has something of an erased custody key, and the custody key.
+pub(crate) fn erasure_waiting_key(who: &Did, custody: &CustodyId) -> Vec<u8> {
+    [who.as_bytes().as_slice(), custody.as_bytes()].concat()
+}
+
+/// A holder, and an epoch key that it has or had.
+pub(crate) fn used_epoch_key(holder: &Did, key: &[u8; 32]) -> Vec<u8> {
+    [*holder.as_bytes(), *key].concat()
 }
 
 /// The leaf of a release, and the number of a part of its list from 0.

@@ -100,10 +100,10 @@ pub struct ErasedBy {
 }
 
 impl Erased {
-    /// Holders in one erasure.
-    pub const MAX_HOLDERS: usize = 64;
-    /// Replicas in one erasure.
-    pub const MAX_REPLICAS: usize = 64;
+    /// Holders in one erasure. A custody key never has more.
+    pub const MAX_HOLDERS: usize = 128;
+    /// Replicas in one erasure. A network never has more members, those that were removed included.
+    pub const MAX_REPLICAS: usize = 256;
 
     /// Everything that is to be destroyed, and by whom.
     pub fn listed(&self) -> impl Iterator<Item = (Did, Gone)> {

@@ -5,9 +5,9 @@ use crate::{
     MemberEntry, Nonce, Opening, Placement, Places, Placing, PrincipalEntry, RecordEntry,
     ReleaseList, ReleasePart, Row, Selection, StreamEntry, Table, TablesError, View, WitnessEntry,
     entry::{
-        ACCESS_POLICY, ERASING, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key,
-        consent_key, custody_leaf_key, disclosure_key, hash_key, legal_hold_key, legal_holds_key,
-        legally_held_key, record_key, stream_key, usage_key,
+        ACCESS_POLICY, FOUNDED, PLACEMENT, QUORUM, SIZE, TIME, WITNESSES, account_key, consent_key,
+        custody_leaf_key, disclosure_key, erasure_waiting_key, hash_key, legal_hold_key,
+        legal_holds_key, legally_held_key, record_key, stream_key, usage_key, used_epoch_key,
     },
     tree,
 };
@@ -452,6 +452,18 @@ impl<'v> State<'v> {
         self.entry(Table::EpochKeys, holder.as_bytes())
     }
 
+    /// Whether somebody has this epoch key, or once had it.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn has_had_epoch_key(&self, holder: &Did, key: &[u8; 32]) -> Result<bool, TablesError> {
+        let row = self
+            .0
+            .get(Table::UsedEpochKeys, &used_epoch_key(holder, key))?;
+        Ok(row.is_some())
+    }
+
     /// The erasure of a custody key.
     ///
     /// # Errors
@@ -474,6 +486,44 @@ impl<'v> State<'v> {
         let after = after.map(|id| id.as_bytes());
         let rows = self.following(Table::Erasures, after, limit)?;
         rows.iter().map(|(_, value)| parse(value)).collect()
+    }
+
+    /// Up to `limit` erasures after the one given, of those that list something of `who` which is not destroyed yet, in the
+    /// order of their custody keys.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn erasures_waiting_for(
+        &self,
+        who: &Did,
+        after: Option<&CustodyId>,
+        limit: usize,
+    ) -> Result<Vec<ErasureEntry>, TablesError> {
+        let from = match after {
+            Some(custody) => following(&erasure_waiting_key(who, custody)),
+            None => who.as_bytes().to_vec(),
+        };
+        let until = successor(who.as_bytes());
+        let rows = self
+            .0
+            .range(Table::ErasuresWaiting, &from, until.as_deref(), limit)?;
+        let mut waiting = Vec::with_capacity(rows.len());
+        for (key, _) in rows {
+            waiting.extend(self.erasure(&custody_at_end(&key)?)?);
+        }
+        Ok(waiting)
+    }
+
+    /// The custody key with whose erasure the opening of a leaf was deleted.
+    ///
+    /// # Errors
+    ///
+    /// When the storage fails.
+    pub fn erased_with(&self, index: LeafIndex) -> Result<Option<CustodyId>, TablesError> {
+        let row = self.0.get(Table::ErasedLeaves, &index.to_be_bytes())?;
+        row.map(|custody| array(&custody).map(CustodyId::new))
+            .transpose()
     }
 
     /// What an erasure of a custody key would have to say now.
@@ -504,9 +554,17 @@ impl<'v> State<'v> {
         })
     }
 
-    /// The custody keys that are erased, and of which something is left.
-    pub(crate) fn erasing(&self) -> Result<Vec<CustodyId>, TablesError> {
-        Ok(self.entry(Table::Meta, ERASING)?.unwrap_or_default())
+    /// Up to `limit` rows of what is to leave the state by `now`, log time, unix ms: the key, and the custody key that it is of.
+    pub(crate) fn sweeps_due(
+        &self,
+        now: u64,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, CustodyId)>, TablesError> {
+        let until = now.saturating_add(1).to_be_bytes();
+        let rows = self.0.range(Table::Sweeps, &[], Some(&until), limit)?;
+        rows.into_iter()
+            .map(|(key, custody)| Ok((key, CustodyId::new(array(&custody)?))))
+            .collect()
     }
 
     /// The keys of up to `limit` rows that say which leaves are of a custody key.
@@ -925,6 +983,14 @@ fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], TablesError> {
     value
         .try_into()
         .map_err(|_| TablesError(Box::new(RowLength(value.len()))))
+}
+
+/// The custody id that a key ends with.
+fn custody_at_end(key: &[u8]) -> Result<CustodyId, TablesError> {
+    let length = || TablesError(Box::new(RowLength(key.len())));
+    key.last_chunk()
+        .map(|id| CustodyId::new(*id))
+        .ok_or_else(length)
 }
 
 /// The first key after `key`.

@@ -54,11 +54,20 @@ pub enum Table {
     EpochKeys,
     /// Custody id to its erasure. Rows are never deleted.
     Erasures,
+    /// Holder (32-byte key) and an epoch key (32 bytes) that it has or had, to nothing. Rows are never deleted.
+    UsedEpochKeys,
+    /// When (u64, log time, unix ms) and leaf index (u64) to custody id: of an erasure, while something of it is left in the
+    /// state; of a later leaf that is of the custody key, until its opening is deleted.
+    Sweeps,
+    /// Who (32-byte key) and custody id, to nothing, while its erasure lists something that they have not destroyed.
+    ErasuresWaiting,
+    /// Leaf index (u64) to the custody id with which its opening was erased. Rows are never deleted.
+    ErasedLeaves,
 }
 
 impl Table {
     /// Every table, in the order in which a snapshot writes them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::Meta,
         Self::Leaves,
         Self::Nodes,
@@ -82,6 +91,10 @@ impl Table {
         Self::CustodyLeaves,
         Self::EpochKeys,
         Self::Erasures,
+        Self::UsedEpochKeys,
+        Self::Sweeps,
+        Self::ErasuresWaiting,
+        Self::ErasedLeaves,
     ];
 
     /// The name that is written to disk.
@@ -110,6 +123,10 @@ impl Table {
             Self::CustodyLeaves => "custody-leaves-1",
             Self::EpochKeys => "epoch-keys-1",
             Self::Erasures => "erasures-1",
+            Self::UsedEpochKeys => "used-epoch-keys-1",
+            Self::Sweeps => "sweeps-1",
+            Self::ErasuresWaiting => "erasures-waiting-1",
+            Self::ErasedLeaves => "erased-leaves-1",
         }
     }
 }

@@ -3,7 +3,7 @@ use medanchor_anchor::{
     Leaf, LeafIndex, Opening, Receipt, ReceiptFormatError, ReleaseList, SignedStatement,
     StatementError, Strength,
 };
-use medanchor_dag::{Cid, Hash};
+use medanchor_dag::{Cid, CustodyId, Hash};
 
 /// A statement to be recorded, and the strength of the receipt to wait for: `None` asks for no receipt,
 /// only that the leaf is durable on a quorum (*committed*).
@@ -55,6 +55,8 @@ pub struct LeafEntry {
     pub leaf: Leaf,
     /// The opening, checked against the leaf, when it exists and the caller may see it.
     pub opening: Option<Opening>,
+    /// The custody key with whose erasure the opening was deleted, as the node says.
+    pub erased_with: Option<CustodyId>,
 }
 
 impl TryFrom<pb::SubmitRequest> for Submit {
@@ -204,10 +206,19 @@ impl TryFrom<pb::ListLeavesResponse> for LeafEntry {
                 "the leaf commits to another",
             ));
         }
+        let erased_with = match response.erased_with.as_slice() {
+            [] => None,
+            id => Some(convert::custody_id("erased_with", id)?),
+        };
+        if opening.is_some() && erased_with.is_some() {
+            let why = "the opening is there";
+            return Err(ConvertError::malformed("erased_with", why));
+        }
         Ok(Self {
             index: response.leaf_index,
             leaf,
             opening,
+            erased_with,
         })
     }
 }
@@ -226,6 +237,10 @@ impl From<AsOf<Option<LeafEntry>>> for pb::ListLeavesResponse {
             leaf: entry.leaf.to_bytes(),
             opening: opening.unwrap_or_default(),
             tree_size,
+            erased_with: match entry.erased_with {
+                Some(custody) => custody.as_bytes().to_vec(),
+                None => Vec::new(),
+            },
         }
     }
 }

@@ -66,8 +66,9 @@ proptest! {
         let _ = AsOf::<Option<LeafEntry>>::try_from(anchor::ListLeavesResponse {
             leaf_index: number,
             leaf: bytes,
-            opening: more,
+            opening: more.clone(),
             tree_size: number,
+            erased_with: more,
         });
     }
 
@@ -415,6 +416,7 @@ fn opening_must_be_the_one_the_leaf_commits_to() {
         index: 3,
         leaf,
         opening: Some(opening),
+        erased_with: None,
     };
     let listed = |value| AsOf {
         tree_size: 4,
@@ -423,6 +425,19 @@ fn opening_must_be_the_one_the_leaf_commits_to() {
     let sent = anchor::ListLeavesResponse::from(listed(Some(entry.clone())));
     let read = AsOf::try_from(sent.clone()).unwrap();
     assert_eq!(read, listed(Some(entry.clone())));
+    let erased = LeafEntry {
+        opening: None,
+        erased_with: Some(CustodyId::new([5; 16])),
+        ..entry.clone()
+    };
+    let without = anchor::ListLeavesResponse::from(listed(Some(erased.clone())));
+    let read = AsOf::try_from(without.clone()).unwrap();
+    assert_eq!(read, listed(Some(erased)));
+    let with_both = anchor::ListLeavesResponse {
+        erased_with: without.erased_with,
+        ..sent.clone()
+    };
+    assert!(AsOf::<Option<LeafEntry>>::try_from(with_both).is_err());
     let beyond = anchor::ListLeavesResponse {
         tree_size: 3,
         ..sent.clone()

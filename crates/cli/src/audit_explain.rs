@@ -54,8 +54,10 @@ pub struct Explained {
     pub until: Option<String>,
     /// The leaves that the log says it rests on: policy set, custody key, newest consent, requester, its organisation.
     pub basis: BasisRow,
-    /// Leaves whose openings a decision may read and are not to be had.
+    /// Leaves whose openings the decision may read and are not to be had.
     pub missing: Vec<LeafIndex>,
+    /// Leaves that were passed over: they are of erased custody keys which the decision does not read. That is the node's word.
+    pub passed_over: Vec<LeafIndex>,
 }
 
 /// Leaves that a decision rests on.
@@ -150,7 +152,10 @@ async fn read_leaves(
             return Err(CliError::NotVerified(problem).into());
         }
         tree.push(leaf_hash(&entry.leaf.to_bytes()));
-        replay.take(entry.index, &entry.leaf, entry.opening.as_ref())?;
+        match entry.erased_with {
+            Some(custody) => replay.take_erased(entry.index, &entry.leaf, custody),
+            None => replay.take(entry.index, &entry.leaf, entry.opening.as_ref())?,
+        }
         counter.set(tree.size());
     }
     counter.finish();
@@ -230,6 +235,7 @@ fn explained(
         until,
         basis: BasisRow::new(basis),
         missing: replayed.missing,
+        passed_over: replayed.passed_over,
     })
 }
 
@@ -296,6 +302,13 @@ impl fmt::Display for Explained {
         }
         for leaf in &self.missing {
             writeln!(f, "missing    the opening of leaf {leaf}")?;
+        }
+        if !self.passed_over.is_empty() {
+            let count = self.passed_over.len();
+            writeln!(
+                f,
+                "passed     over {count} leaves of erased custody keys that have nothing to do with it, says the node"
+            )?;
         }
         f.write_str(match self.agreement.as_str() {
             "same" => "replayed   the log gives the same decision",

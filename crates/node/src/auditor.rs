@@ -160,12 +160,18 @@ impl Auditor {
             anyhow::ensure!(!leaves.is_empty(), "leaf {next} is missing");
             for bytes in leaves {
                 let leaf = Leaf::from_bytes(&bytes).context("parse a leaf")?;
-                let opening = match waiting.iter().any(|one| one.replay.reads(&leaf)) {
-                    true => state.opening(next)?,
-                    false => None,
-                };
-                for one in &mut waiting {
-                    one.replay.take(next, &leaf, opening.as_ref())?;
+                if waiting.iter().any(|one| one.replay.reads(&leaf)) {
+                    let opening = state.opening(next)?;
+                    let erased_with = match opening {
+                        Some(_) => None,
+                        None => state.erased_with(next)?,
+                    };
+                    for one in &mut waiting {
+                        match erased_with {
+                            Some(custody) => one.replay.take_erased(next, &leaf, custody),
+                            None => one.replay.take(next, &leaf, opening.as_ref())?,
+                        }
+                    }
                 }
                 next += 1;
             }

@@ -19,11 +19,20 @@ pub struct Replay {
     sets: PolicySets,
     /// The decision on what the recorded one rested on; the one that agrees, where the others do not.
     found: Option<Decision>,
-    missing: Vec<LeafIndex>,
+    not_taken: Vec<NotTaken>,
     /// The records that were released, or named and refused.
     records: BTreeSet<Cid>,
     /// The custody keys of those records, where they are known before.
     custodies: Option<Vec<CustodyId>>,
+}
+
+/// A leaf that a decision may read, and that was not taken.
+#[derive(Debug)]
+struct NotTaken {
+    index: LeafIndex,
+    kind: Kind,
+    /// The custody key that it says something of, where it is of one and that is known.
+    custody: Option<CustodyId>,
 }
 
 /// What the log says was decided.
@@ -55,8 +64,10 @@ pub struct Replayed {
     pub decision: Decision,
     /// How it compares.
     pub agrees: Agreement,
-    /// Leaves that a decision may read, and whose openings are not to be had or say what could not have taken effect.
+    /// Leaves that the decision may read, and whose openings are not to be had or say what could not have taken effect.
     pub missing: Vec<LeafIndex>,
+    /// Such leaves that were passed over: they are of custody keys that the decision does not read, as those that were erased.
+    pub passed_over: Vec<LeafIndex>,
 }
 
 /// Whether a decision that was made again is the recorded one.
@@ -113,7 +124,7 @@ impl Replay {
             tables: MemoryTables::default(),
             sets: PolicySets::default(),
             found: None,
-            missing: Vec::new(),
+            not_taken: Vec::new(),
             custodies: None,
         })
     }
@@ -165,10 +176,31 @@ impl Replay {
                 None => false,
             };
             if !is_taken {
-                self.missing.push(index);
+                let body = opening.map(|opening| &opening.0.signed.statement.body);
+                self.not_taken.push(NotTaken {
+                    index,
+                    kind: leaf.kind,
+                    custody: body.and_then(custody_of),
+                });
             }
         }
         Ok(())
+    }
+
+    /// Takes the next leaf, whose opening was deleted with the erasure of this custody key.
+    pub fn take_erased(&mut self, index: LeafIndex, leaf: &Leaf, custody: CustodyId) {
+        if self.reads(leaf) {
+            // No erasure deletes what is of everybody.
+            let is_of_one = matches!(
+                leaf.kind,
+                Kind::Custody | Kind::Consented | Kind::Withdrawn | Kind::Anchored
+            );
+            self.not_taken.push(NotTaken {
+                index,
+                kind: leaf.kind,
+                custody: is_of_one.then_some(custody),
+            });
+        }
     }
 
     /// Ends with the leaf before the one that records the decision.
@@ -178,6 +210,7 @@ impl Replay {
     /// As [`Replay::take`].
     pub fn finish(mut self) -> Result<Replayed, TablesError> {
         self.decide()?;
+        let (missing, passed_over) = self.not_taken()?;
         let decision = match self.found {
             Some(found) => found,
             None => self
@@ -187,8 +220,35 @@ impl Replay {
         Ok(Replayed {
             agrees: self.recorded.agrees(&decision),
             decision,
-            missing: self.missing,
+            missing,
+            passed_over,
         })
+    }
+
+    /// The leaves that were not taken: those that the decision may read, and those that it does not.
+    fn not_taken(&self) -> Result<(Vec<LeafIndex>, Vec<LeafIndex>), TablesError> {
+        let read = self.custodies_read()?;
+        let (mut missing, mut passed_over) = (Vec::new(), Vec::new());
+        for leaf in &self.not_taken {
+            match leaf.custody {
+                Some(custody) if !read.contains(&custody) => passed_over.push(leaf.index),
+                _ => missing.push(leaf.index),
+            }
+        }
+        Ok((missing, passed_over))
+    }
+
+    /// The custody keys of the decision's records, those of erased records included.
+    fn custodies_read(&self) -> Result<BTreeSet<CustodyId>, TablesError> {
+        let state = State::new(&self.tables);
+        let records = self.not_taken.iter();
+        let records = records.filter(|leaf| leaf.kind == Kind::Anchored);
+        let mut read = self.recorded.released();
+        read.extend(records.filter_map(|leaf| leaf.custody));
+        for record in &self.records {
+            read.extend(state.record(record)?.map(|entry| entry.anchored.custody));
+        }
+        Ok(read)
     }
 
     /// Whether a decision on the request may read what the leaf says.
@@ -230,13 +290,8 @@ impl Replay {
         let Some(custodies) = &self.custodies else {
             return true;
         };
-        match &opening.0.signed.statement.body {
-            Body::Custody(body) => custodies.contains(&body.custody),
-            Body::Erased(body) => custodies.contains(&body.custody),
-            Body::Consented(body) => custodies.contains(&body.custody),
-            Body::Withdrawn(body) => custodies.contains(&body.custody),
-            _ => true,
-        }
+        custody_of(&opening.0.signed.statement.body)
+            .is_none_or(|custody| custodies.contains(&custody))
     }
 
     /// Decides on the leaves so far, if they are those that the recorded decision rested on and it is not found yet.
@@ -257,6 +312,16 @@ impl Replay {
 }
 
 impl Recorded {
+    /// The custody keys under which something was released.
+    fn released(&self) -> BTreeSet<CustodyId> {
+        let list = match &self.answer {
+            RecordedAnswer::Released { list, .. } => list.parts.as_slice(),
+            RecordedAnswer::Refused { .. } => &[],
+        };
+        let parts = list.iter().filter(|part| !part.rows.is_empty());
+        parts.map(|part| part.custody).collect()
+    }
+
     /// Decides again on what was released, or asked for by name.
     fn decide(&self, state: &State<'_>, sets: &PolicySets) -> Result<Decision, TablesError> {
         let (signed, at) = (&self.signed, self.decided_at);
@@ -330,4 +395,15 @@ fn is_of(permit: &Permit, list: &ReleaseList) -> bool {
         && parts.into_iter().all(|(part, listed)| {
             part.rows.len() == listed.rows.len() && part.listed(wraps(listed)) == *listed
         })
+}
+
+/// The custody key that a statement says something of, besides records.
+fn custody_of(body: &Body) -> Option<CustodyId> {
+    match body {
+        Body::Custody(body) => Some(body.custody),
+        Body::Erased(body) => Some(body.custody),
+        Body::Consented(body) => Some(body.custody),
+        Body::Withdrawn(body) => Some(body.custody),
+        _ => None,
+    }
 }

@@ -2,11 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 use medanchor_anchor::{
-    Appended, Body, BreakGlassReviewed, Class, CustodyKind, Finding, Kind, LeafIndex, Placement,
-    PlacementRule, PrincipalKind, Refused, ReleaseList, Released, SignedStatement,
+    Appended, Attestation, Body, BreakGlassReviewed, Class, CustodyKind, EpochKeyChanged, Finding,
+    Kind, LeafIndex, Placement, PlacementRule, PrincipalKind, Refused, ReleaseList, Released,
+    SignedStatement,
     testing::{
         BEGINNING, MEMBERS, World, break_glass, break_glass_rule, consented, custody, custody_id,
-        did, everything, key, node_key, roles_changed, watching,
+        did, epoch_key, everything, key, node_key, roles_changed, watching,
     },
 };
 use medanchor_dag::{Cid, CustodyId, Hash, SigningKey};
@@ -84,7 +85,10 @@ fn replay_without(world: &World, index: LeafIndex, redacted: &[LeafIndex]) -> Re
         let leaf = state.leaf(index).unwrap().unwrap();
         let opening = state.opening(index).unwrap();
         let opening = opening.filter(|_| !redacted.contains(&index));
-        replay.take(index, &leaf, opening.as_ref()).unwrap();
+        match state.erased_with(index).unwrap() {
+            Some(custody) => replay.take_erased(index, &leaf, custody),
+            None => replay.take(index, &leaf, opening.as_ref()).unwrap(),
+        }
     }
     replay.finish().unwrap()
 }
@@ -263,6 +267,127 @@ fn openings_that_are_gone_are_named() {
     let replayed = replay_without(&world, leaf, &[other]);
     assert_eq!(replayed.agrees, Agreement::Same);
     assert!(replayed.missing.is_empty());
+}
+
+/// Erases a patient's custody key, and sweeps all that was of it.
+fn erase(world: &mut World, patient: &str) {
+    let state = world.state();
+    let entry = state.custody(&custody_id(patient)).unwrap().unwrap();
+    let erased = state.to_erase(&entry).unwrap();
+    world.accept(Body::Erased(Box::new(erased)), &[&key(HOSPITAL)]);
+    let is_swept = |world: &World| {
+        let entry = world.state().erasure(&custody_id(patient)).unwrap();
+        entry.unwrap().is_swept
+    };
+    while !is_swept(world) {
+        world.apply(Vec::new());
+    }
+}
+
+/// A wrong release of the first patient's record, and a refusal of the second's that is right.
+fn wrong_and_right() -> (World, LeafIndex, LeafIndex) {
+    let (mut world, ecg) = clinic();
+    world.custody("patient-2", HOSPITAL, CustodyKind::Person);
+    let other = world.anchor("ecg-3", "holter", "patient-2", Class::Ecg);
+    world.consent("study-2", "patient-2", INSTITUTE, "HRESCH");
+    world.withdraw("study-2", "patient-2");
+    let request = world.request("clara", "clinician", "HRESCH", &[ecg]);
+    let released = world.released(&request);
+    let wrong = record(&mut world, Body::Released(Box::new(released)));
+    let request = world.request("rita", "researcher", "HRESCH", &[other]);
+    let body = decided(&world, &request);
+    assert_eq!(body.kind(), Kind::Refused);
+    let right = record(&mut world, body);
+    (world, wrong, right)
+}
+
+/// One erasure must not keep the wrong decisions on everybody else's records from being found.
+#[test]
+fn erasure_of_somebody_else_hides_no_wrong_decision() {
+    let (mut world, wrong, _) = wrong_and_right();
+    erase(&mut world, "patient-2");
+    let replayed = replay(&world, wrong);
+    assert_eq!(replayed.agrees, Agreement::Differs);
+    assert_eq!(replayed.missing, [0; 0]);
+    // Custody key, consent, withdrawal.
+    assert_eq!(replayed.passed_over.len(), 3, "{replayed:?}");
+    // A decision that comes after the tombstone as well.
+    let ecg = medanchor_anchor::testing::cid("ecg-1");
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let body = decided(&world, &request);
+    let later = record(&mut world, body);
+    let replayed = replay(&world, later);
+    assert_eq!(replayed.agrees, Agreement::Same);
+    assert_eq!(replayed.missing, [0; 0]);
+    assert_eq!(replayed.passed_over.len(), 4, "{replayed:?}");
+}
+
+#[test]
+fn what_was_erased_of_the_decisions_own_records_is_missing() {
+    let (mut world, _, right) = wrong_and_right();
+    let state = world.state();
+    let signed = state.opening(right).unwrap().unwrap().0.signed;
+    assert_eq!(replay(&world, right).missing, [0; 0]);
+    erase(&mut world, "patient-2");
+    let state = world.state();
+    let mut replay = Replay::of(&signed, None).unwrap();
+    for index in 0..right {
+        let leaf = state.leaf(index).unwrap().unwrap();
+        let opening = state.opening(index).unwrap();
+        match state.erased_with(index).unwrap() {
+            Some(custody) => replay.take_erased(index, &leaf, custody),
+            None => replay.take(index, &leaf, opening.as_ref()).unwrap(),
+        }
+    }
+    let replayed = replay.finish().unwrap();
+    // Custody key, record, consent, withdrawal.
+    assert_eq!(replayed.missing.len(), 4, "{replayed:?}");
+    assert_eq!(replayed.passed_over, [0; 0]);
+}
+
+/// Whoever shows the log does not get an enrolment passed over by saying that it was erased.
+#[test]
+fn leaf_that_is_of_everybody_is_missing_whatever_is_said_of_it() {
+    let (mut world, ecg) = clinic();
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let body = decided(&world, &request);
+    let leaf = record(&mut world, body);
+    let state = world.state();
+    let enrolled_at = state.principal(&did("clara")).unwrap().unwrap().enrolled_at;
+    let signed = state.opening(leaf).unwrap().unwrap().0.signed;
+    let mut replay = Replay::of(&signed, state.release_list(leaf).unwrap()).unwrap();
+    for index in 0..leaf {
+        let leaf = state.leaf(index).unwrap().unwrap();
+        let opening = state.opening(index).unwrap();
+        match index == enrolled_at {
+            true => replay.take_erased(index, &leaf, custody_id("patient-9")),
+            false => replay.take(index, &leaf, opening.as_ref()).unwrap(),
+        }
+    }
+    assert_eq!(replay.finish().unwrap().missing, [enrolled_at]);
+}
+
+/// A replay takes no epoch keys, and whoever holds a custody key may have gone over to another.
+#[test]
+fn decision_under_a_custody_key_of_a_later_epoch_key_comes_out_the_same() {
+    let (mut world, _) = clinic();
+    let node = node_key(HOSPITAL);
+    let to = [7; 32];
+    let changed = EpochKeyChanged {
+        holder: node.did(),
+        from: epoch_key(&node.did()).into(),
+        to: to.into(),
+    };
+    world.accept(Body::EpochKey(changed), &[&node]);
+    let mut own = custody("patient-2", HOSPITAL, CustodyKind::Person);
+    own.held_by[0] = Attestation::sign(&node, own.custody, own.epoch, &own.key, to);
+    world.accept(Body::Custody(own), &[&key(HOSPITAL)]);
+    let ecg = world.anchor("ecg-3", "holter", "patient-2", Class::Ecg);
+    let request = world.request("clara", "clinician", "TREAT", &[ecg]);
+    let body = decided(&world, &request);
+    assert_eq!(body.kind(), Kind::Released);
+    let leaf = record(&mut world, body);
+    assert_come_out_the_same(&world, &[leaf]);
 }
 
 #[test]

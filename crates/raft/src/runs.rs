@@ -23,7 +23,7 @@ pub(crate) use writer::Writer;
 /// table lie in [`Runs`].
 pub(crate) fn is_scattered(table: Table) -> bool {
     match table {
-        // An emergency is rare, and so is an erasure; holders are few.
+        // An emergency is rare, and so are an erasure and another epoch key; holders are few.
         Table::Meta
         | Table::Leaves
         | Table::Nodes
@@ -32,7 +32,11 @@ pub(crate) fn is_scattered(table: Table) -> bool {
         | Table::Emergencies
         | Table::Releases
         | Table::EpochKeys
-        | Table::Erasures => false,
+        | Table::Erasures
+        | Table::UsedEpochKeys
+        | Table::Sweeps
+        | Table::ErasuresWaiting
+        | Table::ErasedLeaves => false,
         Table::Statements
         | Table::Principals
         | Table::Keys

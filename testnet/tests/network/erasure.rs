@@ -102,6 +102,18 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
     stage.stop_cleanly("hospital-a");
     stage.start_again("hospital-a");
     assert_eq!(stage.read(&kept), b"somebody else's");
+    // That decision is made again from the log, which shows no more what was erased.
+    let mut leaves = (0..stage.tree_size()).rev().map(|leaf| leaf.to_string());
+    let released = leaves.find(|leaf| {
+        let shown = done(stage.hospital.run(["log", "show", leaf]));
+        shown.json["kind"] == "released"
+    });
+    let explain = ["audit", "explain", &released.unwrap()];
+    let explained = done(stage.hospital.run(explain)).json;
+    assert_eq!(explained["agreement"], "same", "{explained}");
+    assert_eq!(explained["missing"], serde_json::json!([]), "{explained}");
+    let passed_over = explained["passed_over"].as_array().unwrap();
+    assert!(!passed_over.is_empty(), "{explained}");
     let restored = stage.hospital.run([
         "custody",
         "restore",

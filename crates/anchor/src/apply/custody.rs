@@ -7,6 +7,30 @@ use medanchor_dag::Did;
 
 /// Signed by its owner organisation; held by two that may hold it, one of them a listed broker.
 pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write>, Refusal> {
+    let Judged {
+        entry,
+        holding,
+        before,
+    } = judge(context, body)?;
+    let mut writes = epoch_key::said(context, &holding, before.as_ref())?;
+    writes.push(Write::custody(&entry));
+    Ok(writes)
+}
+
+/// The same of a leaf that took effect, where epoch keys are not known: they decide nothing.
+pub(super) fn replayed(context: &Context<'_>, body: &Custody) -> Result<Vec<Write>, Refusal> {
+    let judged = judge(context, body)?;
+    Ok(vec![Write::custody(&judged.entry)])
+}
+
+struct Judged<'b> {
+    entry: CustodyEntry,
+    /// Those who say now that they hold it.
+    holding: Vec<(Did, &'b Attestation)>,
+    before: Option<CustodyEntry>,
+}
+
+fn judge<'b>(context: &Context<'_>, body: &'b Custody) -> Result<Judged<'b>, Refusal> {
     let network = context.network()?;
     let owner = context.known(&body.owner)?;
     require(
@@ -21,7 +45,6 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     let before = follows(context, body)?;
     let holding = require_holders(context, body, before.as_ref())?;
     require_newly_listed_hold(body, before.as_ref())?;
-    let mut writes = epoch_key::said(context, &holding, before.as_ref())?;
     let mut holders = match &before {
         Some(before) => before.holders.clone(),
         None => Vec::new(),
@@ -29,17 +52,22 @@ pub(super) fn custody(context: &Context<'_>, body: &Custody) -> Result<Vec<Write
     holders.extend(holding.iter().map(|(who, _)| *who));
     holders.sort_unstable();
     holders.dedup();
+    // INVARIANT (I9): an erasure has room for all that ever held it.
     require(holders.len() <= Erased::MAX_HOLDERS, Outcome::Conflict)?;
-    writes.push(Write::custody(&CustodyEntry {
-        custody: body.clone(),
-        since: context.index,
-        newest_consent: before.as_ref().and_then(|entry| entry.newest_consent),
-        controlled_since: before.as_ref().and_then(|entry| entry.controlled_since),
-        made_at: before.map_or(context.index, |entry| entry.made_at),
-        holders,
-        erased: None,
-    }));
-    Ok(writes)
+    let of_before = before.as_ref();
+    Ok(Judged {
+        entry: CustodyEntry {
+            custody: body.clone(),
+            since: context.index,
+            newest_consent: of_before.and_then(|entry| entry.newest_consent),
+            controlled_since: of_before.and_then(|entry| entry.controlled_since),
+            made_at: of_before.map_or(context.index, |entry| entry.made_at),
+            holders,
+            erased: None,
+        },
+        holding,
+        before,
+    })
 }
 
 /// A new id begins with epoch 0; a known one goes on with the next epoch, or says of its present key who else may

@@ -1,10 +1,14 @@
 use super::context::{Context, Refusal, require};
 use crate::{
-    Attestation, CustodyEntry, EpochKeyChanged, EpochKeyEntry, Outcome, Table, entry::Write,
+    Attestation, CustodyEntry, EpochKeyChanged, EpochKeyEntry, Outcome, Table,
+    entry::{Write, used_epoch_key},
 };
 use medanchor_dag::Did;
+use serde_bytes::ByteArray;
 
-/// Signed by the holder, which goes on from the epoch key that the log has.
+/// Signed by the holder, which goes on from the epoch key that the log has to one that it never had.
+///
+/// INVARIANT (I9): an epoch key that was destroyed does not come into force again.
 pub(super) fn changed(
     context: &Context<'_>,
     body: &EpochKeyChanged,
@@ -13,13 +17,9 @@ pub(super) fn changed(
     let before = context.state.epoch_key(&body.holder)?;
     let before = before.ok_or(Outcome::Unknown)?;
     require(before.key == body.from, Outcome::Conflict)?;
-    Ok(vec![write(
-        &body.holder,
-        &EpochKeyEntry {
-            key: body.to,
-            since: context.index,
-        },
-    )])
+    let was_had = context.state.has_had_epoch_key(&body.holder, &body.to)?;
+    require(!was_had, Outcome::Conflict)?;
+    Ok(in_force(context, &body.holder, body.to).into())
 }
 
 /// The epoch keys that the attestations of a custody key say for the first time. A holder whose epoch key the log has must
@@ -37,18 +37,19 @@ pub(super) fn said(
                     before.is_some_and(|before| before.custody.held_by.contains(held));
                 require(entry.key == held.under || is_repeated, Outcome::Conflict)?;
             }
-            None => writes.push(write(
-                who,
-                &EpochKeyEntry {
-                    key: held.under,
-                    since: context.index,
-                },
-            )),
+            None => writes.extend(in_force(context, who, held.under)),
         }
     }
     Ok(writes)
 }
 
-fn write(holder: &Did, entry: &EpochKeyEntry) -> Write {
-    Write::entry(Table::EpochKeys, *holder.as_bytes(), entry)
+fn in_force(context: &Context<'_>, holder: &Did, key: ByteArray<32>) -> [Write; 2] {
+    let entry = EpochKeyEntry {
+        key,
+        since: context.index,
+    };
+    [
+        Write::entry(Table::EpochKeys, *holder.as_bytes(), &entry),
+        Write::bytes(Table::UsedEpochKeys, used_epoch_key(holder, &key), &[]),
+    ]
 }

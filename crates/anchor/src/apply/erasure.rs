@@ -3,11 +3,15 @@ use super::{
     form::request_of,
 };
 use crate::{
-    AccountOf, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone, LeafIndex,
-    Outcome, RecordEntry, State, Table, Tables, TablesError,
-    entry::{ERASING, Write, custody_leaf_key, leaf_of, record_key, release_key, usage_key},
+    AccountOf, Appended, Body, CustodyEntry, Destroyed, Erased, ErasedBy, ErasureEntry, Gone,
+    LeafIndex, Outcome, RecordEntry, SignedStatement, State, Table, Tables, TablesError,
+    entry::{
+        Write, custody_leaf_key, erasure_waiting_key, leaf_of, record_key, release_key, sweep_key,
+        usage_key,
+    },
 };
-use medanchor_dag::{CustodyId, to_canonical};
+use medanchor_dag::{CustodyId, Did};
+use std::collections::BTreeSet;
 
 /// Signed by the custody key's owner, and true at this very leaf: nobody who has something is left out, and no disclosure.
 pub(super) fn erased(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>, Refusal> {
@@ -24,11 +28,15 @@ pub(super) fn erased(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>,
         records: 0,
         destroyed: Vec::new(),
     };
-    let mut pending = context.state.erasing()?;
-    pending.push(body.custody);
+    let id = body.custody.as_bytes();
+    let sweep = Write::bytes(Table::Sweeps, sweep_key(context.at, context.index), id);
     let mut writes = buried(context, custody)?;
-    writes.push(Write::erasure(&entry));
-    writes.push(Write::entry(Table::Meta, ERASING, &pending));
+    writes.extend([Write::erasure(&entry), sweep]);
+    let listed: BTreeSet<Did> = body.listed().map(|(who, _)| who).collect();
+    writes.extend(listed.iter().map(|who| {
+        let key = erasure_waiting_key(who, &body.custody);
+        Write::bytes(Table::ErasuresWaiting, key, &[])
+    }));
     Ok(writes)
 }
 
@@ -70,7 +78,12 @@ pub(super) fn destroyed(context: &Context<'_>, body: &Destroyed) -> Result<Vec<W
         gone: body.gone,
         leaf: context.index,
     });
-    Ok(vec![Write::erasure(&entry)])
+    let mut writes = vec![Write::erasure(&entry)];
+    if !entry.missing().any(|(who, _)| who == body.by) {
+        let key = erasure_waiting_key(&body.by, &body.custody);
+        writes.push(Write::removal(Table::ErasuresWaiting, key));
+    }
+    Ok(writes)
 }
 
 /// INVARIANT (I9): a custody key is not destroyed while the epoch key is in use that it was kept under.
@@ -96,16 +109,37 @@ pub(super) fn unerased(
     Ok(entry)
 }
 
-/// Notes of a leaf under which custody key its opening is to be found, and deleted. Of a record that took effect its row
-/// among those of the custody key says that; a release of several custody keys has nothing of one alone, and an emergency is of who overrode consent.
+/// Notes of a leaf under which custody keys its opening is to be found, and deleted. Under one that is erased already it is
+/// kept for as long as who said it may ask for a receipt. Of a record that took effect its row among those of the custody key
+/// says that.
 pub(super) fn note(
     tables: &mut dyn Tables,
     body: &Body,
     lists: &Lists<'_>,
-    outcome: Outcome,
-    index: LeafIndex,
+    appended: &Appended,
 ) -> Result<(), TablesError> {
-    let custody = match body {
+    let Appended { index, leaf } = appended;
+    for custody in noted_under(State::new(&*tables), body, lists, leaf.outcome)? {
+        if State::new(&*tables).erasure(&custody)?.is_some() {
+            let due = leaf.at.saturating_add(LATE_KEPT_MS);
+            tables.put(Table::Sweeps, &sweep_key(due, *index), custody.as_bytes())?;
+        } else {
+            let key = custody_leaf_key(&custody, *index);
+            tables.put(Table::CustodyLeaves, &key, &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// A release of several custody keys has nothing of one alone, and an emergency is of who overrode consent. A refusal proves
+/// nothing for anybody: it goes with the first of those whose records it names.
+fn noted_under(
+    state: State<'_>,
+    body: &Body,
+    lists: &Lists<'_>,
+    outcome: Outcome,
+) -> Result<BTreeSet<CustodyId>, TablesError> {
+    let one = match body {
         Body::Custody(body) => Some(body.custody),
         Body::Consented(body) => Some(body.custody),
         Body::Withdrawn(body) => Some(body.custody),
@@ -120,42 +154,52 @@ pub(super) fn note(
             Some([only]) => Some(only.custody),
             _ => None,
         },
-        Body::Refused(body) => {
-            let mut records = request_of(&body.request)
-                .into_iter()
-                .flat_map(|asked| &asked.records);
-            let state = State::new(&*tables);
-            let known = records.find_map(|record| state.record(record).transpose());
-            known.transpose()?.map(|known| known.anchored.custody)
-        }
+        Body::Refused(body) => return custodies_of(state, &body.request),
         _ => None,
     };
-    match custody {
-        Some(custody) => tables.put(
-            Table::CustodyLeaves,
-            &custody_leaf_key(&custody, index),
-            &[],
-        ),
-        None => Ok(()),
-    }
+    Ok(one.into_iter().collect())
 }
 
-/// Takes some of what was erased out of the state, before anything else of a batch: no batch takes long, however much there
-/// is. Saying an erasure again goes on with it.
-pub(super) fn sweep(tables: &mut dyn Tables) -> Result<(), TablesError> {
-    let mut pending = State::new(&*tables).erasing()?;
-    let Some(custody) = pending.first().copied() else {
-        return Ok(());
-    };
-    let Some(mut entry) = State::new(&*tables).erasure(&custody)? else {
-        return Ok(());
-    };
+/// The custody keys of the records that a request names, as far as they are known.
+fn custodies_of(
+    state: State<'_>,
+    request: &SignedStatement,
+) -> Result<BTreeSet<CustodyId>, TablesError> {
+    let mut custodies = BTreeSet::new();
+    for record in request_of(request).iter().flat_map(|asked| &asked.records) {
+        custodies.extend(state.record(record)?.map(|known| known.anchored.custody));
+    }
+    Ok(custodies)
+}
+
+/// Takes some of what is due by `now`, log time, out of the state, before anything else of a batch: no batch takes long, however
+/// much there is. Saying an erasure again goes on with it.
+pub(super) fn sweep(tables: &mut dyn Tables, now: u64) -> Result<(), TablesError> {
+    for (key, custody) in State::new(&*tables).sweeps_due(now, SWEPT_AT_A_TIME)? {
+        let Some(index) = leaf_of(&key) else {
+            continue;
+        };
+        let entry = State::new(&*tables).erasure(&custody)?;
+        if let Some(entry) = entry.filter(|entry| entry.since == index) {
+            return sweep_custody(tables, &key, entry);
+        }
+        erase_opening(tables, index, &custody)?;
+        tables.remove(Table::Sweeps, &key)?;
+    }
+    Ok(())
+}
+
+fn sweep_custody(
+    tables: &mut dyn Tables,
+    key: &[u8],
+    mut entry: ErasureEntry,
+) -> Result<(), TablesError> {
+    let custody = entry.erased.custody;
     let swept = sweep_records(tables, &custody)?;
     entry.records = entry.records.saturating_add(swept);
     if swept == 0 && sweep_leaves(tables, &custody)? == 0 {
         entry.is_swept = true;
-        pending.remove(0);
-        tables.put(Table::Meta, ERASING, &to_canonical(&pending))?;
+        tables.remove(Table::Sweeps, key)?;
     }
     Write::erasure(&entry).apply(tables)
 }
@@ -174,7 +218,7 @@ fn sweep_records(tables: &mut dyn Tables, custody: &CustodyId) -> Result<u64, Ta
     } in &records
     {
         tables.remove(Table::Records, &record_key(&anchored.record))?;
-        tables.remove(Table::Openings, &index.to_be_bytes())?;
+        erase_opening(tables, *index, custody)?;
         tables.remove(Table::CustodyRecords, &custody_leaf_key(custody, *index))?;
     }
     Ok(u64::try_from(records.len()).unwrap_or(u64::MAX))
@@ -186,12 +230,25 @@ fn sweep_leaves(tables: &mut dyn Tables, custody: &CustodyId) -> Result<usize, T
         if let Some(index) = leaf_of(key) {
             // Of a release, which has one part.
             tables.remove(Table::Releases, &release_key(index, 0))?;
-            tables.remove(Table::Openings, &index.to_be_bytes())?;
+            erase_opening(tables, index, custody)?;
         }
         tables.remove(Table::CustodyLeaves, key)?;
     }
     Ok(keys.len())
 }
 
+/// Of the leaf only its hash is left, and with which custody key the rest went.
+fn erase_opening(
+    tables: &mut dyn Tables,
+    index: LeafIndex,
+    custody: &CustodyId,
+) -> Result<(), TablesError> {
+    let key = index.to_be_bytes();
+    tables.remove(Table::Openings, &key)?;
+    tables.put(Table::ErasedLeaves, &key, custody.as_bytes())
+}
+
 /// Records, or other leaves, that one batch sweeps.
 const SWEPT_AT_A_TIME: usize = 1024;
+/// How long the opening of a leaf under an erased custody key is kept, in ms of log time.
+const LATE_KEPT_MS: u64 = 10 * 60 * 1000;

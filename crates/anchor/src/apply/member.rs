@@ -1,7 +1,7 @@
 use super::context::{Context, Network, Refusal, require};
 use crate::{
-    Member, MemberAdded, MemberEntry, MemberRemoved, Outcome, PrincipalEntry, PrincipalKind,
-    SignatureKind, Status, Table, VerifierKey,
+    Erased, Member, MemberAdded, MemberEntry, MemberRemoved, Outcome, PrincipalEntry,
+    PrincipalKind, SignatureKind, Status, Table, VerifierKey,
     entry::{QUORUM, Write},
 };
 use medanchor_dag::Did;
@@ -17,6 +17,9 @@ pub(super) fn added(context: &Context<'_>, body: &MemberAdded) -> Result<Vec<Wri
     let cosigners = network.members().len() + 1 + network.witnesses().len();
     let fits = network.members().len() < MAX_MEMBERS && usize::from(body.quorum) <= cosigners;
     require(fits, Outcome::Conflict)?;
+    // INVARIANT (I9): an erasure has room for every node that ever kept the log.
+    let has_room = everybody.len() < Erased::MAX_REPLICAS;
+    require(has_room, Outcome::Conflict)?;
     // INVARIANT: rows are never deleted, so that no node id is given twice.
     let highest = everybody.iter().map(|entry| entry.member.node_id).max();
     let node_id = highest.unwrap_or(0).checked_add(1);

@@ -35,11 +35,8 @@ pub(super) fn anchored(context: &Context<'_>, body: &Anchored) -> Result<Vec<Wri
 /// The record among those of its custody key.
 pub(super) fn under_custody(record: &RecordEntry) -> Write {
     let key = custody_leaf_key(&record.anchored.custody, record.index);
-    Write {
-        table: Table::CustodyRecords,
-        key,
-        value: Some(record.anchored.record.to_bytes()),
-    }
+    let cid = record.anchored.record.to_bytes();
+    Write::bytes(Table::CustodyRecords, key, &cid)
 }
 
 /// INVARIANT (I1): nothing is anchored that fewer nodes say they hold than are to. They say it of this very

@@ -1,7 +1,7 @@
 use super::{
-    break_glass,
+    break_glass, check,
     context::{Context, Lists, Network, Refusal, signers},
-    erasure, judge, record,
+    custody, erasure, judge, record,
 };
 use crate::{
     Body, Entry, Leaf, LeafIndex, Log, RecordEntry, State, Table, Tables, TablesError,
@@ -12,7 +12,7 @@ use medanchor_dag::Hash;
 impl Log {
     /// Takes over what a leaf says took effect, into tables that hold what the leaves before it said of members,
     /// principals, custody keys and consents, and not all else. Whether it could: a statement other than `anchored`, `break-glass` and
-    /// `erased` is judged again, and one that is not accepted on what is here changes nothing.
+    /// `erased` is judged again, `custody` without epoch keys, and one that is not accepted on what is here changes nothing.
     ///
     /// # Errors
     ///
@@ -56,6 +56,9 @@ impl Log {
                 let taken = match body {
                     Body::BreakGlass(body) => break_glass::replayed(&context, body),
                     Body::Erased(body) => erasure::replayed(&context, body),
+                    Body::Custody(body) => {
+                        check(&context).and_then(|()| custody::replayed(&context, body))
+                    }
                     _ => judge(&context),
                 };
                 match taken {

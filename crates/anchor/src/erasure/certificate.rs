@@ -73,7 +73,7 @@ pub enum StatedErasureError {
 
 impl StatedErasure {
     /// The most bytes that the file may have.
-    pub const MAX_BYTES: usize = StatedAccount::MAX_BYTES + (4 << 20);
+    pub const MAX_BYTES: usize = StatedAccount::MAX_BYTES + (16 << 20);
 
     /// Whether a file that begins so says that it is one.
     pub fn claims(begins: &[u8]) -> bool {

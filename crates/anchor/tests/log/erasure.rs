@@ -1,16 +1,16 @@
 use crate::{outcome, rejected};
 use medanchor_anchor::{
-    Account, AccountOf, Applied, Body, Class, CustodyKind, Damage, Destroyed, Disclosed,
-    Disclosure, EpochKeyChanged, Erased, ErasureEntry, Gone, Kind, LeafIndex, LegalHold,
+    Account, AccountOf, Applied, Attestation, Body, Class, CustodyKind, Damage, Destroyed,
+    Disclosed, Disclosure, EpochKeyChanged, Erased, ErasureEntry, Gone, Kind, LeafIndex, LegalHold,
     LegalHoldPlaced, Outcome, PrincipalKind, Receipt, SignedStatement, StatedAccount,
-    StatedErasure, StatedErasureError, Strength, TrustPolicy,
+    StatedErasure, StatedErasureError, Strength, Table, TrustPolicy, View,
     testing::{
         MEMBERS, ORIGIN, World, attested, break_glass, break_glass_rule, cid, consent_id,
-        consented, custody, custody_id, did, epoch_key, everything, founded, key, node_key,
-        with_broker,
+        consented, custody, custody_id, did, epoch_key, everything, founded, joining, key,
+        node_key, with_broker,
     },
 };
-use medanchor_dag::{Cid, Did, SigningKey};
+use medanchor_dag::{Cid, CustodyId, Did, Hash, SigningKey};
 use serde_bytes::ByteArray;
 
 const OWNER: &str = MEMBERS[0];
@@ -47,9 +47,14 @@ fn say_erased(world: &mut World, body: Erased, by: &SigningKey) -> Applied {
 
 /// Erases the patient, and takes everything of theirs out of the state.
 fn erase(world: &mut World) -> LeafIndex {
-    let erased = to_erase(world, PATIENT);
+    let index = erase_of(world, PATIENT);
+    sweep(world, index);
+    index
+}
+
+fn erase_of(world: &mut World, custody: &str) -> LeafIndex {
+    let erased = to_erase(world, custody);
     let leaf = world.accept(Body::Erased(Box::new(erased)), &[&key(OWNER)]);
-    sweep(world, leaf.index);
     leaf.index
 }
 
@@ -77,15 +82,22 @@ fn release(world: &mut World, names: &[Cid]) -> LeafIndex {
 }
 
 fn next_epoch_key(world: &mut World, holder: &SigningKey) -> Outcome {
-    let now = world.state().epoch_key(&holder.did()).unwrap().unwrap();
-    let mut to = now.key;
-    to[0] ^= 1;
+    let to = *Hash::of(&epoch_key_now(world, holder)).as_bytes();
+    change_epoch_key(world, holder, to)
+}
+
+fn change_epoch_key(world: &mut World, holder: &SigningKey, to: [u8; 32]) -> Outcome {
     let body = EpochKeyChanged {
         holder: holder.did(),
-        from: now.key,
-        to,
+        from: epoch_key_now(world, holder).into(),
+        to: to.into(),
     };
     outcome(&world.say(Body::EpochKey(body), &[holder]))
+}
+
+fn epoch_key_now(world: &World, holder: &SigningKey) -> [u8; 32] {
+    let now = world.state().epoch_key(&holder.did()).unwrap();
+    now.unwrap().key.into_array()
 }
 
 fn say_destroyed(world: &mut World, by: &SigningKey, gone: Gone) -> Applied {
@@ -315,15 +327,242 @@ fn erased_records_and_openings_leave_the_state_and_no_proof_breaks() {
 fn refusal_that_names_a_record_is_redacted_with_it() {
     let mut world = world();
     let request = world.request("rita", "researcher", "HRESCH", &[cid(&record(PATIENT, 0))]);
-    let refused = medanchor_anchor::Refused {
-        request: request.clone(),
+    let refused = refused(&world, request);
+    let refused = world.accept(refused, &[&node_key(OWNER)]);
+    erase(&mut world);
+    assert_eq!(world.state().opening(refused.index).unwrap(), None);
+}
+
+fn refused(world: &World, request: SignedStatement) -> Body {
+    Body::Refused(Box::new(medanchor_anchor::Refused {
         code: "no-consent".to_owned(),
         basis: world.basis(&request),
         decided_at: world.now,
+        request,
+    }))
+}
+
+#[test]
+fn refusal_that_names_several_patients_is_redacted_with_any_of_them() {
+    for first in [PATIENT, "patient-2"] {
+        let mut world = world();
+        let mut names = [PATIENT, "patient-2"].map(|patient| cid(&record(patient, 0)));
+        if first != PATIENT {
+            names.reverse();
+        }
+        let request = world.request("rita", "researcher", "HRESCH", &names);
+        let refused = refused(&world, request);
+        let refused = world.accept(refused, &[&node_key(OWNER)]);
+        erase(&mut world);
+        assert_eq!(world.state().opening(refused.index).unwrap(), None);
+        // That it is noted under the other one, too, does no harm.
+        erase_of(&mut world, "patient-2");
+        assert!(world.state().leaf(refused.index).unwrap().is_some());
+    }
+}
+
+#[test]
+fn opening_under_a_key_that_is_erased_is_kept_for_its_receipt_and_no_longer() {
+    let mut world = world();
+    let request = world.request("rita", "researcher", "HRESCH", &[cid(&record(PATIENT, 0))]);
+    let refused = refused(&world, request);
+    let erased = to_erase(&world, PATIENT);
+    let refused = world.statement(refused).sign(&[&node_key(OWNER)]);
+    let erased = world.statement(Body::Erased(Box::new(erased)));
+    // In one batch, so that the records are known still.
+    let mut applied = world.apply(vec![erased.sign(&[&key(OWNER)]), refused]);
+    let before = applied.pop().unwrap();
+    assert_eq!(outcome(&applied[0]), Outcome::Ok);
+    let erasure = entry(&world).since;
+    sweep(&mut world, erasure);
+    let consent = Body::Consented(consented("more", PATIENT, OTHER, "HRESCH"));
+    let consent = world.say(consent, &[&key(OWNER)]);
+    let anchored = world.anchored("late", "holter", PATIENT, Class::Ecg);
+    let anchored = medanchor_anchor::Statement::anchored(ORIGIN, anchored);
+    let anchored = world.submit(anchored.sign(&[&key("holter")]));
+    let of = AccountOf::Custody(custody_id(PATIENT));
+    let account = Account::new(of, world.state().account(&of).unwrap());
+    let account = world.say(Body::Account(account), &[&key(OWNER)]);
+    let expected = [
+        Outcome::Erased,
+        Outcome::Erased,
+        Outcome::Erased,
+        Outcome::Ok,
+    ];
+    let late = [before, consent, anchored, account];
+    let late = late.iter().zip(expected).map(|(late, expected)| {
+        assert_eq!(outcome(late), expected);
+        match late {
+            Applied::Leaf(late) => late.index,
+            Applied::Rejected(code) => panic!("{code}"),
+        }
+    });
+    let late: Vec<LeafIndex> = late.collect();
+    let is_kept = |world: &World, index: LeafIndex| {
+        let state = world.state();
+        let with = state.erased_with(index).unwrap();
+        let is_kept = state.opening(index).unwrap().is_some();
+        assert_eq!(with, (!is_kept).then(|| custody_id(PATIENT)));
+        is_kept
     };
-    let refused = world.accept(Body::Refused(Box::new(refused)), &[&node_key(OWNER)]);
+    world.now += KEPT - 1;
+    // What waits for its time holds up no other erasure.
+    let other = erase_of(&mut world, "patient-2");
+    let opening = world.state().opening(other).unwrap().unwrap();
+    for _ in 0..3 {
+        world.submit(opening.0.signed.clone());
+    }
+    let swept = world.state().erasure(&custody_id("patient-2")).unwrap();
+    assert!(swept.unwrap().is_swept);
+    assert!(late.iter().all(|index| is_kept(&world, *index)));
+    world.now += 1;
+    world.apply(Vec::new());
+    assert!(!late.iter().any(|index| is_kept(&world, *index)));
+    assert!(entry(&world).is_swept);
+    assert_eq!(world.tables.range(Table::Sweeps, &[], None, 9).unwrap(), []);
+}
+
+/// How long an opening under an erased custody key is kept, in ms.
+const KEPT: u64 = 10 * 60 * 1000;
+
+#[test]
+fn leaf_that_lost_its_opening_says_with_which_custody_key() {
+    let mut world = world();
+    let of = |world: &World, name: &str| {
+        let state = world.state();
+        let records = state.records_under(&custody_id(name), 0, 9).unwrap();
+        let entry = state.custody(&custody_id(name)).unwrap().unwrap();
+        let mut leaves: Vec<_> = records.iter().map(|record| record.index).collect();
+        leaves.extend([entry.made_at, entry.newest_consent.unwrap()]);
+        leaves
+    };
+    let (mine, others) = (of(&world, PATIENT), of(&world, "patient-2"));
+    let erasure = erase(&mut world);
+    let state = world.state();
+    for index in mine {
+        let with = state.erased_with(index).unwrap();
+        assert_eq!(with, Some(custody_id(PATIENT)), "leaf {index}");
+    }
+    for index in others.into_iter().chain([0, erasure]) {
+        assert_eq!(state.erased_with(index).unwrap(), None, "leaf {index}");
+    }
+}
+
+#[test]
+fn several_erasures_are_swept_one_after_another_in_their_order() {
+    for order in [[PATIENT, "patient-2"], ["patient-2", PATIENT]] {
+        let mut world = world();
+        let says = order.map(|name| {
+            let erased = Body::Erased(Box::new(to_erase(&world, name)));
+            world.statement(erased).sign(&[&key(OWNER)])
+        });
+        world.apply(says.to_vec());
+        let is_swept = |world: &World| {
+            order.map(|name| {
+                let entry = world.state().erasure(&custody_id(name)).unwrap();
+                entry.unwrap().is_swept
+            })
+        };
+        let mut seen = vec![is_swept(&world)];
+        while seen.last() != Some(&[true, true]) {
+            world.apply(Vec::new());
+            let now = is_swept(&world);
+            if seen.last() != Some(&now) {
+                seen.push(now);
+            }
+        }
+        assert_eq!(seen, [[false, false], [true, false], [true, true]]);
+        assert_eq!(world.tables.range(Table::Sweeps, &[], None, 9).unwrap(), []);
+    }
+}
+
+#[test]
+fn erasures_wait_for_whoever_has_something_until_it_says_that_nothing_is_left() {
+    let mut world = world();
+    world.list_broker(PATIENT, OTHER);
+    let waiting = |world: &World, who: &SigningKey| -> Vec<CustodyId> {
+        let (mut waiting, mut after) = (Vec::new(), None);
+        loop {
+            let state = world.state();
+            let page = state.erasures_waiting_for(&who.did(), after.as_ref(), 1);
+            let Some(entry) = page.unwrap().pop() else {
+                return waiting;
+            };
+            after = Some(entry.erased.custody);
+            waiting.push(entry.erased.custody);
+        }
+    };
+    let [owner, node] = holders();
+    let other = node_key(OTHER);
+    let mut both = [custody_id(PATIENT), custody_id("patient-2")];
+    both.sort_unstable();
+    assert_eq!(waiting(&world, &node), []);
     erase(&mut world);
-    assert_eq!(world.state().opening(refused.index).unwrap(), None);
+    erase_of(&mut world, "patient-2");
+    for who in [&owner, &node, &other, &node_key(MEMBERS[2])] {
+        assert_eq!(waiting(&world, who), both);
+    }
+    assert_eq!(waiting(&world, &key("rita")), []);
+    next_epoch_key(&mut world, &node);
+    say_destroyed(&mut world, &node, Gone::Key);
+    // It has the data still.
+    assert_eq!(waiting(&world, &node), both);
+    say_destroyed(&mut world, &node, Gone::Data);
+    assert_eq!(waiting(&world, &node), [custody_id("patient-2")]);
+    assert_eq!(waiting(&world, &other), both);
+    say_destroyed(&mut world, &node_key(MEMBERS[2]), Gone::Data);
+    assert_eq!(
+        waiting(&world, &node_key(MEMBERS[2])),
+        [custody_id("patient-2")]
+    );
+}
+
+/// The most holders that a custody key may have, and the most nodes that a network may ever have.
+#[test]
+fn custody_key_can_be_erased_however_many_held_it_or_kept_the_log() {
+    let mut world = world();
+    for number in 3..Erased::MAX_REPLICAS {
+        let name = format!("member-{number}");
+        world.join(&name, 3, &MEMBERS[..2]);
+        world.leave(&name, 3, &MEMBERS[..2]);
+    }
+    let one_more = Body::MemberAdded(Box::new(joining("one-more", 3)));
+    let authors = [key(MEMBERS[0]), key(MEMBERS[1]), key("one-more")];
+    let authors: Vec<&SigningKey> = authors.iter().collect();
+    assert_eq!(outcome(&world.say(one_more, &authors)), Outcome::Conflict);
+    let names: Vec<String> = (2..=Erased::MAX_HOLDERS)
+        .map(|number| format!("person-{number}"))
+        .collect();
+    for name in &names {
+        world.enrol(name, PrincipalKind::Person, OWNER, &["clinician"]);
+    }
+    let (last, names) = names.split_last().unwrap();
+    for names in names.chunks(30) {
+        let held = held_anew(&world, names);
+        world.accept(held, &[&key(OWNER)]);
+    }
+    let one_more = held_anew(&world, std::slice::from_ref(last));
+    let refused = world.say(one_more, &[&key(OWNER)]);
+    assert_eq!(outcome(&refused), Outcome::Conflict);
+    let erased = to_erase(&world, PATIENT);
+    assert_eq!(erased.holders.len(), Erased::MAX_HOLDERS);
+    assert_eq!(erased.replicas.len(), Erased::MAX_REPLICAS);
+    let done = say_erased(&mut world, erased, &key(OWNER));
+    assert_eq!(outcome(&done), Outcome::Ok);
+}
+
+/// The patient's custody key in its next epoch, held by its node and these people.
+fn held_anew(world: &World, names: &[String]) -> Body {
+    let entry = world.state().custody(&custody_id(PATIENT)).unwrap();
+    let mut body = entry.unwrap().custody;
+    body.epoch += 1;
+    body.key[0] ^= 1;
+    let people = names.iter().map(|name| key(name));
+    let holders = [node_key(OWNER)].into_iter().chain(people);
+    body.held_by = holders
+        .map(|holder| attested(&holder, body.custody, body.epoch, &body.key))
+        .collect();
+    Body::Custody(body)
 }
 
 #[test]
@@ -359,6 +598,44 @@ fn key_is_gone_only_when_its_epoch_key_is() {
         .filter(|(_, gone)| *gone == Gone::Key)
         .collect();
     assert_eq!(missing, [(owner.did(), Gone::Key)]);
+}
+
+/// Whoever went over to another epoch key before the tombstone goes over to one more: it lists the one in force.
+#[test]
+fn key_is_gone_only_when_the_epoch_key_of_the_tombstone_is_whichever_were_before() {
+    let mut world = world();
+    let [_, node] = holders();
+    let first = epoch_key_now(&world, &node);
+    next_epoch_key(&mut world, &node);
+    let second = epoch_key_now(&world, &node);
+    world.list_broker(PATIENT, OTHER);
+    erase(&mut world);
+    let erased = entry(&world).erased;
+    let mut of_node = erased.holders.iter().filter(|by| by.who == node.did());
+    assert_eq!(of_node.next().map(|by| *by.epoch_key), Some(second));
+    assert_eq!(of_node.next(), None);
+    let too_early = say_destroyed(&mut world, &node, Gone::Key);
+    assert_eq!(outcome(&too_early), Outcome::Conflict);
+    let back = change_epoch_key(&mut world, &node, first);
+    assert_eq!(back, Outcome::Conflict);
+    assert_eq!(next_epoch_key(&mut world, &node), Outcome::Ok);
+    let done = say_destroyed(&mut world, &node, Gone::Key);
+    assert_eq!(outcome(&done), Outcome::Ok);
+    // INVARIANT (I9): nor does the one that it has destroyed come back afterwards.
+    for before in [first, second] {
+        let back = change_epoch_key(&mut world, &node, before);
+        assert_eq!(back, Outcome::Conflict);
+    }
+}
+
+#[test]
+fn nobody_keeps_another_from_an_epoch_key_by_saying_it_first() {
+    let mut world = world();
+    let [owner, node] = holders();
+    let to = [9; 32];
+    for holder in [&node, &owner] {
+        assert_eq!(change_epoch_key(&mut world, holder, to), Outcome::Ok);
+    }
 }
 
 #[test]
@@ -456,7 +733,7 @@ fn key_is_attested_under_the_epoch_key_in_force_and_old_attestations_are_repeate
     assert_eq!(outcome(&repeated), Outcome::Ok);
     let under = world.state().epoch_key(&node.did()).unwrap().unwrap().key;
     let mut anew = body;
-    anew.held_by[0] = medanchor_anchor::Attestation::sign(
+    anew.held_by[0] = Attestation::sign(
         &node,
         anew.custody,
         anew.epoch,

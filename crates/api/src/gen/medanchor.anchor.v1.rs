@@ -97,6 +97,10 @@ pub struct ListLeavesResponse {
     /// Leaves in the log that this was read from: those applied by this node then.
     #[prost(uint64, tag = "4")]
     pub tree_size: u64,
+    /// The id (16 bytes) of the custody key with whose erasure the opening was deleted. Empty when it was not, or openings are not
+    /// this caller's to see.
+    #[prost(bytes = "vec", tag = "5")]
+    pub erased_with: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckpointRequest {}

@@ -281,10 +281,15 @@ fn leaves(
             true => state.opening(index).map_err(tables_status)?,
             false => None,
         };
+        let erased_with = match openings && opening.is_none() {
+            true => state.erased_with(index).map_err(tables_status)?,
+            false => None,
+        };
         page.push(LeafEntry {
             index,
             leaf,
             opening,
+            erased_with,
         });
     }
     Ok(AsOf {
