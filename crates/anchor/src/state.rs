@@ -473,21 +473,6 @@ impl<'v> State<'v> {
         self.entry(Table::Erasures, custody.as_bytes())
     }
 
-    /// Up to `limit` erasures after the one given, in the order of their custody keys.
-    ///
-    /// # Errors
-    ///
-    /// When the storage fails.
-    pub fn erasures(
-        &self,
-        after: Option<&CustodyId>,
-        limit: usize,
-    ) -> Result<Vec<ErasureEntry>, TablesError> {
-        let after = after.map(|id| id.as_bytes());
-        let rows = self.following(Table::Erasures, after, limit)?;
-        rows.iter().map(|(_, value)| parse(value)).collect()
-    }
-
     /// Up to `limit` erasures after the one given, of those that list something of `who` which is not destroyed yet, in the
     /// order of their custody keys.
     ///

@@ -2,15 +2,15 @@ use crate::{
     grants::{Grants, Keeping},
     store::{Rows, Store},
 };
-use medanchor_anchor::Row;
+use medanchor_anchor::{BoxError, Row};
 use medanchor_dag::{CborError, CustodyId, from_canonical, to_canonical};
 use medanchor_envelope::{FormatError, Identity, OpenError, Recipient, RecipientError, SealedKey};
-use redb::{ReadTransaction, ReadableTable};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
 use std::{
     path::Path,
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 use zeroize::Zeroizing;
 
@@ -25,7 +25,8 @@ use zeroize::Zeroizing;
 pub struct Custody {
     store: Store,
     keeping: Keeping,
-    /// Whoever reads or writes a row holds it, so that no row is sealed to a key that is being replaced.
+    /// Whoever reads or writes a row holds it, so that no row is sealed to a key that is being replaced, and none is put back
+    /// that is being destroyed.
     store_key: RwLock<Identity>,
 }
 
@@ -99,6 +100,15 @@ pub enum CustodyError {
     /// The second holder's public key is not usable: let it make another.
     #[error("public key of the second holder is not 32 bytes of a sound X25519 key")]
     SecondHolder(#[source] Option<RecipientError>),
+    /// The custody key is erased: no key of it is kept any more.
+    #[error("custody key `{custody}` is erased")]
+    Erased {
+        /// The custody id.
+        custody: CustodyId,
+    },
+    /// It could not be found out whether a custody key is erased: try again.
+    #[error("it is not known whether a custody key is erased")]
+    ErasedUnknown(#[source] BoxError),
     /// The operating system gave no random bytes: try again.
     #[error("no random bytes from the operating system")]
     NoRandomness(#[source] getrandom::Error),
@@ -199,17 +209,25 @@ impl Custody {
     /// `key` is the public half as the log has it: a copy of any other key is refused. No other key is overwritten, and the same copy again changes nothing. The
     /// key is on disk when this returns.
     ///
+    /// `is_erased` says whether the log has an erasure of a custody key. It is asked while nobody looks for what is
+    /// erased: whoever does so once the log has the erasure finds the key, or it is refused here.
+    ///
     /// # Errors
     ///
-    /// [`CustodyError::Copy`], [`CustodyError::OtherKey`], or when the storage fails; asking again is safe.
+    /// [`CustodyError::Erased`], [`CustodyError::Copy`], [`CustodyError::OtherKey`], or when the storage fails; asking again is
+    /// safe.
     pub fn import(
         &self,
         custody: CustodyId,
         epoch: u32,
         key: &[u8; 32],
         copy: &[u8],
+        is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
     ) -> Result<Imported, CustodyError> {
         let store_key = self.sealing();
+        if is_erased(&custody).map_err(CustodyError::ErasedUnknown)? {
+            return Err(CustodyError::Erased { custody });
+        }
         let identity = open_copy(&store_key, custody, epoch, key, copy).map_err(|source| {
             CustodyError::Copy {
                 custody,
@@ -316,60 +334,76 @@ impl Custody {
         })?)
     }
 
-    /// Destroys every private key of a custody, and the grants that were made of it: nothing is released under it any more.
-    /// How many keys there were. It is on disk when this returns; that a copy of the file opens nothing either needs
-    /// [another epoch key](Custody::reseal).
+    /// Whether there is anything of a custody key that `is_erased`, be it damaged. Nobody keeps a key meanwhile.
     ///
     /// # Errors
     ///
-    /// When the storage fails; asking again is safe.
-    pub fn destroy(&self, custody: CustodyId) -> Result<u64, CustodyError> {
-        let _sealing = self.sealing();
-        let (first, last) = (key_of(custody, 0), key_of(custody, u32::MAX));
-        let destroyed = self.store.write(|txn| {
-            let mut keys = txn.open_table(KEYS)?;
-            let mut destroyed = 0;
-            keys.retain_in(first.as_slice()..=last.as_slice(), |_, _| {
-                destroyed += 1;
-                false
-            })?;
-            crate::grants::remove_all_of(txn, custody)?;
-            Ok(destroyed)
-        })?;
-        Ok(destroyed)
+    /// [`CustodyError::ErasedUnknown`], or when the storage fails.
+    pub fn holds_erased(
+        &self,
+        is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
+    ) -> Result<bool, CustodyError> {
+        let _alone = self.alone();
+        Ok(!self.erased(is_erased)?.is_empty())
     }
 
-    /// Seals every custody key to another key-encryption key. From its commit on, the file opens with that one alone, and
-    /// the one before may be destroyed. A row that opened nothing before stays as it is.
+    /// Destroys every private key of the custodies that are erased, with the grants that were made of them, and seals the others
+    /// to another key-encryption key. From its commit on, the file opens with that one alone, and the one before may be
+    /// destroyed. Another row that opened nothing before stays as it is.
+    ///
+    /// `is_erased` says whether the log has an erasure of a custody key. It is asked while nobody keeps a key, so that none
+    /// which is erased by then is sealed to the next key-encryption key.
     ///
     /// # Errors
     ///
-    /// When the storage fails: the keys are under the one before then.
-    pub fn reseal(&self, kek: Zeroizing<[u8; 32]>) -> Result<(), CustodyError> {
+    /// [`CustodyError::ErasedUnknown`], or when the storage fails: all is as it was then.
+    pub fn reseal(
+        &self,
+        kek: Zeroizing<[u8; 32]>,
+        is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
+    ) -> Result<(), CustodyError> {
         let next = Identity::from_bytes(kek);
-        let mut store_key = self
-            .store_key
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut store_key = self.alone();
+        let erased = self.erased(is_erased)?;
         self.store.write(|txn| {
-            let mut keys = txn.open_table(KEYS)?;
-            let mut resealed = Vec::new();
-            for row in keys.iter()? {
-                let (name, row) = row?;
-                let (name, row) = (name.value().to_vec(), row.value().to_vec());
-                if let Some(row) = resealed_row(&name, &row, &store_key, &next) {
-                    resealed.push((name, row));
-                }
+            for custody in &erased {
+                destroy(txn, *custody)?;
             }
-            for (name, row) in resealed {
-                keys.insert(name.as_slice(), to_canonical(&row).as_slice())?;
-            }
-            let mut meta = txn.open_table(META)?;
-            meta.insert(STORE_KEY, next.recipient().as_bytes().as_slice())?;
-            Ok(())
+            crate::grants::remove_unheld(txn)?;
+            reseal_all(txn, &store_key, &next)
         })?;
         *store_key = next;
         Ok(())
+    }
+
+    /// The erased ones among those that a row is named after. Each row of them counts, also one that opens nothing.
+    fn erased(
+        &self,
+        is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
+    ) -> Result<Vec<CustodyId>, CustodyError> {
+        let mut named = self.store.read(|txn| {
+            let keys = txn.open_table(KEYS)?;
+            let mut named = Vec::new();
+            for row in keys.iter()? {
+                let (name, _) = row?;
+                named.extend(parse_key(name.value()).map(|(custody, _)| custody));
+            }
+            Ok(named)
+        })?;
+        named.dedup();
+        let mut erased = Vec::new();
+        for custody in named {
+            if is_erased(&custody).map_err(CustodyError::ErasedUnknown)? {
+                erased.push(custody);
+            }
+        }
+        Ok(erased)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, Identity> {
+        self.store_key
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sealing(&self) -> RwLockReadGuard<'_, Identity> {
@@ -419,6 +453,41 @@ fn kept_as(
         Ok(_) => Kept::TheKey,
         Err(_) => Kept::Damaged,
     }
+}
+
+/// Whether there is a row of a custody.
+pub(crate) fn has_key(
+    keys: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    custody: CustodyId,
+) -> Result<bool, redb::Error> {
+    let (first, last) = (key_of(custody, 0), key_of(custody, u32::MAX));
+    let mut rows = keys.range(first.as_slice()..=last.as_slice())?;
+    Ok(rows.next().transpose()?.is_some())
+}
+
+fn destroy(txn: &WriteTransaction, custody: CustodyId) -> Result<(), redb::Error> {
+    let (first, last) = (key_of(custody, 0), key_of(custody, u32::MAX));
+    let mut keys = txn.open_table(KEYS)?;
+    keys.retain_in(first.as_slice()..=last.as_slice(), |_, _| false)?;
+    Ok(())
+}
+
+fn reseal_all(txn: &WriteTransaction, from: &Identity, to: &Identity) -> Result<(), redb::Error> {
+    let mut keys = txn.open_table(KEYS)?;
+    let mut resealed = Vec::new();
+    for row in keys.iter()? {
+        let (name, row) = row?;
+        let (name, row) = (name.value().to_vec(), row.value().to_vec());
+        if let Some(row) = resealed_row(&name, &row, from, to) {
+            resealed.push((name, row));
+        }
+    }
+    for (name, row) in resealed {
+        keys.insert(name.as_slice(), to_canonical(&row).as_slice())?;
+    }
+    let mut meta = txn.open_table(META)?;
+    meta.insert(STORE_KEY, to.recipient().as_bytes().as_slice())?;
+    Ok(())
 }
 
 /// The row under another key-encryption key; `None` of one that opens nothing.
@@ -521,7 +590,8 @@ fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> CustodyErro
 #[error("key of a row is not 20 bytes")]
 struct KeyLength;
 
-const KEYS: Rows = Rows::new("custody-keys-1");
+/// Custody id and epoch to the private key.
+pub(crate) const KEYS: Rows = Rows::new("custody-keys-1");
 const META: Rows = Rows::new("meta-1");
 const STORE_KEY: &[u8] = b"store-key";
 const MAX_ROW_BYTES: usize = 1024;
@@ -536,6 +606,25 @@ mod tests {
 
     fn kek(byte: u8) -> Zeroizing<[u8; 32]> {
         Zeroizing::new([byte; 32])
+    }
+
+    /// Nothing is erased.
+    fn none(_: &CustodyId) -> Result<bool, BoxError> {
+        Ok(false)
+    }
+
+    fn only_id(custody: &CustodyId) -> Result<bool, BoxError> {
+        Ok(*custody == id())
+    }
+
+    /// Puts a row under the name of a key.
+    fn put(store: &Custody, epoch: u32, row: &[u8]) {
+        let put = store.store.write(|txn| {
+            let mut keys = txn.open_table(KEYS)?;
+            keys.insert(key_of(id(), epoch).as_slice(), row)?;
+            Ok(())
+        });
+        put.unwrap();
     }
 
     fn open(folder: &tempfile::TempDir) -> Custody {
@@ -615,14 +704,20 @@ mod tests {
         let store = open(&folder);
         let (key, copy) = copied(&store, 3);
         assert!(!store.holds(id(), 3, &key).unwrap());
-        assert_eq!(store.import(id(), 3, &key, &copy).unwrap(), Imported::Kept);
+        assert_eq!(
+            store.import(id(), 3, &key, &copy, none).unwrap(),
+            Imported::Kept
+        );
         drop(store);
         let store = open(&folder);
         assert!(store.holds(id(), 3, &key).unwrap());
         let recipient = Recipient::from_bytes(key).unwrap();
         let identity = store.identity(id(), &recipient.id()).unwrap().unwrap();
         assert_eq!(identity.recipient(), recipient);
-        assert_eq!(store.import(id(), 3, &key, &copy).unwrap(), Imported::Held);
+        assert_eq!(
+            store.import(id(), 3, &key, &copy, none).unwrap(),
+            Imported::Held
+        );
         assert_eq!(store.create_key(id(), 3).unwrap(), recipient);
         assert_eq!(store.list().unwrap().len(), 1);
     }
@@ -643,14 +738,14 @@ mod tests {
             (&store, id(), 3, &key, &copy_of_another),
             (&another, id(), 3, &key, &copy),
         ] {
-            let imported = store.import(custody, epoch, key, copy);
+            let imported = store.import(custody, epoch, key, copy, none);
             assert!(matches!(imported, Err(CustodyError::Copy { .. })));
             assert_eq!(store.list().unwrap(), []);
         }
         for at in 0..copy.len() {
             let mut flipped = copy.clone();
             flipped[at] ^= 1;
-            let imported = store.import(id(), 3, &key, &flipped);
+            let imported = store.import(id(), 3, &key, &flipped, none);
             assert!(matches!(imported, Err(CustodyError::Copy { .. })), "{at}");
         }
         assert_eq!(store.list().unwrap(), []);
@@ -662,7 +757,7 @@ mod tests {
         let store = open(&folder);
         let own = *store.create_key(id(), 3).unwrap().as_bytes();
         let (key, copy) = copied(&store, 3);
-        let imported = store.import(id(), 3, &key, &copy);
+        let imported = store.import(id(), 3, &key, &copy, none);
         assert!(matches!(imported, Err(CustodyError::OtherKey { .. })));
         assert!(store.holds(id(), 3, &own).unwrap());
         assert!(!store.holds(id(), 3, &key).unwrap());
@@ -673,7 +768,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let (key, copy) = copied(&store, 3);
-        store.import(id(), 3, &key, &copy).unwrap();
+        store.import(id(), 3, &key, &copy, none).unwrap();
         let other = Identity::generate().unwrap();
         let mut sealed_to_another = KeyRow::seal(&other, &other, id(), 3);
         sealed_to_another.key = ByteArray::new(key);
@@ -687,7 +782,10 @@ mod tests {
                 })
                 .unwrap();
             assert!(!store.holds(id(), 3, &key).unwrap());
-            assert_eq!(store.import(id(), 3, &key, &copy).unwrap(), Imported::Kept);
+            assert_eq!(
+                store.import(id(), 3, &key, &copy, none).unwrap(),
+                Imported::Kept
+            );
             assert!(store.holds(id(), 3, &key).unwrap());
         }
     }
@@ -728,7 +826,7 @@ mod tests {
         drop(store);
         std::fs::copy(&path, &backup).unwrap();
         let store = open(&folder);
-        store.reseal(kek(9)).unwrap();
+        store.reseal(kek(9), none).unwrap();
         let under = Identity::from_bytes(kek(9)).recipient();
         assert_eq!(store.store_key(), *under.as_bytes());
         for (epoch, key) in (0..).zip(&keys) {
@@ -747,19 +845,83 @@ mod tests {
     }
 
     #[test]
-    fn destroyed_custody_has_no_key_and_the_others_stay() {
+    fn erased_keys_are_destroyed_where_the_others_are_sealed_anew() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let other = CustodyId::new([8; 16]);
         let kept = store.create_key(other, 0).unwrap();
-        for epoch in 0..3 {
-            store.create_key(id(), epoch).unwrap();
+        let keys = [0, 1, 2].map(|epoch| store.create_key(id(), epoch).unwrap());
+        assert!(!store.holds_erased(none).unwrap());
+        assert!(store.holds_erased(only_id).unwrap());
+        store.reseal(kek(9), only_id).unwrap();
+        assert!(!store.holds_erased(only_id).unwrap());
+        for (epoch, key) in (0..).zip(&keys) {
+            assert!(!store.holds(id(), epoch, key.as_bytes()).unwrap());
         }
-        assert_eq!(store.destroy(id()).unwrap(), 3);
-        assert_eq!(store.destroy(id()).unwrap(), 0);
-        let held: Vec<_> = store.list().unwrap();
+        let held = store.list().unwrap();
         assert_eq!(held.len(), 1);
         assert_eq!(held[0].public_key, *kept.as_bytes());
+        assert!(store.holds(other, 0, kept.as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn damaged_row_of_an_erased_custody_is_found_and_destroyed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        put(&store, 0, b"nonsense");
+        assert!(store.list().is_err());
+        assert!(store.holds_erased(only_id).unwrap());
+        store.reseal(kek(9), only_id).unwrap();
+        assert!(!store.holds_erased(only_id).unwrap());
+        assert_eq!(store.list().unwrap(), []);
+    }
+
+    #[test]
+    fn nothing_is_sealed_anew_while_it_is_not_known_what_is_erased() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let before = store.store_key();
+        store.create_key(id(), 0).unwrap();
+        let unknown = |_: &CustodyId| Err("no state".into());
+        let resealed = store.reseal(kek(9), unknown);
+        assert!(matches!(resealed, Err(CustodyError::ErasedUnknown(_))));
+        assert_eq!(store.store_key(), before);
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn copy_of_an_erased_key_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let (key, copy) = copied(&store, 3);
+        let imported = store.import(id(), 3, &key, &copy, only_id);
+        assert!(matches!(imported, Err(CustodyError::Erased { .. })));
+        assert_eq!(store.list().unwrap(), []);
+    }
+
+    #[test]
+    fn import_under_way_puts_back_no_key_that_is_destroyed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let (key, copy) = copied(&store, 3);
+        std::thread::scope(|scope| {
+            // The erasure comes as soon as the import has seen that there is none, and is done before that writes, if it can be.
+            let erased_just_then = |_: &CustodyId| {
+                let (done, waits) = std::sync::mpsc::channel();
+                let store = &store;
+                scope.spawn(move || {
+                    store.reseal(kek(9), only_id).unwrap();
+                    let _ = done.send(());
+                });
+                let _ = waits.recv_timeout(std::time::Duration::from_millis(100));
+                Ok(false)
+            };
+            store
+                .import(id(), 3, &key, &copy, erased_just_then)
+                .unwrap();
+        });
+        assert!(!store.holds_erased(only_id).unwrap());
+        assert!(!store.holds(id(), 3, &key).unwrap());
     }
 
     #[test]
@@ -775,7 +937,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        store.reseal(kek(9)).unwrap();
+        store.reseal(kek(9), none).unwrap();
         assert!(store.holds(id(), 0, key.as_bytes()).unwrap());
     }
 

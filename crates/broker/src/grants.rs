@@ -1,4 +1,5 @@
 use crate::{
+    custody::{KEYS, has_key},
     records::Sealed,
     store::{Group, Rows, Store},
 };
@@ -25,6 +26,7 @@ pub(crate) type Keeping = Group<Keep, Option<Vec<u8>>>;
 pub(crate) struct Keep {
     request: Hash,
     row: Vec<u8>,
+    custodies: Vec<CustodyId>,
     not_after: u64,
     now: u64,
 }
@@ -90,6 +92,8 @@ impl<'s> Grants<'s> {
 
     /// Keeps a grant, unless one was made on the same request; returns the one that is kept. It is on
     /// disk when this returns. Some that are over at `now`, unix ms, are removed.
+    ///
+    /// A grant of a custody key that is not held any more is returned and not kept: the key was destroyed meanwhile.
     pub(crate) fn keep(
         self,
         request: &Hash,
@@ -99,6 +103,7 @@ impl<'s> Grants<'s> {
         let keep = Keep {
             request: *request,
             row: to_canonical(&grant),
+            custodies: grant.list.custodies().collect(),
             not_after: grant.not_after,
             now,
         };
@@ -142,7 +147,7 @@ fn keep_first(txn: &WriteTransaction, keep: &Keep) -> Result<Option<Vec<u8>>, re
     }
     let key = keep.request.as_bytes().as_slice();
     let first = grants.get(key)?.map(|row| row.value().to_vec());
-    if first.is_none() {
+    if first.is_none() && are_held(&txn.open_table(KEYS)?, &keep.custodies)? {
         grants.insert(key, keep.row.as_slice())?;
         let ends = expiry_key(keep.not_after, key);
         expiry.insert(ends.as_slice(), [].as_slice())?;
@@ -150,24 +155,42 @@ fn keep_first(txn: &WriteTransaction, keep: &Keep) -> Result<Option<Vec<u8>>, re
     Ok(first)
 }
 
-/// Forgets every grant that has something under a custody key, and those that cannot be read.
-pub(crate) fn remove_all_of(txn: &WriteTransaction, custody: CustodyId) -> Result<(), redb::Error> {
+/// Forgets every grant of a custody key that is not held any more, and those that cannot be read.
+pub(crate) fn remove_unheld(txn: &WriteTransaction) -> Result<(), redb::Error> {
+    let keys = txn.open_table(KEYS)?;
     let (mut grants, mut expiry) = (txn.open_table(GRANTS)?, txn.open_table(EXPIRY)?);
-    let mut ends = Vec::new();
-    grants.retain(|request, row| {
-        let Ok(grant) = parse(row) else {
-            return false;
-        };
-        let is_of_it = grant.list.custodies().any(|of| of == custody);
-        if is_of_it {
+    let (mut gone, mut ends) = (Vec::new(), Vec::new());
+    for row in grants.iter()? {
+        let (request, row) = row?;
+        let request = request.value();
+        if let Ok(grant) = parse(row.value()) {
+            let custodies: Vec<CustodyId> = grant.list.custodies().collect();
+            if are_held(&keys, &custodies)? {
+                continue;
+            }
             ends.push(expiry_key(grant.not_after, request));
         }
-        !is_of_it
-    })?;
+        gone.push(request.to_vec());
+    }
+    for request in gone {
+        grants.remove(request.as_slice())?;
+    }
     for end in ends {
         expiry.remove(end.as_slice())?;
     }
     Ok(())
+}
+
+fn are_held(
+    keys: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    custodies: &[CustodyId],
+) -> Result<bool, redb::Error> {
+    for custody in custodies {
+        if !has_key(keys, *custody)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn parse(row: &[u8]) -> Result<KeptGrant, CborError> {
@@ -192,7 +215,10 @@ const MAX_ROW_BYTES: usize = 16 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medanchor_anchor::testing::{World, cid};
+    use medanchor_anchor::{
+        ReleasePart, ReleaseRow,
+        testing::{World, cid},
+    };
 
     const TABLES: [Rows; 2] = [GRANTS, EXPIRY];
 
@@ -274,5 +300,61 @@ mod tests {
         grants.keep(&hash("d"), new, 20).unwrap();
         let is_kept = |name| grants.find(&hash(name), 0).unwrap().is_some();
         assert_eq!(["a", "b", "c", "d"].map(is_kept), [false, true, true, true]);
+    }
+
+    /// A grant of one record under a custody key.
+    fn grant_of(world: &mut World, custody: CustodyId) -> KeptGrant {
+        let mut grant = grant(world, 100);
+        let rows = vec![ReleaseRow {
+            record: cid("record"),
+            device: 0,
+            wrap: hash("wrap"),
+        }];
+        grant.list.parts.push(ReleasePart {
+            custody,
+            since: 0,
+            consent: None,
+            rows,
+        });
+        grant
+    }
+
+    #[test]
+    fn grant_of_a_key_that_is_not_held_any_more_is_neither_kept_nor_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("grants.redb"), &TABLES).unwrap();
+        let (keeping, mut world) = (Keeping::default(), World::empty());
+        let grants = Grants::new(&store, &keeping);
+        let [erased, other] = [1, 2].map(|byte| CustodyId::new([byte; 16]));
+        let row = |custody: CustodyId| [custody.as_bytes().as_slice(), &[0; 4]].concat();
+        let put = |custody| {
+            store.write(|txn| {
+                let mut keys = txn.open_table(KEYS)?;
+                keys.insert(row(custody).as_slice(), [].as_slice())?;
+                Ok(())
+            })
+        };
+        put(erased).unwrap();
+        put(other).unwrap();
+        let is_kept = |name| grants.find(&hash(name), 0).unwrap().is_some();
+        for (name, custody) in [("before", erased), ("other", other)] {
+            let grant = grant_of(&mut world, custody);
+            grants.keep(&hash(name), grant, 0).unwrap();
+            assert!(is_kept(name));
+        }
+        store
+            .write(|txn| {
+                txn.open_table(KEYS)?.remove(row(erased).as_slice())?;
+                remove_unheld(txn)
+            })
+            .unwrap();
+        // What was under way then may be answered.
+        let late = grant_of(&mut world, erased);
+        let answered = grants.keep(&hash("late"), late.clone(), 0).unwrap();
+        assert_eq!(answered, late);
+        assert_eq!(
+            ["before", "late", "other"].map(is_kept),
+            [false, false, true]
+        );
     }
 }

@@ -10,7 +10,8 @@ use crate::{
     connections::Limits,
     cosigner::{Cosigner, CosignerParts, Follows},
     emergencies::warn_task,
-    eraser::{Eraser, open_custody},
+    epoch_key::{EpochKey, open_custody},
+    eraser::Eraser,
     fatal_store::FatalStore,
     files,
     follower::{Follower, OwnParts},
@@ -368,10 +369,12 @@ impl Node {
             node: key.did(),
             replica: Arc::clone(&replica),
             submitter: Arc::clone(&submitter),
-            custody: Arc::clone(&custody),
             collector: Arc::clone(&collector),
-            keys: folder.keys(),
-            passphrase: sealing.passphrase_file,
+            epoch_key: EpochKey {
+                custody: Arc::clone(&custody),
+                keys: folder.keys(),
+                passphrase: sealing.passphrase_file,
+            },
         };
         let factors = Factors::open(&folder.factors(), sealing.factors);
         let factors = factors.context("open second factors")?;

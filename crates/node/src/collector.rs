@@ -31,6 +31,8 @@ pub(crate) struct Collector {
     collected: AtomicU64,
     /// As soon as so many have begun a cycle is wanted.
     wanted: AtomicU64,
+    /// What log time is to pass before the next generation begins; 0: nothing.
+    promised: AtomicU64,
     waits_for: Mutex<Option<Cid>>,
 }
 
@@ -59,6 +61,7 @@ impl Collector {
             generations: AtomicU64::new(0),
             collected: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
             waits_for: Mutex::default(),
         }
     }
@@ -84,6 +87,11 @@ impl Collector {
         let old = generations.saturating_add(2);
         self.wanted.fetch_max(old, Ordering::Relaxed);
         self.collected.load(Ordering::Relaxed) >= old
+    }
+
+    /// What log time is to pass, unix ms, before another generation begins; 0: it need not.
+    pub(crate) fn promised(&self) -> u64 {
+        self.promised.load(Ordering::Relaxed)
     }
 
     /// The record for which nothing is removed now, because what is below a block of it is not known.
@@ -115,6 +123,8 @@ impl Collector {
         if aging.advance(&self.parts.store, log_time, Instant::now()) {
             self.generations.fetch_add(1, Ordering::Relaxed);
         }
+        let promised = aging.promised.unwrap_or(0);
+        self.promised.store(promised, Ordering::Relaxed);
         let (generations, wanted) = (self.generations(), self.wanted.load(Ordering::Relaxed));
         let is_wanted = generations >= wanted && self.collected.load(Ordering::Relaxed) < wanted;
         if aging.is_over && (is_wanted || Instant::now() >= *next) {

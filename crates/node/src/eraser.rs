@@ -1,25 +1,20 @@
-//! Destroys what an erasure in the log lists of this node, and says so in the log (I9).
+//! Destroys what an erasure in the log lists of this node, and whatever else it has of it, and says so in the log (I9).
 
 use crate::{
-    clock,
-    collector::Collector,
-    config::Folder,
-    gatherer::Gathered,
-    keys::{self, KeyName},
-    passphrase,
-    submit::Submitter,
+    clock, collector::Collector, epoch_key::EpochKey, gatherer::Gathered, submit::Submitter,
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Destroyed, EpochKeyChanged, EpochKeyEntry, ErasureEntry, Gone, Log, Outcome, Read, State,
+    Appended, Body, BoxError, Destroyed, EpochKeyChanged, ErasureEntry, Gone, LeafIndex, Log,
+    Outcome, Read, State,
 };
-use medanchor_broker::{Custody, CustodyError};
+use medanchor_broker::Custody;
 use medanchor_dag::{CustodyId, Did};
 use medanchor_raft::Replica;
-use medanchor_secrets::Passphrase;
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 /// Looks for erasures that wait for this node.
 pub(crate) struct Eraser {
@@ -27,107 +22,75 @@ pub(crate) struct Eraser {
     pub(crate) node: Did,
     pub(crate) replica: Arc<Replica>,
     pub(crate) submitter: Arc<Submitter>,
-    pub(crate) custody: Arc<Custody>,
     pub(crate) collector: Arc<Collector>,
-    /// The folder with the node's keys.
-    pub(crate) keys: PathBuf,
-    /// The file with the passphrase that they are under.
-    pub(crate) passphrase: Option<PathBuf>,
+    pub(crate) epoch_key: EpochKey,
+}
+
+/// What is remembered from one look to the next.
+#[derive(Default)]
+struct Seen {
+    /// The newest erasure that waited when nothing erased was held any more; `None`: that was not looked at since the start.
+    destroyed: Option<LeafIndex>,
+    /// When each erasure was first seen with nothing left in the state, by the collector's generations.
+    swept: BTreeMap<CustodyId, u64>,
 }
 
 impl Eraser {
     /// Erases until `stop`.
     pub(crate) async fn erase_task(self, stop: CancellationToken) {
         let eraser = Arc::new(self);
-        // When each erasure was first seen with nothing left in the state, by the collector's generations.
-        let mut swept = BTreeMap::new();
+        let mut seen = Seen::default();
         let erasing = async {
-            // What a restored backup of the key store has brought back.
-            while let Err(error) = eraser.destroy_again().await {
-                tracing::error!("it is not known whether erased custody keys are held: {error:#}");
-                sleep(LOOK_EVERY).await;
-            }
+            let mut pause = LOOK_EVERY;
             loop {
-                sleep(LOOK_EVERY).await;
-                if let Err(error) = eraser.look(&mut swept).await {
-                    tracing::error!(
-                        "an erasure waits for this node, and is tried again: {error:#}"
-                    );
-                }
+                sleep(pause).await;
+                let is_done = eraser.look(&mut seen).await.unwrap_or_else(|error| {
+                    tracing::error!("it is not known which erasures wait for this node: {error:#}");
+                    false
+                });
+                // What the log refuses is a leaf each time.
+                pause = match is_done {
+                    true => LOOK_EVERY,
+                    false => LONGEST_PAUSE.min(pause * 2),
+                };
             }
         };
         stop.run_until_cancelled(erasing).await;
     }
 
-    async fn destroy_again(self: &Arc<Self>) -> Result<()> {
-        let eraser = Arc::clone(self);
-        let destroying = spawn_blocking(move || {
-            let view = eraser.replica.view()?;
-            let state = State::new(view.as_ref());
-            for held in eraser.custody.list()? {
-                if state.erasure(&held.custody)?.is_some() {
-                    eraser.custody.destroy(held.custody)?;
-                }
-            }
-            anyhow::Ok(())
-        });
-        destroying.await?
-    }
-
-    async fn look(self: &Arc<Self>, swept: &mut BTreeMap<CustodyId, u64>) -> Result<()> {
-        self.say_lost_epoch_key().await?;
+    /// Whether nothing failed. What does is tried again at the next look, and keeps nothing else from being done.
+    async fn look(self: &Arc<Self>, seen: &mut Seen) -> Result<bool> {
+        if seen.destroyed.is_none() {
+            // After a start the state may be behind what this node has said before, and a restored key store behind both.
+            self.replica.barrier().await?;
+        }
         let waiting = self.waiting().await?;
-        swept.retain(|custody, _| {
+        seen.swept.retain(|custody, _| {
             let mut waiting = waiting.iter();
             waiting.any(|entry| entry.erased.custody == *custody)
         });
-        if let Some(unswept) = waiting.iter().find(|entry| !entry.is_swept) {
-            self.sweep(unswept).await?;
+        let keys = self.destroy_keys(&waiting, seen).await;
+        let are_keys_gone = keys.is_ok();
+        if let Err(error) = keys {
+            tracing::error!("custody keys are erased and not destroyed here yet: {error:#}");
         }
-        self.destroy_keys(&waiting).await?;
-        for entry in waiting.iter().filter(|entry| entry.is_swept) {
-            let since = self.collector.generations();
-            let since = *swept.entry(entry.erased.custody).or_insert(since);
-            let is_data_missing = self.is_missing(entry, Gone::Data);
-            if !is_data_missing {
-                continue;
-            }
-            if self.collector.is_collected_since(since) {
-                self.say_destroyed(entry, Gone::Data).await?;
-            } else if self.is_log_time_behind()? {
-                // Blocks are collected once log time has passed what was promised, and where nobody says anything it stands.
-                self.sweep(entry).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has the log know the epoch key that is in force here, where it has another one of this node: that is lost, and so are
-    /// the custody keys which were under it.
-    async fn say_lost_epoch_key(&self) -> Result<()> {
-        let now = self.custody.store_key();
-        match self.said_epoch_key()? {
-            Some(said)
-                if *said.key != now && !keys::exists(&self.keys, KeyName::NextCustodyStore)? =>
+        let mut is_done = are_keys_gone;
+        for entry in &waiting {
+            let custody = entry.erased.custody;
+            let is_key_said = match are_keys_gone && self.is_missing(entry, Gone::Key) {
+                true => self.say_key_destroyed(entry).await,
+                false => Ok(()),
+            };
+            let is_data_done = self.destroy_data(entry, seen).await;
+            for error in [is_key_said, is_data_done]
+                .into_iter()
+                .filter_map(Result::err)
             {
-                self.say_epoch_key(said.key.into_array(), now).await
+                tracing::warn!(%custody, "an erasure waits for this node: {error:#}");
+                is_done = false;
             }
-            _ => Ok(()),
         }
-    }
-
-    fn said_epoch_key(&self) -> Result<Option<EpochKeyEntry>> {
-        let view = self.replica.view()?;
-        Ok(State::new(view.as_ref()).epoch_key(&self.node)?)
-    }
-
-    async fn say_epoch_key(&self, from: [u8; 32], to: [u8; 32]) -> Result<()> {
-        let changed = EpochKeyChanged {
-            holder: self.node,
-            from: from.into(),
-            to: to.into(),
-        };
-        self.say(Body::EpochKey(changed)).await
+        Ok(is_done)
     }
 
     /// The erasures that list something of this node which is not destroyed yet.
@@ -138,24 +101,129 @@ impl Eraser {
             let state = State::new(view.as_ref());
             let (mut waiting, mut after) = (Vec::new(), None);
             loop {
-                let page = state.erasures(after.as_ref(), PAGE)?;
+                let page = state.erasures_waiting_for(&eraser.node, after.as_ref(), PAGE)?;
                 let Some(last) = page.last() else {
                     return anyhow::Ok(waiting);
                 };
                 after = Some(last.erased.custody);
-                let is_for_it = |entry: &ErasureEntry| {
-                    let mut missing = entry.missing();
-                    missing.any(|(who, _)| who == eraser.node)
-                };
-                waiting.extend(page.into_iter().filter(is_for_it));
+                waiting.extend(page);
             }
         });
         reading.await?
     }
 
-    fn is_log_time_behind(&self) -> Result<bool> {
-        let log_time = self.submitter.holders.log_time()?;
-        Ok(log_time.saturating_add(BEHIND_MS) < clock::unix_ms())
+    /// Destroys the custody keys, listed or not, with the epoch key that they were kept under: one for however many.
+    async fn destroy_keys(
+        self: &Arc<Self>,
+        waiting: &[ErasureEntry],
+        seen: &mut Seen,
+    ) -> Result<()> {
+        if self.is_epoch_key_changing()? {
+            self.next_epoch_key().await?;
+        }
+        let now = self.epoch_key.custody.store_key();
+        let is_under_it = |entry: &ErasureEntry| {
+            let mut holders = entry.erased.holders.iter();
+            holders.any(|holder| holder.who == self.node && *holder.epoch_key == now)
+        };
+        // Every erasure lists the data of every member's node, so a new one is among those that wait.
+        let newest = waiting.iter().map(|entry| entry.since).max().unwrap_or(0);
+        let is_new = seen.destroyed.is_none_or(|before| before < newest);
+        if waiting.iter().any(is_under_it) || (is_new && self.holds_erased().await?) {
+            self.next_epoch_key().await?;
+        }
+        anyhow::ensure!(
+            !self.is_epoch_key_changing()?,
+            "the log names another epoch key than the one in force"
+        );
+        seen.destroyed = seen.destroyed.max(Some(newest));
+        Ok(())
+    }
+
+    fn is_epoch_key_changing(&self) -> Result<bool> {
+        self.epoch_key.is_changing(self.said_epoch_key()?)
+    }
+
+    async fn holds_erased(self: &Arc<Self>) -> Result<bool> {
+        let eraser = Arc::clone(self);
+        let looking = spawn_blocking(move || {
+            let custody = &eraser.epoch_key.custody;
+            custody.holds_erased(is_erased(&eraser.replica))
+        });
+        Ok(looking.await??)
+    }
+
+    /// Another epoch key takes the place of this one, and everything erased is destroyed.
+    async fn next_epoch_key(self: &Arc<Self>) -> Result<()> {
+        let eraser = Arc::clone(self);
+        let next = spawn_blocking(move || eraser.epoch_key.next()).await??;
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("epoch-key-made");
+        if !self.epoch_key.is_in_force(&next) {
+            self.say_epoch_key(&next).await?;
+        }
+        let eraser = Arc::clone(self);
+        let replacing = spawn_blocking(move || {
+            let is_erased = is_erased(&eraser.replica);
+            eraser.epoch_key.replace(&next, is_erased)
+        });
+        let replaced = replacing.await?;
+        replaced.context("go over to another epoch key")
+    }
+
+    /// Has the log name `next`, if it has any epoch key of this node. From then on this node knows every erasure that lists
+    /// the one before.
+    async fn say_epoch_key(&self, next: &Zeroizing<[u8; 32]>) -> Result<()> {
+        self.replica.barrier().await?;
+        let to = Custody::store_key_of(next.clone());
+        let Some(from) = self.said_epoch_key()?.filter(|said| *said != to) else {
+            return Ok(());
+        };
+        let changed = EpochKeyChanged {
+            holder: self.node,
+            from: from.into(),
+            to: to.into(),
+        };
+        let appended = self.append(Body::EpochKey(changed)).await?;
+        if appended.leaf.outcome != Outcome::Ok {
+            // It comes from a backup, and was this node's before.
+            self.epoch_key.discard(next)?;
+        }
+        require_ok(&appended)?;
+        Ok(self.replica.barrier().await?)
+    }
+
+    fn said_epoch_key(&self) -> Result<Option<[u8; 32]>> {
+        let view = self.replica.view()?;
+        let said = State::new(view.as_ref()).epoch_key(&self.node)?;
+        Ok(said.map(|said| said.key.into_array()))
+    }
+
+    /// Has the state forget it, and the collector free what nothing needs any more.
+    async fn destroy_data(&self, entry: &ErasureEntry, seen: &mut Seen) -> Result<()> {
+        if !entry.is_swept {
+            return self.sweep(entry).await;
+        }
+        let since = self.collector.generations();
+        let since = *seen.swept.entry(entry.erased.custody).or_insert(since);
+        if !self.is_missing(entry, Gone::Data) {
+            return Ok(());
+        }
+        if self.collector.is_collected_since(since) {
+            return self.say_destroyed(entry, Gone::Data).await;
+        }
+        // Where nobody says anything log time stands. One batch is enough, for all that wait.
+        if self.is_log_time_awaited()? {
+            self.say_again(entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the collector waits for log time to pass a point that is past.
+    fn is_log_time_awaited(&self) -> Result<bool> {
+        let promised = self.collector.promised();
+        let is_past = promised.saturating_add(CLOCKS_DIFFER_MS) < clock::unix_ms();
+        Ok(is_past && self.submitter.holders.log_time()? <= promised)
     }
 
     fn is_missing(&self, entry: &ErasureEntry, gone: Gone) -> bool {
@@ -163,96 +231,37 @@ impl Eraser {
         missing.any(|missing| missing == (self.node, gone))
     }
 
-    /// Says an erasure again: each time some more of it leaves the state, on every node, and log time goes on.
+    /// Says an erasure again until nothing of it is left in the state: each time some more of it leaves that, on every node.
     async fn sweep(&self, entry: &ErasureEntry) -> Result<()> {
+        for _ in 0..SWEEPS {
+            let now = {
+                let view = self.replica.view()?;
+                State::new(view.as_ref()).erasure(&entry.erased.custody)?
+            };
+            if now.is_none_or(|now| now.is_swept) {
+                break;
+            }
+            self.say_again(entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Says an erasure again: a batch without a leaf.
+    async fn say_again(&self, entry: &ErasureEntry) -> Result<()> {
         let opening = {
             let view = self.replica.view()?;
             State::new(view.as_ref()).opening(entry.since)?
         };
         let opening = opening.context("the erasure's own opening is gone")?;
-        for _ in 0..SWEEPS {
-            let again = Gathered::AsItIs(opening.0.signed.clone());
-            self.submitter.gatherer.append(again).await?;
-            let view = self.replica.view()?;
-            let now = State::new(view.as_ref()).erasure(&entry.erased.custody)?;
-            if now.is_none_or(|now| now.is_swept) {
-                break;
-            }
-        }
+        let again = Gathered::AsItIs(opening.0.signed.clone());
+        self.submitter.gatherer.append(again).await?;
         Ok(())
     }
 
-    /// Destroys the custody keys, then the epoch key that they were kept under: one for however many.
-    async fn destroy_keys(self: &Arc<Self>, waiting: &[ErasureEntry]) -> Result<()> {
-        let is_key_missing = |entry: &&ErasureEntry| self.is_missing(entry, Gone::Key);
-        let listed: Vec<&ErasureEntry> = waiting.iter().filter(is_key_missing).collect();
-        if listed.is_empty() {
-            return Ok(());
-        }
-        let custodies: Vec<CustodyId> = listed.iter().map(|entry| entry.erased.custody).collect();
-        let custody = Arc::clone(&self.custody);
-        let destroying = spawn_blocking(move || {
-            let mut custodies = custodies.into_iter();
-            custodies.try_for_each(|id| custody.destroy(id).map(drop))
-        });
-        destroying.await?.context("destroy custody keys")?;
-        let now = self.custody.store_key();
-        let is_under_it = |entry: &&ErasureEntry| {
-            let mut holders = entry.erased.holders.iter();
-            holders.any(|holder| holder.who == self.node && *holder.epoch_key == now)
-        };
-        if listed.iter().any(is_under_it) {
-            self.next_epoch()
-                .await
-                .context("go over to another epoch key")?;
-        }
-        for entry in listed {
-            self.say_destroyed(entry, Gone::Key).await?;
-        }
-        Ok(())
-    }
-
-    /// Another epoch key takes the place of this one, which is destroyed. It is on disk before the log names it, and the
-    /// log names it before it is used; after a crash the same again goes on.
-    async fn next_epoch(self: &Arc<Self>) -> Result<()> {
-        let eraser = Arc::clone(self);
-        let next = spawn_blocking(move || eraser.next_epoch_key()).await??;
-        let to = Custody::store_key_of(next.clone());
-        let said = self.said_epoch_key()?;
-        let said = said.context("the log has no epoch key of this node")?;
-        if *said.key != to {
-            self.say_epoch_key(said.key.into_array(), to).await?;
-        }
-        let eraser = Arc::clone(self);
-        let resealing = spawn_blocking(move || {
-            #[cfg(medanchor_fault)]
-            medanchor_raft::fault_step("epoch-key-said");
-            // Commit point: from here on the store opens with the next one alone.
-            eraser.custody.reseal(next.clone())?;
-            #[cfg(medanchor_fault)]
-            medanchor_raft::fault_step("custody-resealed");
-            let passphrase = eraser.passphrase()?;
-            keys::replace_epoch_key(
-                &eraser.keys,
-                &next,
-                passphrase::protection(passphrase.as_ref()),
-            )
-        });
-        resealing.await?
-    }
-
-    /// The one that was made before a crash, or a new one.
-    fn next_epoch_key(&self) -> Result<zeroize::Zeroizing<[u8; 32]>> {
-        let passphrase = self.passphrase()?;
-        if keys::exists(&self.keys, KeyName::NextCustodyStore)? {
-            return keys::open_under(&self.keys, KeyName::NextCustodyStore, passphrase.as_ref());
-        }
-        let protection = passphrase::protection(passphrase.as_ref());
-        keys::create_next_epoch_key(&self.keys, protection)
-    }
-
-    fn passphrase(&self) -> Result<Option<Passphrase>> {
-        self.passphrase.as_deref().map(passphrase::read).transpose()
+    async fn say_key_destroyed(&self, entry: &ErasureEntry) -> Result<()> {
+        #[cfg(medanchor_fault)]
+        medanchor_raft::fault_step("key-destroyed");
+        self.say_destroyed(entry, Gone::Key).await
     }
 
     async fn say_destroyed(&self, entry: &ErasureEntry, gone: Gone) -> Result<()> {
@@ -263,111 +272,43 @@ impl Eraser {
             erasure: entry.since,
             gone,
         };
-        self.say(Body::Destroyed(destroyed)).await?;
+        require_ok(&self.append(Body::Destroyed(destroyed)).await?)?;
         tracing::info!(%custody, erasure = entry.since, %gone, "destroyed, and said so in the log");
         Ok(())
     }
 
-    async fn say(&self, body: Body) -> Result<()> {
+    async fn append(&self, body: Body) -> Result<Appended> {
         let now = self.submitter.holders.log_time()?.max(clock::unix_ms());
         let until = now.saturating_add(Log::MAX_VALIDITY_MS / 2);
-        let appended = self.submitter.say(body, until).await?;
-        let outcome = appended.leaf.outcome;
-        anyhow::ensure!(
-            outcome == Outcome::Ok,
-            "the log has refused it with leaf {}: {outcome}",
-            appended.index
-        );
-        Ok(())
+        self.submitter.say(body, until).await
     }
 }
 
-/// The custody keys, by the epoch key that they are under: after a crash that may be the one which was to come next.
-pub(crate) fn open_custody(folder: &Folder, passphrase: Option<&Passphrase>) -> Result<Custody> {
-    let keys = folder.keys();
-    let open = |kek| Custody::open(&folder.custody(), kek);
-    if keys::exists(&keys, KeyName::NextCustodyStore)? {
-        let next = keys::open_under(&keys, KeyName::NextCustodyStore, passphrase)?;
-        match open(next.clone()) {
-            Ok(custody) => {
-                let protection = passphrase::protection(passphrase);
-                keys::replace_epoch_key(&keys, &next, protection)?;
-                return Ok(custody);
-            }
-            Err(CustodyError::OtherKek) => (),
-            Err(error) => return Err(error).context("open custody keys"),
-        }
+/// Whether the log has an erasure of a custody key, as far as this node has applied it at the moment when it is asked.
+pub(crate) fn is_erased(replica: &Replica) -> impl Fn(&CustodyId) -> Result<bool, BoxError> {
+    move |custody| {
+        let view = replica.view()?;
+        Ok(State::new(view.as_ref()).erasure(custody)?.is_some())
     }
-    let kek = keys::open_under(&keys, KeyName::CustodyStore, passphrase)?;
-    open(kek).context("open custody keys")
+}
+
+fn require_ok(appended: &Appended) -> Result<()> {
+    let outcome = appended.leaf.outcome;
+    anyhow::ensure!(
+        outcome == Outcome::Ok,
+        "the log has refused it with leaf {}: {outcome}",
+        appended.index
+    );
+    Ok(())
 }
 
 /// How often it is looked whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How far log time may be behind this node's clock while an erasure waits for it, in ms.
-const BEHIND_MS: u64 = 10_000;
+/// How long it waits at most where something failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+/// How far the leader's clock may be behind this node's, in ms.
+const CLOCKS_DIFFER_MS: u64 = 10_000;
 /// Erasures that are read together.
 const PAGE: usize = 256;
 /// How often one is said again before it is looked what else there is.
 const SWEEPS: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::files;
-    use medanchor_secrets::Protection;
-
-    /// A node's folder with a custody key, and the next epoch key.
-    fn stage() -> (tempfile::TempDir, Folder, [zeroize::Zeroizing<[u8; 32]>; 2]) {
-        let data = tempfile::tempdir().unwrap();
-        let folder = Folder::new(data.path().to_owned());
-        files::create_folder(&folder.keys()).unwrap();
-        let now = keys::create(&folder.keys(), KeyName::CustodyStore).unwrap();
-        let custody = Custody::open(&folder.custody(), now.clone()).unwrap();
-        custody.create_key(CustodyId::new([1; 16]), 0).unwrap();
-        let next = keys::create_next_epoch_key(&folder.keys(), Protection::Plain).unwrap();
-        (data, folder, [now, next])
-    }
-
-    fn opens_under(folder: &Folder, key: &zeroize::Zeroizing<[u8; 32]>) {
-        let custody = open_custody(folder, None).unwrap();
-        assert_eq!(custody.store_key(), Custody::store_key_of(key.clone()));
-        assert_eq!(custody.list().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn crash_before_the_store_is_sealed_anew_leaves_the_epoch_key_and_the_next_one() {
-        let (_data, folder, [now, next]) = stage();
-        opens_under(&folder, &now);
-        let kept = keys::open(&folder.keys(), KeyName::NextCustodyStore).unwrap();
-        assert_eq!(kept, next);
-    }
-
-    #[test]
-    fn crash_at_any_step_after_that_leaves_the_next_one_in_the_place_of_the_old() {
-        for steps in 0..4 {
-            let (_data, folder, [_, next]) = stage();
-            let custody = open_custody(&folder, None).unwrap();
-            custody.reseal(next.clone()).unwrap();
-            drop(custody);
-            let path = |name: &str| folder.keys().join(name);
-            let after = path("next-custody-store.key");
-            let text = std::fs::read_to_string(&after).unwrap();
-            if steps > 0 {
-                files::overwrite(&path("custody-store.key")).unwrap();
-            }
-            if steps > 1 {
-                keys::replace_epoch_key(&folder.keys(), &next, Protection::Plain).unwrap();
-            }
-            if steps == 2 {
-                // The old file is gone, and the other name is there still.
-                files::create(&after, files::Mode::Secret, text.as_bytes()).unwrap();
-            }
-            opens_under(&folder, &next);
-            assert!(!after.exists(), "step {steps}");
-            opens_under(&folder, &next);
-            let kept = keys::open(&folder.keys(), KeyName::CustodyStore).unwrap();
-            assert_eq!(kept, next);
-        }
-    }
-}

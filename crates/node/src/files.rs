@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Who may read a file.
@@ -30,7 +30,7 @@ pub(crate) fn create(path: &Path, mode: Mode, bytes: &[u8]) -> Result<()> {
 
 /// Replaces a file: after a crash it is the old one or the new one.
 pub(crate) fn replace(path: &Path, mode: Mode, bytes: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
+    let new = new_name(path);
     let mut file = options(mode).create(true).truncate(true).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -50,6 +50,22 @@ pub(crate) fn overwrite(path: &Path) -> std::io::Result<()> {
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
     fs::remove_file(path)?;
     sync_parent(path)
+}
+
+/// Overwrites a file and removes it, for good, if it is there.
+pub(crate) fn destroy(path: &Path) -> std::io::Result<()> {
+    match path.try_exists()? {
+        true => {
+            overwrite(path)?;
+            remove(path)
+        }
+        false => Ok(()),
+    }
+}
+
+/// Where [`replace`] writes the new content first.
+pub(crate) fn new_name(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 /// Makes a folder and those above it.

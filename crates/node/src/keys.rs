@@ -94,8 +94,15 @@ pub(crate) fn replace_epoch_key(
 ) -> Result<()> {
     let content = content(KeyName::CustodyStore, next, protection)?;
     let path = path(folder, KeyName::CustodyStore);
-    // Where a file system writes in place, a later reader of the disk finds nothing of it either.
-    files::overwrite(&path).with_context(|| format!("destroy `{}`", path.display()))?;
+    let destroy = || {
+        // What a crash left while the file was replaced: it has the same key.
+        files::destroy(&files::new_name(&path))?;
+        // Where a file system writes in place, a later reader of the disk finds nothing of it either.
+        files::overwrite(&path)
+    };
+    destroy().with_context(|| format!("destroy `{}`", path.display()))?;
+    #[cfg(medanchor_fault)]
+    medanchor_raft::fault_step("epoch-key-overwritten");
     files::replace(&path, Mode::Secret, content.as_bytes())
         .with_context(|| format!("replace `{}`", path.display()))?;
     let next = self::path(folder, KeyName::NextCustodyStore);
@@ -113,6 +120,12 @@ pub(crate) fn create_next_epoch_key(
     files::replace(&path, Mode::Secret, content.as_bytes())
         .with_context(|| format!("create `{}`", path.display()))?;
     Ok(seed)
+}
+
+/// Destroys the key that was to be the epoch key next: it is overwritten, and then gone.
+pub(crate) fn destroy_next_epoch_key(folder: &Path) -> Result<()> {
+    let path = path(folder, KeyName::NextCustodyStore);
+    files::destroy(&path).with_context(|| format!("destroy `{}`", path.display()))
 }
 
 /// Reads a key that is kept as it is. Refuses a file that others may read, or that holds another key.

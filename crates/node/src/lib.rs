@@ -22,6 +22,7 @@ mod couriers;
 mod daemon;
 mod door;
 mod emergencies;
+mod epoch_key;
 mod eraser;
 mod fatal_store;
 mod files;

@@ -1,5 +1,8 @@
 use super::errors::{internal, parsed, read_status, tables_status};
-use crate::caller::{Caller, Callers};
+use crate::{
+    caller::{Caller, Callers},
+    eraser::is_erased,
+};
 use medanchor_anchor::{Attestation, Read, State, StoreKey};
 use medanchor_api::{
     CreateKey, CreatedKey, ImportKey, ImportedKey, checked_keys, keys_to_check,
@@ -30,7 +33,6 @@ pub(crate) struct CustodyKeys {
 struct CurrentKey {
     epoch: u32,
     key: [u8; 32],
-    is_erased: bool,
 }
 
 #[tonic::async_trait]
@@ -96,17 +98,14 @@ impl CustodyService for CustodyKeys {
                 "the log has no such custody key: compare the id with `medanchor custody list`",
             )
         })?;
-        // INVARIANT (I9): what was destroyed here does not come back from a copy.
-        if current.is_erased {
-            let sentence = "the custody key is erased: no node takes a copy of it any more";
-            return Err(status(Code::FailedPrecondition, "erased", sentence));
-        }
         if current.epoch != epoch {
             let sentence = "the copy is of another epoch than the key that the log has in force";
             return Err(status(Code::FailedPrecondition, "other-epoch", sentence));
         }
         let (custody, key) = (Arc::clone(&self.custody), current.key);
-        let imported = spawn_blocking(move || custody.import(id, epoch, &key, &copy));
+        let replica = Arc::clone(&self.replica);
+        let imported =
+            spawn_blocking(move || custody.import(id, epoch, &key, &copy, is_erased(&replica)));
         let imported = imported.await.map_err(internal)?.map_err(import_status)?;
         // From here this node has it durably, and may say so.
         let imported = ImportedKey {
@@ -158,7 +157,6 @@ impl CustodyKeys {
         Ok(Some(CurrentKey {
             epoch: entry.custody.epoch,
             key: key.map_err(|_| internal(anyhow::anyhow!("a custody key of another size")))?,
-            is_erased: entry.erased.is_some(),
         }))
     }
 }
@@ -177,6 +175,11 @@ fn attest(
 fn import_status(error: CustodyError) -> Status {
     let (code, name) = match &error {
         CustodyError::Copy { .. } => (Code::InvalidArgument, "copy-unusable"),
+        // INVARIANT (I9): what was destroyed here does not come back from a copy.
+        CustodyError::Erased { .. } => {
+            let sentence = "the custody key is erased: no node takes a copy of it any more";
+            return status(Code::FailedPrecondition, "erased", sentence);
+        }
         CustodyError::OtherKey { .. } => (Code::FailedPrecondition, "other-key-held"),
         _ => return internal(error),
     };
