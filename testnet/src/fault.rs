@@ -4,6 +4,7 @@
 
 mod brokers;
 mod disks;
+mod erasures;
 mod lies;
 mod steps;
 mod storage;
@@ -94,7 +95,12 @@ fn tell(run: &mut Run, options: &FaultOptions, dir: &Path) -> Result<()> {
         .filter(|step| wanted(step.name, step.in_brief))
         .collect();
     storage::strike(run, dir, &faulty, &steps, &mut rng)
-        .context("a step of a move, a collection or a repair")
+        .context("a step of a move, a collection or a repair")?;
+    let steps = erasures::STEPS.iter();
+    let steps: Vec<_> = steps
+        .filter(|step| wanted(step.name, step.in_brief))
+        .collect();
+    erasures::strike(run, dir, &faulty, &steps, &mut rng).context("a step of an erasure")
 }
 
 /// A network that runs, and those who use it.

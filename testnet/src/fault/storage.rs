@@ -58,7 +58,7 @@ const fn step(name: &'static str, in_brief: bool, comes_by: ComesBy) -> Step {
 }
 
 /// Nodes move, collect and scrub all the time.
-fn prepare(network: &mut Network) -> Result<()> {
+pub(super) fn prepare(network: &mut Network) -> Result<()> {
     for node in &network.nodes {
         node.configure(|config| {
             *config = Config {
