@@ -28,7 +28,7 @@ pub struct Erased {
     pub disclosed: AccountHead,
 }
 
-/// A holder, and the epoch key under which it kept the custody key.
+/// A holder, and the epoch key under which it keeps the custody key. The state has the one of the erasure's leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErasedHolder {
@@ -58,7 +58,7 @@ pub struct Destroyed {
 pub enum Gone {
     /// Of a holder: every private key of the custody, and the epoch key that the erasure lists.
     Key,
-    /// Of a replica: the blocks of every record under it, their wraps, and the openings.
+    /// Of a replica: the blocks and wraps of every record under it that nothing else needs, and the openings.
     Data,
 }
 

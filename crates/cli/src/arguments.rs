@@ -382,9 +382,6 @@ pub(crate) struct EraseArguments {
     /// It is meant: it cannot be undone.
     #[arg(long)]
     yes: bool,
-    /// The user's epoch key that the log has is lost for good, and with it the copies that were sealed to it.
-    #[arg(long)]
-    epoch_key_lost: bool,
     /// Where to put the certificate; absent, in `erasures` of the user's folder.
     #[arg(short, long, visible_alias = "out", value_name = "FILE")]
     output: Option<PathBuf>,
@@ -398,7 +395,6 @@ impl From<&EraseArguments> for EraseOptions {
         Self {
             custody: arguments.custody,
             yes: arguments.yes,
-            epoch_key_lost: arguments.epoch_key_lost,
             output: arguments.output.clone(),
             wait: Duration::from_secs(arguments.wait_for),
         }
@@ -430,6 +426,14 @@ pub(crate) enum CustodyCommand {
         /// Their ids; none: all of the user's organisation.
         #[arg(value_name = "ID")]
         custodies: Vec<CustodyId>,
+    },
+    /// Put another epoch key in the place of the one in the user's folder, which is destroyed, and seal the copies there to it.
+    NewEpoch {
+        /// The epoch key that the log has of the user is not here, and lost for good with all that is sealed to it.
+        #[arg(long)]
+        lost: bool,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Give the copies that are kept here back to the organisation's own node, after it has lost its keys. The same again
     /// changes nothing.

@@ -1,5 +1,6 @@
 use crate::{
-    CliError, PartRow, Session, clock, log::proved, progress::Counter, session::patiently,
+    CliError, PartRow, Session, clock, erasure::is_erased, log::proved, progress::Counter,
+    session::patiently,
 };
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
@@ -10,7 +11,7 @@ use medanchor_anchor::{
 use medanchor_api::LeafName;
 use medanchor_policy::{Agreement, Replay, Replayed, Verdict};
 use serde::Serialize;
-use std::{fmt, pin::pin};
+use std::{collections::BTreeSet, fmt, pin::pin};
 
 /// A decision that the log records, made again from the leaves before it.
 #[derive(Clone, Debug, Serialize)]
@@ -145,6 +146,7 @@ async fn read_leaves(
 ) -> Result<()> {
     let mut tree = Recomputed::default();
     let mut counter = Counter::new("leaves", 0, receipt.index);
+    let mut erased = BTreeSet::new();
     let mut leaves = pin!(session.client.leaves(0, Some(receipt.index)));
     while let Some(entry) = leaves.try_next().await.context("read the log")? {
         if entry.index != tree.size() {
@@ -153,12 +155,23 @@ async fn read_leaves(
         }
         tree.push(leaf_hash(&entry.leaf.to_bytes()));
         match entry.erased_with {
-            Some(custody) => replay.take_erased(entry.index, &entry.leaf, custody),
+            Some(custody) => {
+                erased.insert(custody);
+                replay.take_erased(entry.index, &entry.leaf, custody);
+            }
             None => replay.take(entry.index, &entry.leaf, entry.opening.as_ref())?,
         }
         counter.set(tree.size());
     }
     counter.finish();
+    // That a leaf was of one of these is the node's word; that they are erased at all is the log's.
+    for custody in erased {
+        if !is_erased(session, &custody).await? {
+            let problem =
+                format!("the node says that custody key `{custody}` is erased, and it is not");
+            return Err(CliError::NotVerified(problem).into());
+        }
+    }
     let last = leaf_hash(&receipt.leaf.to_bytes());
     tree.push(last);
     let root = receipt.proof.prefix_root(&last, receipt.index, tree_size);

@@ -243,6 +243,7 @@ fn wait(command: &Command) -> Wait {
         Command::Key(KeyCommand::Rotate { wait }) => wait.wait,
         Command::Custody(
             CustodyCommand::New { wait, .. }
+            | CustodyCommand::NewEpoch { wait, .. }
             | CustodyCommand::Restore { wait, .. }
             | CustodyCommand::Brokers { wait, .. },
         )
@@ -301,6 +302,9 @@ async fn custody(session: &Session, command: &CustodyCommand) -> Result<Box<dyn 
         CustodyCommand::List => Box::new(operations::list_custodies(session).await?),
         CustodyCommand::Check { custodies } => {
             Box::new(operations::check_custodies(session, custodies).await?)
+        }
+        CustodyCommand::NewEpoch { lost, wait: _ } => {
+            Box::new(operations::replace_epoch_key(session, *lost).await?)
         }
         CustodyCommand::Restore { custody, copy, .. } => {
             let options = match custody {

@@ -1,7 +1,7 @@
 use crate::{
     CliError, OwnKeys, Recorded, Session,
     custody_copy::CustodyCopy,
-    epoch_key::{EpochKeys, HomeLock, next_epoch},
+    epoch_key::{Change, EpochKeys, HomeLock},
     exit::stable_code,
 };
 use anyhow::{Context, Result};
@@ -88,7 +88,8 @@ pub struct FailedCustody {
 pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<CustodyMade> {
     let keys = session.home.own_keys()?;
     let lock = HomeLock::take(&session.home)?;
-    let mut epoch = EpochKeys::of_or_new(&session.home, &lock)?;
+    let change = Change::of(session, &keys, &lock);
+    let mut epoch = change.begin().await?;
     let custody = CustodyId::generate().context("draw a custody id")?;
     let create = CreateKey {
         custody,
@@ -126,8 +127,8 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
     };
     let recorded = match session.say(&keys, body(&epoch)).await {
         Err(error) if CliError::outcome_of(&error) == Some(Outcome::Conflict) => {
-            // The id is new, so it is the epoch key: the log has another one of the user's.
-            epoch = next_epoch(session, &keys, &lock).await?;
+            // The id is new, so it is an epoch key: a change of the user's was interrupted, if it is not the node's.
+            epoch = change.settled().await?;
             session.say(&keys, body(&epoch)).await?
         }
         said => said?,

@@ -6,6 +6,8 @@ use medanchor_envelope::{Identity, Recipient, SealedKey};
 use serde::Deserialize;
 use std::{
     collections::BTreeSet,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -61,7 +63,8 @@ impl CustodyCopy {
         };
         opened.map_err(|_| {
             let problem = format!(
-                "`{}` does not open with the user's keys: it is somebody else's copy, or was changed",
+                "`{}` does not open with the user's epoch key: another one has followed since it was made, it is somebody else's \
+                 copy, or it was changed",
                 path.display()
             );
             CliError::NotVerified(problem).into()
@@ -80,12 +83,31 @@ impl CustodyCopy {
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(&folder).with_context(context)? {
             let path = entry.with_context(context)?.path();
-            if path.extension().is_some_and(|kind| kind == "toml") {
+            if path.extension().is_some_and(|kind| kind == "toml") && path.is_file() {
                 paths.push(path);
             }
         }
         paths.sort();
         Ok(paths)
+    }
+
+    /// Whether one in a home opens with this key.
+    pub(crate) fn is_any_under(home: &Home, holder: &Identity) -> Result<bool> {
+        let mut paths = Self::all(home)?.into_iter();
+        Ok(paths.any(|path| CopyFile::read(&path).is_ok_and(|file| file.open(holder).is_ok())))
+    }
+
+    /// Destroys what crashes left of files that were to be replaced.
+    pub(crate) fn destroy_half_written(home: &Home) -> Result<()> {
+        let folder = home.folder(FOLDER)?;
+        let context = || format!("list `{}`", folder.display());
+        for entry in std::fs::read_dir(&folder).with_context(context)? {
+            let path = entry.with_context(context)?.path();
+            if path.to_string_lossy().ends_with(".toml.new") {
+                files::destroy(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// That it is of the key that the log has in force.
@@ -131,8 +153,17 @@ struct CopyFile {
 
 impl CopyFile {
     fn read(path: &Path) -> Result<Self> {
-        let text = files::read_text(path, MAX_BYTES).context("read the copy of the custody key")?;
-        Self::parse(&text).map_err(|error| {
+        // One byte more than a copy may have, so that a longer file is none.
+        let mut content = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut content))
+            .with_context(|| format!("read the copy of a custody key `{}`", path.display()))?;
+        let parsed = str::from_utf8(&content)
+            .ok()
+            .filter(|text| text.len() as u64 <= MAX_BYTES)
+            .context("not a copy of a custody key")
+            .and_then(Self::parse);
+        parsed.map_err(|error| {
             let problem = format!("`{}`: {error:#}", path.display());
             CliError::NotVerified(problem).into()
         })

@@ -4,7 +4,7 @@ use crate::{
     custody_brokers::list_brokers,
     custody_copy::CustodyCopy,
     custody_node::CustodyNode,
-    epoch_key::{EpochKeys, HomeLock, settled},
+    epoch_key::{Change, EpochKeys, HomeLock},
     exit::graver,
     progress::Counter,
 };
@@ -82,7 +82,7 @@ pub async fn restore_custodies(
     let restore = Restore {
         session,
         keys: &keys,
-        epoch: settled(session, &keys, &lock).await?,
+        epoch: Change::of(session, &keys, &lock).settled().await?,
         to: node.store_key(&session.origin).await?,
         node: &node,
     };

@@ -1,5 +1,5 @@
 use crate::{
-    Exit, Home, OwnKeys, Session,
+    CliError, Exit, Home, OwnKeys, Session,
     custody::listed,
     custody_copy::CustodyCopy,
     erasure::{erasure_of, is_erased},
@@ -8,14 +8,15 @@ use crate::{
     progress, secret_file,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::{Attestation, Body, EpochKeyChanged};
+use medanchor_anchor::{Attestation, Body, EpochKeyChanged, Outcome};
 use medanchor_dag::CustodyId;
 use medanchor_envelope::{Identity, Recipient};
 use medanchor_secrets::Protection;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 use std::{
     collections::BTreeSet,
+    fmt,
     fs::File,
     path::{Path, PathBuf},
 };
@@ -58,11 +59,15 @@ impl EpochKeys {
         })
     }
 
+    /// Whether a home has any.
+    pub(crate) fn exist(home: &Home) -> bool {
+        home.join(NOW).exists() || home.join(NEXT).exists()
+    }
+
     /// Those of a home, made where there are none.
     pub(crate) fn of_or_new(home: &Home, lock: &HomeLock) -> Result<Self> {
-        let [now, next] = [NOW, NEXT].map(|name| home.join(name));
-        if !now.exists() && !next.exists() {
-            create(home, &now)?;
+        if !Self::exist(home) {
+            create(home, &home.join(NOW))?;
         }
         Self::ended(home, lock)
     }
@@ -118,97 +123,161 @@ impl EpochKeys {
     }
 }
 
-/// The epoch keys of a home that are the log's: where the log has another one, or a change was interrupted, the next one is
-/// put in force first.
-pub(crate) async fn settled(
-    session: &Session,
-    keys: &OwnKeys,
-    lock: &HomeLock,
-) -> Result<EpochKeys> {
-    let epoch = EpochKeys::ended(&session.home, lock)?;
-    let said = said(session, keys).await?;
-    match epoch.next.is_none() && said.is_none_or(|said| said == epoch.public()) {
-        true => Ok(epoch),
-        false => next_epoch(session, keys, lock).await,
-    }
+/// The epoch key of a user is another one.
+#[derive(Clone, Debug, Serialize)]
+pub struct EpochKeyReplaced {
+    /// The public key (X25519) in force, hexadecimal.
+    pub epoch_key: String,
+    /// Where it is kept.
+    pub path: PathBuf,
 }
 
-/// Another epoch key takes the place of the one in force, which is destroyed with the copies of whatever is erased. The next
-/// one is on disk before the log names it, and the log names it before it is used; after a crash the same again goes on.
+/// Puts another epoch key in the place of the user's, which is destroyed, and seals the copies in the user's folder to it.
+/// `is_lost`: the one that the log has is not in this folder, and lost for good.
 ///
-/// Where the log has another one than the home, that one is lost. The next one follows it as well: no epoch key of before
-/// comes back.
-pub(crate) async fn next_epoch(
-    session: &Session,
-    keys: &OwnKeys,
-    lock: &HomeLock,
-) -> Result<EpochKeys> {
-    let home = &session.home;
-    let mut epoch = EpochKeys::ended(home, lock)?;
-    if epoch.next.is_none() {
-        epoch.next = Some(create(home, &home.join(NEXT))?);
-    }
-    let next = epoch.next.as_ref().context("it was made")?.recipient();
-    let to = *next.as_bytes();
-    if let Some(from) = said(session, keys).await?
-        && from != to
-    {
-        if !epoch.are(&from) {
-            progress::note(OTHER_IS_LOST);
+/// # Errors
+///
+/// When the log refuses it, or has an epoch key that is not in this folder and not said to be lost.
+pub async fn replace_epoch_key(session: &Session, is_lost: bool) -> Result<EpochKeyReplaced> {
+    let keys = session.home.own_keys()?;
+    let lock = HomeLock::take(&session.home)?;
+    let change = Change {
+        is_lost,
+        ..Change::of(session, &keys, &lock)
+    };
+    change.begin().await?;
+    let epoch = change.next_epoch().await?;
+    Ok(EpochKeyReplaced {
+        epoch_key: hex::encode(epoch.public()),
+        path: session.home.join(NOW),
+    })
+}
+
+/// That this folder does not have the epoch key which the log has of the user.
+pub(crate) fn elsewhere() -> anyhow::Error {
+    CliError::Usage(ELSEWHERE.to_owned()).into()
+}
+
+/// Another epoch key takes the place of the one in force.
+pub(crate) struct Change<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) keys: &'a OwnKeys,
+    pub(crate) lock: &'a HomeLock,
+    /// Whether the one that the log has, where it is not in the home, is lost for good.
+    pub(crate) is_lost: bool,
+    /// A custody key that is erased, as a receipt has shown.
+    pub(crate) erased: Option<CustodyId>,
+}
+
+impl<'a> Change<'a> {
+    pub(crate) fn of(session: &'a Session, keys: &'a OwnKeys, lock: &'a HomeLock) -> Self {
+        Self {
+            session,
+            keys,
+            lock,
+            is_lost: false,
+            erased: None,
         }
+    }
+
+    /// The epoch keys of a home, made where there are none and the log has none.
+    pub(crate) async fn begin(&self) -> Result<EpochKeys> {
+        let home = &self.session.home;
+        let is_missing = !EpochKeys::exist(home) && !self.is_lost;
+        if is_missing && self.said().await?.is_some() {
+            return Err(elsewhere());
+        }
+        EpochKeys::of_or_new(home, self.lock)
+    }
+
+    /// The epoch keys of a home that are the log's. A change that was interrupted is brought to its end first.
+    pub(crate) async fn settled(&self) -> Result<EpochKeys> {
+        let (epoch, said) = (self.begin().await?, self.said().await?);
+        match epoch.next.is_none() && said.is_none_or(|said| said == epoch.public()) {
+            true => Ok(epoch),
+            false => self.next_epoch().await,
+        }
+    }
+
+    /// The next one takes its place. The one in force is destroyed with the copies of whatever is erased. The next one is on
+    /// disk before the log names it, and the log names it before it is used; after a crash the same again goes on.
+    pub(crate) async fn next_epoch(&self) -> Result<EpochKeys> {
+        let home = &self.session.home;
+        let mut epoch = EpochKeys::ended(home, self.lock)?;
+        let said = self.said().await?;
+        if said.is_some_and(|said| !epoch.are(&said)) && !self.is_lost {
+            return Err(elsewhere());
+        }
+        CustodyCopy::destroy_half_written(home)?;
+        if epoch.next.is_none() {
+            epoch.next = Some(create(home, &home.join(NEXT))?);
+        }
+        let next = epoch.next.as_ref().context("it was made")?.recipient();
+        if let Some(from) = said
+            && from != *next.as_bytes()
+        {
+            self.say(from, &epoch).await?;
+        }
+        // Looked up last: what is erased by now is not sealed to the next one.
+        let erased = self.erased_here().await?;
+        for (path, why) in reseal_copies(home, &epoch, &next, &erased)? {
+            progress::note(&format!(
+                "warning: `{}` is left as it is: {why:#}",
+                path.display()
+            ));
+        }
+        let now = home.join(NOW);
+        // Commit point: from here every copy opens with the next one alone.
+        files::overwrite(&now).with_context(|| format!("destroy `{}`", now.display()))?;
+        EpochKeys::ended(home, self.lock)
+    }
+
+    async fn say(&self, from: [u8; 32], epoch: &EpochKeys) -> Result<()> {
+        let (home, next) = (&self.session.home, epoch.next.as_ref());
+        let next = next.context("there is no next epoch key")?;
         let changed = EpochKeyChanged {
-            holder: keys.did(),
+            holder: self.keys.did(),
             from: ByteArray::new(from),
-            to: ByteArray::new(to),
+            to: ByteArray::new(*next.recipient().as_bytes()),
         };
-        session.say(keys, Body::EpochKey(changed)).await?;
-    }
-    // Looked up last: what is erased by now is not sealed to the next one.
-    let erased = erased_here(session).await?;
-    for (path, why) in reseal_copies(home, &epoch, &next, &erased)? {
-        progress::note(&format!(
-            "warning: `{}` is left as it is: {why:#}",
-            path.display()
-        ));
-    }
-    let now = home.join(NOW);
-    // Commit point: from here every copy opens with the next one alone.
-    files::overwrite(&now).with_context(|| format!("destroy `{}`", now.display()))?;
-    EpochKeys::ended(home, lock)
-}
-
-/// The user's epoch key that the log has.
-async fn said(session: &Session, keys: &OwnKeys) -> Result<Option<[u8; 32]>> {
-    let (custodies, _) = listed(session).await?;
-    for custody in custodies
-        .iter()
-        .filter(|custody| custody.owner == keys.did())
-    {
-        let said = erasure_of(session, &custody.custody)
-            .await?
-            .epoch_key_of(&keys.did());
-        if said.is_some() {
-            return Ok(said);
+        match self.session.say(self.keys, Body::EpochKey(changed)).await {
+            Err(error) if CliError::outcome_of(&error) == Some(Outcome::Conflict) => {
+                // It came with a backup of the home, and was in force before.
+                if !CustodyCopy::is_any_under(home, next)? {
+                    files::destroy(&home.join(NEXT))?;
+                }
+                Err(error.context(REFUSED))
+            }
+            said => said.map(drop),
         }
     }
-    Ok(None)
-}
 
-/// The custody keys with copies in the home which the log has erased.
-async fn erased_here(session: &Session) -> Result<BTreeSet<CustodyId>> {
-    let (custodies, _) = listed(session).await?;
-    let said: BTreeSet<CustodyId> = custodies
-        .iter()
-        .filter(|custody| custody.erased)
-        .map(|custody| custody.custody)
-        .collect();
-    let mut erased = BTreeSet::new();
-    for custody in CustodyCopy::custodies(&session.home)?.intersection(&said) {
-        if is_erased(session, custody).await? {
-            erased.insert(*custody);
+    /// The user's epoch key that the log has.
+    async fn said(&self) -> Result<Option<[u8; 32]>> {
+        let me = self.keys.did();
+        let (custodies, _) = listed(self.session).await?;
+        for custody in custodies.iter().filter(|custody| custody.owner == me) {
+            let erasure = erasure_of(self.session, &custody.custody).await?;
+            if let Some(said) = erasure.epoch_key_of(&me) {
+                return Ok(Some(said));
+            }
         }
+        Ok(None)
     }
-    Ok(erased)
+
+    /// The custody keys with copies in the home which the log has erased.
+    async fn erased_here(&self) -> Result<BTreeSet<CustodyId>> {
+        let (custodies, _) = listed(self.session).await?;
+        let said = custodies.iter().filter(|custody| custody.erased);
+        let said: BTreeSet<CustodyId> = said.map(|custody| custody.custody).collect();
+        let mut erased = BTreeSet::from_iter(self.erased);
+        for custody in CustodyCopy::custodies(&self.session.home)?.intersection(&said) {
+            if erased.contains(custody) || is_erased(self.session, custody).await? {
+                erased.insert(*custody);
+            }
+        }
+        Ok(erased)
+    }
 }
 
 /// Destroys the copies of what is erased, whether they open or not, and seals the others to the next epoch key. Those that
@@ -292,6 +361,17 @@ fn parse(text: &str) -> Result<Identity> {
     Ok(Identity::from_bytes(secret(&file.epoch_private)?))
 }
 
+impl fmt::Display for EpochKeyReplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "epoch key  {}", self.epoch_key)?;
+        writeln!(f, "kept in    {}", self.path.display())?;
+        f.write_str(COPY_ANEW)
+    }
+}
+
+/// What is to be done after an epoch key was replaced.
+pub(crate) const COPY_ANEW: &str = "Copy `custody/` and, apart from it, `epoch-key.toml` anew: what was copied before opens with what is destroyed.";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EpochFile {
@@ -305,8 +385,9 @@ impl Drop for EpochFile {
     }
 }
 
-const OTHER_IS_LOST: &str = "warning: the log had an epoch key of yours that is not in this folder, and is taken for lost: nothing \
-    that is sealed to it opens here";
+const ELSEWHERE: &str = "the log has an epoch key of yours that is not in this folder: do this in the folder that has it, with the \
+    copies that are sealed to it. Where it is lost for good, `medanchor custody new-epoch --lost` puts another one in its place";
+const REFUSED: &str = "the next epoch key of this folder was in force before, as in a restored backup: say it again, and another one is made";
 const LOCK: &str = ".copies.lock";
 const NOW: &str = "epoch-key.toml";
 const NEXT: &str = "next-epoch-key.toml";

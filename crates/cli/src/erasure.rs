@@ -3,14 +3,14 @@ use crate::{
     audit_account::stated,
     clock,
     custody_copy::CustodyCopy,
-    epoch_key::{EpochKeys, HomeLock, next_epoch, settled},
+    epoch_key::{COPY_ANEW, Change, EpochKeys, HomeLock, elsewhere},
     files,
     policy::warnings_at,
-    progress::Counter,
+    progress::{self, Counter},
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Body, Destroyed, Epochs, Erased, ErasedBy, Gone, LeafIndex, Outcome, Receipt, StatedAccount,
+    Body, Destroyed, Epochs, Erased, Gone, LeafIndex, Outcome, Receipt, StatedAccount,
     StatedErasure, Strength, Verified,
 };
 use medanchor_api::{LeafName, ListedErasure};
@@ -31,8 +31,6 @@ pub struct EraseOptions {
     pub custody: CustodyId,
     /// Whether the user has said that it is meant.
     pub yes: bool,
-    /// Whether the user's epoch key that the log has is lost, and with it every copy that was sealed to it.
-    pub epoch_key_lost: bool,
     /// Where to put the certificate; absent, in the user's folder.
     pub output: Option<PathBuf>,
     /// How long to wait for those that are to destroy something.
@@ -105,22 +103,27 @@ pub async fn erase(session: &Session, options: &EraseOptions) -> Result<ErasureS
         .home
         .folder(FOLDER)?
         .join(format!("{custody}.account"));
-    let mut listed = erasure_of(session, &custody).await?;
-    if listed.leaf_index.is_none() {
-        if !options.yes {
-            return Err(not_confirmed(&listed).into());
+    {
+        let lock = HomeLock::take(&session.home)?;
+        let mut listed = erasure_of(session, &custody).await?;
+        let own = Own::of(session, &keys, &listed)?;
+        own.require_here()?;
+        if listed.leaf_index.is_none() {
+            if !options.yes {
+                return Err(not_confirmed(&listed).into());
+            }
+            say_erased(session, &keys, &custody, &account).await?;
+            listed = erasure_of(session, &custody).await?;
         }
-        say_erased(session, &keys, &custody, &account).await?;
-        listed = erasure_of(session, &custody).await?;
+        // No node's word alone destroys a copy.
+        anyhow::ensure!(
+            is_erased(session, &custody).await?,
+            "the erasure is not in the log"
+        );
+        destroy_own(session, &keys, &lock, &listed).await?;
     }
-    let leaf = listed.leaf_index.context("the erasure is not in the log")?;
-    // No node's word alone destroys a copy.
-    anyhow::ensure!(
-        is_erased(session, &custody).await?,
-        "the erasure is not in the log"
-    );
-    destroy_own(session, &keys, &listed, leaf, options.epoch_key_lost).await?;
     let listed = wait_for_others(session, &custody, options.wait).await?;
+    let leaf = listed.leaf_index.context("the erasure is not in the log")?;
     let certificate = certificate(session, &listed, leaf, &account).await?;
     let file = match &options.output {
         Some(path) => path.clone(),
@@ -226,57 +229,88 @@ async fn say_erased(
     Err(CliError::Unavailable(problem).into())
 }
 
+/// What an erasure is of the user's own.
+struct Own {
+    /// Whether a copy is in the user's folder.
+    is_here: bool,
+    /// The epoch key under which the user holds the custody key, as the erasure lists it.
+    under: Option<[u8; 32]>,
+    /// Whether the user has said that it is destroyed.
+    is_said: bool,
+    /// Whether the folder has the epoch key that the log has of the user, or the log has none.
+    has_epoch_key: bool,
+}
+
+impl Own {
+    fn of(session: &Session, keys: &OwnKeys, listed: &ListedErasure) -> Result<Self> {
+        let (home, me) = (&session.home, keys.did());
+        let mut holders = listed.erased.holders.iter();
+        let holder = holders.find(|holder| holder.who == me);
+        let mut destroyed = listed.destroyed.iter();
+        let has_epoch_key = match listed.epoch_key_of(&me) {
+            Some(said) => EpochKeys::exist(home) && EpochKeys::of(home)?.are(&said),
+            None => true,
+        };
+        Ok(Self {
+            is_here: CustodyCopy::custodies(home)?.contains(&listed.erased.custody),
+            under: holder.map(|holder| holder.epoch_key.into_array()),
+            is_said: destroyed.any(|by| by.who == me && by.gone == Gone::Key),
+            has_epoch_key,
+        })
+    }
+
+    fn is_done(&self) -> bool {
+        !self.is_here && (self.is_said || self.under.is_none())
+    }
+
+    /// That the user's copies are in this folder, where there are any: before anything is said.
+    fn require_here(&self) -> Result<()> {
+        match self.is_done() || self.has_epoch_key {
+            true => Ok(()),
+            false => Err(elsewhere()),
+        }
+    }
+}
+
 /// Destroys the copies in the user's folder and the epoch key that they were sealed to, and says so.
 async fn destroy_own(
     session: &Session,
     keys: &OwnKeys,
+    lock: &HomeLock,
     listed: &ListedErasure,
-    erasure: LeafIndex,
-    epoch_key_lost: bool,
 ) -> Result<()> {
-    let (home, me, custody) = (&session.home, keys.did(), listed.erased.custody);
-    let holders = listed
-        .erased
-        .holders
-        .iter()
-        .filter(|holder| holder.who == me);
-    let under: Vec<[u8; 32]> = holders
-        .map(|holder| holder.epoch_key.into_array())
-        .collect();
-    let lock = HomeLock::take(home)?;
-    let is_here = CustodyCopy::custodies(home)?.contains(&custody);
-    if under.is_empty() && !is_here {
+    let (custody, own) = (listed.erased.custody, Own::of(session, keys, listed)?);
+    if own.is_done() {
         return Ok(());
     }
-    let epoch = EpochKeys::of_or_new(home, &lock)?;
-    let said = listed.epoch_key_of(&me);
-    if said.is_some_and(|said| !epoch.are(&said)) && !epoch_key_lost {
-        return Err(elsewhere().into());
+    let change = Change {
+        erased: Some(custody),
+        ..Change::of(session, keys, lock)
+    };
+    let mut epoch = change.settled().await?;
+    if own.is_here && CustodyCopy::custodies(&session.home)?.contains(&custody) {
+        epoch = change.next_epoch().await?;
     }
-    // Also after a crash: then it had begun with that.
-    if is_here || epoch.next.is_some() || under.contains(&epoch.public()) {
-        next_epoch(session, keys, &lock).await?;
-    } else {
-        settled(session, keys, &lock).await?;
+    if own.under == Some(epoch.public()) {
+        change.next_epoch().await?;
     }
-    let is_said = |by: &ErasedBy| by.who == me && by.gone == Gone::Key;
-    if under.is_empty() || listed.destroyed.iter().any(is_said) {
+    anyhow::ensure!(
+        !CustodyCopy::custodies(&session.home)?.contains(&custody),
+        "a copy of the custody key is still here"
+    );
+    if own.under.is_none() || own.is_said {
         return Ok(());
     }
     let destroyed = Destroyed {
-        by: me,
+        by: keys.did(),
         custody,
-        erasure,
+        erasure: listed.leaf_index.context("the erasure is not in the log")?,
         gone: Gone::Key,
     };
     let said = session.say(keys, Body::Destroyed(destroyed)).await;
-    said.map(drop).context("say that the copy is destroyed")
-}
-
-fn elsewhere() -> CliError {
-    let problem = "the log has another epoch key of yours than this folder: erase from the folder that has it, which may have \
-        copies of the custody key as well; where it is lost for good, say so with --epoch-key-lost";
-    CliError::Usage(problem.to_owned())
+    said.map(drop).context("say that the copy is destroyed")?;
+    progress::note(COPY_ANEW);
+    Ok(())
 }
 
 async fn wait_for_others(

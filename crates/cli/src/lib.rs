@@ -119,6 +119,7 @@ pub use custody_restore::{CustodyRestored, RestoreOptions, RestoredKey};
 pub use custody_share::{CustodyShared, ShareOptions};
 pub use device::{DeviceOptions, DeviceRow, SerialMatches};
 pub use disclosures::{DisclosureContent, DisclosureRow, PartRow};
+pub use epoch_key::EpochKeyReplaced;
 pub use equivocation::{EquivocationShown, SignedSize};
 pub use erasure::{DestroyedRow, EraseOptions, ErasureShown, MissingRow};
 pub use error::CliError;
@@ -180,6 +181,7 @@ pub mod operations {
         custody_restore::restore_custodies,
         custody_share::share_custodies,
         device::check_serial,
+        epoch_key::replace_epoch_key,
         equivocation::{accuse, verify_equivocation},
         erasure::{erase, is_erasure, verify_erasure},
         get::get,

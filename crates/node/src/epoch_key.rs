@@ -181,6 +181,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn crash_while_the_next_one_is_discarded_leaves_none() {
+        let (_data, folder, [now, next]) = stage();
+        let path = folder.keys().join("next-custody-store.key");
+        files::overwrite(&path).unwrap();
+        opens_under(&folder, &now);
+        let epoch_key = epoch_key(&folder);
+        assert!(!epoch_key.is_changing(Some(public(&now))).unwrap());
+        assert_ne!(epoch_key.next().unwrap(), next);
+        assert!(epoch_key.is_changing(Some(public(&now))).unwrap());
+    }
+
     /// The log, as far as it has this node's epoch key. It refuses one that was said before.
     struct Said(Vec<[u8; 32]>);
 

@@ -81,7 +81,7 @@ impl Eraser {
                 true => self.say_key_destroyed(entry).await,
                 false => Ok(()),
             };
-            let is_data_done = self.destroy_data(entry, seen).await;
+            let is_data_done = self.destroy_data(entry, are_keys_gone, seen).await;
             for error in [is_key_said, is_data_done]
                 .into_iter()
                 .filter_map(Result::err)
@@ -200,13 +200,19 @@ impl Eraser {
     }
 
     /// Has the state forget it, and the collector free what nothing needs any more.
-    async fn destroy_data(&self, entry: &ErasureEntry, seen: &mut Seen) -> Result<()> {
+    /// That nothing is left is said only when no key is.
+    async fn destroy_data(
+        &self,
+        entry: &ErasureEntry,
+        are_keys_gone: bool,
+        seen: &mut Seen,
+    ) -> Result<()> {
         if !entry.is_swept {
             return self.sweep(entry).await;
         }
         let since = self.collector.generations();
         let since = *seen.swept.entry(entry.erased.custody).or_insert(since);
-        if !self.is_missing(entry, Gone::Data) {
+        if !are_keys_gone || !self.is_missing(entry, Gone::Data) {
             return Ok(());
         }
         if self.collector.is_collected_since(since) {

@@ -78,11 +78,17 @@ pub(crate) fn create_signing(folder: &Path, name: KeyName) -> Result<SigningKey>
     Ok(SigningKey::from_seed(&*create(folder, name)?))
 }
 
-/// Whether there is one.
+/// Whether there is one. One that zeros were written over, and that a crash kept from being removed, is none.
 pub(crate) fn exists(folder: &Path, name: KeyName) -> Result<bool> {
     let path = path(folder, name);
-    path.try_exists()
-        .with_context(|| format!("look for `{}`", path.display()))
+    let look = || -> std::io::Result<bool> {
+        if !path.try_exists()? {
+            return Ok(false);
+        }
+        let content = Zeroizing::new(std::fs::read(&path)?);
+        Ok(!content.contains(&0))
+    };
+    look().with_context(|| format!("look for `{}`", path.display()))
 }
 
 /// Puts `next` in the place of the node's epoch key, which is destroyed: overwritten, and then gone. `next` is kept as that

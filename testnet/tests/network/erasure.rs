@@ -169,17 +169,25 @@ fn operator_erases_with_damaged_copies_after_a_crash_and_with_an_epoch_key_of_be
         rows.any(|row| row["who"] == erased.json["by"] && row["gone"] == "key")
     };
 
-    // In a folder without the epoch key that the log has, nothing is said to be destroyed, since another one may have it.
+    // In a folder without the epoch key that the log has, nothing begins, since another one may have it.
     let epoch_key = fs::read(&now).unwrap();
     let second_copy = fs::read(copy(&second)).unwrap();
     fs::remove_file(&now).unwrap();
-    let elsewhere = erase(&first, &["--yes"]);
-    assert_refused(&elsewhere, 2, "usage");
-    assert!(
-        elsewhere.errors.contains("--epoch-key-lost"),
-        "{}",
-        elsewhere.errors
-    );
+    for elsewhere in [
+        erase(&first, &["--yes"]),
+        stage
+            .hospital
+            .run(["custody", "new", "--kind", "person"])
+            .unwrap(),
+        stage.hospital.run(["custody", "new-epoch"]).unwrap(),
+    ] {
+        assert_refused(&elsewhere, 2, "usage");
+        assert!(
+            elsewhere.errors.contains("new-epoch --lost"),
+            "{}",
+            elsewhere.errors
+        );
+    }
     assert!(copy(&first).exists());
 
     // What does not open stops nothing, and two erasures at a time take both keys.
@@ -192,7 +200,7 @@ fn operator_erases_with_damaged_copies_after_a_crash_and_with_an_epoch_key_of_be
             .replace("sealed = \"", "sealed = \"00"),
     )
     .unwrap();
-    let erased = erase(&first, &[]);
+    let erased = erase(&first, &["--yes"]);
     assert!(is_key_gone(&erased), "{}{}", erased.errors, erased.json);
     assert!(erased.errors.contains("notes.toml"), "{}", erased.errors);
     assert!(erased.errors.contains(&third), "{}", erased.errors);
@@ -210,10 +218,21 @@ fn operator_erases_with_damaged_copies_after_a_crash_and_with_an_epoch_key_of_be
     // An epoch key of before opens what a backup has, and never comes into force again.
     fs::write(&now, &epoch_key).unwrap();
     fs::write(copy(&second), &second_copy).unwrap();
-    done(stage.hospital.run(restore));
+    assert_refused(&stage.hospital.run(restore).unwrap(), 2, "usage");
+    done(stage.hospital.run(["custody", "new-epoch", "--lost"]));
     assert_ne!(fs::read(&now).unwrap(), epoch_key);
     assert_ne!(fs::read(copy(&second)).unwrap(), second_copy);
+    done(stage.hospital.run(restore));
+    done(stage.hospital.run(["custody", "new-epoch"]));
     new();
+
+    // A next one that a backup has brought back, and that was in force before, is given up.
+    let in_force = fs::read(&now).unwrap();
+    done(stage.hospital.run(["custody", "new-epoch"]));
+    fs::write(&next, &in_force).unwrap();
+    let refused = stage.hospital.run(["custody", "new-epoch"]).unwrap();
+    assert_refused(&refused, 1, "conflict");
+    done(stage.hospital.run(["custody", "new-epoch"]));
 
     // A copy that does not open is destroyed as any other.
     for custody in [&second, &third] {

@@ -1,9 +1,16 @@
-use super::context::{Context, Refusal, require};
+use super::{
+    context::{Context, Refusal, require},
+    erasure::unerased,
+};
 use crate::{Account, AccountOf, Outcome, entry::Write};
 
 /// Signed by one who speaks for the account, and true at this very leaf. Nothing changes by it.
 pub(super) fn account(context: &Context<'_>, body: &Account) -> Result<Vec<Write>, Refusal> {
     require_speaker(context, &body.of)?;
+    if let AccountOf::Custody(custody) = &body.of {
+        // What it is of was deleted, and the erasure has the last one.
+        unerased(context, custody)?;
+    }
     // INVARIANT: an account that says ok has every disclosure before it.
     let stands = context.state.account(&body.of)? == body.stated();
     require(stands, Outcome::Stale)?;

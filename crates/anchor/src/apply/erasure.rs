@@ -13,16 +13,17 @@ use crate::{
 use medanchor_dag::{CustodyId, Did};
 use std::collections::BTreeSet;
 
-/// Signed by the custody key's owner, and true at this very leaf: nobody who has something is left out, and no disclosure.
+/// Signed by the custody key's owner, and true at this very leaf: nobody who has something is left out, and no disclosure. A
+/// holder that went over to another epoch key meanwhile blocks nothing: it is listed with the one that it has now.
 pub(super) fn erased(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>, Refusal> {
     let custody = unerased(context, &body.custody)?;
     context.require_authority(&custody.custody.owner)?;
     let is_held = context.state.is_custody_legally_held(&body.custody)?;
     require(!is_held, Outcome::LegallyHeld)?;
     let now = context.state.to_erase(&custody)?;
-    require(now == *body, Outcome::Stale)?;
+    require(is_of_the_same(&now, body), Outcome::Stale)?;
     let entry = ErasureEntry {
-        erased: body.clone(),
+        erased: now,
         since: context.index,
         is_swept: false,
         records: 0,
@@ -38,6 +39,15 @@ pub(super) fn erased(context: &Context<'_>, body: &Erased) -> Result<Vec<Write>,
         Write::bytes(Table::ErasuresWaiting, key, &[])
     }));
     Ok(writes)
+}
+
+/// Whether two say the same, whatever epoch keys the holders have.
+fn is_of_the_same(now: &Erased, body: &Erased) -> bool {
+    let holders =
+        |erased: &Erased| -> Vec<Did> { erased.holders.iter().map(|holder| holder.who).collect() };
+    holders(now) == holders(body)
+        && (now.custody, &now.replicas, now.disclosed)
+            == (body.custody, &body.replicas, body.disclosed)
 }
 
 /// What an erasure means for a decision, which reads neither accounts nor members' nodes.

@@ -57,13 +57,17 @@ impl CustodyService for CustodyKeys {
                 "the log has this custody key already: a node makes it once, and gives no copy of it any more",
             ));
         }
-        let custody = Arc::clone(&self.custody);
-        let created = spawn_blocking(move || custody.create(id, epoch, &recovery_recipient));
-        let created = created.await.map_err(internal)?.map_err(|error| {
+        let (custody, node) = (Arc::clone(&self.custody), Arc::clone(&self.key));
+        let creating = spawn_blocking(move || {
+            let created = custody.create(id, epoch, &recovery_recipient)?;
+            let attestation = attest(&node, &custody, id, epoch, &created.public_key);
+            Ok::<_, CustodyError>((created, attestation))
+        });
+        let created = creating.await.map_err(internal)?;
+        let (created, attestation) = created.map_err(|error| {
             tracing::warn!("a custody key was not made: {error}");
             status(Code::InvalidArgument, "custody-key", error.to_string())
         })?;
-        let attestation = attest(&self.key, &self.custody, id, epoch, &created.public_key);
         let created = CreatedKey {
             public_key: created.public_key,
             attestation,
@@ -76,7 +80,10 @@ impl CustodyService for CustodyKeys {
         &self,
         _: Request<GetStoreKeyRequest>,
     ) -> Result<Response<GetStoreKeyResponse>, Status> {
-        let said = StoreKey::sign(&self.key, &self.origin, self.custody.store_key());
+        let custody = Arc::clone(&self.custody);
+        let store_key = spawn_blocking(move || custody.store_key());
+        let store_key = store_key.await.map_err(internal)?;
+        let said = StoreKey::sign(&self.key, &self.origin, store_key);
         Ok(Response::new((&said).into()))
     }
 
@@ -102,16 +109,17 @@ impl CustodyService for CustodyKeys {
             let sentence = "the copy is of another epoch than the key that the log has in force";
             return Err(status(Code::FailedPrecondition, "other-epoch", sentence));
         }
-        let (custody, key) = (Arc::clone(&self.custody), current.key);
+        let (custody, node) = (Arc::clone(&self.custody), Arc::clone(&self.key));
         let replica = Arc::clone(&self.replica);
-        let imported =
-            spawn_blocking(move || custody.import(id, epoch, &key, &copy, is_erased(&replica)));
-        let imported = imported.await.map_err(internal)?.map_err(import_status)?;
-        // From here this node has it durably, and may say so.
-        let imported = ImportedKey {
-            attestation: attest(&self.key, &self.custody, id, epoch, &current.key),
-            was_held: imported == Imported::Held,
-        };
+        let importing = spawn_blocking(move || {
+            let imported = custody.import(id, epoch, &current.key, &copy, is_erased(&replica))?;
+            // From here this node has it durably, and may say so.
+            Ok(ImportedKey {
+                attestation: attest(&node, &custody, id, epoch, &current.key),
+                was_held: imported == Imported::Held,
+            })
+        });
+        let imported = importing.await.map_err(internal)?.map_err(import_status)?;
         Ok(Response::new(imported.into()))
     }
 
