@@ -334,17 +334,24 @@ impl Custody {
         })?)
     }
 
-    /// Whether there is anything of a custody key that `is_erased`, be it damaged. Nobody keeps a key meanwhile.
+    /// The newest erasure that the key-encryption key in force followed: its leaf; 0: none. Nothing that was sealed before that
+    /// erasure opens here.
     ///
     /// # Errors
     ///
-    /// [`CustodyError::ErasedUnknown`], or when the storage fails.
-    pub fn holds_erased(
-        &self,
-        is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
-    ) -> Result<bool, CustodyError> {
-        let _alone = self.alone();
-        Ok(!self.erased(is_erased)?.is_empty())
+    /// When the store is damaged or fails.
+    pub fn follows(&self) -> Result<u64, CustodyError> {
+        let row = self.store.read(|txn| {
+            let meta = txn.open_table(META)?;
+            Ok(meta.get(FOLLOWS)?.map(|row| row.value().to_vec()))
+        })?;
+        let Some(row) = row else {
+            return Ok(0);
+        };
+        row.as_slice()
+            .try_into()
+            .map(u64::from_be_bytes)
+            .map_err(damaged)
     }
 
     /// Destroys every private key of the custodies that are erased, with the grants that were made of them, and seals the others
@@ -352,7 +359,8 @@ impl Custody {
     /// destroyed. Another row that opened nothing before stays as it is.
     ///
     /// `is_erased` says whether the log has an erasure of a custody key. It is asked while nobody keeps a key, so that none
-    /// which is erased by then is sealed to the next key-encryption key.
+    /// which is erased by then is sealed to the next key-encryption key. `follows` is the leaf of the newest erasure before this
+    /// began.
     ///
     /// # Errors
     ///
@@ -360,6 +368,7 @@ impl Custody {
     pub fn reseal(
         &self,
         kek: Zeroizing<[u8; 32]>,
+        follows: u64,
         is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
     ) -> Result<(), CustodyError> {
         let next = Identity::from_bytes(kek);
@@ -370,7 +379,10 @@ impl Custody {
                 destroy(txn, *custody)?;
             }
             crate::grants::remove_unheld(txn)?;
-            reseal_all(txn, &store_key, &next)
+            reseal_all(txn, &store_key, &next)?;
+            let mut meta = txn.open_table(META)?;
+            meta.insert(FOLLOWS, follows.to_be_bytes().as_slice())?;
+            Ok(())
         })?;
         *store_key = next;
         Ok(())
@@ -594,6 +606,7 @@ struct KeyLength;
 pub(crate) const KEYS: Rows = Rows::new("custody-keys-1");
 const META: Rows = Rows::new("meta-1");
 const STORE_KEY: &[u8] = b"store-key";
+const FOLLOWS: &[u8] = b"follows";
 const MAX_ROW_BYTES: usize = 1024;
 
 #[cfg(test)]
@@ -826,7 +839,7 @@ mod tests {
         drop(store);
         std::fs::copy(&path, &backup).unwrap();
         let store = open(&folder);
-        store.reseal(kek(9), none).unwrap();
+        store.reseal(kek(9), 7, none).unwrap();
         let under = Identity::from_bytes(kek(9)).recipient();
         assert_eq!(store.store_key(), *under.as_bytes());
         for (epoch, key) in (0..).zip(&keys) {
@@ -851,10 +864,9 @@ mod tests {
         let other = CustodyId::new([8; 16]);
         let kept = store.create_key(other, 0).unwrap();
         let keys = [0, 1, 2].map(|epoch| store.create_key(id(), epoch).unwrap());
-        assert!(!store.holds_erased(none).unwrap());
-        assert!(store.holds_erased(only_id).unwrap());
-        store.reseal(kek(9), only_id).unwrap();
-        assert!(!store.holds_erased(only_id).unwrap());
+        assert_eq!(store.follows().unwrap(), 0);
+        store.reseal(kek(9), 7, only_id).unwrap();
+        assert_eq!(store.follows().unwrap(), 7);
         for (epoch, key) in (0..).zip(&keys) {
             assert!(!store.holds(id(), epoch, key.as_bytes()).unwrap());
         }
@@ -865,14 +877,12 @@ mod tests {
     }
 
     #[test]
-    fn damaged_row_of_an_erased_custody_is_found_and_destroyed() {
+    fn damaged_row_of_an_erased_custody_is_destroyed() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         put(&store, 0, b"nonsense");
         assert!(store.list().is_err());
-        assert!(store.holds_erased(only_id).unwrap());
-        store.reseal(kek(9), only_id).unwrap();
-        assert!(!store.holds_erased(only_id).unwrap());
+        store.reseal(kek(9), 7, only_id).unwrap();
         assert_eq!(store.list().unwrap(), []);
     }
 
@@ -883,7 +893,7 @@ mod tests {
         let before = store.store_key();
         store.create_key(id(), 0).unwrap();
         let unknown = |_: &CustodyId| Err("no state".into());
-        let resealed = store.reseal(kek(9), unknown);
+        let resealed = store.reseal(kek(9), 7, unknown);
         assert!(matches!(resealed, Err(CustodyError::ErasedUnknown(_))));
         assert_eq!(store.store_key(), before);
         assert_eq!(store.list().unwrap().len(), 1);
@@ -910,7 +920,7 @@ mod tests {
                 let (done, waits) = std::sync::mpsc::channel();
                 let store = &store;
                 scope.spawn(move || {
-                    store.reseal(kek(9), only_id).unwrap();
+                    store.reseal(kek(9), 7, only_id).unwrap();
                     let _ = done.send(());
                 });
                 let _ = waits.recv_timeout(std::time::Duration::from_millis(100));
@@ -920,7 +930,6 @@ mod tests {
                 .import(id(), 3, &key, &copy, erased_just_then)
                 .unwrap();
         });
-        assert!(!store.holds_erased(only_id).unwrap());
         assert!(!store.holds(id(), 3, &key).unwrap());
     }
 
@@ -937,7 +946,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        store.reseal(kek(9), none).unwrap();
+        store.reseal(kek(9), 7, none).unwrap();
         assert!(store.holds(id(), 0, key.as_bytes()).unwrap());
     }
 

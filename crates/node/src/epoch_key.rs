@@ -9,7 +9,7 @@ use crate::{
     passphrase,
 };
 use anyhow::{Context, Result};
-use medanchor_anchor::BoxError;
+use medanchor_anchor::{BoxError, LeafIndex};
 use medanchor_broker::{Custody, CustodyError};
 use medanchor_dag::CustodyId;
 use medanchor_secrets::Passphrase;
@@ -50,16 +50,18 @@ impl EpochKey {
     }
 
     /// `next` takes its place: what is erased is destroyed, the rest is sealed to `next`, and the one before is destroyed.
+    /// `follows` is the leaf of the newest erasure.
     pub(crate) fn replace(
         &self,
         next: &Zeroizing<[u8; 32]>,
+        follows: LeafIndex,
         is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
     ) -> Result<()> {
         if !self.is_in_force(next) {
             #[cfg(medanchor_fault)]
             medanchor_raft::fault_step("epoch-key-said");
             // Commit point: from here on the store opens with the next one alone.
-            self.custody.reseal(next.clone(), is_erased)?;
+            self.custody.reseal(next.clone(), follows, is_erased)?;
             #[cfg(medanchor_fault)]
             medanchor_raft::fault_step("custody-resealed");
         }
@@ -158,7 +160,7 @@ mod tests {
         for steps in 0..4 {
             let (_data, folder, [_, next]) = stage();
             let custody = open_custody(&folder, None).unwrap();
-            custody.reseal(next.clone(), none).unwrap();
+            custody.reseal(next.clone(), 9, none).unwrap();
             drop(custody);
             let path = |name: &str| folder.keys().join(name);
             let after = path("next-custody-store.key");
@@ -220,7 +222,7 @@ mod tests {
         {
             return key.discard(&next);
         }
-        key.replace(&next, |custody| Ok(*custody.as_bytes() == ERASED))
+        key.replace(&next, 9, |custody| Ok(*custody.as_bytes() == ERASED))
     }
 
     /// What a node finds: whether the next one's file is there, whether the store is sealed to that, and what the log has said,
@@ -275,7 +277,7 @@ mod tests {
             let (_data, folder, [now, next]) = stage();
             if left.is_resealed {
                 let custody = open_custody(&folder, None).unwrap();
-                custody.reseal(next.clone(), none).unwrap();
+                custody.reseal(next.clone(), 9, none).unwrap();
             }
             if !left.has_next {
                 keys::destroy_next_epoch_key(&folder.keys()).unwrap();

@@ -5,8 +5,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use medanchor_anchor::{
-    Appended, Body, BoxError, Destroyed, EpochKeyChanged, ErasureEntry, Gone, LeafIndex, Log,
-    Outcome, Read, State,
+    Appended, Body, BoxError, Destroyed, EpochKeyChanged, EpochKeyEntry, ErasureEntry, Gone,
+    LeafIndex, Log, Outcome, Read, State,
 };
 use medanchor_broker::Custody;
 use medanchor_dag::{CustodyId, Did};
@@ -29,8 +29,8 @@ pub(crate) struct Eraser {
 /// What is remembered from one look to the next.
 #[derive(Default)]
 struct Seen {
-    /// The newest erasure that waited when nothing erased was held any more; `None`: that was not looked at since the start.
-    destroyed: Option<LeafIndex>,
+    /// Whether the state has caught up since the start.
+    is_caught_up: bool,
     /// When each erasure was first seen with nothing left in the state, by the collector's generations.
     swept: BTreeMap<CustodyId, u64>,
 }
@@ -60,16 +60,17 @@ impl Eraser {
 
     /// Whether nothing failed. What does is tried again at the next look, and keeps nothing else from being done.
     async fn look(self: &Arc<Self>, seen: &mut Seen) -> Result<bool> {
-        if seen.destroyed.is_none() {
+        if !seen.is_caught_up {
             // After a start the state may be behind what this node has said before, and a restored key store behind both.
             self.replica.barrier().await?;
+            seen.is_caught_up = true;
         }
         let waiting = self.waiting().await?;
         seen.swept.retain(|custody, _| {
             let mut waiting = waiting.iter();
             waiting.any(|entry| entry.erased.custody == *custody)
         });
-        let keys = self.destroy_keys(&waiting, seen).await;
+        let keys = self.destroy_keys(&waiting).await;
         let are_keys_gone = keys.is_ok();
         if let Err(error) = keys {
             tracing::error!("custody keys are erased and not destroyed here yet: {error:#}");
@@ -112,49 +113,40 @@ impl Eraser {
         reading.await?
     }
 
-    /// Destroys the custody keys, listed or not, with the epoch key that they were kept under: one for however many.
-    async fn destroy_keys(
-        self: &Arc<Self>,
-        waiting: &[ErasureEntry],
-        seen: &mut Seen,
-    ) -> Result<()> {
-        if self.is_epoch_key_changing()? {
-            self.next_epoch_key().await?;
-        }
-        let now = self.epoch_key.custody.store_key();
-        let is_under_it = |entry: &ErasureEntry| {
-            let mut holders = entry.erased.holders.iter();
-            holders.any(|holder| holder.who == self.node && *holder.epoch_key == now)
-        };
-        // Every erasure lists the data of every member's node, so a new one is among those that wait.
+    /// Destroys the custody keys, listed or not, with the epoch key that they were kept under: one for however many. Every
+    /// erasure lists the data of every member's node, so each sees to it that its epoch key is younger than any erasure. So
+    /// a copy of an erased key that was sealed to it, wherever that is, opens no more.
+    async fn destroy_keys(self: &Arc<Self>, waiting: &[ErasureEntry]) -> Result<()> {
         let newest = waiting.iter().map(|entry| entry.since).max().unwrap_or(0);
-        let is_new = seen.destroyed.is_none_or(|before| before < newest);
-        if waiting.iter().any(is_under_it) || (is_new && self.holds_erased().await?) {
-            self.next_epoch_key().await?;
+        // A change that began before the erasure is brought to its end first.
+        for _ in 0..2 {
+            if self.is_younger_than(newest).await? {
+                return Ok(());
+            }
+            self.next_epoch_key(newest).await?;
         }
         anyhow::ensure!(
-            !self.is_epoch_key_changing()?,
-            "the log names another epoch key than the one in force"
+            self.is_younger_than(newest).await?,
+            "the epoch key is older than an erasure, or not the one that the log names"
         );
-        seen.destroyed = seen.destroyed.max(Some(newest));
         Ok(())
     }
 
-    fn is_epoch_key_changing(&self) -> Result<bool> {
-        self.epoch_key.is_changing(self.said_epoch_key()?)
-    }
-
-    async fn holds_erased(self: &Arc<Self>) -> Result<bool> {
+    /// Whether the epoch key is the one that the log names, if it names any, and came after this erasure.
+    async fn is_younger_than(self: &Arc<Self>, erasure: LeafIndex) -> Result<bool> {
         let eraser = Arc::clone(self);
         let looking = spawn_blocking(move || {
-            let custody = &eraser.epoch_key.custody;
-            custody.holds_erased(is_erased(&eraser.replica))
+            let said = eraser.said_epoch_key()?;
+            let follows = eraser.epoch_key.custody.follows()?;
+            let is_older = said.as_ref().is_some_and(|said| said.since < erasure);
+            let said = said.map(|said| said.key.into_array());
+            anyhow::Ok(follows >= erasure && !is_older && !eraser.epoch_key.is_changing(said)?)
         });
-        Ok(looking.await??)
+        looking.await?
     }
 
     /// Another epoch key takes the place of this one, and everything erased is destroyed.
-    async fn next_epoch_key(self: &Arc<Self>) -> Result<()> {
+    async fn next_epoch_key(self: &Arc<Self>, follows: LeafIndex) -> Result<()> {
         let eraser = Arc::clone(self);
         let next = spawn_blocking(move || eraser.epoch_key.next()).await??;
         #[cfg(medanchor_fault)]
@@ -165,7 +157,7 @@ impl Eraser {
         let eraser = Arc::clone(self);
         let replacing = spawn_blocking(move || {
             let is_erased = is_erased(&eraser.replica);
-            eraser.epoch_key.replace(&next, is_erased)
+            eraser.epoch_key.replace(&next, follows, is_erased)
         });
         let replaced = replacing.await?;
         replaced.context("go over to another epoch key")
@@ -176,12 +168,12 @@ impl Eraser {
     async fn say_epoch_key(&self, next: &Zeroizing<[u8; 32]>) -> Result<()> {
         self.replica.barrier().await?;
         let to = Custody::store_key_of(next.clone());
-        let Some(from) = self.said_epoch_key()?.filter(|said| *said != to) else {
+        let Some(said) = self.said_epoch_key()?.filter(|said| *said.key != to) else {
             return Ok(());
         };
         let changed = EpochKeyChanged {
             holder: self.node,
-            from: from.into(),
+            from: said.key,
             to: to.into(),
         };
         let appended = self.append(Body::EpochKey(changed)).await?;
@@ -193,10 +185,9 @@ impl Eraser {
         Ok(self.replica.barrier().await?)
     }
 
-    fn said_epoch_key(&self) -> Result<Option<[u8; 32]>> {
+    fn said_epoch_key(&self) -> Result<Option<EpochKeyEntry>> {
         let view = self.replica.view()?;
-        let said = State::new(view.as_ref()).epoch_key(&self.node)?;
-        Ok(said.map(|said| said.key.into_array()))
+        Ok(State::new(view.as_ref()).epoch_key(&self.node)?)
     }
 
     /// Has the state forget it, and the collector free what nothing needs any more.

@@ -59,6 +59,20 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
     let release = ["legal-hold", "release", &hold];
     done(other_hospital.run(release));
 
+    // Copies that another node did not take yet: it holds none, and they are sealed to its epoch key.
+    let [shared, held_by_other] = ["shared", "held"].map(|name| stage.path(name));
+    let (shared, held_by_other) = (shared.to_str().unwrap(), held_by_other.to_str().unwrap());
+    let share = [
+        "custody",
+        "share",
+        "--all",
+        "--to",
+        "hospital-b",
+        "--out",
+        shared,
+    ];
+    done(stage.hospital.run(share));
+
     // A node that is away is named, and does its part when it is back.
     stage.network.process("hospital-c").unwrap().kill().unwrap();
     let begun = erase(&stage, &["--yes", "--wait-for", "1"]);
@@ -94,6 +108,18 @@ fn forgotten_patient_stays_forgotten_also_with_every_backup_and_every_ciphertext
     let verified = done(stage.clinician.run(["verify", output]));
     assert_eq!(verified.json["missing"], serde_json::json!([]));
     done(stage.hospital.run(["log", "fsck"]));
+
+    // That opens nothing any more, whoever it is of.
+    let hold = ["custody", "hold", shared, "--out", held_by_other];
+    let refused = other_hospital.run(hold).unwrap();
+    assert_ne!(refused.code, 0, "{}", refused.json);
+    let failed = refused.json["failed"].as_array().unwrap();
+    let codes: Vec<&str> = failed
+        .iter()
+        .filter_map(|row| row["code"].as_str())
+        .collect();
+    assert_eq!(codes.len(), 2, "{}", refused.json);
+    assert!(codes.contains(&"copy-unusable"), "{codes:?}");
 
     // Nothing is written under it any more; others go on, also after a restart with the new epoch key.
     let file = stage.file("payload", b"too late");

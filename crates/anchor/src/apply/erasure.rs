@@ -77,12 +77,14 @@ pub(super) fn destroyed(context: &Context<'_>, body: &Destroyed) -> Result<Vec<W
     let is_missing = missing.any(|missing| missing == (body.by, body.gone));
     drop(missing);
     require(is_missing, Outcome::Conflict)?;
-    match body.gone {
-        Gone::Key => require_other_epoch_key(context, &entry, body)?,
+    if body.gone == Gone::Data && !entry.is_swept {
         // There is no leaf: it is said again when the rest is gone.
-        Gone::Data if !entry.is_swept => return Err(Refusal::Rejected("not-swept")),
-        Gone::Data => (),
+        return Err(Refusal::Rejected("not-swept"));
     }
+    // INVARIANT (I9): nothing is destroyed while an epoch key is in use that copies may be sealed to, listed or not.
+    let epoch_key = context.state.epoch_key(&body.by)?;
+    let is_younger = epoch_key.is_none_or(|epoch_key| epoch_key.since > entry.since);
+    require(is_younger, Outcome::Conflict)?;
     entry.destroyed.push(ErasedBy {
         who: body.by,
         gone: body.gone,
@@ -94,19 +96,6 @@ pub(super) fn destroyed(context: &Context<'_>, body: &Destroyed) -> Result<Vec<W
         writes.push(Write::removal(Table::ErasuresWaiting, key));
     }
     Ok(writes)
-}
-
-/// INVARIANT (I9): a custody key is not destroyed while the epoch key is in use that it was kept under.
-fn require_other_epoch_key(
-    context: &Context<'_>,
-    entry: &ErasureEntry,
-    body: &Destroyed,
-) -> Result<(), Refusal> {
-    let now = context.state.epoch_key(&body.by)?;
-    let now = now.ok_or(Outcome::Unknown)?.key;
-    let mut holders = entry.erased.holders.iter();
-    let is_in_use = holders.any(|holder| holder.who == body.by && holder.epoch_key == now);
-    require(!is_in_use, Outcome::Conflict)
 }
 
 /// A custody key that is there, and not erased.

@@ -659,6 +659,21 @@ fn data_is_gone_only_when_the_state_has_none_of_it() {
 }
 
 #[test]
+fn replica_says_nothing_while_its_epoch_key_is_older_than_the_erasure() {
+    let mut world = world();
+    erase(&mut world);
+    let node = node_key(OWNER);
+    let old = say_destroyed(&mut world, &node, Gone::Data);
+    assert_eq!(outcome(&old), Outcome::Conflict);
+    next_epoch_key(&mut world, &node);
+    let new = say_destroyed(&mut world, &node, Gone::Data);
+    assert_eq!(outcome(&new), Outcome::Ok);
+    // The log has no epoch key of this one.
+    let none = say_destroyed(&mut world, &node_key(OTHER), Gone::Data);
+    assert_eq!(outcome(&none), Outcome::Ok);
+}
+
+#[test]
 fn nobody_says_it_for_somebody_else_or_of_what_is_not_listed() {
     let mut world = world();
     let erasure = erase(&mut world);
