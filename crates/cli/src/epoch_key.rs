@@ -64,6 +64,11 @@ impl EpochKeys {
         home.join(NOW).exists() || home.join(NEXT).exists()
     }
 
+    /// Whether one is taking the place of another.
+    pub(crate) fn are_changing(home: &Home) -> bool {
+        home.join(NEXT).exists()
+    }
+
     /// Those of a home, made where there are none.
     pub(crate) fn of_or_new(home: &Home, lock: &HomeLock) -> Result<Self> {
         if !Self::exist(home) {

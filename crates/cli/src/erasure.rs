@@ -233,6 +233,8 @@ async fn say_erased(
 struct Own {
     /// Whether a copy is in the user's folder.
     is_here: bool,
+    /// Whether a change of the epoch key was interrupted there: it may have destroyed a copy already.
+    is_changing: bool,
     /// The epoch key under which the user holds the custody key, as the erasure lists it.
     under: Option<[u8; 32]>,
     /// Whether the user has said that it is destroyed.
@@ -252,6 +254,7 @@ impl Own {
             None => true,
         };
         Ok(Self {
+            is_changing: EpochKeys::are_changing(home),
             is_here: CustodyCopy::custodies(home)?.contains(&listed.erased.custody),
             under: holder.map(|holder| holder.epoch_key.into_array()),
             is_said: destroyed.any(|by| by.who == me && by.gone == Gone::Key),
@@ -260,7 +263,8 @@ impl Own {
     }
 
     fn is_done(&self) -> bool {
-        !self.is_here && (self.is_said || self.under.is_none())
+        let is_left = self.is_here || self.is_changing;
+        !is_left && (self.is_said || self.under.is_none())
     }
 
     /// That the user's copies are in this folder, where there are any: before anything is said.
