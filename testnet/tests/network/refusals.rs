@@ -304,6 +304,9 @@ fn released_keys_open_for_their_requester_alone_and_only_with_their_receipt() {
 fn callers_without_authority_are_kept_out() {
     let stage = Stage::start(3);
     let guest = stage.device("holter-1");
+    // With an epoch key of its own, so that nothing is looked up before the node is asked.
+    let epoch_key = format!("version = 1\nepoch_private = \"{}\"\n", "07".repeat(32));
+    fs::write(guest.path().join("epoch-key.toml"), epoch_key).unwrap();
     let ran = guest.run(["custody", "new", "--kind", "person"]).unwrap();
     assert_refused(&ran, 3, "not-the-operator");
 
