@@ -87,9 +87,12 @@ pub struct FailedCustody {
 /// When the node makes none, the copy is not what it should be, or the log refuses it.
 pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<CustodyMade> {
     let keys = session.home.own_keys()?;
-    let lock = HomeLock::take(&session.home)?;
-    let change = Change::of(session, &keys, &lock);
-    let mut epoch = change.begin().await?;
+    let home = &session.home;
+    let lock = match EpochKeys::exist(home) && !EpochKeys::are_changing(home) {
+        true => HomeLock::share(home).await?,
+        false => HomeLock::take(home).await?,
+    };
+    let epoch = Change::of(session, &keys, &lock).begin().await?;
     let custody = CustodyId::generate().context("draw a custody id")?;
     let create = CreateKey {
         custody,
@@ -128,7 +131,9 @@ pub async fn new_custody(session: &Session, options: &CustodyOptions) -> Result<
     let recorded = match session.say(&keys, body(&epoch)).await {
         Err(error) if CliError::outcome_of(&error) == Some(Outcome::Conflict) => {
             // The id is new, so it is an epoch key: a change of the user's was interrupted, if it is not the node's.
-            epoch = change.settled().await?;
+            drop(lock);
+            let lock = HomeLock::take(home).await?;
+            let epoch = Change::of(session, &keys, &lock).settled().await?;
             session.say(&keys, body(&epoch)).await?
         }
         said => said?,

@@ -78,7 +78,7 @@ pub async fn restore_custodies(
 ) -> Result<CustodyRestored> {
     let keys = session.home.own_keys()?;
     let node = CustodyNode::own(session).await?;
-    let lock = HomeLock::take(&session.home)?;
+    let lock = HomeLock::take(&session.home).await?;
     let restore = Restore {
         session,
         keys: &keys,

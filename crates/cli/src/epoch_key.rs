@@ -17,9 +17,11 @@ use serde_bytes::ByteArray;
 use std::{
     collections::BTreeSet,
     fmt,
-    fs::File,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
+    time::Duration,
 };
+use tokio::time::{Instant, sleep};
 use zeroize::{Zeroize, Zeroizing};
 
 /// What the copies of custody keys in a home are sealed to: the holder's epoch key. It belongs into no backup that has the
@@ -32,14 +34,45 @@ pub(crate) struct EpochKeys {
     pub(crate) next: Option<Identity>,
 }
 
-/// That no other command makes or changes an epoch key or a copy in the home meanwhile.
+/// That no other command changes the epoch key of the home meanwhile.
 pub(crate) struct HomeLock(#[expect(dead_code, reason = "locked until it is dropped")] File);
 
 impl HomeLock {
-    pub(crate) fn take(home: &Home) -> Result<Self> {
-        let file = files::unfinished(&home.join(LOCK));
-        let file = file.context("another command changes this home: wait until it has ended")?;
-        Ok(Self(file))
+    /// Nobody else makes copies there either.
+    pub(crate) async fn take(home: &Home) -> Result<Self> {
+        Self::wait(home, File::try_lock).await
+    }
+
+    /// To make a copy there, as others may.
+    pub(crate) async fn share(home: &Home) -> Result<Self> {
+        Self::wait(home, File::try_lock_shared).await
+    }
+
+    /// The first, where nobody is to be waited for.
+    fn take_now(home: &Home) -> Result<Self> {
+        let file = Self::open(home)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(error) => Err(error).context(BUSY),
+        }
+    }
+
+    async fn wait(home: &Home, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self> {
+        let (file, until) = (Self::open(home)?, Instant::now() + LONGEST_WAIT);
+        loop {
+            match lock(&file) {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => sleep(LOOK_EVERY).await,
+                Err(error) => return Err(error).context(BUSY),
+            }
+        }
+    }
+
+    fn open(home: &Home) -> Result<File> {
+        let path = home.join(LOCK);
+        let mut options = files::secret();
+        let file = options.create(true).truncate(false).open(&path);
+        file.with_context(|| format!("open `{}`", path.display()))
     }
 }
 
@@ -115,7 +148,7 @@ impl EpochKeys {
 
     /// Keeps the files under another passphrase from now on, or under none. After a crash some may be so already.
     pub(crate) fn protect(home: &Home, how: Protection<'_>) -> Result<()> {
-        let lock = HomeLock::take(home)?;
+        let lock = HomeLock::take_now(home)?;
         end_change(home, &lock)?;
         for path in [home.join(NOW), home.join(NEXT)] {
             if path.exists() && !is_under(&path, how)? {
@@ -145,7 +178,7 @@ pub struct EpochKeyReplaced {
 /// When the log refuses it, or has an epoch key that is not in this folder and not said to be lost.
 pub async fn replace_epoch_key(session: &Session, is_lost: bool) -> Result<EpochKeyReplaced> {
     let keys = session.home.own_keys()?;
-    let lock = HomeLock::take(&session.home)?;
+    let lock = HomeLock::take(&session.home).await?;
     let change = Change {
         is_lost,
         ..Change::of(session, &keys, &lock)
@@ -393,6 +426,9 @@ impl Drop for EpochFile {
 const ELSEWHERE: &str = "the log has an epoch key of yours that is not in this folder: do this in the folder that has it, with the \
     copies that are sealed to it. Where it is lost for good, `medanchor custody new-epoch --lost` puts another one in its place";
 const REFUSED: &str = "the next epoch key of this folder was in force before, as in a restored backup: say it again, and another one is made";
+const BUSY: &str = "another command changes this folder: wait until it has ended";
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOCK: &str = ".copies.lock";
 const NOW: &str = "epoch-key.toml";
 const NEXT: &str = "next-epoch-key.toml";
@@ -406,7 +442,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path());
         crate::operations::new_key(&home, &NewPassphrase::None).unwrap();
-        let lock = HomeLock::take(&home).unwrap();
+        let lock = HomeLock::take_now(&home).unwrap();
         (folder, home, lock)
     }
 
@@ -533,7 +569,7 @@ mod tests {
     #[test]
     fn other_command_waits_until_a_change_has_ended() {
         let (_folder, home, lock) = stage();
-        let refused = HomeLock::take(&home).err().unwrap();
+        let refused = HomeLock::take_now(&home).err().unwrap();
         assert!(format!("{refused:#}").contains("another command"));
         assert!(EpochKeys::protect(&home, Protection::Plain).is_err());
         drop(lock);

@@ -104,7 +104,7 @@ pub async fn erase(session: &Session, options: &EraseOptions) -> Result<ErasureS
         .folder(FOLDER)?
         .join(format!("{custody}.account"));
     {
-        let lock = HomeLock::take(&session.home)?;
+        let lock = HomeLock::take(&session.home).await?;
         let mut listed = erasure_of(session, &custody).await?;
         let own = Own::of(session, &keys, &listed)?;
         own.require_here()?;
