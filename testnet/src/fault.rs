@@ -175,6 +175,21 @@ impl Ground {
         self.network.start()
     }
 
+    /// Starts a node that died, with the program that it had, and waits until it is back.
+    fn start_again(&mut self, name: &str) -> Result<()> {
+        self.network.process(name)?.start()?;
+        wait_for("the node is back", || Ok(self.network.wait_for(name).ok()))
+    }
+
+    /// Ends the load. Nothing acknowledged is missing on the nodes of these names, and what was put is read back.
+    fn end(&self, run: &mut Run, load: Load, names: &[String], rng: &mut Rng) -> Result<()> {
+        run.wait_for_progress(&load)?;
+        let told = load.stop(&self.runtime)?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        run.check(&self.runtime, &self.network, &names, &told)?;
+        run.read_back(&self.people, &told.puts, &self.dir, rng)
+    }
+
     /// Starts a node that does not run, as it should be.
     fn start(&mut self, name: &str) -> Result<()> {
         let node = self.network.process(name)?;

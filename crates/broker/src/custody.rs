@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
 use std::{
     path::Path,
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
 };
 use zeroize::Zeroizing;
 
@@ -209,8 +209,8 @@ impl Custody {
     /// `key` is the public half as the log has it: a copy of any other key is refused. No other key is overwritten, and the same copy again changes nothing. The
     /// key is on disk when this returns.
     ///
-    /// `is_erased` says whether the log has an erasure of a custody key. It is asked while nobody looks for what is
-    /// erased: whoever does so once the log has the erasure finds the key, or it is refused here.
+    /// `is_erased` says whether the log has an erasure of a custody key. It is asked while nothing is
+    /// [sealed anew](Custody::reseal): what does that once the log has the erasure finds the key, or it is refused here.
     ///
     /// # Errors
     ///
@@ -372,7 +372,10 @@ impl Custody {
         is_erased: impl Fn(&CustodyId) -> Result<bool, BoxError>,
     ) -> Result<(), CustodyError> {
         let next = Identity::from_bytes(kek);
-        let mut store_key = self.alone();
+        let mut store_key = self
+            .store_key
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let erased = self.erased(is_erased)?;
         self.store.write(|txn| {
             for custody in &erased {
@@ -381,6 +384,7 @@ impl Custody {
             crate::grants::remove_unheld(txn)?;
             reseal_all(txn, &store_key, &next)?;
             let mut meta = txn.open_table(META)?;
+            meta.insert(STORE_KEY, next.recipient().as_bytes().as_slice())?;
             meta.insert(FOLLOWS, follows.to_be_bytes().as_slice())?;
             Ok(())
         })?;
@@ -410,12 +414,6 @@ impl Custody {
             }
         }
         Ok(erased)
-    }
-
-    fn alone(&self) -> RwLockWriteGuard<'_, Identity> {
-        self.store_key
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sealing(&self) -> RwLockReadGuard<'_, Identity> {
@@ -497,8 +495,6 @@ fn reseal_all(txn: &WriteTransaction, from: &Identity, to: &Identity) -> Result<
     for (name, row) in resealed {
         keys.insert(name.as_slice(), to_canonical(&row).as_slice())?;
     }
-    let mut meta = txn.open_table(META)?;
-    meta.insert(STORE_KEY, to.recipient().as_bytes().as_slice())?;
     Ok(())
 }
 
@@ -786,14 +782,7 @@ mod tests {
         let mut sealed_to_another = KeyRow::seal(&other, &other, id(), 3);
         sealed_to_another.key = ByteArray::new(key);
         for row in [b"nonsense".to_vec(), to_canonical(&sealed_to_another)] {
-            store
-                .store
-                .write(|txn| {
-                    txn.open_table(KEYS)?
-                        .insert(key_of(id(), 3).as_slice(), row.as_slice())?;
-                    Ok(())
-                })
-                .unwrap();
+            put(&store, 3, &row);
             assert!(!store.holds(id(), 3, &key).unwrap());
             assert_eq!(
                 store.import(id(), 3, &key, &copy, none).unwrap(),
@@ -938,14 +927,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = store.create_key(id(), 0).unwrap();
-        store
-            .store
-            .write(|txn| {
-                txn.open_table(KEYS)?
-                    .insert(key_of(id(), 1).as_slice(), b"nonsense".as_slice())?;
-                Ok(())
-            })
-            .unwrap();
+        put(&store, 1, b"nonsense");
         store.reseal(kek(9), 7, none).unwrap();
         assert!(store.holds(id(), 0, key.as_bytes()).unwrap());
     }
@@ -958,17 +940,10 @@ mod tests {
         let other = Identity::generate().unwrap();
         let mut row = KeyRow::seal(&other, &other, id(), 0);
         row.key = ByteArray::new(*key.as_bytes());
-        let put = |row: &[u8]| {
-            store.store.write(|txn| {
-                txn.open_table(KEYS)?
-                    .insert(key_of(id(), 0).as_slice(), row)?;
-                Ok(())
-            })
-        };
-        put(&to_canonical(&row)).unwrap();
+        put(&store, 0, &to_canonical(&row));
         let opened = store.identity(id(), &key.id());
         assert!(matches!(opened, Err(CustodyError::Damaged(_))));
-        put(b"nonsense").unwrap();
+        put(&store, 0, b"nonsense");
         assert!(matches!(store.list(), Err(CustodyError::Damaged(_))));
     }
 }

@@ -78,15 +78,8 @@ impl CustodyCopy {
 
     /// All copies in a home, in the order of their names.
     pub(crate) fn all(home: &Home) -> Result<Vec<PathBuf>> {
-        let folder = home.folder(FOLDER)?;
-        let context = || format!("list `{}`", folder.display());
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(&folder).with_context(context)? {
-            let path = entry.with_context(context)?.path();
-            if path.extension().is_some_and(|kind| kind == "toml") && path.is_file() {
-                paths.push(path);
-            }
-        }
+        let mut paths = files_of(home, ".toml")?;
+        paths.retain(|path| path.is_file());
         paths.sort();
         Ok(paths)
     }
@@ -99,15 +92,10 @@ impl CustodyCopy {
 
     /// Destroys what crashes left of files that were to be replaced.
     pub(crate) fn destroy_half_written(home: &Home) -> Result<()> {
-        let folder = home.folder(FOLDER)?;
-        let context = || format!("list `{}`", folder.display());
-        for entry in std::fs::read_dir(&folder).with_context(context)? {
-            let path = entry.with_context(context)?.path();
-            if path.to_string_lossy().ends_with(".toml.new") {
-                files::destroy(&path)?;
-            }
-        }
-        Ok(())
+        let half_written = files_of(home, ".toml.new")?;
+        half_written
+            .iter()
+            .try_for_each(|path| files::destroy(path))
     }
 
     /// That it is of the key that the log has in force.
@@ -139,6 +127,20 @@ impl CustodyCopy {
             hex::encode(sealed.to_bytes())
         )
     }
+}
+
+/// What is in the folder under names that end so.
+fn files_of(home: &Home, ending: &str) -> Result<Vec<PathBuf>> {
+    let folder = home.folder(FOLDER)?;
+    let context = || format!("list `{}`", folder.display());
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(context)? {
+        let path = entry.with_context(context)?.path();
+        if path.to_string_lossy().ends_with(ending) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
 }
 
 #[derive(Deserialize)]

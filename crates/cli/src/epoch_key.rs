@@ -50,15 +50,14 @@ impl HomeLock {
 
     /// The first, where nobody is to be waited for.
     fn take_now(home: &Home) -> Result<Self> {
-        let file = Self::open(home)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(error) => Err(error).context(BUSY),
-        }
+        files::unfinished(&home.join(LOCK)).context(BUSY).map(Self)
     }
 
     async fn wait(home: &Home, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self> {
-        let (file, until) = (Self::open(home)?, Instant::now() + LONGEST_WAIT);
+        let (file, until) = (
+            files::lockable(&home.join(LOCK))?,
+            Instant::now() + LONGEST_WAIT,
+        );
         loop {
             match lock(&file) {
                 Ok(()) => return Ok(Self(file)),
@@ -66,13 +65,6 @@ impl HomeLock {
                 Err(error) => return Err(error).context(BUSY),
             }
         }
-    }
-
-    fn open(home: &Home) -> Result<File> {
-        let path = home.join(LOCK);
-        let mut options = files::secret();
-        let file = options.create(true).truncate(false).open(&path);
-        file.with_context(|| format!("open `{}`", path.display()))
     }
 }
 
@@ -233,16 +225,20 @@ impl<'a> Change<'a> {
         let (epoch, said) = (self.begin().await?, self.said().await?);
         match epoch.next.is_none() && said.is_none_or(|said| said == epoch.public()) {
             true => Ok(epoch),
-            false => self.next_epoch().await,
+            false => self.go_over(epoch, said).await,
         }
     }
 
     /// The next one takes its place. The one in force is destroyed with the copies of whatever is erased. The next one is on
     /// disk before the log names it, and the log names it before it is used; after a crash the same again goes on.
     pub(crate) async fn next_epoch(&self) -> Result<EpochKeys> {
-        let home = &self.session.home;
-        let mut epoch = EpochKeys::ended(home, self.lock)?;
+        let epoch = EpochKeys::ended(&self.session.home, self.lock)?;
         let said = self.said().await?;
+        self.go_over(epoch, said).await
+    }
+
+    async fn go_over(&self, mut epoch: EpochKeys, said: Option<[u8; 32]>) -> Result<EpochKeys> {
+        let home = &self.session.home;
         if said.is_some_and(|said| !epoch.are(&said)) && !self.is_lost {
             return Err(elsewhere());
         }

@@ -115,17 +115,24 @@ pub(crate) fn secret() -> OpenOptions {
 
 /// Opens a file that one process at a time writes and another may go on with, its owner's alone; makes it if it is not there.
 pub(crate) fn unfinished(path: &Path) -> Result<File> {
-    let context = || format!("open `{}`", path.display());
-    let mut options = secret();
-    let options = options.read(true).create(true).truncate(false);
-    let file = options.open(path).with_context(context)?;
+    let file = lockable(path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             anyhow::bail!("another process is writing `{}`", path.display())
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(context),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("open `{}`", path.display()))
+        }
     }
+}
+
+/// Opens a file that stays as it is, its owner's alone; makes it if it is not there.
+pub(crate) fn lockable(path: &Path) -> Result<File> {
+    let mut options = secret();
+    let options = options.read(true).create(true).truncate(false);
+    let file = options.open(path);
+    file.with_context(|| format!("open `{}`", path.display()))
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -59,7 +59,7 @@ pub(super) fn strike(
             load.acknowledged(),
         );
         run.wait_for_progress(&load)?;
-        ground.network.process(HOLDER)?.start()?;
+        ground.start_again(HOLDER)?;
         wait_for("everybody has destroyed what is listed of theirs", || {
             let erased = patient.erase(&ground, "5")?;
             Ok((erased.code == 0).then_some(()))
@@ -70,12 +70,7 @@ pub(super) fn strike(
             Ok(())
         })?;
     }
-    run.wait_for_progress(&load)?;
-    let told = load.stop(&ground.runtime)?;
-    let names = ground.hospitals();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    run.check(&ground.runtime, &ground.network, &names, &told)?;
-    run.read_back(&ground.people, &told.puts, &ground.dir, rng)
+    ground.end(run, load, &ground.hospitals(), rng)
 }
 
 impl Step {

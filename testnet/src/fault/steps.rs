@@ -121,16 +121,9 @@ fn strike_one_network(
         if names.len() == ground.network.nodes.len() {
             run.wait_for_progress(&load)?;
         }
-        ground.network.process(&name)?.start()?;
-        wait_for("the node is back", || {
-            Ok(ground.network.wait_for(&name).ok())
-        })?;
+        ground.start_again(&name)?;
     }
-    run.wait_for_progress(&load)?;
-    let told = load.stop(&ground.runtime)?;
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    run.check(&ground.runtime, &ground.network, &names, &told)?;
-    run.read_back(&ground.people, &told.puts, &ground.dir, rng)
+    ground.end(run, load, &names, rng)
 }
 
 impl Step {

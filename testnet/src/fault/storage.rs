@@ -100,16 +100,9 @@ pub(super) fn strike(
             .with_context(|| format!("at `{}`", step.name))?;
         run.note(&format!("{name} dies: {}", step.name), load.acknowledged());
         run.wait_for_progress(&load)?;
-        ground.network.process(name)?.start()?;
-        wait_for("the node is back", || {
-            Ok(ground.network.wait_for(name).ok())
-        })?;
+        ground.start_again(name)?;
     }
-    run.wait_for_progress(&load)?;
-    let told = load.stop(&ground.runtime)?;
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    run.check(&ground.runtime, &ground.network, &names, &told)?;
-    run.read_back(&ground.people, &told.puts, &ground.dir, rng)?;
+    ground.end(run, load, &names, rng)?;
     until_all_is_well(&ground)?;
     let payloads = BTreeSet::from_iter(&records.payloads);
     run.passed(
